@@ -1,0 +1,3 @@
+"""
+tokenbudget-mw for django.
+"""

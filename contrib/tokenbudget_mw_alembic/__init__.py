@@ -1,0 +1,3 @@
+"""
+Migrations of the tokenbudget tables for hosts that use SQLAlchemy.
+"""

@@ -1,0 +1,3 @@
+"""
+From settled call to written batch.
+"""

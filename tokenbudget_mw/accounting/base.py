@@ -1,0 +1,90 @@
+"""
+What a spool and a sink are: the way of a usage record from the request to its last place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenbudget_mw.values import UsageRecord
+
+__all__ = ["PermanentSinkError", "Sink", "Spool"]
+
+
+class PermanentSinkError(Exception):
+    """
+    The sink refuses these records for good: writing the same ones again cannot help.
+
+    Any other exception of a sink counts as transient and is retried.
+    """
+
+
+class Spool(Protocol):
+    """
+    Where records wait for the flusher. One a process.
+    """
+
+    instance_id: str
+    """Names this process in `UsageRecord.instance_id`: 32 hexadecimal digits, new in every process (also after a fork)."""
+
+    def next_sequence(self) -> int:
+        """
+        Return the next sequence number of this instance, from 1 on, never the same twice.
+        """
+        ...
+
+    def put(self, record: UsageRecord) -> bool:
+        """
+        Keep *record* until it is committed. Never waits, never raises.
+
+        Returns:
+            False where the spool is full and the record was dropped (and counted).
+        """
+        ...
+
+    def take(self, most: int) -> list[UsageRecord]:
+        """
+        Return up to *most* of the oldest records without forgetting them.
+        """
+        ...
+
+    def commit(self, count: int) -> None:
+        """
+        Forget the *count* oldest records: they are in the sink.
+        """
+        ...
+
+    def __len__(self) -> int:
+        """
+        Number of records that wait.
+        """
+        ...
+
+
+class Sink(Protocol):
+    """
+    Where records end: a database, a file, a function.
+    """
+
+    def write(self, records: Sequence[UsageRecord]) -> int:
+        """
+        Store *records* in one atomic step, each at most once ever (by instance and sequence, and by id).
+
+        Called by one thread at a time, never by an event loop's.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            PermanentSinkError: Some record can never be stored. Nothing of this batch was.
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Give back connections.
+        """
+        ...

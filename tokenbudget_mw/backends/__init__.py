@@ -1,0 +1,3 @@
+"""
+Where counters live.
+"""

@@ -1,0 +1,84 @@
+"""
+What a backend is: the place where counters live.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.values import Ask, Reply, Settlement
+
+__all__ = ["AsyncBackend", "Backend"]
+
+
+class Backend(Protocol):
+    """
+    A place where counters live, for threads.
+
+    Every method is atomic across the threads and processes that share the place, takes one round trip, and raises
+    `BackendUnavailableError` when the place does not answer within its deadline.
+    """
+
+    def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Take all costs of *ask*, or none.
+
+        Args:
+            ask: The checks of one request.
+
+            now: Epoch seconds. A backend with a clock of its own that all processes share (Redis TIME) uses that one,
+                unless it was opened with ``clock="caller"``.
+        """
+        ...
+
+    def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        ...
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Move every held window to its actual amount, and free the concurrency. See `Settlement`.
+
+        Returns:
+            False where this reservation was settled before (nothing is changed then).
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Give back connections. A closed backend is not used again.
+        """
+        ...
+
+
+class AsyncBackend(Protocol):
+    """
+    The same place, for an event loop. The promises of `Backend` hold.
+    """
+
+    async def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Take all costs of *ask*, or none.
+        """
+        ...
+
+    async def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        ...
+
+    async def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Move every held window to its actual amount; False where it was settled before.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """
+        Give back connections.
+        """
+        ...

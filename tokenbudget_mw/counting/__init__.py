@@ -1,0 +1,3 @@
+"""
+Tokens of a request, before it runs.
+"""

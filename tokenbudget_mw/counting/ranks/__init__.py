@@ -1,0 +1,3 @@
+"""
+Merge ranks of the encodings (data).
+"""

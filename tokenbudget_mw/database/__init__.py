@@ -1,0 +1,3 @@
+"""
+The host's database: schema, writers, keys, books.
+"""

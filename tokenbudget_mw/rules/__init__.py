@@ -1,0 +1,3 @@
+"""
+The rules: values in, values out. No clock, lock, logger, thread or await in this room.
+"""

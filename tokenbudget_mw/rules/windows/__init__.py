@@ -1,0 +1,3 @@
+"""
+Window algorithms, by name.
+"""

@@ -1,0 +1,3 @@
+"""
+Usage of a response, while it passes.
+"""

@@ -1,0 +1,3 @@
+"""
+What tests of this package, and of packages that plug into it, are made of.
+"""
