@@ -16,6 +16,7 @@ __all__ = [
     "CredentialError",
     "MissingExtraError",
     "PayloadError",
+    "PermanentSinkError",
     "TokenBudgetError",
     "TokenBudgetWarning",
     "UnpricedModelError",
@@ -99,6 +100,14 @@ class UnpricedModelError(TokenBudgetError):
 class BackendUnavailableError(TokenBudgetError):
     """
     The backend did not answer. The driver's error is in ``__cause__``.
+    """
+
+
+class PermanentSinkError(TokenBudgetError):
+    """
+    The sink refuses these records for good: writing the same ones again cannot help.
+
+    Any other exception of a sink counts as transient and is retried.
     """
 
 

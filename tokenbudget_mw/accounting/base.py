@@ -6,20 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from tokenbudget_mw.errors import PermanentSinkError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbudget_mw.values import UsageRecord
 
 __all__ = ["PermanentSinkError", "Sink", "Spool"]
-
-
-class PermanentSinkError(Exception):
-    """
-    The sink refuses these records for good: writing the same ones again cannot help.
-
-    Any other exception of a sink counts as transient and is retried.
-    """
 
 
 class Spool(Protocol):
