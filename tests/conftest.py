@@ -1,0 +1,206 @@
+"""
+The services that tests may ask for by name.
+
+A URL comes from the environment (``TOKENBUDGET_TEST_REDIS_URL``, ``_POSTGRES_URL``, ``_MYSQL_URL``, ``_AMQP_URL``);
+without one, a private server is started; where none can be, the test is skipped, or fails under
+``TOKENBUDGET_TEST_REQUIRE_SERVICES=1``. Every test gets a database of its own, empty.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import private_servers
+import pytest
+from private_servers import RedisServer, ServerMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    Starter = Callable[[], AbstractContextManager[str]]
+
+REDIS_DATABASES = range(15, 0, -1)
+
+
+def missing(reason: str) -> NoReturn:
+    """
+    Skip the test for *reason*, or fail it where every service must be there.
+    """
+    if os.environ.get("TOKENBUDGET_TEST_REQUIRE_SERVICES") == "1":
+        pytest.fail(f"required service is missing: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@contextmanager
+def service(variable: str, start: Starter) -> Iterator[str]:
+    """
+    Give the URL in environment variable *variable*, or that of a server that *start* runs.
+    """
+    url = os.environ.get(variable)
+    if url:
+        yield url
+        return
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(start())
+        except ServerMissingError as exc:
+            missing(f"{variable} is not set and there is {exc}")
+        yield url
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """
+    URL of a Redis that this run shares; use keys of your own, or `redis_db`.
+    """
+    with service("TOKENBUDGET_TEST_REDIS_URL", private_servers.redis) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_database(redis_url: str) -> Iterator[str]:
+    """
+    URL of a Redis database that no other test process uses: an empty one, claimed for an hour.
+    """
+    redis = pytest.importorskip("redis")
+    base = redis_url.rpartition("/")[0] if redis_url.count("/") > 2 else redis_url
+    claims = redis.Redis.from_url(redis_url)
+    for number in REDIS_DATABASES:
+        claim = f"tokenbudget-test:claim:{number}"
+        if not claims.set(claim, os.getpid(), nx=True, ex=3600):
+            continue
+        with redis.Redis.from_url(f"{base}/{number}") as client:
+            if client.dbsize() == 0:
+                yield f"{base}/{number}"
+                claims.delete(claim)
+                break
+        claims.delete(claim)
+    else:
+        missing(f"Redis has no empty database among {REDIS_DATABASES}")
+    claims.close()
+
+
+@pytest.fixture
+def redis_db(redis_database: str) -> Iterator[str]:
+    """
+    URL of an empty Redis database; flushed after the test.
+    """
+    import redis
+
+    with redis.Redis.from_url(redis_database) as client:
+        client.flushdb()
+        yield redis_database
+        client.flushdb()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """
+    A Redis process of the test's own, running; the test may `kill`, `stop`, `resume` and `restart` it.
+    """
+    server = RedisServer()
+    try:
+        server.start()
+    except ServerMissingError as exc:
+        server.close()
+        missing(str(exc))
+    yield server
+    server.close()
+
+
+# -- databases --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """
+    SQLAlchemy URL of a PostgreSQL on which databases may be created.
+    """
+    with service("TOKENBUDGET_TEST_POSTGRES_URL", private_servers.postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mysql_url() -> Iterator[str]:
+    """
+    SQLAlchemy URL of a MariaDB or MySQL on which databases may be created.
+    """
+    with service("TOKENBUDGET_TEST_MYSQL_URL", private_servers.mariadb) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server: str, drop: str) -> Iterator[str]:
+    """
+    Create a database with a random name on *server*; give its URL; drop it with the statement *drop*.
+    """
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.pool import NullPool
+
+    name = f"tokenbudget_test_{uuid.uuid4().hex[:12]}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(drop.format(name=name))
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> str:
+    """
+    URL of an SQLite file that does not exist yet.
+    """
+    return f"sqlite:///{tmp_path / 'books.db'}"
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """
+    URL of an empty PostgreSQL database of the test's own.
+    """
+    with fresh_database(postgres_url, "DROP DATABASE {name} WITH (FORCE)") as url:
+        yield url
+
+
+@pytest.fixture
+def mysql_database(mysql_url: str) -> Iterator[str]:
+    """
+    URL of an empty MariaDB or MySQL database of the test's own.
+    """
+    with fresh_database(mysql_url, "DROP DATABASE {name}") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """
+    URL of an empty database of the test's own, on each dialect in turn.
+    """
+    fixture = {"sqlite": "sqlite_database", "postgresql": "postgres_database", "mysql": "mysql_database"}
+    url: str = request.getfixturevalue(fixture[request.param])
+    return url
+
+
+# -- broker -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    """
+    URL of an AMQP broker, from the environment only.
+    """
+    url = os.environ.get("TOKENBUDGET_TEST_AMQP_URL")
+    if not url:
+        missing("TOKENBUDGET_TEST_AMQP_URL is not set and no broker can be started privately")
+    return url
