@@ -11,7 +11,7 @@ seconds (moments since the Unix epoch) unless the name ends in ``_us`` (whole mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -169,7 +169,7 @@ class Route:
     count: Literal["full", "sample", "off"] = "full"
     sample: float = 1.0
     limits: tuple[Limit, ...] = ()
-    settle: Mapping[str, str] = EMPTY_TAGS
+    settle: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Prompt:
     max_output: int | None = None
     stream: bool = False
     service_tier: str | None = None
-    batch: Mapping[str, str] = EMPTY_TAGS
+    batch: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------
@@ -332,6 +332,8 @@ class Check:
         cap: The limit's amount.
 
         enforced: Whether a "no" refuses the request (a shadow limit's does not).
+
+        on_error: What holds while the backend does not answer: ``allow``, ``deny`` or ``local``.
     """
 
     counter: str
@@ -341,6 +343,7 @@ class Check:
     cost: int
     cap: int
     enforced: bool = True
+    on_error: OnBackendError = "local"
 
 
 @dataclass(frozen=True, slots=True)
