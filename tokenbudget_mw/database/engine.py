@@ -1,0 +1,175 @@
+"""
+Opens the host's database, set up so that books stay exact: real transactions, no silent truncation, safe after a fork.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import QueuePool
+
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["open_engine", "reader"]
+
+_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+_READING = "tokenbudget_reading"
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def open_engine(url: str | URL) -> Engine:
+    """
+    Open the database at *url*. Connects at the first use, not here.
+
+    Args:
+        url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3 by default), MySQL or MariaDB (PyMySQL by default).
+
+    Raises:
+        ConfigurationError: The URL cannot be read, or names a database that is not supported. Shows no password.
+
+        MissingExtraError: The driver is not installed.
+    """
+    parsed = _parse(url)
+    options = _OPTIONS[parsed.get_backend_name()](parsed)
+    try:
+        engine = create_engine(parsed, hide_parameters=True, **options)
+    except ModuleNotFoundError as exc:
+        raise _missing_driver(parsed, exc) from exc
+    if engine.dialect.name == "sqlite":
+        _set_up_sqlite(engine)
+    _engines.add(engine)
+    _watch_forks()
+    return engine
+
+
+def reader(engine: Engine) -> Engine:
+    """
+    Return *engine* for transactions that only read: on SQLite they then wait for no writer. The pool is shared.
+    """
+    return engine.execution_options(**{_READING: True})
+
+
+# -- the URL ----------------------------------------------------------------------------------------------------------
+
+
+def _parse(url: str | URL) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        # the text may hold a password, and so may the parser's message
+        raise ConfigurationError(
+            "The database URL cannot be read. It looks like 'postgresql+psycopg://user@host/name' or "
+            "'sqlite:///file.db'; special characters in a password are written as %40."
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "postgres":
+        parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
+    if backend not in _DRIVERS:
+        raise ConfigurationError(f"Unknown database {backend!r}. Known: {', '.join(_DRIVERS)}.")
+    if "+" not in parsed.drivername:
+        parsed = parsed.set(drivername=f"{backend}+{_DRIVERS[backend]}")
+    _check_driver(parsed)
+    return parsed
+
+
+def _check_driver(url: URL) -> None:
+    hint = f"Use '{url.get_backend_name()}+{_DRIVERS[url.get_backend_name()]}://'."
+    try:
+        dialect = url.get_dialect()
+    except NoSuchModuleError as exc:
+        raise ConfigurationError(f"Unknown database driver {url.drivername!r}. {hint}") from exc
+    if dialect.is_async:
+        raise ConfigurationError(
+            f"{url.drivername!r} is an asyncio driver; the books are written by a thread of their own. {hint}"
+        )
+
+
+def _missing_driver(url: URL, exc: ModuleNotFoundError) -> MissingExtraError:
+    backend = url.get_backend_name()
+    return MissingExtraError(
+        f"{url.drivername}:// needs {exc.name!r}: pip install 'tokenbudget-mw[{_EXTRAS.get(backend, backend)}]'"
+    )
+
+
+# -- options a database -----------------------------------------------------------------------------------------------
+
+
+def _sqlite(url: URL) -> dict[str, Any]:
+    options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": 10.0}}
+    if url.database in {None, "", ":memory:"}:
+        # every connection would be a database of its own
+        options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
+    return options
+
+
+def _server(url: URL, **connect_args: Any) -> dict[str, Any]:
+    return {
+        "pool_size": 2,
+        "max_overflow": 3,
+        "pool_timeout": 5.0,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "isolation_level": "READ COMMITTED",
+        "connect_args": {name: value for name, value in connect_args.items() if name not in url.query},
+    }
+
+
+def _postgresql(url: URL) -> dict[str, Any]:
+    # server-side prepared statements break behind a pooler that switches connections between transactions
+    prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
+    return _server(url, connect_timeout=5, **prepare)
+
+
+def _mysql(url: URL) -> dict[str, Any]:
+    # TRADITIONAL: a value that does not fit is an error, never cut
+    strict = "SET SESSION sql_mode = 'TRADITIONAL'"
+    return _server(url, charset="utf8mb4", connect_timeout=5, init_command=strict)
+
+
+_OPTIONS = {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}
+
+
+def _set_up_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 10000")
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # a deferred transaction that reads first cannot wait for the write lock: it fails at once
+        reading = connection.get_execution_options().get(_READING, False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+# -- after a fork -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _forget_connections() -> None:
+    """
+    Leave the parent's sockets to the parent: two processes on one connection mix their answers up.
+    """
+    for engine in list(_engines):
+        engine.dispose(close=False)

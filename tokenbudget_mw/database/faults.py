@@ -1,0 +1,54 @@
+"""
+What a database error means: refused for good, a schema that is not there, or worth another try.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+__all__ = ["is_missing_schema", "is_permanent"]
+
+# 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
+_MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
+_MYSQL_MISSING = frozenset({1054, 1146})
+
+# data exceptions, integrity violations, program limits (a parameter that is too large: a smaller batch helps)
+_PG_PERMANENT = ("22", "23", "54")
+_PG_MISSING = frozenset({"42P01", "42703", "3F000"})
+
+_SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
+
+
+def _mysql_code(exc: DBAPIError) -> int | None:
+    arguments = getattr(exc.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def _sqlstate(exc: DBAPIError) -> str:
+    return getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or ""
+
+
+def is_permanent(exc: Exception) -> bool:
+    """
+    Whether writing the same rows again cannot help. Locks, deadlocks and lost connections are not permanent.
+    """
+    if isinstance(exc, OverflowError | UnicodeError | IntegrityError | DataError):
+        return True
+    if not isinstance(exc, DBAPIError):
+        return False
+    return _mysql_code(exc) in _MYSQL_PERMANENT or _sqlstate(exc).startswith(_PG_PERMANENT)
+
+
+def is_missing_schema(exc: Exception) -> bool:
+    """
+    Whether a table or column of ours is not there (yet).
+    """
+    if not isinstance(exc, DBAPIError):
+        return False
+    return (
+        _mysql_code(exc) in _MYSQL_MISSING
+        or _sqlstate(exc) in _PG_MISSING
+        or _SQLITE_MISSING.search(str(exc.orig)) is not None
+    )

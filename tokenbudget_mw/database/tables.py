@@ -1,0 +1,159 @@
+"""
+The tables in the host's database. This `metadata` is the one truth of the schema; both migration chains are held to it.
+
+No table refers to a table of the host: owners are ids in text, so the host may delete, rename and partition as it likes.
+Every name starts with ``tokenbudget_``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, MetaData, Table, UniqueConstraint
+
+from tokenbudget_mw.database.types import Moment, Pico, text, varchar
+
+__all__ = ["PREFIX", "REVENUE", "balances", "keys", "ledger", "metadata", "usage"]
+
+PREFIX = "tokenbudget_"
+
+REVENUE = "revenue"
+"""The account on the other side of usage entries."""
+
+metadata = MetaData()
+
+_MYSQL_TABLE: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
+}
+
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+)
+
+
+def _not_negative(table: str, what: str, *columns: str) -> CheckConstraint:
+    condition = " AND ".join(f"{column} >= 0" for column in columns)
+    return CheckConstraint(condition, name=f"tokenbudget_{table}_{what}_ck")
+
+
+usage = Table(
+    "tokenbudget_usage",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("instance_id", varchar(36), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("method", varchar(16), nullable=False),
+    Column("path", varchar(512), nullable=False),
+    Column("route", varchar(255)),
+    Column("status", Integer),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("first_byte_us", BigInteger),
+    Column("request_model", varchar(255)),
+    Column("response_model", varchar(255)),
+    Column("provider", varchar(64)),
+    Column("response_type", varchar(64)),
+    Column("is_stream", Boolean, nullable=False),
+    Column("server_address", varchar(255)),
+    Column("server_port", Integer),
+    Column("key_id", varchar(128)),
+    Column("user_id", varchar(255)),
+    Column("team_id", varchar(255)),
+    Column("project_id", varchar(255)),
+    Column("tenant_id", varchar(255)),
+    Column("account", varchar(255)),
+    Column("plan", varchar(64)),
+    Column("access_source", varchar(32), nullable=False),
+    Column("purpose", varchar(32), nullable=False),
+    Column("origin", varchar(32), nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in _TOKENS),
+    Column("usage_source", varchar(16), nullable=False),
+    Column("cost_pico", BigInteger, nullable=False),
+    Column("price_id", varchar(255)),
+    Column("price_kind", varchar(16), nullable=False),
+    Column("decision", varchar(32), nullable=False),
+    Column("limit_name", varchar(128)),
+    Column("settle_reason", varchar(32), nullable=False),
+    Column("correlation_id", varchar(128)),
+    Column("trace_id", varchar(64)),
+    Column("service_tier", varchar(64)),
+    Column("batch_id", varchar(128)),
+    Column("batch_request_id", varchar(128)),
+    Column("custom_id", varchar(255)),
+    Column("completion_window", varchar(16)),
+    Column("batch_created_at", Moment),
+    Column("batch_request_source", varchar(64)),
+    Column("tags", text(), nullable=False),
+    Column("write_id", varchar(36), nullable=False),
+    UniqueConstraint("instance_id", "sequence", name="tokenbudget_usage_event_uq"),
+    Index("tokenbudget_usage_key_ix", "key_id", "created_at", "id"),
+    Index("tokenbudget_usage_account_ix", "account", "created_at", "id"),
+    Index("tokenbudget_usage_created_ix", "created_at"),
+    _not_negative("usage", "tokens", *_TOKENS),
+    _not_negative("usage", "cost", "cost_pico"),
+    **_MYSQL_TABLE,
+)
+
+# Append-only. One entry per account and write; a positive amount debits the account, a negative one credits it.
+# The requests behind an entry are the usage rows of its account and write_id between its two sequences.
+ledger = Table(
+    "tokenbudget_ledger",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("account", varchar(255), nullable=False),
+    Column("contra", varchar(255), nullable=False),
+    Column("amount_pico", Pico, nullable=False),
+    Column("kind", varchar(16), nullable=False),
+    Column("source_id", varchar(384), nullable=False),
+    Column("write_id", varchar(36)),
+    Column("instance_id", varchar(36)),
+    Column("first_sequence", BigInteger),
+    Column("last_sequence", BigInteger),
+    Column("entries", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("note", varchar(512)),
+    UniqueConstraint("source_id", name="tokenbudget_ledger_source_uq"),
+    Index("tokenbudget_ledger_account_ix", "account", "created_at", "id"),
+    **_MYSQL_TABLE,
+)
+
+# A cache of -sum(ledger) by account, kept in the same transaction; `books.verify` holds it to the ledger.
+balances = Table(
+    "tokenbudget_balances",
+    metadata,
+    Column("account", varchar(255), primary_key=True),
+    Column("balance_pico", Pico, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    **_MYSQL_TABLE,
+)
+
+keys = Table(
+    "tokenbudget_keys",
+    metadata,
+    Column("kid", varchar(32), primary_key=True),
+    Column("digest", varchar(128), nullable=False),
+    Column("pepper_version", Integer, nullable=False),
+    Column("last4", varchar(8), nullable=False),
+    Column("name", varchar(255), nullable=False),
+    Column("user_id", varchar(255)),
+    Column("team_id", varchar(255)),
+    Column("project_id", varchar(255)),
+    Column("tenant_id", varchar(255)),
+    Column("plan", varchar(64)),
+    Column("purpose", varchar(32), nullable=False),
+    Column("status", varchar(16), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("rotated_to", varchar(32)),
+    Column("last_used_at", Moment),
+    Column("tags", text(), nullable=False),
+    **_MYSQL_TABLE,
+)

@@ -1,0 +1,54 @@
+"""
+One strategy a dialect: how a batch of usage rows, its ledger entries and the balances get into one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tokenbudget_mw.database.rows import Row
+
+__all__ = ["Write", "WriteRows", "find_writer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """
+    One transaction's rows.
+
+    Attributes:
+        id: New for every attempt; stored on each row, so the rows that carry it are those that this write added.
+
+        at: When it happens.
+
+        rows: What to store, in the order of `rows.COLUMNS`, sorted by instance and sequence.
+    """
+
+    id: str
+    at: datetime
+    rows: Sequence[Row]
+
+
+WriteRows = Callable[["Connection", Write], int]
+"""Stores a write inside the caller's transaction and returns how many rows were new."""
+
+_WRITERS = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+
+def find_writer(dialect: str) -> WriteRows:
+    """
+    Return the strategy for *dialect*, a SQLAlchemy dialect name.
+    """
+    if dialect not in _WRITERS:
+        raise ConfigurationError(f"No usage writer for the database {dialect!r}. Known: {', '.join(_WRITERS)}.")
+    write: WriteRows = import_module(f"{__name__}.{_WRITERS[dialect]}").write
+    return write
