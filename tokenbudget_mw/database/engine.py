@@ -66,7 +66,7 @@ def reader(engine: Engine) -> Engine:
 def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as exc:
+    except (ArgumentError, ValueError):
         # the text may hold a password, and so may the parser's message
         raise ConfigurationError(
             "The database URL cannot be read. It looks like 'postgresql+psycopg://user@host/name' or "

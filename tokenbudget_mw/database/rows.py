@@ -42,8 +42,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INT = 2**31 - 1
 _BAD = re.compile("[\x00\ud800-\udfff]")
 _IDENTITIES = frozenset(
-    "id instance_id key_id user_id team_id project_id tenant_id account correlation_id batch_id batch_request_id "
-    "custom_id".split()
+    [
+        "id",
+        "instance_id",
+        "key_id",
+        "user_id",
+        "team_id",
+        "project_id",
+        "tenant_id",
+        "account",
+        "correlation_id",
+        "batch_id",
+        "batch_request_id",
+        "custom_id",
+    ]
 )
 _encode = msgspec.json.Encoder(order="sorted").encode
 

@@ -35,7 +35,7 @@ def stored_rows(connection: Connection, write: Write) -> list[Row]:
     for instance, (low, high) in _spans(write.rows).items():
         ours = usage.instance_id == instance, usage.sequence.between(low, high), usage.write_id == write.id
         found = connection.execute(select(usage.instance_id, usage.sequence, usage.id).where(*ours))
-        stored.update(row.tuple() for row in found)
+        stored.update((row[0], row[1], row[2]) for row in found)
     # of two equal events in one batch the first was stored
     first: dict[tuple[str, int, str], Row] = {}
     for row in write.rows:
