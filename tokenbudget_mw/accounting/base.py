@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from tokenbudget_mw.errors import PermanentSinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokenbudget_mw.values import UsageRecord
 
@@ -21,12 +21,29 @@ class Spool(Protocol):
     Where records wait for the flusher. One a process.
     """
 
-    instance_id: str
-    """Names this process in `UsageRecord.instance_id`: 32 hexadecimal digits, new in every process (also after a fork)."""
+    @property
+    def instance_id(self) -> str:
+        """
+        Names this process in `UsageRecord.instance_id`: 32 hexadecimal digits, new in every process (also after a fork).
+        """
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """
+        Number of records of this process that found the spool full.
+        """
+        ...
 
     def next_sequence(self) -> int:
         """
         Return the next sequence number of this instance, from 1 on, never the same twice.
+        """
+        ...
+
+    def listen(self, wake: Callable[[int], None]) -> None:
+        """
+        Call *wake* after every put, with the number of records that wait: 1 where none did. One listener a spool.
         """
         ...
 
@@ -61,6 +78,9 @@ class Spool(Protocol):
 class Sink(Protocol):
     """
     Where records end: a database, a file, a function.
+
+    It may be carried over a fork: connections of the parent must not be used in the child. After `close` it may be
+    written to again.
     """
 
     def write(self, records: Sequence[UsageRecord]) -> int:

@@ -1,0 +1,384 @@
+"""
+The flusher: takes records from the spool to the sink, in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import sys
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.accounting.dead_letters import DeadLetters
+from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.errors import PermanentSinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokenbudget_mw.accounting.base import Sink, Spool
+    from tokenbudget_mw.values import UsageRecord
+
+__all__ = ["Flusher", "FlusherStats"]
+
+log = logging.getLogger("tokenbudget_mw")
+
+_NEVER = sys.maxsize
+_FIRST_RETRY = 0.1
+"""Seconds that the first retry waits at most; every further one up to twice as long."""
+_GRACE = 0.5
+"""Seconds that a thread which only waits gets to end, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlusherStats:
+    """
+    How a process's flusher does.
+
+    Attributes:
+        depth: Records that wait.
+
+        flushed: Records that are in the sink.
+
+        retries: Batches that failed for now and were, or will be, tried again.
+
+        dead_letters: Records that no sink will take.
+
+        dropped: Records that found the spool full.
+
+        lag: Seconds that the oldest waiting record has been seen waiting.
+
+        last_error: Class name of the sink's last error; None where there was none.
+
+        is_failing: Whether the last try failed.
+    """
+
+    depth: int
+    flushed: int
+    retries: int
+    dead_letters: int
+    dropped: int
+    lag: float
+    last_error: str | None
+    is_failing: bool
+
+
+class Flusher:
+    """
+    Writes what waits in *spool* to *sink* when *rows* records wait, or *interval* seconds after the first did.
+
+    The thread starts with the first record, in each process anew, and stops with `close`; a later record starts it
+    again. What the sink refuses for now is tried again for ever; what it refuses for good is cut in halves down to the
+    bad record, which becomes a dead letter.
+
+    Args:
+        spool: Where records wait.
+
+        sink: Where they go. One thread at a time calls it.
+
+        interval: Longest wait of a record while all is well, in seconds.
+
+        rows: Most records a write.
+
+        retry_cap: Longest wait between two tries, in seconds.
+
+        dead_letters: Keeper of what is refused for good.
+
+        threads: Whether a thread may be used; None looks whether uWSGI forbids it. Without one, call `tick` or `flush`.
+
+        clock: Gives monotonic seconds.
+
+        pause: Waits for some seconds. Only called where no thread is used.
+
+        jitter: Gives a random number between two.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        sink: Sink,
+        *,
+        interval: float = 0.25,
+        rows: int = 1_000,
+        retry_cap: float = 30.0,
+        dead_letters: DeadLetters | None = None,
+        threads: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.dead_letters = DeadLetters() if dead_letters is None else dead_letters
+        self._spool = spool
+        self._sink = sink
+        self._interval = interval
+        self._rows = rows
+        self._retry_cap = retry_cap
+        self._threads = _threads_run() if threads is None else threads
+        self._clock = clock
+        self._pause = pause
+        self._jitter = jitter
+        self._mine: PerProcess[_Worker] = PerProcess(_Worker)
+        self._awaited = 1  # the thread wants to be woken when this many records wait
+        spool.listen(self._notice)
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def wake(self) -> None:
+        """
+        Look whether something waits. Only needed for records that the spool did not get by `put`.
+        """
+        depth = len(self._spool)
+        if depth:
+            self._notice(depth)
+
+    def tick(self) -> float | None:
+        """
+        Write one batch if one is due, in the caller's thread.
+
+        Returns:
+            Seconds until the next is due; None where nothing waits.
+        """
+        worker = self._mine.get()
+        with worker.writing:
+            return self._tick(worker)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """
+        Write everything that was put before. Not for an event loop's thread: it waits.
+
+        Args:
+            timeout: Longest wait, in seconds.
+
+        Returns:
+            Whether all of it has left the spool.
+        """
+        worker = self._mine.get()
+        waiting = len(self._spool)  # read before `done`: a batch in between makes the target too high, never too low
+        target = worker.done + waiting
+        worker.target = max(worker.target, target)
+        worker.retry_at = None
+        if not worker.is_running():
+            return self._drain(worker, target, timeout)
+        worker.event.set()
+        with worker.progress:
+            return worker.progress.wait_for(lambda: self._has_reached(worker, target), timeout)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """
+        Write what waits, stop the thread and close the sink.
+
+        Args:
+            timeout: Longest wait, in seconds.
+
+        Returns:
+            Whether nothing was left behind.
+        """
+        deadline = self._clock() + timeout
+        worker = self._mine.get()
+        self.flush(timeout)
+        if not self._stop(worker, deadline):
+            log.error("The usage sink hangs: %s usage records were not written at the end.", len(self._spool))
+            return False
+        is_drained = self._drain(worker, worker.done + len(self._spool), deadline - self._clock())
+        self._sink.close()
+        if not is_drained:
+            log.error("%s usage records were not written at the end.", len(self._spool))
+        return is_drained
+
+    def stats(self) -> FlusherStats:
+        """
+        Return the figures of this process.
+        """
+        worker = self._mine.get()
+        since = worker.since
+        return FlusherStats(
+            depth=len(self._spool),
+            flushed=worker.done - worker.dead,
+            retries=worker.retries,
+            dead_letters=worker.dead,
+            dropped=self._spool.dropped,
+            lag=0.0 if since is None else max(0.0, self._clock() - since),
+            last_error=worker.last_error,
+            is_failing=worker.failures > 0,
+        )
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _notice(self, depth: int) -> None:
+        # The first record of an empty spool always looks: in a forked child it is how the missing thread is found.
+        if depth == 1 or depth >= self._awaited:
+            self._awaited = _NEVER
+            worker = self._mine.get()
+            if not worker.is_running():
+                self._start(worker)
+            worker.event.set()
+
+    def _start(self, worker: _Worker) -> None:
+        with worker.starting:
+            if worker.is_running() or not self._threads:
+                return
+            worker.is_stopping = False
+            thread = threading.Thread(target=self._run, args=(worker,), name="tokenbudget-flusher", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends, or the system has no thread left: the next wake tries again
+                log.warning(
+                    "The flusher's thread cannot start: usage records wait until it can, or for the last flush."
+                )
+            else:
+                worker.thread = thread
+
+    def _run(self, worker: _Worker) -> None:
+        while not worker.is_stopping:
+            delay = self.tick()
+            self._awaited = self._threshold(worker, delay)
+            if len(self._spool) < self._awaited:
+                worker.event.wait(delay)
+            worker.event.clear()  # everything that sets it has changed the state before, and the state is read next
+
+    def _threshold(self, worker: _Worker, delay: float | None) -> int:
+        if delay is None:
+            return 1
+        return self._rows if worker.retry_at is None else _NEVER
+
+    def _stop(self, worker: _Worker, deadline: float) -> bool:
+        worker.is_stopping = True
+        worker.event.set()
+        thread = worker.thread
+        if thread is None:
+            return True
+        thread.join(max(_GRACE, deadline - self._clock()))
+        if thread.is_alive():
+            return False
+        worker.thread = None
+        return True
+
+    # -- writing, under `worker.writing` ------------------------------------------------------------------------------
+
+    def _tick(self, worker: _Worker) -> float | None:
+        delay = self._due_in(worker)
+        if delay == 0.0:
+            self._attempt(worker)
+            delay = self._due_in(worker)
+        return delay
+
+    def _due_in(self, worker: _Worker) -> float | None:
+        depth = len(self._spool)
+        now = self._clock()
+        if not depth:
+            worker.since = None
+            return None
+        if worker.since is None:
+            worker.since = now
+        if worker.retry_at is not None:
+            return max(0.0, worker.retry_at - now)
+        if depth >= self._rows or worker.done < worker.target:
+            return 0.0
+        return max(0.0, worker.since + self._interval - now)
+
+    def _attempt(self, worker: _Worker) -> None:
+        try:
+            self._store(worker, self._spool.take(self._rows))
+        except Exception as exc:  # noqa: BLE001 - whatever a sink raises, its records are tried again
+            self._fail(worker, exc)
+        else:
+            self._succeed(worker)
+
+    def _store(self, worker: _Worker, records: Sequence[UsageRecord]) -> None:
+        try:
+            self._sink.write(records)
+        except PermanentSinkError as exc:
+            if len(records) > 1:
+                middle = len(records) // 2
+                self._store(worker, records[:middle])
+                self._store(worker, records[middle:])
+                return
+            worker.last_error = type(exc).__name__
+            worker.dead += 1
+            self.dead_letters.keep(records[0], exc)
+        self._spool.commit(len(records))  # at once: should the next part fail, this one is not tried again
+        worker.advance(len(records))
+
+    def _fail(self, worker: _Worker, error: Exception) -> None:
+        worker.failures += 1
+        worker.retries += 1
+        worker.last_error = type(error).__name__
+        longest = min(self._retry_cap, _FIRST_RETRY * 2.0 ** min(worker.failures - 1, 30))
+        worker.retry_at = self._clock() + self._jitter(0.0, longest)
+        if worker.failures == 1:
+            log.warning("The usage sink takes no records (%s): they wait and are tried again.", worker.last_error)
+
+    def _succeed(self, worker: _Worker) -> None:
+        if worker.failures:
+            log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
+        worker.failures = 0
+        worker.retry_at = None
+        worker.since = None
+
+    # -- flushing -----------------------------------------------------------------------------------------------------
+
+    def _has_reached(self, worker: _Worker, target: int) -> bool:
+        return worker.done >= target or not len(self._spool)
+
+    def _drain(self, worker: _Worker, target: int, timeout: float) -> bool:
+        deadline = self._clock() + timeout
+        while not self._has_reached(worker, target):
+            left = min(deadline - self._clock(), threading.TIMEOUT_MAX)
+            if left <= 0 or not worker.writing.acquire(timeout=left):
+                return False
+            try:
+                delay = self._tick(worker)
+            finally:
+                worker.writing.release()
+            if delay:
+                self._pause(min(delay, left))
+        return True
+
+
+class _Worker:
+    """
+    What one process owns of a flusher.
+    """
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.event = threading.Event()
+        self.starting = threading.RLock()
+        self.writing = threading.Lock()
+        self.progress = threading.Condition()
+        self.is_stopping = False
+        self.since: float | None = None  # when the oldest waiting record was first seen
+        self.retry_at: float | None = None
+        self.failures = 0  # in a row
+        self.target = 0  # `done` that a flush wants reached without lingering
+        self.done = 0
+        self.dead = 0
+        self.retries = 0
+        self.last_error: str | None = None
+
+    def is_running(self) -> bool:
+        return self.thread is not None and self.thread.is_alive() and not self.is_stopping
+
+    def advance(self, count: int) -> None:
+        with self.progress:
+            self.done += count
+            self.progress.notify_all()
+
+
+def _threads_run() -> bool:
+    # uWSGI without `enable-threads` runs no thread but the one that serves, though they look alive.
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or uwsgi.opt.get("enable-threads") or uwsgi.opt.get("threads"):
+        return True
+    log.warning("uWSGI runs without threads: usage is written at the end only. Set `enable-threads = true`.")
+    return False
+
+
+def _close_at_exit(reference: weakref.ref[Flusher]) -> None:
+    flusher = reference()
+    if flusher is not None and flusher.stats().depth:
+        flusher.close()

@@ -1,0 +1,70 @@
+"""
+State that belongs to one process: a forked child starts with its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PerProcess"]
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """
+    A value that every process builds for itself.
+
+    A fork copies queues, locks (perhaps held) and thread objects (without their threads). None of them may be used in
+    the child, so the child builds new ones. Forks made by Python announce themselves; those made in C (uWSGI) do not,
+    so the process id is looked at on every access as well.
+
+    Args:
+        build: Makes the value of a process.
+    """
+
+    __slots__ = ("__weakref__", "_build", "_values")
+
+    def __init__(self, build: Callable[[], T]) -> None:
+        self._build = build
+        self._values = {os.getpid(): build()}
+        _call_in_children(self.renew)
+
+    def get(self) -> T:
+        """
+        Return the value of the process that asks.
+        """
+        value = self._values.get(os.getpid())
+        return self._adopt() if value is None else value
+
+    def renew(self) -> None:
+        """
+        Forget every value; the next `get` builds one.
+        """
+        self._values = {}
+
+    def _adopt(self) -> T:
+        # setdefault is one step, so two threads of a new process end with the same value.
+        pid = os.getpid()
+        value = self._values.setdefault(pid, self._build())
+        self._values = {pid: value}
+        return value
+
+
+def _call_in_children(method: Callable[[], None]) -> None:
+    if sys.platform == "win32":
+        return
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        living = reference()
+        if living is not None:
+            living()
+
+    os.register_at_fork(after_in_child=call)
