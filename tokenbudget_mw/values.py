@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -77,6 +77,8 @@ class Facts:
         query: Raw query string, without the question mark.
 
         server: Host and port that the server listens on, if it says so.
+
+        raw: The server's own request (ASGI scope, WSGI environ), for an `identify` callable of the host.
     """
 
     method: str
@@ -85,6 +87,7 @@ class Facts:
     client: str | None = None
     query: str = ""
     server: tuple[str, int | None] | None = None
+    raw: Any = field(default=None, repr=False, compare=False)
 
     def header(self, name: str) -> str | None:
         """

@@ -1,0 +1,266 @@
+"""
+The middleware for ASGI apps (spec 2.5): one small object a request; nothing is buffered but the head of a metered body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.rules.routes import is_preflight
+from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.values import Facts
+from tokenbudget_mw.wiring import wire
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.rules.refusals import Refusal
+    from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Route
+
+__all__ = ["ASGIApp", "ASGIMiddleware", "Message", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+POLICY_VIOLATION = 1008
+"""Websocket close code of RFC 6455, section 7.4.1."""
+
+
+class ASGIMiddleware:
+    """
+    Meters and limits an ASGI app: ``app = ASGIMiddleware(app, {...})``.
+
+    Args:
+        app: The app.
+
+        settings: The settings, as a dict or checked; or a core that is wired already.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        self.app = app
+        self.core = wire(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Pass one connection on, metered where a route covers it.
+        """
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self.app(scope, receive, _closing(self.core, send))
+        elif kind in ("http", "websocket") and self.core.settings.enabled:
+            facts = facts_of(scope)
+            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
+            if route is None:
+                await self.app(scope, receive, send)
+            else:
+                await _Connection(self, scope, receive, send).run(facts, route)
+        else:
+            await self.app(scope, receive, send)
+
+
+def facts_of(scope: Scope) -> Facts:
+    """
+    Read the facts of an ``http`` or ``websocket`` scope.
+    """
+    client, server = scope.get("client"), scope.get("server")
+    return Facts(
+        method=scope.get("method", "WEBSOCKET"),
+        path=scope["path"],
+        headers=tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in scope["headers"]]),
+        client=client[0] if client else None,
+        query=scope.get("query_string", b"").decode("latin-1"),
+        server=(server[0], server[1]) if server else None,
+        raw=scope,
+    )
+
+
+def _closing(core: Core, send: Send) -> Send:
+    async def closing(message: Message) -> None:
+        if message["type"] in LAST_WORDS:
+            await asyncio.to_thread(core.close)
+            await core.async_guard.backend.aclose()
+        await send(message)
+
+    return closing
+
+
+_kept: set[asyncio.Future[Any]] = set()
+"""Work that outlives its request; an event loop holds tasks weakly (`asyncio.create_task`)."""
+
+
+def _keep(work: asyncio.Future[Any]) -> None:
+    _kept.add(work)
+    work.add_done_callback(_kept.discard)
+
+
+class _Connection:
+    """
+    One metered connection.
+    """
+
+    def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = middleware.app
+        self._core = middleware.core
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._seen: list[Message] = []
+        self._has_started = False
+        self._is_whole = False
+        self._is_client_gone = False
+        self._call: Call
+
+    async def run(self, facts: Facts, route: Route) -> None:
+        call = self._call = Call(self._core, facts, route)
+        refusal = await self._admit()
+        if refusal is not None:
+            await self._refuse(refusal)
+            return
+        token = running.set(call)
+        failed = True
+        try:
+            await self._app(self._scope, self.receive, self.send)
+            failed = False
+        except BudgetExceeded as error:
+            if self._has_started:
+                raise
+            refusal = call.exceed(error.decision)
+            self._is_whole = True
+            await self._end()
+            await self._refuse(refusal)
+        except asyncio.CancelledError:
+            self._is_client_gone = True
+            raise
+        finally:
+            running.reset(token)
+            await self._end(failed=failed)
+
+    async def _admit(self) -> Refusal | None:
+        call, core = self._call, self._core
+        try:
+            call.subject = core.identifier.quick(call.facts)
+            if call.subject is None:
+                call.subject = await core.identifier.aresolve(call.facts)
+            if call.wants_body and self._scope["type"] == "http":
+                call.read(*await self._read_head())
+            decision = await core.async_guard.admit(call.request())
+        except (CredentialError, PayloadError, UnpricedModelError) as error:
+            return call.refuse(decision_of_error(error))
+        if not decision.admitted:
+            return call.refuse(decision)
+        call.decision = decision
+        return None
+
+    async def _read_head(self) -> tuple[bytes, bool]:
+        pieces, length, most = [], 0, self._core.settings.max_body
+        while True:
+            message = await self._receive()
+            self._seen.append(message)
+            if message["type"] != "http.request":
+                return b"".join(pieces), False
+            piece = message.get("body", b"")
+            pieces.append(piece)
+            length += len(piece)
+            if length > most:
+                return b"".join(pieces), False
+            if not message.get("more_body", False):
+                return b"".join(pieces), True
+
+    async def receive(self) -> Message:
+        """
+        Give the app what was read ahead, message by message, then what comes.
+        """
+        message = self._seen.pop(0) if self._seen else await self._receive()
+        if message["type"] in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
+            self._is_client_gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """
+        Pass a message of the app on, read on its way.
+        """
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._call.feed(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._is_whole = True
+                await self._end()
+        elif kind == "http.response.start":
+            self._has_started = True
+            message = self._start(message)
+        elif kind in ("http.response.pathsend", "http.response.zerocopysend") and not message.get("more_body", False):
+            self._is_whole = True
+            await self._end()
+        elif kind == "websocket.accept":
+            self._has_started = True
+            self._call.status = HTTPStatus.SWITCHING_PROTOCOLS
+        elif kind == "websocket.close":
+            self._is_whole = True
+        try:
+            await self._send(message)
+        except OSError:
+            self._is_client_gone = True
+            raise
+
+    def _start(self, message: Message) -> Message:
+        headers = list(message.get("headers", ()))
+        call = self._call
+        call.respond(message["status"], [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers])
+        ours = [(name.encode(), value.encode("latin-1")) for name, value in call.limit_headers()]
+        return {**message, "headers": headers + ours} if ours else message
+
+    async def _end(self, *, failed: bool = False) -> None:
+        """
+        Record and settle, once.
+        """
+        call = self._call
+        if call.is_ended:
+            return
+        reservation = call.decision.reservation if call.decision else None
+        actual = call.end(self._ending(failed=failed))
+        if reservation is None:
+            return
+        guard = self._core.async_guard
+        try:
+            await guard.settle(reservation, actual)
+        except asyncio.CancelledError:
+            # the client went away meanwhile; settling twice is settling once, so do it again where nobody can cancel it
+            _keep(asyncio.ensure_future(guard.settle(reservation, actual)))
+            raise
+
+    def _ending(self, *, failed: bool) -> Ending:
+        status = self._call.status
+        return Ending(
+            status,
+            has_body=self._call.first_byte is not None,
+            is_whole=self._is_whole or (status == HTTPStatus.SWITCHING_PROTOCOLS and not failed),
+            failed=failed,
+            client_gone=self._is_client_gone,
+        )
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in refusal.headers]
+        start = {"status": refusal.status, "headers": headers}
+        if self._scope["type"] == "websocket":
+            await self._refuse_websocket(start, refusal.body)
+            return
+        body = b"" if self._scope["method"] == "HEAD" else refusal.body
+        await self._send({"type": "http.response.start", **start})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _refuse_websocket(self, start: dict[str, Any], body: bytes) -> None:
+        if "websocket.http.response" in (self._scope.get("extensions") or {}):
+            await self._send({"type": "websocket.http.response.start", **start})
+            await self._send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})

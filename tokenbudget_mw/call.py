@@ -1,0 +1,365 @@
+"""
+One call: a metered request from its facts to its records, and what a handler can say of it meanwhile.
+
+`Call` holds the state of one request and knows no protocol: `asgi` and `wsgi` walk it through `identify -> read ->
+request -> decide -> respond, feed -> end`, and wait for the guard in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.reserving import Reserved
+from tokenbudget_mw.rules import refusals
+from tokenbudget_mw.rules.admission import METERED_UNITS, Request
+from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
+from tokenbudget_mw.values import Cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.rules.refusals import Refusal
+    from tokenbudget_mw.rules.settlement import Ending
+    from tokenbudget_mw.tapping.base import Tap
+    from tokenbudget_mw.rules.pricing import Priced
+    from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, Usage
+
+__all__ = ["Call", "current", "running"]
+
+running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
+"""The call that runs in this context."""
+
+NOTHING = Cost()
+
+
+def current() -> Call:
+    """
+    Return the call that runs here: inside a handler, sync or async, or in what it started with its context.
+
+    Raises:
+        TokenBudgetError: No metered request runs here.
+    """
+    call = running.get()
+    if call is None:
+        message = "No metered request runs here: is the middleware installed, and does a route cover this path?"
+        raise TokenBudgetError(message)
+    return call
+
+
+class Call:
+    """
+    One metered request.
+
+    Attributes:
+        id: The request's id, 32 hexadecimal digits; the reservation's, and that of its usage row.
+
+        subject: Who pays; None until it is known.
+
+        decision: What was decided; None until it was.
+
+        tags: Labels for the usage row.
+    """
+
+    __slots__ = (
+        "_charges",
+        "_lock",
+        "content_type",
+        "core",
+        "decision",
+        "duration",
+        "facts",
+        "first_byte",
+        "id",
+        "is_ended",
+        "is_stream",
+        "prompt",
+        "route",
+        "started",
+        "started_at",
+        "status",
+        "subject",
+        "tags",
+        "tap",
+    )
+
+    def __init__(self, core: Core, facts: Facts, route: Route) -> None:
+        self.core = core
+        self.facts = facts
+        self.route = route
+        self.started_at = core.clock()
+        self.started = core.timer()
+        self.id = new_id(self.started_at)
+        self.subject: Subject | None = None
+        self.prompt: Prompt | None = None
+        self.decision: Decision | None = None
+        self.tap: Tap | None = None
+        self.status: int | None = None
+        self.content_type: str | None = None
+        self.is_stream = False
+        self.first_byte: float | None = None
+        self.duration = 0.0
+        self.tags: dict[str, str] = {}
+        self.is_ended = False
+        self._charges: list[Charge] = []
+        self._lock = threading.Lock()
+
+    @property
+    def plan(self) -> str | None:
+        """
+        Name of the subject's plan.
+        """
+        subject = self.subject
+        return None if subject is None else subject.plan or self.core.settings.default_plan
+
+    @property
+    def payer(self) -> Subject:
+        """
+        The subject, which is known by now.
+        """
+        if self.subject is None:
+            message = "This request has no subject: it was not identified."
+            raise TokenBudgetError(message)
+        return self.subject
+
+    # -- before the app --------------------------------------------------------------------------------------------
+
+    @property
+    def wants_body(self) -> bool:
+        """
+        Whether the request's body must be read to know what it may cost.
+        """
+        return self.route.format is not None
+
+    def read(self, body: bytes, *, is_whole: bool) -> None:
+        """
+        Take the request's *body*, or its head. Raises `PayloadError`.
+        """
+        meter = self.core.meter
+        if is_whole and not body:
+            return
+        if is_whole:
+            self.prompt = meter.read_prompt(self.route, body)
+        else:
+            length = self.facts.header("content-length")
+            known = int(length) if length is not None and length.isdecimal() else None
+            self.prompt = meter.bound_prompt(known, body)
+
+    def request(self) -> Request:
+        """
+        Return what this call asks of the limits. Raises `UnpricedModelError`.
+        """
+        subject = self.payer
+        moment = moment_of(subject, self.prompt, self.started_at)
+        reserve = self.core.settings.output_reserve
+        upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
+        model = self.prompt.model if self.prompt else None
+        return Request(self.id, subject, self.route, model, upper, least)
+
+    def refuse(self, decision: Decision) -> Refusal:
+        """
+        End the call before its app ran, and return the response.
+        """
+        self.decision = decision
+        self.status = decision.status
+        self.duration = self.core.timer() - self.started
+        self.is_ended = True
+        if self.core.settings.record_refusals and self.subject is not None:
+            self._record((), settle_reason="refused")
+        return refusals.render(decision, style=self._style(), request_id=self.id)
+
+    def exceed(self, decision: Decision) -> Refusal:
+        """
+        Return the response to a call whose handler was refused a reservation and let that end it.
+        """
+        held = self.decision.reservation if self.decision else None
+        self.decision = replace(decision, reservation=held)
+        self.status = decision.status
+        return refusals.render(decision, style=self._style(), request_id=self.id)
+
+    def _style(self) -> str:
+        style = self.core.settings.refusals
+        if style != "auto":
+            return style
+        if self.route.format is None and "application/problem+json" in (self.facts.header("accept") or ""):
+            return "problem"
+        return "hybrid"
+
+    # -- while the app runs ----------------------------------------------------------------------------------------
+
+    def limit_headers(self) -> list[tuple[str, str]]:
+        """
+        Return the headers that tell the client where its limits stand.
+        """
+        return refusals.limit_headers(self.decision.tallies) if self.decision else []
+
+    def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """
+        Take the start of the response: lower-case names and values.
+        """
+        self.status = status
+        encoding = ""
+        for name, value in headers:
+            if name == "content-type":
+                self.content_type = value.partition(";")[0].strip().lower()[:64]
+            elif name == "content-encoding":
+                encoding = value
+        self.is_stream = self.content_type in ("text/event-stream", "application/x-ndjson")
+        if self.route.format is not None:
+            model = self.prompt.model if self.prompt else None
+            self.tap = self.core.meter.open_tap(self.route.format, self.content_type or "", encoding, model)
+
+    def feed(self, chunk: bytes) -> None:
+        """
+        Take a piece of the response's body that is about to pass.
+        """
+        if not chunk or self.is_ended:
+            return
+        if self.first_byte is None:
+            self.first_byte = self.core.timer() - self.started
+        if self.tap is not None:
+            self.tap.feed(chunk)
+
+    # -- what a handler says ---------------------------------------------------------------------------------------
+
+    def tag(self, **tags: str) -> None:
+        """
+        Label this request's usage row: ``current().tag(feature="search")``.
+        """
+        self.tags.update({name: str(value) for name, value in tags.items()})
+
+    def charge(self, response: object, *, model: str | None = None) -> Usage:
+        """
+        Charge what a model call used to this request's subject.
+
+        Args:
+            response: Any provider's response object or dict, a dict of token counts, or a `Usage`.
+
+            model: Model, where the response does not name it.
+
+        Returns:
+            What was charged.
+
+        Raises:
+            TypeError: There is no usage in *response*.
+        """
+        usage = self.core.meter.read_response(response)
+        asked = model or (self.prompt.model if self.prompt else None)
+        charge = Charge(usage, self.price(usage, asked))
+        with self._lock:
+            is_late = self.is_ended
+            if not is_late:
+                self._charges.append(charge)
+        if is_late:
+            self._charge_late(charge)
+        return usage
+
+    def reserve(
+        self,
+        *,
+        model: str,
+        prompt: str | int | Sequence[object] = 0,
+        max_output: int | None = None,
+    ) -> Reserved:
+        """
+        Hold what a model call may cost while it runs: ``with current().reserve(model=…, prompt=…) as held: …``.
+
+        Works with ``with`` in sync code and ``async with`` in async code. Inside, call ``held.charge(response)``; a block
+        that ends without a charge is charged as reserved, one that raises is not charged.
+
+        Args:
+            model: Model to be called.
+
+            prompt: Its prompt: a text, chat messages, or a number of tokens.
+
+            max_output: Most output tokens; ``output_reserve`` of the settings by default.
+
+        Raises:
+            BudgetExceeded: On entry, if a limit refuses.
+        """
+        return Reserved(self, model=model, prompt=prompt, max_output=max_output)
+
+    def price(self, usage: Usage, asked: str | None) -> Priced:
+        """
+        Price what this call used of a model, *asked* for by that name.
+        """
+        moment = moment_of(self.payer, self.prompt, self.started_at)
+        return price_usage(self.core.tariffs, usage, moment, asked=asked)
+
+    def add_settled(self, charge: Charge) -> None:
+        """
+        Add a *charge* whose reservation has been settled already.
+        """
+        with self._lock:
+            is_late = self.is_ended
+            if not is_late:
+                self._charges.append(charge)
+        if is_late:
+            self._record([charge], settle_reason="late", is_first=False)
+
+    def _charge_late(self, charge: Charge) -> None:
+        """
+        Charge after the response has ended (a background task): straight to the counters, on a row of its own.
+        """
+        self._record([charge], settle_reason="late", is_first=False)
+
+        def work() -> None:
+            now = self.core.clock()
+            request = Request(new_id(now), self.payer, self.route, charge.usage.model, NOTHING, NOTHING, METERED_UNITS)
+            reservation = self.core.guard.admit(request).reservation
+            if reservation is not None:
+                self.core.guard.settle(reservation, cost_of([charge]))
+
+        if _is_on_loop():
+            self.core.aside(work)
+        else:
+            work()
+
+    # -- after the app ---------------------------------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> Cost:
+        """
+        End the call: put its rows on the spool, and return its true cost for the guard to settle.
+
+        Called once, by whoever sees the end first; see `is_ended`.
+        """
+        with self._lock:
+            self.is_ended = True
+            reported = tuple(self._charges)
+        self.duration = self.core.timer() - self.started
+        tapped = self.tap.usage() if self.tap is not None else None
+        outcome = outcome_of(ending, None if reported else tapped)
+        charges = reported or self._settled(outcome, tapped)
+        self._record(charges, settle_reason=outcome)
+        return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
+
+    def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
+        rule = self.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
+        reservation = self.decision.reservation if self.decision else None
+        if reservation is not None:
+            reserved = reservation.cost
+        else:
+            reserved = self.request().upper if self.prompt is not None else NOTHING
+        usage = settled_usage(rule, tapped=tapped, prompt=self.prompt, reserved=reserved)
+        if usage.source == "none":
+            return ()
+        return (Charge(usage, self.price(usage, self.prompt.model if self.prompt else None)),)
+
+    def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
+        for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):
+            self.core.record(record)
+
+
+def _is_on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

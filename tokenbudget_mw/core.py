@@ -1,0 +1,141 @@
+"""
+The core: every part, plugged together, as the adapters and the web protocols use it. `wiring` makes one.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from tokenbudget_mw.values import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenbudget_mw.accounting.base import Spool
+    from tokenbudget_mw.accounting.flusher import Flusher
+    from tokenbudget_mw.guard import AsyncGuard, Guard
+    from tokenbudget_mw.identify import Identifier
+    from tokenbudget_mw.rules.routes import RouteTable
+    from tokenbudget_mw.rules.tariffs import Tariffs
+    from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.tapping.base import Tap
+    from tokenbudget_mw.values import Prompt, Route, TokenCount, UsageRecord
+
+__all__ = ["Core", "Meter"]
+
+
+class Meter(Protocol):
+    """
+    Reads tokens out of requests and responses, in every format that is known.
+    """
+
+    def read_prompt(self, route: Route, body: bytes) -> Prompt:
+        """
+        Read a whole request body. Raises `PayloadError` where it makes no sense.
+        """
+        ...
+
+    def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:
+        """
+        Bound a request body that is too long to read, by its length.
+        """
+        ...
+
+    def count(self, text: str, model: str | None) -> TokenCount:
+        """
+        Count a text's tokens for *model*.
+        """
+        ...
+
+    def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
+        """
+        Return a reader of a response; None where it cannot be read.
+        """
+        ...
+
+    def read_response(self, response: object) -> Usage:
+        """
+        Read the usage out of any provider's response object or dict.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Core:
+    """
+    Every part, plugged together.
+
+    Attributes:
+        settings: What the user wrote, checked.
+
+        routes: Which paths are metered, and how.
+
+        identifier: Who asks.
+
+        meter: Tokens of requests and responses.
+
+        tariffs: Prices.
+
+        guard: Admission and settlement, for threads.
+
+        async_guard: The same, for event loops.
+
+        spool: Where usage records wait.
+
+        flusher: Writes them.
+
+        clock: Gives the moment, in epoch seconds.
+
+        timer: Measures durations, in seconds.
+
+        closers: Called at the end, in order.
+    """
+
+    settings: Settings
+    routes: RouteTable
+    identifier: Identifier
+    meter: Meter
+    tariffs: Tariffs
+    guard: Guard
+    async_guard: AsyncGuard
+    spool: Spool
+    flusher: Flusher
+    clock: Callable[[], float] = time.time
+    timer: Callable[[], float] = time.perf_counter
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    _aside: ThreadPoolExecutor | None = None
+
+    def record(self, record: UsageRecord) -> None:
+        """
+        Hand *record* to the spool. Never waits, never raises.
+        """
+        self.spool.put(record)
+        self.flusher.wake()
+
+    def aside(self, work: Callable[[], object]) -> None:
+        """
+        Do *work* soon, in a thread, so that the caller's event loop does not wait for it.
+        """
+        if self._aside is None:
+            self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenbudget-aside")
+        self._aside.submit(work)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """
+        Write what waits, and say whether all of it was written within *timeout* seconds.
+        """
+        return self.flusher.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """
+        Write what waits, for up to *timeout* seconds, and give back threads and connections.
+        """
+        if self._aside is not None:
+            self._aside.shutdown(wait=True)
+            self._aside = None
+        self.flusher.close(timeout)
+        while self.closers:
+            self.closers.pop(0)()

@@ -1,0 +1,82 @@
+"""
+The guard: plan (pure), one call of the backend, decide (pure). For threads and for event loops, side by side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.rules.admission import decide, settlement_of
+from tokenbudget_mw.values import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.rules.admission import Admission, Request
+    from tokenbudget_mw.values import Cost, Reservation
+
+__all__ = ["AsyncGuard", "Guard"]
+
+UNLIMITED = Decision(admitted=True)
+
+
+class Guard:
+    """
+    Admits and settles, for threads.
+
+    Args:
+        admission: The rules.
+
+        backend: Where counters live.
+
+        clock: Gives the moment, in epoch seconds.
+    """
+
+    def __init__(self, admission: Admission, backend: Backend, clock: Callable[[], float]) -> None:
+        self.admission = admission
+        self.backend = backend
+        self.clock = clock
+
+    def admit(self, request: Request) -> Decision:
+        """
+        Reserve what *request* may cost, or say why not.
+        """
+        now = self.clock()
+        plan = self.admission.plan(request, now)
+        if plan is None:
+            return UNLIMITED
+        return decide(plan, self.backend.reserve(plan.ask, now), now=now)
+
+    def settle(self, reservation: Reservation, actual: Cost) -> bool:
+        """
+        Move what was reserved to what it truly cost; False where that was done before.
+        """
+        return self.backend.settle(settlement_of(reservation, actual), self.clock())
+
+
+class AsyncGuard:
+    """
+    Admits and settles, for an event loop. Arguments as of `Guard`.
+    """
+
+    def __init__(self, admission: Admission, backend: AsyncBackend, clock: Callable[[], float]) -> None:
+        self.admission = admission
+        self.backend = backend
+        self.clock = clock
+
+    async def admit(self, request: Request) -> Decision:
+        """
+        Reserve what *request* may cost, or say why not.
+        """
+        now = self.clock()
+        plan = self.admission.plan(request, now)
+        if plan is None:
+            return UNLIMITED
+        return decide(plan, await self.backend.reserve(plan.ask, now), now=now)
+
+    async def settle(self, reservation: Reservation, actual: Cost) -> bool:
+        """
+        Move what was reserved to what it truly cost; False where that was done before.
+        """
+        return await self.backend.settle(settlement_of(reservation, actual), self.clock())

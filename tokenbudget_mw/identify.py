@@ -1,0 +1,162 @@
+"""
+Who asks: from a request's facts to its subject, by API key, by address, or by the host's own word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Protocol
+
+from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.rules.identity import client_address, find_credential, subject_of_address
+from tokenbudget_mw.values import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+    from tokenbudget_mw.database.keys import KeyCache
+    from tokenbudget_mw.values import Facts
+
+__all__ = ["AddressIdentifier", "CustomIdentifier", "Identifier", "KeyIdentifier"]
+
+
+class Identifier(Protocol):
+    """
+    Finds a request's subject. Every method raises `CredentialError` where there is none: nobody is a subject by default.
+    """
+
+    def quick(self, facts: Facts) -> Subject | None:
+        """
+        Return the subject if that takes no wait, else None.
+        """
+        ...
+
+    def resolve(self, facts: Facts) -> Subject:
+        """
+        Return the subject; may wait for a database.
+        """
+        ...
+
+    async def aresolve(self, facts: Facts) -> Subject:
+        """
+        Return the subject, without blocking the event loop.
+        """
+        ...
+
+
+class KeyIdentifier:
+    """
+    By the API key in ``Authorization: Bearer``, ``x-api-key`` or ``api-key``.
+
+    Args:
+        keys: The key table, behind its cache.
+
+        allow_query: Whether a key in the query string counts.
+    """
+
+    def __init__(self, keys: KeyCache, *, allow_query: bool = False) -> None:
+        self._keys = keys
+        self._allow_query = allow_query
+
+    def _text(self, facts: Facts) -> str:
+        text = find_credential(facts, self._allow_query)
+        if text is None:
+            message = "No API key was given. Send it as 'Authorization: Bearer tb_live_…' or 'x-api-key: tb_live_…'."
+            raise CredentialError(message, code="missing_api_key")
+        return text
+
+    def quick(self, facts: Facts) -> Subject | None:
+        """
+        Return the subject of a key that was seen a moment ago.
+        """
+        return self._keys.cached(self._text(facts))
+
+    def resolve(self, facts: Facts) -> Subject:
+        """
+        Return the key's subject, from the database where need be.
+        """
+        return self._keys.resolve(self._text(facts))
+
+    async def aresolve(self, facts: Facts) -> Subject:
+        """
+        Return the key's subject; the database is asked in a thread.
+        """
+        return await asyncio.to_thread(self._keys.resolve, self._text(facts))
+
+
+class AddressIdentifier:
+    """
+    By the client's address; ``X-Forwarded-For`` counts only where it comes from a trusted proxy.
+
+    Args:
+        trusted: Networks of the proxies in front.
+    """
+
+    def __init__(self, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._trusted = tuple(trusted)
+
+    def quick(self, facts: Facts) -> Subject:
+        """
+        Return the address's subject.
+        """
+        address = client_address(facts, self._trusted)
+        if address is None:
+            message = "The server does not say where this request comes from, so it cannot be limited by address."
+            raise CredentialError(message, code="unknown_address")
+        return subject_of_address(address)
+
+    resolve = quick
+
+    async def aresolve(self, facts: Facts) -> Subject:
+        """
+        Return the address's subject.
+        """
+        return self.quick(facts)
+
+
+class CustomIdentifier:
+    """
+    By a callable of the host: facts -> `Subject`, or None for "nobody". It may be a coroutine function under ASGI.
+
+    Args:
+        function: The callable.
+    """
+
+    def __init__(self, function: Callable[[Facts], Subject | None | Awaitable[Subject | None]]) -> None:
+        self._function = function
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too
+        )
+
+    def quick(self, facts: Facts) -> Subject | None:
+        """
+        Return the subject, unless the callable must be awaited.
+        """
+        return None if self._is_async else self.resolve(facts)
+
+    def resolve(self, facts: Facts) -> Subject:
+        """
+        Return the host's word.
+        """
+        if self._is_async:
+            message = "`identify` is a coroutine function, which a WSGI app cannot await. Give a plain function."
+            raise TypeError(message)
+        return _checked(self._function(facts))
+
+    async def aresolve(self, facts: Facts) -> Subject:
+        """
+        Return the host's word, awaited if it must be.
+        """
+        found = self._function(facts)
+        return _checked(await found if inspect.isawaitable(found) else found)
+
+
+def _checked(found: object) -> Subject:
+    if found is None:
+        raise CredentialError("This request carries no credentials that are known here.", code="unauthenticated")
+    if not isinstance(found, Subject):
+        message = f"`identify` must return a Subject or None, and returned {type(found).__name__}."
+        raise TypeError(message)
+    return found

@@ -1,0 +1,75 @@
+"""
+The meter: tokens of requests and responses, by the rooms that know how.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw import counting, tapping
+from tokenbudget_mw.counting import payloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tokenbudget_mw.tapping.base import CountText, Tap
+    from tokenbudget_mw.values import Prompt, Route, TokenCount, Usage
+
+__all__ = ["TokenMeter"]
+
+
+class TokenMeter:
+    """
+    Counts prompts and reads responses. See `core.Meter`.
+
+    Args:
+        aliases: Deployment name -> model name.
+
+        draw: Gives a number from 0 to 1, for routes that count a sample.
+    """
+
+    def __init__(self, aliases: Mapping[str, str], draw: Callable[[], float] = random.random) -> None:
+        self._aliases = aliases
+        self._draw = draw
+
+    def read_prompt(self, route: Route, body: bytes) -> Prompt:
+        """
+        Read a whole request body.
+        """
+        draw = self._draw() if route.count == "sample" else 0.0
+        return payloads.read(
+            route.format or "", body, aliases=self._aliases, count=route.count, sample=route.sample, draw=draw
+        )
+
+    def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:
+        """
+        Bound a request body that is too long to read, by its length.
+        """
+        return payloads.bound(content_length, head)
+
+    def count(self, text: str, model: str | None) -> TokenCount:
+        """
+        Count a text's tokens for *model*.
+        """
+        return counting.count_text(text, model, self._aliases)
+
+    def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
+        """
+        Return a reader of a response; None where it cannot be read.
+        """
+        return tapping.open_tap(
+            format,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            count_text=self._counter_of(model),
+        )
+
+    def read_response(self, response: object) -> Usage:
+        """
+        Read the usage out of any provider's response object or dict.
+        """
+        return tapping.read_response(response)
+
+    def _counter_of(self, model: str | None) -> CountText:
+        return lambda text: counting.count_text(text, model, self._aliases).estimate

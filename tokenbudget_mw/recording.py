@@ -1,0 +1,206 @@
+"""
+From an ended call to its usage records.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.rules.pricing import Priced
+from tokenbudget_mw.units import nano_from_pico_ceil
+from tokenbudget_mw.values import Cost, Usage, UsageRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tokenbudget_mw.call import Call
+
+__all__ = ["Charge", "cost_of", "new_id", "records_of"]
+
+TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, section 3.2."""
+
+LONGEST_ID = 128
+MICRO = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """
+    One model call's usage and cost, inside a request.
+
+    Attributes:
+        usage: What it used.
+
+        priced: What it cost.
+
+        is_settled: Whether a reservation of its own has settled it.
+    """
+
+    usage: Usage
+    priced: Priced
+    is_settled: bool = False
+
+
+def new_id(moment: float) -> str:
+    """
+    Return a new UUID of version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits: ordered by *moment*, epoch seconds.
+    """
+    low = random.getrandbits(74)
+    milliseconds = int(moment * 1000) & 0xFFFF_FFFF_FFFF
+    value = milliseconds << 80 | 0x7 << 76 | (low >> 62) << 64 | 0b10 << 62 | low & 0x3FFF_FFFF_FFFF_FFFF
+    return f"{value:032x}"
+
+
+def records_of(
+    call: Call, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True
+) -> list[UsageRecord]:
+    """
+    Build the rows of *call*: one, and one more for each further model that its handler charged.
+
+    Args:
+        call: The call.
+
+        charges: What it used; empty for a call that used no model.
+
+        settle_reason: The outcome, or why it was charged as it was.
+
+        is_first: Whether the request's own row is among them (it takes the call's id).
+    """
+    merged = list(_by_model(charges)) or [Charge(Usage(source="none"), Priced())]
+    return [
+        _record(call, charge, settle_reason, call.id if is_first and at == 0 else new_id(call.core.clock()))
+        for at, charge in enumerate(merged)
+    ]
+
+
+def _by_model(charges: Sequence[Charge]) -> Iterator[Charge]:
+    groups: dict[tuple[str | None, str | None], list[Charge]] = {}
+    for charge in charges:
+        groups.setdefault((charge.usage.model, charge.priced.price_id), []).append(charge)
+    for group in groups.values():
+        yield group[0] if len(group) == 1 else _sum(group)
+
+
+def _sum(group: Sequence[Charge]) -> Charge:
+    usages, first = [charge.usage for charge in group], group[0]
+    usage = Usage(
+        input_tokens=sum(usage.input_tokens for usage in usages),
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        cache_read_tokens=sum(usage.cache_read_tokens for usage in usages),
+        cache_write_tokens=sum(usage.cache_write_tokens for usage in usages),
+        cache_write_1h_tokens=sum(usage.cache_write_1h_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        model=first.usage.model,
+        provider=first.usage.provider,
+        service_tier=first.usage.service_tier,
+        source=first.usage.source,
+        complete=all(usage.complete for usage in usages),
+    )
+    total = sum(charge.priced.cost_pico for charge in group)
+    return Charge(usage, Priced(total, first.priced.price_id, first.priced.kind))
+
+
+def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> UsageRecord:
+    facts, subject, prompt, decision = call.facts, call.subject, call.prompt, call.decision
+    usage, priced, batch = charge.usage, charge.priced, prompt.batch if prompt else {}
+    server = facts.server or (None, None)
+    created = batch.get("batch_created_at")
+    return UsageRecord(
+        id=record_id,
+        instance_id=call.core.spool.instance_id,
+        sequence=call.core.spool.next_sequence(),
+        created_at_us=int(call.started_at * MICRO),
+        method=facts.method,
+        path=facts.path,
+        route=call.route.path if call.route else None,
+        status=call.status,
+        duration_us=int(call.duration * MICRO),
+        first_byte_us=None if call.first_byte is None else int(call.first_byte * MICRO),
+        request_model=prompt.model if prompt else None,
+        response_model=usage.model,
+        provider=usage.provider or _provider_of(call),
+        response_type=call.content_type,
+        is_stream=call.is_stream,
+        server_address=server[0],
+        server_port=server[1],
+        key_id=subject.key if subject else None,
+        user_id=subject.user if subject else None,
+        team_id=subject.team if subject else None,
+        project_id=subject.project if subject else None,
+        tenant_id=subject.tenant if subject else None,
+        account=subject.account if subject else None,
+        plan=call.plan,
+        access_source=subject.source if subject else "unauthenticated",
+        purpose=subject.purpose if subject else "realtime",
+        origin=_origin_of(call),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        usage_source=usage.source,
+        cost_pico=priced.cost_pico,
+        price_id=priced.price_id,
+        price_kind=priced.kind,
+        decision=_decision_of(call),
+        limit_name=next(iter((*decision.refused_by, *decision.would_refuse)), None) if decision else None,
+        settle_reason=settle_reason,
+        correlation_id=_bounded(facts.header("x-request-id")) or call.id,
+        trace_id=_trace_of(facts.header("traceparent")),
+        service_tier=usage.service_tier or (prompt.service_tier if prompt else None),
+        batch_id=batch.get("batch_id"),
+        batch_request_id=batch.get("batch_request_id"),
+        custom_id=batch.get("custom_id"),
+        completion_window=batch.get("completion_window"),
+        batch_created_at_us=None if created is None else int(float(created) * MICRO),
+        batch_request_source=batch.get("batch_request_source"),
+        tags=dict(call.tags),
+    )
+
+
+def _provider_of(call: Call) -> str | None:
+    wire = call.route.format if call.route else None
+    return wire.partition(".")[0] if wire else None
+
+
+def _origin_of(call: Call) -> str:
+    purpose = call.subject.purpose if call.subject else "realtime"
+    if purpose == "batch" or (call.prompt is not None and "batch_id" in call.prompt.batch):
+        return "batch"
+    return "frontend" if purpose == "playground" else "api"
+
+
+def _decision_of(call: Call) -> str:
+    decision = call.decision
+    if decision is None or not decision.admitted:
+        return "refused"
+    if decision.would_refuse:
+        return "shadow_refused"
+    return "degraded" if decision.degraded else "admitted"
+
+
+def _trace_of(header: str | None) -> str | None:
+    found = TRACEPARENT.match(header) if header else None
+    return found.group(1) if found else None
+
+
+def _bounded(text: str | None) -> str | None:
+    return text[:LONGEST_ID] if text else None
+
+
+def cost_of(charges: Sequence[Charge], *, requests: int = 0) -> Cost:
+    """
+    Add up what *charges* take from limits.
+    """
+    return Cost(
+        requests=requests,
+        input_tokens=sum([charge.usage.input_tokens for charge in charges]),
+        output_tokens=sum([charge.usage.output_tokens for charge in charges]),
+        money_nano=nano_from_pico_ceil(sum([charge.priced.cost_pico for charge in charges])),
+        concurrent=requests,
+    )

@@ -1,0 +1,210 @@
+"""
+From a request's costs to one question for the backend, and from the answer to a decision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.units import format_usd
+from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.values import Check, Limit, Route, Subject, Unit
+
+__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of"]
+
+METERED_UNITS: frozenset[Unit] = frozenset({"tokens", "input_tokens", "output_tokens", "money"})
+"""What a model call takes, beside the request that carries it."""
+
+ALL_UNITS: frozenset[Unit] = METERED_UNITS | {"requests", "concurrent"}
+
+PICO_PER_NANO = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    What is asked of the limits.
+
+    Attributes:
+        id: Reservation id, 32 hexadecimal digits.
+
+        subject: Who pays.
+
+        route: Where it goes.
+
+        model: Model it asks for.
+
+        upper: The most it may cost.
+
+        least: What it costs in any case.
+
+        units: Which limits take part, by unit.
+    """
+
+    id: str
+    subject: Subject
+    route: Route | None
+    model: str | None
+    upper: Cost
+    least: Cost
+    units: frozenset[Unit] = ALL_UNITS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    A request's question to the backend, and what it takes to read the answer.
+
+    Attributes:
+        ask: The question.
+
+        limits: The limit of each check, in order.
+
+        cost: The most the request may cost.
+    """
+
+    ask: Ask
+    limits: tuple[Limit, ...]
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """
+    The rules of admission, bound to the settings.
+
+    Attributes:
+        policy: Which limits apply to whom.
+
+        lease: Seconds after which an unsettled reservation expires.
+    """
+
+    policy: Policy
+    lease: float = 600.0
+
+    def plan(self, request: Request, now: float) -> Plan | None:
+        """
+        Return the question that *request* puts to the backend; None where no limit applies.
+        """
+        limits = self.policy.limits_for(request.subject, request.route)
+        if request.units is not ALL_UNITS:
+            limits = tuple(limit for limit in limits if limit.unit in request.units)
+        if not limits:
+            return None
+        bound = self.policy.bind(
+            limits, request.subject, request.route, request.model, request.upper, request.least, now
+        )
+        if not bound:
+            return None
+        ask = Ask(
+            id=request.id,
+            tag=request.subject.account or "global",
+            checks=tuple([check for _, check in bound]),
+            lease=self.lease,
+        )
+        return Plan(ask, tuple([limit for limit, _ in bound]), request.upper)
+
+
+def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
+    """
+    Turn the backend's *reply* to *plan* into a decision.
+    """
+    pairs = zip(plan.limits, plan.ask.checks, reply.states, strict=True)
+    tallies = tuple([Tally(limit, state, check.cost) for limit, check, state in pairs])
+    if not reply.admitted:
+        return _refuse(tallies, plan.ask.checks, degraded=reply.degraded)
+    return Decision(
+        admitted=True,
+        tallies=tallies,
+        would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
+        reservation=_reservation(plan, reply, now),
+        degraded=reply.degraded,
+    )
+
+
+def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
+    checks, limits = plan.ask.checks, plan.limits
+    held = [at for at, state in enumerate(reply.states) if state.slot >= 0]
+    return Reservation(
+        id=plan.ask.id,
+        tag=plan.ask.tag,
+        holds=tuple([Hold(checks[at], reply.states[at].slot) for at in held]),
+        units=tuple([limits[at].unit for at in held]),
+        cost=plan.cost,
+        expires_at=now + plan.ask.lease,
+    )
+
+
+def _refuse(tallies: tuple[Tally, ...], checks: tuple[Check, ...], *, degraded: bool) -> Decision:
+    refusing = [tally for tally, check in zip(tallies, checks, strict=True) if check.enforced and not tally.state.fits]
+    if degraded and any(tally.limit.on_backend_error == "deny" for tally in refusing):
+        return Decision(
+            admitted=False,
+            code="backend",
+            status=503,
+            message="The limits of this request cannot be checked right now. Try again in a moment.",
+            tallies=tallies,
+            refused_by=tuple([tally.limit.name for tally in refusing]),
+            retry_after=1.0,
+            degraded=True,
+        )
+    waits = [tally.state.retry_after for tally in refusing]
+    return Decision(
+        admitted=False,
+        code="money" if any(tally.limit.unit == "money" for tally in refusing) else "limit",
+        status=429,
+        message=" ".join(explain(tally) for tally in refusing),
+        tallies=tallies,
+        refused_by=tuple([tally.limit.name for tally in refusing]),
+        retry_after=None if None in waits else max((wait for wait in waits if wait is not None), default=None),
+        degraded=degraded,
+    )
+
+
+def explain(tally: Tally) -> str:
+    """
+    Say in one sentence why a limit refuses, with no name of anybody in it.
+    """
+    limit, state = tally.limit, tally.state
+    left, asked, most = (_amount(limit.unit, n) for n in (state.remaining, tally.cost, limit.amount))
+    if state.retry_after is None:
+        return f"Limit '{limit.name}' allows {most}{_over(limit)}; this request needs {asked}, which can never fit."
+    when = f" Retry in {math.ceil(state.retry_after)} s." if state.retry_after > 0 else ""
+    return f"Limit '{limit.name}' reached: {most}{_over(limit)}, {left} left, {asked} needed.{when}"
+
+
+_NOUNS: Mapping[Unit, str] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "concurrent": "calls at a time",
+}
+
+
+def _amount(unit: Unit, amount: int) -> str:
+    if unit == "money":
+        return format_usd(amount * PICO_PER_NANO)
+    return f"{amount} {_NOUNS[unit]}"
+
+
+def _over(limit: Limit) -> str:
+    if limit.window is None:
+        return ""
+    if limit.window.period is not None:
+        return f" per {limit.window.period}"
+    return f" in {limit.window.seconds:g} s"
+
+
+def settlement_of(reservation: Reservation, actual: Cost) -> Settlement:
+    """
+    Say what each hold of *reservation* comes to when the call's true cost is *actual*.
+    """
+    return Settlement(reservation, tuple([actual.of(unit) for unit in reservation.units]))

@@ -1,0 +1,127 @@
+"""
+What a call may cost, before it runs, and what it did cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.errors import UnpricedModelError
+from tokenbudget_mw.rules.tariffs import cost_pico, upper_pico
+from tokenbudget_mw.units import nano_from_pico_ceil
+from tokenbudget_mw.values import Cost, Quote, Usage
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.rules.tariffs import Tariffs
+    from tokenbudget_mw.values import Prompt, Subject
+
+__all__ = ["Moment", "Priced", "estimate", "moment_of", "price_usage"]
+
+UNKNOWN_COST = Cost(requests=1, input_tokens=1, output_tokens=1, money_nano=1, concurrent=1)
+"""A call whose handler will say what it used: one of each, so that a spent budget refuses it, settled to the truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """
+    What a tariff depends on, beside the model.
+
+    Attributes:
+        at: When the price is taken, in epoch seconds: a batch's creation, else the request.
+
+        purpose: What the key is for.
+
+        completion_window: Batch completion window.
+    """
+
+    at: float
+    purpose: str = "realtime"
+    completion_window: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """
+    A cost, and the price it comes from.
+
+    Attributes:
+        cost_pico: Cost in pico-dollars.
+
+        price_id: Id of the price; None where there was none.
+
+        kind: As in `Quote`.
+    """
+
+    cost_pico: int = 0
+    price_id: str | None = None
+    kind: str = "known"
+
+
+def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_reserve: int) -> tuple[Cost, Cost]:
+    """
+    Return the most and the least that a call may cost.
+
+    Args:
+        tariffs: Prices.
+
+        prompt: What is asked; None where the handler will report its usage.
+
+        moment: When, and for what.
+
+        output_reserve: Output tokens to hold where the request names no maximum.
+
+    Raises:
+        UnpricedModelError: The model has no price, and the settings deny such calls.
+    """
+    if prompt is None:
+        return UNKNOWN_COST, UNKNOWN_COST
+    price = tariffs.quote(
+        prompt.model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window
+    ).price
+    most_input = prompt.input.upper
+    most_output = output_reserve if prompt.max_output is None else prompt.max_output
+    sure_input = prompt.input.estimate if prompt.input.exact else 0
+    most_pico, sure_pico = 0, 0
+    if price is not None:
+        most_pico = upper_pico(price, most_input, most_output)
+        cheapest = price.input if price.cache_read is None else min(price.input, price.cache_read)
+        sure_pico = cheapest * sure_input
+    return (
+        Cost(1, most_input, most_output, nano_from_pico_ceil(most_pico), 1),
+        Cost(1, sure_input, 0, nano_from_pico_ceil(sure_pico), 1),
+    )
+
+
+def price_usage(tariffs: Tariffs, usage: Usage, moment: Moment, *, asked: str | None) -> Priced:
+    """
+    Price what a call used: by the model that answered, else by the one *asked* for. Never fails: the call has happened.
+
+    Under ``unknown_price: deny`` a call that ran on a model without a price is charged at the ceiling.
+    """
+    if not (usage.input_tokens or usage.output_tokens):
+        return Priced()
+    quotes = [_quote(tariffs, model, moment) for model in (usage.model, asked) if model is not None]
+    known = [quote for quote in quotes if quote is not None and quote.kind == "known"]
+    quote = next(iter(known or [quote for quote in quotes if quote is not None]), None)
+    if quote is None:
+        quote = _quote(tariffs, None, moment) or Quote(tariffs.ceiling, "ceiling")
+    if quote.price is None:
+        return Priced(kind=quote.kind)
+    return Priced(cost_pico(quote.price, usage), quote.price.id, quote.kind)
+
+
+def _quote(tariffs: Tariffs, model: str | None, moment: Moment) -> Quote | None:
+    try:
+        return tariffs.quote(model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window)
+    except UnpricedModelError:
+        return None
+
+
+def moment_of(subject: Subject, prompt: Prompt | None, now: float) -> Moment:
+    """
+    Say when and for what a call is priced: at its batch's creation, if it belongs to a batch.
+    """
+    batch = prompt.batch if prompt is not None else {}
+    created = batch.get("batch_created_at")
+    return Moment(now if created is None else float(created), subject.purpose, batch.get("completion_window"))

@@ -1,0 +1,114 @@
+"""
+What a call is charged when it has ended, in whatever way it ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.values import Cost, Prompt, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "Ending", "outcome_of", "settled_usage"]
+
+DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
+    {
+        "complete": "actual",
+        "truncated": "partial",
+        "client_gone": "partial",
+        "client_gone_early": "input",
+        "app_error": "refund",
+        "app_error_late": "partial",
+        "status_4xx": "refund",
+        "status_5xx": "refund",
+    }
+)
+"""
+Outcome of a call -> what it is charged.
+
+``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began, ``truncated`` a
+response that ended before its format did.
+"""
+
+SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
+"""
+``actual`` and ``partial`` charge what the response says it used, or the text that passed; ``input`` the prompt alone;
+``reserved`` all that was held; ``refund`` nothing. What a handler charges itself is charged under every rule.
+"""
+
+CLIENT_ERROR, SERVER_ERROR = 400, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """
+    How a response ended.
+
+    Attributes:
+        status: Its status; None where it never began.
+
+        has_body: Whether a byte of the body went out.
+
+        is_whole: Whether the last message of the body went out.
+
+        failed: Whether the app raised.
+
+        client_gone: Whether the client went away before the end.
+    """
+
+    status: int | None
+    has_body: bool = False
+    is_whole: bool = False
+    failed: bool = False
+    client_gone: bool = False
+
+
+def outcome_of(ending: Ending, usage: Usage | None) -> str:
+    """
+    Name the outcome: a key of `DEFAULT_SETTLE`.
+
+    >>> outcome_of(Ending(200, has_body=True, is_whole=True), Usage())
+    'complete'
+    >>> outcome_of(Ending(200, has_body=True, client_gone=True), Usage(complete=False))
+    'client_gone'
+    """
+    if ending.client_gone and not ending.is_whole:
+        return "client_gone" if ending.has_body else "client_gone_early"
+    if ending.failed and not ending.is_whole:
+        return "app_error" if ending.status is None else "app_error_late"
+    if ending.status is not None and ending.status >= CLIENT_ERROR:
+        return "status_5xx" if ending.status >= SERVER_ERROR else "status_4xx"
+    if not ending.is_whole or (usage is not None and not usage.complete):
+        return "truncated"
+    return "complete"
+
+
+def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, reserved: Cost) -> Usage:
+    """
+    Say what a call is charged by *rule*.
+
+    Args:
+        rule: One of `SETTLE_RULES`.
+
+        tapped: What the tap read; None where it could not read the response, which is then charged as reserved.
+
+        prompt: What was asked; None where the request had no body to read.
+
+        reserved: What was held.
+    """
+    if rule == "refund":
+        return Usage(source="none", complete=False)
+    if prompt is None:
+        return tapped if tapped is not None else Usage(source="none")
+    if rule == "reserved" or (tapped is None and rule != "input"):
+        # a response that nothing could read is charged as it was reserved: unknown is never zero
+        return Usage(reserved.input_tokens, reserved.output_tokens, source="estimated", complete=False)
+    if rule == "input" or tapped is None:
+        return Usage(prompt.input.estimate, source="estimated", complete=False)
+    if tapped.source == "counted" or not tapped.input_tokens:
+        return replace(tapped, input_tokens=max(tapped.input_tokens, prompt.input.estimate))
+    return tapped

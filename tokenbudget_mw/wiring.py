@@ -1,0 +1,207 @@
+"""
+From settings to a core with every part plugged in. The only room that knows all rooms.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.core import Core
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.guard import AsyncGuard, Guard
+from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
+from tokenbudget_mw.rules.admission import Admission
+from tokenbudget_mw.rules.identity import networks_of
+from tokenbudget_mw.rules.policy import Policy
+from tokenbudget_mw.rules.routes import RouteTable
+from tokenbudget_mw.rules.tariffs import Tariffs
+from tokenbudget_mw.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.accounting.base import Sink
+    from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.database.keys import KeyStore
+    from tokenbudget_mw.identify import Identifier
+
+__all__ = ["open_database", "open_keys", "wire"]
+
+
+def wire(
+    settings: Mapping[str, Any] | Settings | Core | None = None,
+    *,
+    clock: Callable[[], float] | None = None,
+    engine: Engine | None = None,
+    sink: Sink | None = None,
+) -> Core:
+    """
+    Plug everything together. Opens no connection: those are made when first needed.
+
+    Args:
+        settings: As a dict, or checked; None takes the defaults and the environment. A core is returned as it is.
+
+        clock: Gives the moment in epoch seconds, to the backends, too: for replays and tests. None takes the system's,
+            and for shared backends their own.
+
+        engine: The host's database, where it is open already.
+
+        sink: Where records go instead of the database.
+
+    Raises:
+        ConfigurationError: The settings are wrong.
+    """
+    if isinstance(settings, Core):
+        return settings
+    checked = settings if isinstance(settings, Settings) else Settings.from_mapping(settings or {}, os.environ)
+    now = clock or time.time
+    backend, async_backend = _open_backends(checked, clock)
+    database = _Database(checked, engine)
+    admission = Admission(Policy(checked.plans, checked.limits, checked.default_plan, checked.timezone), checked.lease)
+    core = Core(
+        settings=checked,
+        routes=RouteTable(checked.routes, checked.default, checked.exempt),
+        identifier=_identifier(checked, database, now),
+        meter=_meter(checked),
+        tariffs=_tariffs(checked),
+        guard=Guard(admission, backend, now),
+        async_guard=AsyncGuard(admission, async_backend, now),
+        clock=now,
+        timer=clock or time.perf_counter,
+        **_accounting(checked, sink, database),
+    )
+    core.closers += [backend.close, database.close]
+    # the last chance for apps whose server runs no shutdown hook
+    atexit.register(_close_if_alive, weakref.ref(core))
+    return core
+
+
+def _close_if_alive(reference: Callable[[], Core | None]) -> None:
+    core = reference()
+    if core is not None:
+        core.close()
+
+
+def open_database(settings: Settings) -> Engine:
+    """
+    Open the database that *settings* name.
+    """
+    from tokenbudget_mw.database.engine import open_engine
+
+    if settings.database is None:
+        message = "`database` names a Django alias; only the Django adapter can open it (`manage.py tokenbudget …`)."
+        raise ConfigurationError(message)
+    return open_engine(settings.database)
+
+
+def open_keys(settings: Settings, engine: Engine) -> KeyStore:
+    """
+    Open the key table in *engine*.
+    """
+    from tokenbudget_mw.database.keys import KeyStore
+
+    return KeyStore(engine, settings.pepper.value if settings.pepper else "")
+
+
+class _Database:
+    """
+    Opens the database when it is first asked for.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._is_ours = engine is None
+
+    def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = open_database(self._settings)
+        return self._engine
+
+    def close(self) -> None:
+        if self._is_ours and self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+
+def _open_backends(settings: Settings, clock: Callable[[], float] | None) -> tuple[Backend, AsyncBackend]:
+    from tokenbudget_mw.backends import open_pair
+
+    return open_pair(
+        settings.backend,
+        deadline=settings.deadline,
+        workers=settings.workers,
+        clock_mode="server" if clock is None else "caller",
+    )
+
+
+def _identifier(settings: Settings, database: _Database, clock: Callable[[], float]) -> Identifier:
+    wanted = settings.identify
+    if wanted == "api_key":
+        from tokenbudget_mw.database.keys import KeyCache
+
+        keys = KeyCache(open_keys(settings, database.engine()), settings.key_cache_ttl, clock)
+        return KeyIdentifier(keys, allow_query=settings.query_keys)
+    if wanted == "ip":
+        return AddressIdentifier(networks_of(settings.trusted_proxies))
+    return CustomIdentifier(wanted if callable(wanted) else _import(wanted))
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        message = (
+            f"at `identify`: cannot import {path!r} ({exc}). Give 'api_key', 'ip', a callable or 'package.module.name'."
+        )
+        raise ConfigurationError(message) from exc
+    if not callable(found):
+        message = f"at `identify`: {path!r} is a {type(found).__name__}, not a callable."
+        raise ConfigurationError(message)
+    return found  # type: ignore[no-any-return]
+
+
+def _meter(settings: Settings) -> Any:
+    from tokenbudget_mw.metering import TokenMeter
+
+    if any(route.format is not None and route.count != "off" for route in settings.routes):
+        from tokenbudget_mw.counting.encoders import default_encoders
+
+        # at start, never in a request: loading takes a quarter of a second and holds the GIL
+        default_encoders().warm()
+    return TokenMeter(settings.models)
+
+
+def _tariffs(settings: Settings) -> Tariffs:
+    from tokenbudget_mw import prices
+    from tokenbudget_mw.counting.models import normalise
+
+    return Tariffs(
+        settings.tariffs,
+        prices.load().find,
+        settings.unknown_price,
+        settings.ceiling,
+        lambda model: settings.models.get(model) or normalise(model),
+    )
+
+
+def _accounting(settings: Settings, sink: Sink | None, database: _Database) -> dict[str, Any]:
+    from tokenbudget_mw.accounting.flusher import Flusher
+    from tokenbudget_mw.accounting.spool import MemorySpool
+
+    if sink is None:
+        from tokenbudget_mw.database.writer import DatabaseSink
+
+        sink = DatabaseSink(database.engine())
+    spool = MemorySpool(settings.queue)
+    return {
+        "spool": spool,
+        "flusher": Flusher(spool, sink, interval=settings.flush_interval, rows=settings.flush_rows),
+    }

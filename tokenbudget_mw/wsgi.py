@@ -1,0 +1,278 @@
+"""
+The middleware for WSGI apps (PEP 3333): settles when the server closes the response, or when its last byte is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.rules.routes import is_preflight
+from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.values import Facts
+from tokenbudget_mw.wiring import wire
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.rules.refusals import Refusal
+    from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Route
+
+__all__ = ["WSGIMiddleware"]
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class WSGIMiddleware:
+    """
+    Meters and limits a WSGI app: ``app = WSGIMiddleware(app, {...})``.
+
+    Args:
+        app: The app.
+
+        settings: The settings, as a dict or checked; or a core that is wired already.
+    """
+
+    def __init__(self, app: WSGIApp, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        self.app = app
+        self.core = wire(settings)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """
+        Pass one request on, metered where a route covers it.
+        """
+        if not self.core.settings.enabled:
+            return self.app(environ, start_response)
+        facts = facts_of(environ)
+        route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
+        if route is None:
+            return self.app(environ, start_response)
+        return _Exchange(self, environ, start_response).run(facts, route)
+
+
+def facts_of(environ: Environ) -> Facts:
+    """
+    Read the facts of a WSGI environment.
+    """
+    headers = [
+        (name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")
+    ]
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            headers.append((name.replace("_", "-").lower(), environ[name]))
+    port = environ.get("SERVER_PORT", "")
+    return Facts(
+        method=environ["REQUEST_METHOD"].upper(),
+        # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
+        path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
+        headers=tuple(headers),
+        client=environ.get("REMOTE_ADDR") or None,
+        query=environ.get("QUERY_STRING", ""),
+        server=(environ.get("SERVER_NAME", ""), int(port) if port.isdecimal() else None),
+        raw=environ,
+    )
+
+
+class _Exchange:
+    """
+    One metered request, and the iterable of its response.
+    """
+
+    def __init__(self, middleware: WSGIMiddleware, environ: Environ, start_response: StartResponse) -> None:
+        self._app = middleware.app
+        self._core = middleware.core
+        self._environ = environ
+        self._start_response = start_response
+        self._left: int | None = None
+        self._is_whole = False
+        self._failed = False
+        self._iterable: Iterable[bytes] = ()
+        self._iterator: Iterator[bytes] = iter(())
+        self._call: Call
+
+    def run(self, facts: Facts, route: Route) -> Iterable[bytes]:
+        self._call = Call(self._core, facts, route)
+        refusal = self._admit()
+        if refusal is not None:
+            return self._refuse(refusal)
+        running.set(self._call)
+        try:
+            self._iterable = self._app(self._environ, self.start_response)
+        except BudgetExceeded as error:
+            return self._exceed(error)
+        except BaseException:
+            self._failed = True
+            self._end()
+            running.set(None)
+            raise
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(self._iterable, wrapper):
+            # only its own wrapper lets the server send a file by itself, so it goes out as it came
+            self._is_whole = True
+            self._end()
+            running.set(None)
+            return self._iterable
+        self._iterator = iter(self._iterable)
+        return self
+
+    def _admit(self) -> Refusal | None:
+        call, core = self._call, self._core
+        try:
+            call.subject = core.identifier.quick(call.facts) or core.identifier.resolve(call.facts)
+            if call.wants_body:
+                call.read(*self._read_head())
+            decision = core.guard.admit(call.request())
+        except (CredentialError, PayloadError, UnpricedModelError) as error:
+            return call.refuse(decision_of_error(error))
+        if not decision.admitted:
+            return call.refuse(decision)
+        call.decision = decision
+        return None
+
+    def _read_head(self) -> tuple[bytes, bool]:
+        source, most = self._environ["wsgi.input"], self._core.settings.max_body
+        length = self._environ.get("CONTENT_LENGTH") or ""
+        if length.isdecimal():
+            wanted = min(int(length), most)
+            head = source.read(wanted) if wanted else b""
+            is_whole = int(length) <= most
+        elif self._environ.get("wsgi.input_terminated"):
+            head = source.read(most + 1)
+            is_whole = len(head) <= most
+        else:
+            return b"", True
+        self._environ["wsgi.input"] = BytesIO(head) if is_whole else _Rejoined(head, source)
+        return head, is_whole
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """
+        Pass the start of the response on, with the limits' headers.
+        """
+        self._call.respond(int(status[:3]), [(name.lower(), value) for name, value in headers])
+        length = next((value for name, value in headers if name.lower() == "content-length"), "")
+        self._left = int(length) if length.isdecimal() else None
+        ours = [(_title(name), value) for name, value in self._call.limit_headers()]
+        write = self._start_response(status, [*headers, *ours], *([exc_info] if exc_info else []))
+
+        def metered(data: bytes) -> object:
+            self._pass(data)
+            return write(data)
+
+        return metered
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._iterator)
+        except StopIteration:
+            self._is_whole = True
+            self._end()
+            raise
+        except BaseException:
+            self._failed = True
+            raise
+        self._pass(chunk)
+        return chunk
+
+    def _pass(self, chunk: bytes) -> None:
+        self._call.feed(chunk)
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left <= 0:
+                # the client has its whole response with this chunk and may ask again at once: free its slot first
+                self._is_whole = True
+                self._end()
+
+    def close(self) -> None:
+        """
+        End the response, in whatever state it is. Servers call this once, always (PEP 3333).
+        """
+        try:
+            close = getattr(self._iterable, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._end()
+            running.set(None)
+
+    def _end(self) -> None:
+        call = self._call
+        if call.is_ended:
+            return
+        reservation = call.decision.reservation if call.decision else None
+        gone = not self._is_whole and not self._failed
+        has_body = call.first_byte is not None
+        actual = call.end(
+            Ending(call.status, has_body=has_body, is_whole=self._is_whole, failed=self._failed, client_gone=gone)
+        )
+        if reservation is not None:
+            self._core.guard.settle(reservation, actual)
+
+    def _exceed(self, error: BudgetExceeded) -> Iterable[bytes]:
+        if self._call.status is not None:
+            self._failed = True
+            self._end()
+            raise error
+        refusal = self._call.exceed(error.decision)
+        self._is_whole = True
+        self._end()
+        running.set(None)
+        return self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
+        line = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
+        self._start_response(line, [(_title(name), value) for name, value in refusal.headers])
+        return [b"" if self._call.facts.method == "HEAD" else refusal.body]
+
+
+def _title(name: str) -> str:
+    return {"ratelimit": "RateLimit", "ratelimit-policy": "RateLimit-Policy"}.get(name, name.title())
+
+
+class _Rejoined:
+    """
+    A request body whose head was read ahead: the head again, then the rest.
+    """
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head = BytesIO(head)
+        self._rest = rest
+
+    def read(self, size: int = -1) -> bytes:
+        """
+        Read up to *size* bytes, all of them by default.
+        """
+        head = self._head.read(size)
+        if size is None or size < 0:
+            return head + bytes(self._rest.read())
+        return head if len(head) == size else head + bytes(self._rest.read(size - len(head)))
+
+    def readline(self, size: int = -1) -> bytes:
+        """
+        Read one line, of up to *size* bytes.
+        """
+        head = self._head.readline(size)
+        if head.endswith(b"\n") or (size >= 0 and len(head) == size):
+            return head
+        return head + bytes(self._rest.readline(size - len(head) if size >= 0 else -1))
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        """
+        Read all lines.
+        """
+        del hint
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
