@@ -1,0 +1,152 @@
+"""
+OpenAI's chat completions, completions and embeddings, and all who speak the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from tokenbudget_mw.tapping import shapes
+from tokenbudget_mw.tapping.base import Family
+from tokenbudget_mw.tapping.text import strings_of
+from tokenbudget_mw.values import Usage
+
+__all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "OpenAIStream"]
+
+
+class _Function(msgspec.Struct):
+    name: Any = None
+    arguments: Any = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: Any = None
+
+
+class _Texts(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+class _End(msgspec.Struct):
+    finish_reason: Any = None
+
+
+class _Figures(msgspec.Struct):
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
+    error: Any = None
+    choices: list[_End] | None = None
+
+
+_texts = msgspec.json.Decoder(_Texts)
+_figures = msgspec.json.Decoder(_Figures)
+
+
+class OpenAIStream:
+    """
+    A stream of chunks that ends in ``[DONE]``.
+
+    Usage comes on a last chunk without choices, on the last chunk with choices, or cumulatively on every chunk: the
+    last one wins.
+    """
+
+    __slots__ = ("_done", "_failed", "_usage", "model", "service_tier", "settled")
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.model: str | None = None
+        self.service_tier: str | None = None
+        self._usage: Usage | None = None
+        self._done = False
+        self._failed = False
+
+    def note(self, event: bytes) -> None:
+        """
+        Take the figures of *event*.
+        """
+        if event.strip() == b"[DONE]":
+            self._done = True
+            self.settled = self._usage is not None
+            return
+        try:
+            chunk = _figures.decode(event)
+        except (ValueError, RecursionError):
+            return
+        self._failed = self._failed or chunk.error is not None
+        if isinstance(chunk.model, str) and chunk.model:
+            self.model = chunk.model
+        if isinstance(chunk.service_tier, str):
+            self.service_tier = chunk.service_tier
+        usage = shapes.openai(chunk.usage) if isinstance(chunk.usage, Mapping) else None
+        if usage is not None:
+            self._usage = usage
+            self.settled = not chunk.choices or any(end.finish_reason is not None for end in chunk.choices)
+
+    def text(self, event: bytes) -> str:
+        """
+        Return the text of all choices in *event*.
+        """
+        return body_text(event)
+
+    def usage(self, counted: int) -> Usage:
+        """
+        Return the last usage of the stream, or what was counted.
+        """
+        complete = (self._done or self.settled) and not self._failed
+        found = self._usage or Usage(output_tokens=counted, provider="openai", source="counted")
+        return replace(found, model=self.model, service_tier=self.service_tier, complete=complete)
+
+
+def body_text(body: bytes) -> str:
+    """
+    Return the output text of a chunk or a body: content, refusal, reasoning and tool calls of all choices.
+    """
+    try:
+        choices = _texts.decode(body).choices or ()
+    except (ValueError, RecursionError):
+        return strings_of(body, "content", "refusal", "reasoning_content", "reasoning", "text", "arguments")
+    return "".join(_choice_text(choice) for choice in choices)
+
+
+def _choice_text(choice: _Choice) -> str:
+    message = choice.delta or choice.message
+    if message is None:
+        return choice.text if isinstance(choice.text, str) else ""
+    texts = [message.content, message.refusal, message.reasoning_content or message.reasoning]
+    for call in message.tool_calls or ():
+        texts += _function_texts(call.function)
+    texts += _function_texts(message.function_call)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _function_texts(function: _Function | None) -> list[Any]:
+    return [] if function is None else [function.name, function.arguments]
+
+
+def _no_text(_: bytes) -> str:
+    return ""
+
+
+CHAT = Family("openai", shapes.openai, OpenAIStream, body_text)
+COMPLETIONS = CHAT
+EMBEDDINGS = Family("openai", shapes.openai, OpenAIStream, _no_text)

@@ -1,0 +1,159 @@
+"""
+Usage of a response object that a handler got from a provider's SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+
+from tokenbudget_mw.tapping import shapes
+from tokenbudget_mw.values import Usage
+
+__all__ = ["read_response"]
+
+Fields = Mapping[str, object]
+
+_CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
+_MODELS = ("model", "model_version", "modelVersion", "response_model")
+
+_SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
+    ("prompt_tokens", shapes.openai),
+    ("promptTokenCount", shapes.gemini),
+    ("inputTokens", shapes.bedrock),
+    ("billed_units", shapes.cohere),
+    ("cache_read_input_tokens", shapes.anthropic),
+    ("cache_creation_input_tokens", shapes.anthropic),
+    ("input_tokens", shapes.openai_responses),
+    ("eval_count", shapes.ollama),
+)
+"""A field that only one shape has -> the shape; the first one found decides."""
+
+_OWN = ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens")
+
+
+def read_response(response: object, *, format: str | None = None) -> Usage:  # noqa: A002 - the settings' own word
+    """
+    Read the usage of *response*.
+
+    Args:
+        response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
+            (chat, responses, embeddings) and all who speak the same, Anthropic, Gemini, Bedrock, Cohere, Ollama, and
+            plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+
+        format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
+
+    Returns:
+        The usage, with source ``reported``.
+
+    Raises:
+        TypeError: *response* is no object that has fields.
+
+        ValueError: There are no token figures in it.
+
+    >>> read_response({"input_tokens": 12, "output_tokens": 34}).output_tokens
+    34
+    """
+    if isinstance(response, Usage):
+        return replace(response, source="reported")
+    found = _fields(response)
+    if found is None:
+        raise TypeError(
+            f"Cannot read usage from {type(response).__name__!r}. Pass the provider's response object, its dict, or Usage(...)."
+        )
+    usage = next((read for part in _candidates(found) if (read := _read(part, format)) is not None), None)
+    if usage is None:
+        known = ", ".join(dict.fromkeys(name for name, _ in _SHAPES))
+        raise ValueError(
+            f"No token figures in {type(response).__name__!r}: looked in it and in its {', '.join(_CONTAINERS)} for "
+            f"{known}, as whole numbers from 0. A stream has them in its last chunk only; else pass Usage(...)."
+        )
+    tier = found.get("service_tier")
+    return replace(
+        usage,
+        model=_model(found),
+        service_tier=tier if isinstance(tier, str) else usage.service_tier,
+        source="reported",
+    )
+
+
+def _candidates(found: Fields) -> list[Fields]:
+    """
+    Return the places where figures may stand: the named containers first, then the object itself.
+    """
+    parts = [_fields(found[name]) for name in _CONTAINERS if found.get(name) is not None]
+    inner = _fields(found.get("response"))  # the closing event of OpenAI's Responses stream
+    return [part for part in parts if part] + ([] if inner is None else _candidates(inner)) + [found]
+
+
+def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
+    part = {_camel_or_same(name): value for name, value in part.items() if value is not None}
+    if format == "anthropic.messages":
+        return shapes.anthropic(part)
+    if any(name in part for name in _OWN):
+        return _own(part)
+    for name, shape in _SHAPES:
+        if name in part:
+            return shape(part)
+    return None
+
+
+def _own(part: Fields) -> Usage | None:
+    """
+    Read this package's own names: all input in ``input_tokens``, all output in ``output_tokens``.
+    """
+    base = shapes.openai_responses(part)
+    if base is None:
+        return None
+    read, written, hour, reasoning = (shapes.figure(part.get(name)) or 0 for name in _OWN)
+    read = min(read, base.input_tokens)
+    written = min(written, base.input_tokens - read)
+    return replace(
+        base,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(hour, written),
+        reasoning_tokens=min(reasoning, base.output_tokens),
+        provider=None,
+    )
+
+
+def _fields(value: object) -> Fields | None:
+    """
+    Return the fields of a mapping, a pydantic model, a dataclass or a plain object, without its private ones.
+    """
+    if isinstance(value, Mapping):
+        return value
+    if value is None or isinstance(value, str | bytes | int | float | list | tuple):
+        return None
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        dumped = dump(warnings=False)
+        return dumped if isinstance(dumped, Mapping) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    attributes = getattr(value, "__dict__", None)
+    return None if not attributes else {name: item for name, item in attributes.items() if not name.startswith("_")}
+
+
+def _model(found: Fields) -> str | None:
+    for name in _MODELS:
+        if isinstance(value := found.get(name), str) and value:
+            return value
+    inner = found.get("response")
+    return _model(inner) if isinstance(inner, Mapping) else None
+
+
+_GEMINI = {
+    "prompt_token_count": "promptTokenCount",
+    "candidates_token_count": "candidatesTokenCount",
+    "thoughts_token_count": "thoughtsTokenCount",
+    "tool_use_prompt_token_count": "toolUsePromptTokenCount",
+    "cached_content_token_count": "cachedContentTokenCount",
+    "traffic_type": "trafficType",
+}
+"""Python's spelling of Gemini's fields -> the wire's."""
+
+
+def _camel_or_same(name: str) -> str:
+    return _GEMINI.get(name, name)

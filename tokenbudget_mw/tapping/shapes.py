@@ -1,0 +1,203 @@
+"""
+The providers' ``usage`` objects, read into the one meaning of `Usage`.
+
+Each shape takes a mapping of decoded JSON and returns None where the headline figures are missing or are no figures:
+a usage that we cannot trust is no usage. Details that make no sense are dropped, details that pass their total are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokenbudget_mw.values import Usage
+
+__all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "openai", "openai_responses"]
+
+MAX_FIGURE = 2**53 - 1
+"""Largest figure that is believed: what JSON numbers carry exactly."""
+
+Fields = Mapping[str, object]
+
+
+def figure(value: object) -> int | None:
+    """
+    Return *value* if it is a whole, non-negative, sane number of tokens, else None.
+
+    >>> figure(12), figure(True), figure(-1), figure("12"), figure(12.5), figure(2**53)
+    (12, None, None, None, None, None)
+    """
+    if type(value) is int and 0 <= value <= MAX_FIGURE:
+        return value
+    return None
+
+
+def openai(fields: Fields) -> Usage | None:
+    """
+    Read chat completions, completions, embeddings, and all who speak the same (vLLM, Groq, Mistral).
+    """
+    prompt = figure(fields.get("prompt_tokens"))
+    output = _output(fields, "completion_tokens", prompt)
+    if prompt is None or output is None:
+        return None
+    return _usage(
+        prompt,
+        output,
+        inputs=_details(fields, "prompt_tokens_details"),
+        outputs=_details(fields, "completion_tokens_details"),
+        provider="openai",
+    )
+
+
+def openai_responses(fields: Fields) -> Usage | None:
+    """
+    Read the Responses API, whose cached tokens are part of ``input_tokens``.
+    """
+    prompt = figure(fields.get("input_tokens"))
+    output = _output(fields, "output_tokens", prompt)
+    if prompt is None or output is None:
+        return None
+    return _usage(
+        prompt,
+        output,
+        inputs=_details(fields, "input_tokens_details"),
+        outputs=_details(fields, "output_tokens_details"),
+        provider="openai",
+    )
+
+
+def anthropic(fields: Fields) -> Usage | None:
+    """
+    Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache.
+    """
+    fresh, output = figure(fields.get("input_tokens")), figure(fields.get("output_tokens"))
+    if fresh is None or output is None:
+        return None
+    read = figure(fields.get("cache_read_input_tokens")) or 0
+    lifetimes = _details(fields, "cache_creation")
+    hour = figure(lifetimes.get("ephemeral_1h_input_tokens")) or 0
+    written = figure(fields.get("cache_creation_input_tokens"))
+    if written is None:
+        written = hour + (figure(lifetimes.get("ephemeral_5m_input_tokens")) or 0)
+    thinking = figure(_details(fields, "output_tokens_details").get("thinking_tokens")) or 0
+    return Usage(
+        input_tokens=fresh + read + written,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(hour, written),
+        reasoning_tokens=min(thinking, output),
+        provider="anthropic",
+        service_tier=_text(fields.get("service_tier")),
+    )
+
+
+def gemini(fields: Fields) -> Usage | None:
+    """
+    Read ``usageMetadata``, whose thoughts stand outside the candidates and whose tool prompts outside the prompt.
+    """
+    prompt = figure(fields.get("promptTokenCount"))
+    if prompt is None:
+        return None
+    thoughts = figure(fields.get("thoughtsTokenCount")) or 0
+    tools = figure(fields.get("toolUsePromptTokenCount")) or 0
+    return Usage(
+        input_tokens=prompt + tools,
+        output_tokens=(figure(fields.get("candidatesTokenCount")) or 0) + thoughts,
+        cache_read_tokens=min(figure(fields.get("cachedContentTokenCount")) or 0, prompt),
+        reasoning_tokens=thoughts,
+        provider="google",
+        service_tier=_text(fields.get("trafficType")),
+    )
+
+
+def bedrock(fields: Fields) -> Usage | None:
+    """
+    Read Bedrock's Converse, whose ``inputTokens`` leave out the cache.
+    """
+    fresh, output = figure(fields.get("inputTokens")), figure(fields.get("outputTokens"))
+    if fresh is None or output is None:
+        return None
+    read = figure(fields.get("cacheReadInputTokens")) or 0
+    written = figure(fields.get("cacheWriteInputTokens")) or 0
+    return Usage(
+        input_tokens=fresh + read + written,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(_bedrock_hour(fields), written),
+        provider="aws",
+    )
+
+
+def cohere(fields: Fields) -> Usage | None:
+    """
+    Read Cohere, which bills ``billed_units`` (whole numbers sent as floats), not ``tokens``.
+    """
+    billed = _details(fields, "billed_units")
+    prompt, output = _whole(billed.get("input_tokens")), _whole(billed.get("output_tokens", 0))
+    if prompt is None or output is None:
+        return None
+    cached = _whole(fields.get("cached_tokens")) or 0
+    return Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=min(cached, prompt), provider="cohere")
+
+
+def ollama(fields: Fields) -> Usage | None:
+    """
+    Read Ollama's own API, which leaves ``prompt_eval_count`` out when the whole prompt was cached.
+    """
+    output = figure(fields.get("eval_count", 0))
+    prompt = figure(fields.get("prompt_eval_count", 0))
+    if output is None or prompt is None:
+        return None
+    return Usage(input_tokens=prompt, output_tokens=output, provider="ollama")
+
+
+def _usage(prompt: int, output: int, *, inputs: Fields, outputs: Fields, provider: str) -> Usage:
+    read = min(figure(inputs.get("cached_tokens")) or 0, prompt)
+    written = figure(inputs.get("cache_write_tokens"))
+    if written is None:
+        written = figure(inputs.get("created_cache_tokens")) or 0  # vLLM's word
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=min(written, prompt - read),
+        reasoning_tokens=min(figure(outputs.get("reasoning_tokens")) or 0, output),
+        provider=provider,
+    )
+
+
+def _output(fields: Fields, name: str, prompt: int | None) -> int | None:
+    """
+    Return the output figure; where it is left out (embeddings), what the total adds to the prompt.
+    """
+    value = fields.get(name)
+    if value is not None:
+        return figure(value)
+    total = figure(fields.get("total_tokens"))
+    return 0 if total is None or prompt is None else max(total - prompt, 0)
+
+
+def _bedrock_hour(fields: Fields) -> int:
+    details = fields.get("cacheDetails")
+    entries = details if isinstance(details, list | tuple) else ()
+    return sum(
+        figure(entry.get("inputTokens")) or 0
+        for entry in entries
+        if isinstance(entry, Mapping) and entry.get("ttl") == "1h"
+    )
+
+
+def _details(fields: Fields, name: str) -> Fields:
+    value = fields.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _whole(value: object) -> int | None:
+    if type(value) is float and value.is_integer():
+        return figure(int(value))
+    return figure(value)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

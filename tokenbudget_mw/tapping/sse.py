@@ -1,0 +1,84 @@
+"""
+Server-sent events, read piecewise (WHATWG HTML, 9.2.6 "Interpreting an event stream").
+"""
+
+from __future__ import annotations
+
+__all__ = ["MAX_EVENT", "EventReader"]
+
+MAX_EVENT = 1 << 20
+"""Longest event that is read, in bytes; a longer one is skipped."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventReader:
+    """
+    Cuts a stream into the data of its events, however the stream itself was cut.
+
+    Knows LF, CRLF and CR, several ``data`` lines an event, comments, other fields (ignored) and a byte order mark.
+
+    Attributes:
+        skipped: Events that were longer than the bound and were not read.
+    """
+
+    __slots__ = ("_fresh", "_limit", "_rest", "_skipping", "skipped")
+
+    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
+        self.skipped = 0
+        self._limit = max_event
+        self._rest = b""
+        self._fresh = True
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """
+        Return the data of the events that *data* completes; events without data are left out.
+        """
+        data = self._without_bom(self._rest + data)
+        held = b"\r" if data.endswith(b"\r") else b""  # may be the first half of a CRLF
+        if b"\r" in data:
+            data = data.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        blocks = data.split(b"\n\n")
+        self._rest = blocks.pop() + held
+        if self._skipping and blocks:
+            del blocks[0]
+            self._skipping = False
+        if len(self._rest) > self._limit:
+            self._skip()
+        return _data_of(blocks)
+
+    def close(self) -> list[bytes]:
+        """
+        Return the data of a last event that no blank line ended: many servers leave it out, and a cut stream has none.
+        """
+        block = b"" if self._skipping else self._rest.replace(b"\r", b"\n").strip(b"\n")
+        self._rest = b""
+        return _data_of([block])
+
+    def _without_bom(self, data: bytes) -> bytes:
+        if self._fresh and (len(data) >= len(_BOM) or not _BOM.startswith(data)):
+            self._fresh = False
+            return data.removeprefix(_BOM)
+        return data
+
+    def _skip(self) -> None:
+        if not self._skipping:
+            self._skipping = True
+            self.skipped += 1
+        self._rest = self._rest[-2:]  # the blank line that ends the event may have begun
+
+
+def _data_of(blocks: list[bytes]) -> list[bytes]:
+    events = []
+    for block in blocks:
+        if block.startswith(b"data: ") and b"\n" not in block:
+            events.append(block[6:])
+        elif data := _data_lines(block):
+            events.append(data)
+    return events
+
+
+def _data_lines(block: bytes) -> bytes:
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)

@@ -1,0 +1,86 @@
+"""
+Output text without usage figures: found in events and bodies, counted in bounded pieces.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from tokenbudget_mw.tapping.base import CountText
+
+__all__ = ["TextMeter", "strings_of"]
+
+PIECE = 16_384
+"""Characters that are counted at a time: what the tokenizer counts exactly."""
+
+HELD = 65_536
+"""Most characters that wait to be counted; few responses are longer, so most are never counted in vain."""
+
+_STRING = rb'"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)'
+
+
+class TextMeter:
+    """
+    Counts the tokens of a text that comes in pieces, in constant memory.
+
+    Counting waits until it must be: the text is counted and forgotten in pieces of `PIECE` characters when more than
+    `HELD` wait, or when the count is asked for.
+
+    Args:
+        count_text: Counts a piece; without it, one token is counted every four UTF-8 bytes, rounded up.
+    """
+
+    __slots__ = ("_count", "_length", "_tokens", "_waiting")
+
+    def __init__(self, count_text: CountText | None) -> None:
+        self._count = count_text or _by_length
+        self._waiting: list[str] = []
+        self._length = 0
+        self._tokens = 0
+
+    def add(self, text: str) -> None:
+        """
+        Take the next piece of the text.
+        """
+        if text:
+            self._waiting.append(text)
+            self._length += len(text)
+            if self._length > HELD:
+                self._fold()
+
+    def tokens(self) -> int:
+        """
+        Return the tokens of all text until now.
+        """
+        self._fold()
+        return self._tokens
+
+    def _fold(self) -> None:
+        text = "".join(self._waiting)
+        self._waiting.clear()
+        self._length = 0
+        self._tokens += sum(self._count(text[at : at + PIECE]) for at in range(0, len(text), PIECE))
+
+
+def strings_of(data: bytes, *names: str) -> str:
+    """
+    Return the string values of the keys *names*, wherever they stand in *data*: JSON that may be broken or cut off.
+
+    >>> strings_of(b'{"choices": [{"delta": {"content": "Hel', "content")
+    'Hel'
+    """
+    pattern = rb'"(?:' + "|".join(names).encode() + rb")" + _STRING
+    return "".join(_unescaped(match) for match in re.findall(pattern, data, re.DOTALL))
+
+
+def _unescaped(raw: bytes) -> str:
+    try:
+        return msgspec.json.decode(b'"' + raw + b'"', type=str)
+    except ValueError:  # cut within an escape, a lone surrogate, not UTF-8: near enough to be counted
+        return raw.decode(errors="replace")
+
+
+def _by_length(text: str) -> int:
+    return -(-len(text.encode(errors="replace")) // 4)

@@ -1,0 +1,143 @@
+"""
+The tap of a JSON body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from tokenbudget_mw.tapping.base import CountText, Family
+from tokenbudget_mw.tapping.text import TextMeter
+from tokenbudget_mw.values import Usage
+
+__all__ = ["HEAD", "TAIL", "UnaryTap"]
+
+HEAD = 1 << 20
+"""Bytes of a body that are kept from its beginning; most bodies are shorter and are read whole."""
+
+TAIL = 1 << 16
+"""Bytes that are kept from the end of a longer body: providers write the usage last."""
+
+_USAGE = b'"usage"'
+_ATTEMPTS = 8
+
+
+class _Answer(msgspec.Struct):
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
+    error: Any = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+class UnaryTap:
+    """
+    Collects a body up to a bound and reads it when it has ended.
+
+    Args:
+        family: The format of the body.
+
+        count_text: Counts the output text of a body without figures.
+    """
+
+    __slots__ = ("_family", "_head", "_size", "_tail", "_text")
+
+    def __init__(self, family: Family, count_text: CountText | None) -> None:
+        self._family = family
+        self._text = TextMeter(count_text)
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """
+        Take the next piece of the body.
+        """
+        self._size += len(chunk)
+        if room := HEAD - len(self._head):
+            self._head += chunk[:room]
+            chunk = chunk[room:]
+        if chunk:
+            self._tail += chunk
+            if len(self._tail) > 2 * TAIL:
+                del self._tail[:-TAIL]
+
+    def usage(self) -> Usage:
+        """
+        Read the body and return its usage.
+        """
+        answer = self._read()
+        if answer is None:
+            return self._counted(_Answer(), complete=False)
+        found = self._family.shape(answer.usage) if isinstance(answer.usage, Mapping) else None
+        if found is None:
+            return self._counted(answer, complete=answer.error is None)
+        return replace(
+            found,
+            model=_text(answer.model),
+            service_tier=_text(answer.service_tier) or found.service_tier,
+            complete=answer.error is None,
+        )
+
+    def _read(self) -> _Answer | None:
+        if self._size <= HEAD:
+            return _decoded(self._head)
+        return next(self._endings(), None)
+
+    def _endings(self) -> Iterator[_Answer]:
+        """
+        Yield what the kept end of the body says from each ``"usage"`` on, the last one first.
+
+        Behind an opening brace, the end of the body is JSON only if that key belongs to the outermost object; so a
+        "usage" that a model has written into its answer is never taken for the provider's.
+        """
+        end = bytes((self._head + self._tail)[-TAIL:])
+        at = end.rfind(_USAGE)
+        for _ in range(_ATTEMPTS):
+            if at < 0:
+                return
+            answer = _decoded(b"{" + end[at:])
+            if answer is not None:
+                answer.model = answer.model or _first_model(self._head)
+                yield answer
+            at = end.rfind(_USAGE, 0, at)
+
+    def _counted(self, answer: _Answer, *, complete: bool) -> Usage:
+        seen = len(self._head) + len(self._tail)
+        self._text.add(self._family.body_text(bytes(self._head + self._tail)))
+        return Usage(
+            output_tokens=self._text.tokens() * self._size // seen if seen else 0,  # what was not kept is like the rest
+            model=_text(answer.model),
+            provider=self._family.provider,
+            service_tier=_text(answer.service_tier),
+            source="counted",
+            complete=complete,
+        )
+
+
+def _decoded(body: bytes | bytearray) -> _Answer | None:
+    try:
+        return _answer.decode(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _first_model(head: bytes | bytearray) -> str | None:
+    """
+    Return the ``model`` that stands before the answer's content at the beginning of a body too long to be kept.
+    """
+    before, key, after = bytes(head[:1024]).partition(b'"model"')
+    if not key or b"[" in before or not after.lstrip().startswith(b":"):
+        return None
+    value, quote, _ = after.lstrip()[1:].lstrip().removeprefix(b'"').partition(b'"')
+    return value.decode(errors="replace") if quote else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
