@@ -1,0 +1,76 @@
+"""
+Periods of the calendar: what is counted in one period is forgotten at its end.
+
+The caller works out the period, because time zones are no matter for a backend. If the backend's own clock has already
+passed the end, the next period counts. A counter never goes back to an older period than it has seen.
+
+State: ``[0]`` or ``[total, start, end]``. Params: ``(start, end, next_end)``. Slot: the period's start. All moments
+in microseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek"]
+
+RELEASES = False
+
+
+def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]:
+    """
+    Return the start of the period that counts, and its total.
+
+    >>> peek([7, 0, 100], (0, 100, 200), 99), peek([7, 0, 100], (0, 100, 200), 100)
+    ((0, 7), (100, 0))
+    """
+    start, _ = _period(state, params, now)
+    return start, state[0] if len(state) > 1 and state[1] == start else 0
+
+
+def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
+    """
+    Add *amount* to the period that starts at *slot*, unless that is over.
+    """
+    start, end = _period(state, params, now)
+    if len(state) == 1 or state[1] != start:
+        state[:] = (0, start, end)
+    if slot == start:
+        state[0] += amount
+    return max(now, end) if state[0] else now
+
+
+def give_back(state: list[int], slot: int, amount: int) -> None:
+    """
+    Take *amount* off the period that starts at *slot*, if it still counts.
+    """
+    if len(state) > 1 and state[1] == slot:
+        state[0] -= min(amount, state[0])
+
+
+def frees_at(state: list[int], params: tuple[int, ...], excess: int, now: int) -> int:
+    """
+    Return the end of the period, when everything leaves at once.
+    """
+    return max(now, _period(state, params, now)[1]) if excess > 0 else now
+
+
+def empty_at(state: list[int], params: tuple[int, ...], now: int) -> int:
+    """
+    Return the end of the period; *now* where nothing counts.
+    """
+    return max(now, _period(state, params, now)[1]) if peek(state, params, now)[1] else now
+
+
+def lifetime(params: tuple[int, ...], now: int) -> int:
+    """
+    Return the time to the end of the next period, in which a charge may stand.
+    """
+    return max(params[2] - now, 0)
+
+
+def _period(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]:
+    start, end, next_end = params
+    if now >= end:
+        start, end = end, next_end
+    if len(state) > 1 and state[1] >= start:
+        return state[1], state[2]
+    return start, end

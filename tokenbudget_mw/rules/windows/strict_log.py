@@ -1,0 +1,112 @@
+"""
+The strict coalesced sliding log: never more than the cap in any trailing window.
+
+Time is cut into slots of ``slot_us``; what is charged in one slot is counted as one entry, stamped with the slot's end.
+An entry is forgotten only when its end has left the window, ``slot_us * slots`` long; so each hit is counted at least as
+long as an exact log would, and at most one slot longer.
+
+State: ``[total, end, amount, end, amount, …]``, oldest first, amounts above 0. Params: ``(slot_us, slots)``. Slot: the
+slot's end, in microseconds since the epoch; so entries of another slot length stay true when the settings change it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek"]
+
+RELEASES = False
+
+
+def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]:
+    """
+    Return the slot of *now* and the total that still counts.
+
+    >>> peek([7, 60, 3, 120, 4], (60, 2), 180)
+    (240, 4)
+    """
+    slot_us, slots = params
+    used = state[0]
+    if used:
+        gone = now - slot_us * slots
+        i = 1
+        while i < len(state) and state[i] <= gone:
+            used -= state[i + 1]
+            i += 2
+    return (now // slot_us + 1) * slot_us, used
+
+
+def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
+    """
+    Add *amount* at *slot*, unless that has left the window; forget what has.
+
+    >>> state = [7, 60, 3, 120, 4]
+    >>> charge(state, (60, 2), 240, 1, 180), state
+    (360, [5, 120, 4, 240, 1])
+    """
+    length = params[0] * params[1]
+    gone = now - length
+    while len(state) > 1 and state[1] <= gone:
+        state[0] -= state[2]
+        del state[1:3]
+    if amount and slot > gone:
+        _add(state, slot, amount)
+    return state[-2] + length if len(state) > 1 else now
+
+
+def give_back(state: list[int], slot: int, amount: int) -> None:
+    """
+    Take *amount* off the entry at *slot*, if it is still there.
+    """
+    i = _place(state, slot)
+    if i < len(state) and state[i] == slot:
+        _add(state, slot, -min(amount, state[i + 1]))
+
+
+def frees_at(state: list[int], params: tuple[int, ...], excess: int, now: int) -> int:
+    """
+    Return when at least *excess* of what is counted now has left, oldest first.
+    """
+    length = params[0] * params[1]
+    moment = now
+    for i in range(1, len(state), 2):
+        if excess <= 0:
+            break
+        if state[i] > now - length:
+            excess -= state[i + 1]
+            moment = state[i] + length
+    return moment
+
+
+def empty_at(state: list[int], params: tuple[int, ...], now: int) -> int:
+    """
+    Return when the newest entry leaves; *now* where none counts.
+    """
+    return max(now, state[-2] + params[0] * params[1]) if len(state) > 1 else now
+
+
+def lifetime(params: tuple[int, ...], now: int) -> int:  # noqa: ARG001 - one signature for all algorithms
+    """
+    Return the window and the slot in which a charge may stand.
+    """
+    return params[0] * (params[1] + 1)
+
+
+def _add(state: list[int], slot: int, amount: int) -> None:
+    state[0] += amount
+    if len(state) > 1 and state[-2] == slot and amount > 0:
+        state[-1] += amount
+        return
+    i = _place(state, slot)
+    if i == len(state) or state[i] != slot:
+        state[i:i] = (slot, amount)
+    elif state[i + 1] + amount:
+        state[i + 1] += amount
+    else:
+        del state[i : i + 2]
+
+
+def _place(state: list[int], slot: int) -> int:
+    # From the end: nearly every change is to the newest entries.
+    i = len(state)
+    while i > 1 and state[i - 2] >= slot:
+        i -= 2
+    return i
