@@ -373,8 +373,7 @@ class Ask:
     lease: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class CheckState:
+class CheckState(msgspec.Struct, frozen=True, gc=False):  # made thrice a request: ten times cheaper than a dataclass
     """
     A backend's answer to one `Check`.
 
@@ -397,8 +396,7 @@ class CheckState:
     slot: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """
     A backend's answer to an `Ask`.
 
