@@ -1,0 +1,158 @@
+"""
+Which paths are metered, and as what.
+
+A metered path must not be reachable by another spelling of it. Servers hand over a decoded path, and frameworks differ in
+what they make of the rest: some merge slashes, some resolve dots, some take a trailing newline for the end of the path.
+So every reading of a path is looked up, and the route that any of them names is the route.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from tokenbudget_mw.values import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tokenbudget_mw.values import Facts
+
+__all__ = ["FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
+
+FORMATS: tuple[str, ...] = ("openai.chat", "openai.completions", "openai.embeddings", "anthropic.messages")
+"""Wire formats of request and response that a route may name."""
+
+ANY = Route("*")
+"""The route of every path where the settings name none, and of unnamed paths under ``default: protect``."""
+
+_SLASHES = re.compile(r"[/\\]+")
+_REMEMBERED = 4096
+_REMEMBERED_LENGTH = 512
+_OVERRIDABLE = frozenset({"PUT", "PATCH", "DELETE"})
+
+
+def normalise(path: str) -> str:
+    """
+    Return the plain spelling of *path*: slashes merged, dots resolved, no slash at the end, lower case.
+
+    >>> normalise("//v1/./x/../Chat/")
+    '/v1/chat'
+    """
+    parts: list[str] = []
+    for part in _SLASHES.split(_plain(path)):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def readings(path: str) -> tuple[str, ...]:
+    """
+    Return what a framework may take *path* for: with its dots resolved, and with its dots left alone.
+    """
+    resolved = normalise(path)
+    literal = "/" + _SLASHES.sub("/", _plain(path)).strip("/")
+    return (resolved,) if literal == resolved else (resolved, literal)
+
+
+def _plain(path: str) -> str:
+    # `$` in a router's pattern matches before a newline at the end, so `/v1/chat%0A` is served as `/v1/chat`
+    return path.casefold().rstrip()
+
+
+class RouteTable:
+    """
+    The settings' routes, ready to be looked up.
+
+    Args:
+        routes: Routes; where several cover a path, an exact one comes before a prefix, and a longer prefix before a
+            shorter one. Without any, every path is metered as a request.
+
+        default: What happens to paths that no route names: ``ignore``, or ``protect`` (metered as a request).
+
+        exempt: Exact paths that are never metered. They are compared as they stand, in this spelling only.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route] = (),
+        default: Literal["ignore", "protect"] = "ignore",
+        exempt: Iterable[str] = (),
+    ) -> None:
+        self.routes = tuple(routes)
+        self.exempt = frozenset(exempt)
+        self._otherwise = ANY if default == "protect" or not self.routes else None
+        self._exact: dict[str, list[Route]] = {}
+        prefixes: list[tuple[str, Route]] = []
+        for route in self.routes:
+            if route.path.endswith("*"):
+                prefixes.append((_prefix(route.path), route))
+            else:
+                self._exact.setdefault(normalise(route.path), []).append(route)
+        self._prefixes = sorted(prefixes, key=lambda pair: -len(pair[0]))
+        self._remembered = lru_cache(_REMEMBERED)(self._find)
+
+    def match(self, method: str, path: str) -> Route | None:
+        """
+        Return the route that meters *path*; None where it is not metered.
+
+        Args:
+            method: HTTP method, upper case, or ``"WEBSOCKET"``.
+
+            path: Decoded path, as the server hands it to the app.
+        """
+        if len(path) > _REMEMBERED_LENGTH or len(method) > _REMEMBERED_LENGTH:
+            return self._find(method, path)
+        return self._remembered(method, path)
+
+    def _find(self, method: str, path: str) -> Route | None:
+        if path in self.exempt:
+            return None
+        spellings = readings(path)
+        for spelling in spellings:
+            for route in self._exact.get(spelling, ()):
+                if _covers(route, method):
+                    return route
+        for prefix, route in self._prefixes:
+            if _covers(route, method) and any(_begins(spelling, prefix) for spelling in spellings):
+                return route
+        return self._otherwise
+
+
+def _prefix(pattern: str) -> str:
+    stem = pattern[:-1]
+    plain = normalise(stem)
+    return f"{plain.rstrip('/')}/" if stem.endswith("/") else plain
+
+
+def _begins(spelling: str, prefix: str) -> bool:
+    # `/assistant/*` covers `/assistant` too: a mounted app answers there
+    return spelling.startswith(prefix) or (prefix.endswith("/") and spelling == prefix[:-1])
+
+
+def _covers(route: Route, method: str) -> bool:
+    methods = route.methods
+    if not methods or method in methods:
+        return True
+    if method == "HEAD":
+        return "GET" in methods  # frameworks run the GET handler
+    # apps that honour a method override read the other method from a POST
+    return method == "POST" and not methods.isdisjoint(_OVERRIDABLE)
+
+
+def is_preflight(facts: Facts) -> bool:
+    """
+    Tell whether the request is a browser's CORS preflight, which passes unmetered.
+
+    A preflight has neither body nor credentials; what has them is metered, because some frameworks run a view on OPTIONS.
+    """
+    if facts.method != "OPTIONS":
+        return False
+    if not facts.header("origin") or not facts.header("access-control-request-method"):
+        return False
+    if facts.header("transfer-encoding") is not None or facts.header("content-length") not in (None, "", "0"):
+        return False
+    return facts.header("authorization") is None
