@@ -1,0 +1,3 @@
+"""
+Django's chain of the tokenbudget tables.
+"""

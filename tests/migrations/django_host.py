@@ -1,0 +1,34 @@
+"""
+Settings of a Django host with nothing but our app in it; the database comes from ``HOST_DATABASE`` (a SQLAlchemy URL).
+"""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import make_url
+
+url = make_url(os.environ["HOST_DATABASE"])
+backend = url.get_backend_name()
+
+if backend in {"mysql", "mariadb"}:
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+
+ENGINES = {"sqlite": "sqlite3", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+SECRET_KEY = "for tests"
+USE_TZ = os.environ.get("HOST_USE_TZ", "1") == "1"
+TIME_ZONE = "Asia/Kolkata"
+INSTALLED_APPS = ["tokenbudget_mw_django"]
+DATABASES = {
+    "default": {
+        "ENGINE": f"django.db.backends.{ENGINES[backend]}",
+        "NAME": url.database,
+        "HOST": url.host or "",
+        "PORT": str(url.port or ""),
+        "USER": url.username or "",
+        "PASSWORD": url.password or "",
+    }
+}
