@@ -82,8 +82,8 @@ class Usage(models.Model):
             Index(fields=["key_id", "created_at", "id"], name="tokenbudget_usage_key_ix"),
         )
         constraints = (
-            CheckConstraint(condition=Q(cost_pico__gte=0), name="tokenbudget_usage_cost_ck"),
             UniqueConstraint(fields=["instance_id", "sequence"], name="tokenbudget_usage_event_uq"),
+            CheckConstraint(condition=Q(cost_pico__gte=0), name="tokenbudget_usage_cost_ck"),
             CheckConstraint(
                 condition=Q(
                     input_tokens__gte=0,

@@ -148,8 +148,9 @@ class Migration(migrations.Migration):
                     models.Index(fields=["key_id", "created_at", "id"], name="tokenbudget_usage_key_ix"),
                 ],
                 "constraints": [
-                    models.CheckConstraint(condition=models.Q(("cost_pico__gte", 0)), name="tokenbudget_usage_cost_ck"),
+                    # before the checks: SQLAlchemy reads its name wrongly from SQLite behind a quoted CHECK
                     models.UniqueConstraint(fields=("instance_id", "sequence"), name="tokenbudget_usage_event_uq"),
+                    models.CheckConstraint(condition=models.Q(("cost_pico__gte", 0)), name="tokenbudget_usage_cost_ck"),
                     models.CheckConstraint(
                         condition=models.Q(
                             ("cache_read_tokens__gte", 0),
