@@ -20,36 +20,36 @@ __all__ = ["MESSAGES", "AnthropicStream"]
 _TEXTS = ("text", "thinking", "partial_json")
 
 
-class _Start(msgspec.Struct):
+class _Start(msgspec.Struct, gc=False):
     model: Any = None
     usage: Any = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     type: Any = None
     message: _Start | None = None
     usage: Any = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     text: Any = None
     thinking: Any = None
     partial_json: Any = None
 
 
-class _Block(msgspec.Struct):
+class _Block(msgspec.Struct, gc=False):
     name: Any = None
     text: Any = None
     thinking: Any = None
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _Texts(msgspec.Struct):
+class _Texts(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     content_block: _Block | None = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     content: list[_Block] | None = None
 
 
@@ -86,7 +86,8 @@ class AnthropicStream:
             self._merge(found.message.usage)
             self.model = found.message.model if isinstance(found.message.model, str) else None
         elif found.type == "message_delta":
-            self.settled = self._merge(found.usage) or self.settled
+            final = self._merge(found.usage)
+            self.settled = self.settled or (final and shapes.anthropic(self._fields) is not None)
         elif found.type == "message_stop":
             self._stopped = True
         elif found.type == "error":
@@ -121,7 +122,7 @@ class AnthropicStream:
 
     def _merge(self, usage: object) -> bool:
         """
-        Lay *usage* over the fields known by now; return whether it brought an output figure.
+        Lay the sane values of *usage* over the fields known by now; return whether an output figure is among them.
         """
         if not isinstance(usage, Mapping):
             return False

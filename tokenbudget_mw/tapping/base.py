@@ -51,7 +51,9 @@ class Stream(Protocol):
 
     def note(self, event: bytes) -> None:
         """
-        Take figures, model, end and failure from *event*; called for events that `may_matter` only, in order.
+        Take figures, model, end and failure from *event*, the data of one event; of two figures, the later one holds.
+
+        Not called for every event, and for some twice.
         """
         ...
 

@@ -18,16 +18,16 @@ from tokenbudget_mw.values import Usage
 __all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "OpenAIStream"]
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: Any = None
     arguments: Any = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: Any = None
     refusal: Any = None
     reasoning_content: Any = None
@@ -36,21 +36,21 @@ class _Message(msgspec.Struct):
     function_call: _Function | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Message | None = None
     text: Any = None
 
 
-class _Texts(msgspec.Struct):
+class _Texts(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
 
 
-class _End(msgspec.Struct):
+class _End(msgspec.Struct, gc=False):
     finish_reason: Any = None
 
 
-class _Figures(msgspec.Struct):
+class _Figures(msgspec.Struct, gc=False):
     model: Any = None
     usage: Any = None
     service_tier: Any = None
@@ -122,10 +122,10 @@ def body_text(body: bytes) -> str:
     Return the output text of a chunk or a body: content, refusal, reasoning and tool calls of all choices.
     """
     try:
-        choices = _texts.decode(body).choices or ()
+        choices = _texts.decode(body).choices or []
     except (ValueError, RecursionError):
         return strings_of(body, "content", "refusal", "reasoning_content", "reasoning", "text", "arguments")
-    return "".join(_choice_text(choice) for choice in choices)
+    return _choice_text(choices[0]) if len(choices) == 1 else "".join(_choice_text(choice) for choice in choices)
 
 
 def _choice_text(choice: _Choice) -> str:
@@ -136,7 +136,7 @@ def _choice_text(choice: _Choice) -> str:
     for call in message.tool_calls or ():
         texts += _function_texts(call.function)
     texts += _function_texts(message.function_call)
-    return "".join(text for text in texts if isinstance(text, str))
+    return "".join([text for text in texts if isinstance(text, str)])
 
 
 def _function_texts(function: _Function | None) -> list[Any]:

@@ -4,7 +4,7 @@ Server-sent events, read piecewise (WHATWG HTML, 9.2.6 "Interpreting an event st
 
 from __future__ import annotations
 
-__all__ = ["MAX_EVENT", "EventReader"]
+__all__ = ["MAX_EVENT", "EventReader", "data_of"]
 
 MAX_EVENT = 1 << 20
 """Longest event that is read, in bytes; a longer one is skipped."""
@@ -14,7 +14,7 @@ _BOM = b"\xef\xbb\xbf"
 
 class EventReader:
     """
-    Cuts a stream into the data of its events, however the stream itself was cut.
+    Cuts a stream into its events, however the stream itself was cut.
 
     Knows LF, CRLF and CR, several ``data`` lines an event, comments, other fields (ignored) and a byte order mark.
 
@@ -33,7 +33,7 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """
-        Return the data of the events that *data* completes; events without data are left out.
+        Return the events that *data* completes; `data_of` reads one.
         """
         data = self._without_bom(self._rest + data)
         held = b"\r" if data.endswith(b"\r") else b""  # may be the first half of a CRLF
@@ -46,15 +46,15 @@ class EventReader:
             self._skipping = False
         if len(self._rest) > self._limit:
             self._skip()
-        return _data_of(blocks)
+        return blocks
 
     def close(self) -> list[bytes]:
         """
-        Return the data of a last event that no blank line ended: many servers leave it out, and a cut stream has none.
+        Return a last event that no blank line ended: many servers leave it out, and a cut stream has none.
         """
         block = b"" if self._skipping else self._rest.replace(b"\r", b"\n").strip(b"\n")
         self._rest = b""
-        return _data_of([block])
+        return [block] if block else []
 
     def _without_bom(self, data: bytes) -> bytes:
         if self._fresh and (len(data) >= len(_BOM) or not _BOM.startswith(data)):
@@ -69,16 +69,10 @@ class EventReader:
         self._rest = self._rest[-2:]  # the blank line that ends the event may have begun
 
 
-def _data_of(blocks: list[bytes]) -> list[bytes]:
-    events = []
-    for block in blocks:
-        if block.startswith(b"data: ") and b"\n" not in block:
-            events.append(block[6:])
-        elif data := _data_lines(block):
-            events.append(data)
-    return events
-
-
-def _data_lines(block: bytes) -> bytes:
-    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
+def data_of(event: bytes) -> bytes:
+    """
+    Return the data of *event*, its lines joined; empty where it has none (a comment, a ping).
+    """
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    return b"\n".join(line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:"))

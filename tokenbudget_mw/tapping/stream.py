@@ -5,17 +5,17 @@ The tap of an event stream.
 from __future__ import annotations
 
 from tokenbudget_mw.tapping.base import CountText, Family
-from tokenbudget_mw.tapping.sse import EventReader
+from tokenbudget_mw.tapping.sse import EventReader, data_of
 from tokenbudget_mw.tapping.text import TextMeter
 from tokenbudget_mw.values import Usage
 
-__all__ = ["BATCH", "StreamTap", "may_matter"]
+__all__ = ["BATCH", "StreamTap"]
 
 BATCH = 1 << 16
 """Bytes that are held before they are read: most streams are shorter, and are read once, when their usage is known."""
 
-_SHORT = 48
-"""Events up to this size, in bytes, may be the end of a stream: ``[DONE]``, ``{"type": "message_stop"}``."""
+_FIRST, _LAST = 2, 4
+"""Events at the beginning and the end of a batch that are always read: ``message_start``, the usage, ``[DONE]``."""
 
 
 class StreamTap:
@@ -42,40 +42,48 @@ class StreamTap:
         """
         self._held += chunk
         if len(self._held) >= BATCH:
-            events = self._events()
-            self._note(events)
+            data, events = self._read()
+            self._note(data, events)
             self._add_text(events)
 
     def usage(self) -> Usage:
         """
         Read the rest and return the usage.
         """
-        events = self._events() + self._reader.close()
-        self._note(events)
+        data, events = self._read()
+        events += self._reader.close()
+        self._note(data, events)
         if self._stream.settled:
             return self._stream.usage(0)
         self._add_text(events)
         return self._stream.usage(self._text.tokens())
 
-    def _events(self) -> list[bytes]:
+    def _read(self) -> tuple[bytes, list[bytes]]:
         data = bytes(self._held)
         self._held.clear()
-        return self._reader.feed(data)
+        return data, self._reader.feed(data)
 
-    def _note(self, events: list[bytes]) -> None:
-        for event in events:
-            if may_matter(event):
-                self._stream.note(event)
+    def _note(self, data: bytes, events: list[bytes]) -> None:
+        """
+        Note the events at both ends of a batch, where figures stand; all of them only if those did not tell.
+        """
+        at_ends = events if len(events) <= _FIRST + _LAST else events[:_FIRST] + events[-_LAST:]
+        for event in at_ends:
+            self._stream.note(data_of(event))
+        if not self._stream.settled and len(at_ends) < len(events) and _may_tell(data):
+            for event in events:
+                if _may_tell(event):
+                    self._stream.note(data_of(event))
 
     def _add_text(self, events: list[bytes]) -> None:
         for event in events:
-            self._text.add(self._stream.text(event))
+            if data := data_of(event):
+                self._text.add(self._stream.text(data))
 
 
-def may_matter(event: bytes) -> bool:
+def _may_tell(data: bytes) -> bool:
     """
-    Say whether *event* may hold figures, an end or an error; most events hold text only and are not parsed for them.
+    Say whether *data* may hold figures or an error: most events hold text and, where usage is asked for, a null.
     """
-    if b'"usage"' in event:
-        return b'"usage":null' not in event
-    return len(event) <= _SHORT or b'"error"' in event
+    nulls = data.count(b'"usage":null') + data.count(b'"usage": null')
+    return data.count(b'"usage"') > nulls or b'"error"' in data

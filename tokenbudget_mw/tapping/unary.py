@@ -26,7 +26,7 @@ _USAGE = b'"usage"'
 _ATTEMPTS = 8
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, gc=False):
     model: Any = None
     usage: Any = None
     service_tier: Any = None
