@@ -408,6 +408,24 @@ class TestThread:
         assert flusher.close()
         assert sink.rows == 100
 
+    def test_records_that_come_while_it_lies_down_wake_it(self, feed):
+        """
+        A batch that fills up between the thread's look at the spool and its wait does not wait for the interval.
+        """
+        spool, sink, rest = MemorySpool(), _Signalling(), [99]
+
+        def clock() -> float:
+            if rest:
+                feed(spool, rest.pop())
+            return 0.0
+
+        flusher = Flusher(spool, sink, interval=3_600.0, rows=100, clock=clock)
+
+        feed(spool)
+
+        assert sink.wrote.wait(10)
+        flusher.close()
+
     def test_records_without_a_put_are_woken_for(self, feed):
         """
         `wake` finds records that were in the spool before anybody listened.

@@ -197,12 +197,20 @@ class TestFork:
             _in_child("spool.instance_id != before, len(spool), spool.next_sequence()", hooks=False) == "(True, 0, 1)"
         )
 
+    def test_a_process_id_that_comes_again_is_no_parent(self):
+        """
+        A child with the process id of the process whose state it inherited is told apart by the hook.
+        """
+        assert _in_child("spool.instance_id != before, len(spool), spool.next_sequence()", pid=7) == "(True, 0, 1)"
 
-def _in_child(expression: str, *, hooks: bool = True) -> str:
+
+def _in_child(expression: str, *, hooks: bool = True, pid: int | None = None) -> str:
     script = f"""
 import os
 if not {hooks}:
     os.register_at_fork = lambda **_: None
+if {pid}:
+    os.getpid = lambda: {pid}
 from tokenbudget_mw.accounting.spool import MemorySpool
 from tokenbudget_mw.values import UsageRecord
 spool = MemorySpool(2)
