@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route
+    from tokenbudget_mw.values import Cost, Route
 
 __all__ = ["ASGIApp", "ASGIMiddleware", "Message", "Receive", "Scope", "Send"]
 
@@ -158,7 +158,7 @@ class _Connection:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:
             return call.refuse(decision)
-        call.decision = decision
+        call.hold(decision)
         return None
 
     async def _read_head(self) -> tuple[bytes, bool]:
@@ -226,17 +226,17 @@ class _Connection:
         call = self._call
         if call.is_ended:
             return
-        reservation = call.decision.reservation if call.decision else None
         actual = call.end(self._ending(failed=failed))
-        if reservation is None:
-            return
-        guard = self._core.async_guard
         try:
-            await guard.settle(reservation, actual)
+            await self._settle(actual)
         except asyncio.CancelledError:
             # the client went away meanwhile; settling twice is settling once, so do it again where nobody can cancel it
-            _keep(asyncio.ensure_future(guard.settle(reservation, actual)))
+            _keep(asyncio.ensure_future(self._settle(actual)))
             raise
+
+    async def _settle(self, actual: Cost) -> None:
+        for reservation in self._call.held:
+            await self._core.async_guard.settle(reservation, actual)
 
     def _ending(self, *, failed: bool) -> Ending:
         status = self._call.status

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.rules.pricing import Priced
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.rules.pricing import Priced
-    from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, Usage
+    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, Usage
 
 __all__ = ["Call", "current", "running"]
 
@@ -66,6 +66,8 @@ class Call:
         decision: What was decided; None until it was.
 
         tags: Labels for the usage row.
+
+        held: Reservations to settle when it ends.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class Call:
         "duration",
         "facts",
         "first_byte",
+        "held",
         "id",
         "is_ended",
         "is_stream",
@@ -108,6 +111,7 @@ class Call:
         self.duration = 0.0
         self.tags: dict[str, str] = {}
         self.is_ended = False
+        self.held: list[Reservation] = []
         self._charges: list[Charge] = []
         self._lock = threading.Lock()
 
@@ -179,8 +183,7 @@ class Call:
         """
         Return the response to a call whose handler was refused a reservation and let that end it.
         """
-        held = self.decision.reservation if self.decision else None
-        self.decision = replace(decision, reservation=held)
+        self.decision = decision
         self.status = decision.status
         return refusals.render(decision, style=self._style(), request_id=self.id)
 
@@ -198,7 +201,19 @@ class Call:
         """
         Return the headers that tell the client where its limits stand.
         """
-        return refusals.limit_headers(self.decision.tallies) if self.decision else []
+        # a refusal that a handler's framework renders brings its own
+        decision = self.decision
+        return refusals.limit_headers(decision.tallies) if decision and decision.admitted else []
+
+    def hold(self, decision: Decision) -> None:
+        """
+        Take an admission: its reservation is settled at the end of this call, its limits show in the headers.
+        """
+        if self.decision is not None and self.decision.tallies:
+            decision = replace(decision, tallies=(*self.decision.tallies, *decision.tallies))
+        self.decision = decision
+        if decision.reservation is not None:
+            self.held.append(decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -342,15 +357,16 @@ class Call:
 
     def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
         rule = self.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
-        reservation = self.decision.reservation if self.decision else None
-        if reservation is not None:
-            reserved = reservation.cost
-        else:
-            reserved = self.request().upper if self.prompt is not None else NOTHING
-        usage = settled_usage(rule, tapped=tapped, prompt=self.prompt, reserved=reserved)
+        usage = settled_usage(rule, tapped=tapped, prompt=self.prompt, reserved=self._reserved())
         if usage.source == "none":
             return ()
         return (Charge(usage, self.price(usage, self.prompt.model if self.prompt else None)),)
+
+    def _reserved(self) -> Cost:
+        if self.held:
+            return self.held[0].cost
+        # no limit applied, so nothing was held; what would have been is the same
+        return NOTHING if self.prompt is None else self.request().upper
 
     def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
         for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):

@@ -124,7 +124,7 @@ class CustomIdentifier:
         function: The callable.
     """
 
-    def __init__(self, function: Callable[[Facts], Subject | None | Awaitable[Subject | None]]) -> None:
+    def __init__(self, function: Callable[[Facts], Subject | Awaitable[Subject | None] | None]) -> None:
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too

@@ -61,23 +61,26 @@ def facts_of(environ: Environ) -> Facts:
     """
     Read the facts of a WSGI environment.
     """
-    headers = [
-        (name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")
-    ]
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            headers.append((name.replace("_", "-").lower(), environ[name]))
     port = environ.get("SERVER_PORT", "")
     return Facts(
         method=environ["REQUEST_METHOD"].upper(),
         # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
         path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
-        headers=tuple(headers),
+        headers=tuple(_headers_of(environ)),
         client=environ.get("REMOTE_ADDR") or None,
         query=environ.get("QUERY_STRING", ""),
         server=(environ.get("SERVER_NAME", ""), int(port) if port.isdecimal() else None),
         raw=environ,
     )
+
+
+def _headers_of(environ: Environ) -> Iterator[tuple[str, str]]:
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            yield name[5:].replace("_", "-").lower(), value
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            yield name.replace("_", "-").lower(), environ[name]
 
 
 class _Exchange:
@@ -133,7 +136,7 @@ class _Exchange:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:
             return call.refuse(decision)
-        call.decision = decision
+        call.hold(decision)
         return None
 
     def _read_head(self) -> tuple[bytes, bool]:
@@ -210,13 +213,12 @@ class _Exchange:
         call = self._call
         if call.is_ended:
             return
-        reservation = call.decision.reservation if call.decision else None
         gone = not self._is_whole and not self._failed
         has_body = call.first_byte is not None
         actual = call.end(
             Ending(call.status, has_body=has_body, is_whole=self._is_whole, failed=self._failed, client_gone=gone)
         )
-        if reservation is not None:
+        for reservation in call.held:
             self._core.guard.settle(reservation, actual)
 
     def _exceed(self, error: BudgetExceeded) -> Iterable[bytes]:

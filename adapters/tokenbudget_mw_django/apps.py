@@ -5,6 +5,9 @@ The Django app.
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.core.checks import register
+
+from tokenbudget_mw_django.checks import check_deployment, check_settings
 
 __all__ = ["TokenBudgetConfig"]
 
@@ -18,3 +21,10 @@ class TokenBudgetConfig(AppConfig):
     label = "tokenbudget_mw_django"
     verbose_name = "Token budget"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """
+        Register the system checks.
+        """
+        register(check_settings, "tokenbudget")
+        register(check_deployment, "tokenbudget", deploy=True)

@@ -1,3 +1,89 @@
 """
-tokenbudget-mw for fastapi.
+tokenbudget-mw for FastAPI and Starlette.
+
+    budget = TokenBudget(app, {...})
+
+    @app.get("/search", dependencies=[Depends(budget.limit("10/minute"))])
+    async def search(): ...
 """
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
+from tokenbudget_mw.call import current
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, UnpricedModelError
+from tokenbudget_mw.limiting import EndpointLimit, refusal_of
+from tokenbudget_mw.wiring import wire
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["RESPONSES", "TokenBudget", "current"]
+
+Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[None]]
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The API key is missing or not known."},
+    402: {"description": "The account has no credits left."},
+    429: {"description": "A limit is reached; `Retry-After` says when it frees."},
+}
+"""What the middleware may answer, for OpenAPI: ``FastAPI(responses=RESPONSES)``."""
+
+
+class TokenBudget:
+    """
+    Meters and limits a FastAPI or Starlette app.
+
+    Args:
+        app: The app. It is asked nothing more than to add a middleware and exception handlers.
+
+        settings: The settings, as a dict or checked.
+
+    Attributes:
+        core: Every part, plugged together.
+    """
+
+    def __init__(self, app: Starlette, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        self.core = wire(settings)
+        app.add_middleware(ASGIMiddleware, settings=self.core)
+        for error in (BudgetExceeded, CredentialError, UnpricedModelError):
+            app.add_exception_handler(error, _refuse)
+
+    def limit(self, *texts: str, name: str | None = None) -> Dependency:
+        """
+        Return a dependency that limits one endpoint: ``Depends(budget.limit("10/minute"))``.
+
+        Args:
+            texts: Limits, each counted for every key and this endpoint alone.
+
+            name: The endpoint's name in counters; endpoints of one name share them. Its path by default.
+
+        Raises:
+            ConfigurationError: A limit makes no sense.
+        """
+        declared = EndpointLimit.parse(texts, name=name or "")
+        core = self.core
+
+        async def limited(connection: HTTPConnection) -> None:
+            route = connection.scope.get("route")
+            found = declared if name else declared.named(getattr(route, "path", connection.scope["path"]))
+            await found.aadmit(core, facts_of(connection.scope))
+
+        return limited
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if not isinstance(error, BudgetExceeded | CredentialError | UnpricedModelError):
+        raise error
+    refusal = refusal_of(error)
+    body = b"" if request.method == "HEAD" else refusal.body
+    return Response(body, refusal.status, dict(refusal.headers))

@@ -1,3 +1,104 @@
 """
-tokenbudget-mw for flask.
+tokenbudget-mw for Flask.
+
+    budget = TokenBudget()
+    budget.init_app(app)          # reads app.config["TOKENBUDGET"]
+
+    @app.get("/search")
+    @budget.limit("10/minute")
+    def search(): ...
 """
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from flask import Response, current_app, request
+
+from tokenbudget_mw.call import current
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, UnpricedModelError
+from tokenbudget_mw.limiting import EndpointLimit, refusal_of
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["TokenBudget", "core_of", "current"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXTENSION = "tokenbudget"
+
+
+class TokenBudget:
+    """
+    Meters and limits Flask apps. One object may serve several apps; it keeps none of them.
+
+    Args:
+        app: The app, or None to call `init_app` later.
+
+        settings: The settings; by default those in ``app.config["TOKENBUDGET"]``.
+    """
+
+    def __init__(self, app: Flask | None = None, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        self._settings = settings
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """
+        Put the middleware around *app*.
+
+        Raises:
+            ConfigurationError: The settings are wrong.
+        """
+        core = wire(self._settings if self._settings is not None else app.config.get("TOKENBUDGET"))
+        app.extensions[EXTENSION] = core
+        app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
+        for error in (BudgetExceeded, CredentialError, UnpricedModelError):
+            app.register_error_handler(error, _refuse)
+
+    def limit(self, *texts: str, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """
+        Limit one view: ``@budget.limit("10/minute")``, below the route's decorator. Async views are limited, too.
+
+        Args:
+            texts: Limits, each counted for every key and this view alone.
+
+            name: The view's name in counters; views of one name share them. Its endpoint by default.
+
+        Raises:
+            ConfigurationError: A limit makes no sense.
+        """
+        declared = EndpointLimit.parse(texts, name=name or "")
+
+        def decorate(view: Callable[P, R]) -> Callable[P, R]:
+            @functools.wraps(view)
+            def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+                found = declared if name else declared.named(request.endpoint or view.__name__)
+                found.admit(core_of(current_app), facts_of(request.environ))
+                return current_app.ensure_sync(view)(*args, **kwargs)
+
+            return limited
+
+        return decorate
+
+
+def core_of(app: Flask) -> Core:
+    """
+    Return the core of an app that `TokenBudget.init_app` has been called with.
+    """
+    core: Core = app.extensions[EXTENSION]
+    return core
+
+
+def _refuse(error: BudgetExceeded | CredentialError | UnpricedModelError) -> Response:
+    refusal = refusal_of(error)
+    return Response(refusal.body, refusal.status, refusal.headers)

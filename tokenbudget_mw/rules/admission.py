@@ -46,6 +46,8 @@ class Request:
         least: What it costs in any case.
 
         units: Which limits take part, by unit.
+
+        limits: The limits to meet, instead of those that the policy has for the subject and the route.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Request:
     upper: Cost
     least: Cost
     units: frozenset[Unit] = ALL_UNITS
+    limits: tuple[Limit, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,9 @@ class Admission:
         """
         Return the question that *request* puts to the backend; None where no limit applies.
         """
-        limits = self.policy.limits_for(request.subject, request.route)
+        limits = request.limits
+        if limits is None:
+            limits = self.policy.limits_for(request.subject, request.route)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         if not limits:

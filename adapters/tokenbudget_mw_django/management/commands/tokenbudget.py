@@ -1,0 +1,42 @@
+"""
+``manage.py tokenbudget …``: the same commands as ``tokenbudget-mw``, with the project's settings and database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from tokenbudget_mw.cli import main
+from tokenbudget_mw_django.conf import engine_of, read_settings
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """
+    Runs a tokenbudget-mw command.
+    """
+
+    help = "Limits, keys, usage and books of tokenbudget-mw."
+    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own spelling
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """
+        Take everything as it is: the commands have a parser of their own.
+        """
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """
+        Run the command, and end with its exit code.
+        """
+        del args
+        settings = read_settings()
+        engine = engine_of(settings.database_alias) if settings.database_alias else None
+        code = main(options["arguments"], settings=settings, engine=engine)
+        if code:
+            sys.exit(code)

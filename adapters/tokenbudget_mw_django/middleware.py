@@ -1,0 +1,249 @@
+"""
+The middleware, sync and async in one class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpResponse
+
+from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.limiting import refusal_of
+from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.rules.routes import is_preflight
+from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.wsgi import facts_of
+from tokenbudget_mw_django.conf import core
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+    from tokenbudget_mw.rules.refusals import Refusal
+    from tokenbudget_mw.values import Cost
+
+__all__ = ["TokenBudgetMiddleware"]
+
+GetResponse = Callable[["HttpRequest"], Any]
+
+
+class TokenBudgetMiddleware:
+    """
+    Meters and limits a Django project: ``MIDDLEWARE.insert(0, "tokenbudget_mw_django.TokenBudgetMiddleware")``.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """
+        Pass one request on, metered where a route covers it.
+        """
+        exchange = _open(request)
+        if self._is_async:
+            return self.get_response(request) if exchange is None else self.__acall__(request, exchange)  # type: ignore[no-any-return]
+        if exchange is None:
+            return self.get_response(request)  # type: ignore[no-any-return]
+        refused = exchange.admit()
+        if refused is not None:
+            return refused
+        running.set(exchange.call)
+        return exchange.pass_on(self.get_response(request))
+
+    async def __acall__(self, request: HttpRequest, exchange: _Exchange) -> HttpResponseBase:
+        """
+        Pass one metered request on, on an event loop.
+        """
+        refused = await exchange.aadmit()
+        if refused is not None:
+            return refused
+        running.set(exchange.call)
+        try:
+            response = await self.get_response(request)
+        except asyncio.CancelledError:
+            await exchange.aend(client_gone=True)
+            raise
+        return await exchange.apass_on(response)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """
+        Turn a refused reservation into its response; every other error stays what it is.
+        """
+        del request
+        if isinstance(error, BudgetExceeded | CredentialError | UnpricedModelError):
+            return _response_of(refusal_of(error))
+        return None
+
+
+def _open(request: HttpRequest) -> _Exchange | None:
+    wired = core()
+    if not wired.settings.enabled:
+        return None
+    facts = facts_of(request.META)
+    route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)
+    return None if route is None else _Exchange(request, Call(wired, facts, route))
+
+
+class _Exchange:
+    """
+    One metered request of Django's.
+    """
+
+    def __init__(self, request: HttpRequest, call: Call) -> None:
+        self._request = request
+        self.call = call
+
+    # -- before the view -------------------------------------------------------------------------------------------
+
+    def admit(self) -> HttpResponse | None:
+        call = self.call
+        try:
+            identifier = call.core.identifier
+            call.subject = identifier.quick(call.facts) or identifier.resolve(call.facts)
+            self._read()
+            decision = call.core.guard.admit(call.request())
+        except (CredentialError, PayloadError, UnpricedModelError) as error:
+            decision = decision_of_error(error)
+        if not decision.admitted:
+            return _response_of(call.refuse(decision))
+        call.hold(decision)
+        return None
+
+    async def aadmit(self) -> HttpResponse | None:
+        call = self.call
+        try:
+            identifier = call.core.identifier
+            call.subject = identifier.quick(call.facts) or await identifier.aresolve(call.facts)
+            self._read()
+            decision = await call.core.async_guard.admit(call.request())
+        except (CredentialError, PayloadError, UnpricedModelError) as error:
+            decision = decision_of_error(error)
+        if not decision.admitted:
+            return _response_of(call.refuse(decision))
+        call.hold(decision)
+        return None
+
+    def _read(self) -> None:
+        if not self.call.wants_body:
+            return
+        length = self._request.META.get("CONTENT_LENGTH") or ""
+        if length.isdecimal() and int(length) > self.call.core.settings.max_body:
+            self.call.read(b"", is_whole=False)
+        else:
+            self.call.read(self._request.body, is_whole=True)
+
+    # -- after the view --------------------------------------------------------------------------------------------
+
+    def pass_on(self, response: HttpResponseBase) -> HttpResponseBase:
+        self._start(response)
+        if response.streaming:
+            response.streaming_content = _Stream(self, response)  # type: ignore[attr-defined]
+            return response
+        self._feed_whole(response)
+        self.end(is_whole=True)
+        return response
+
+    async def apass_on(self, response: HttpResponseBase) -> HttpResponseBase:
+        if response.streaming and not response.is_async:  # type: ignore[attr-defined]
+            return self.pass_on(response)
+        self._start(response)
+        if response.streaming:
+            response.streaming_content = self._astream(response.streaming_content)  # type: ignore[attr-defined]
+            return response
+        self._feed_whole(response)
+        await self.aend(is_whole=True)
+        return response
+
+    def _start(self, response: HttpResponseBase) -> None:
+        self.call.respond(response.status_code, [(name.lower(), value) for name, value in response.items()])
+        for name, value in self.call.limit_headers():
+            response[name] = value
+
+    def _feed_whole(self, response: HttpResponseBase) -> None:
+        self.call.feed(response.content)  # type: ignore[attr-defined]
+
+    async def _astream(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        is_whole, failed = False, False
+        try:
+            async for chunk in content:
+                self.call.feed(chunk)
+                yield chunk
+            is_whole = True
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            await self.aend(is_whole=is_whole, failed=failed, client_gone=not is_whole and not failed)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+        call = self.call
+        if not call.is_ended:
+            actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+            for reservation in call.held:
+                call.core.guard.settle(reservation, actual)
+        running.set(None)
+
+    async def aend(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+        call = self.call
+        if call.is_ended:
+            return
+        actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+        for reservation in call.held:
+            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
+
+    def _actual(self, *, is_whole: bool, failed: bool, client_gone: bool) -> Cost:
+        has_body = self.call.first_byte is not None
+        return self.call.end(
+            Ending(self.call.status, has_body=has_body, is_whole=is_whole, failed=failed, client_gone=client_gone)
+        )
+
+
+class _Stream:
+    """
+    A sync stream on its way out. Django closes it in the end, in whatever state it is.
+    """
+
+    def __init__(self, exchange: _Exchange, response: Any) -> None:
+        # bound before the response's own is replaced
+        self._content = iter(response.streaming_content)
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._content)
+        except StopIteration:
+            self._exchange.end(is_whole=True)
+            raise
+        except BaseException:
+            self._exchange.end(failed=True)
+            raise
+        self._exchange.call.feed(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """
+        End the stream where it stands; nothing happens where it has ended.
+        """
+        self._exchange.end(client_gone=True)
+
+
+def _response_of(refusal: Refusal) -> HttpResponse:
+    return HttpResponse(refusal.body, status=refusal.status, headers=dict(refusal.headers))

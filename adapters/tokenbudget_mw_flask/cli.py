@@ -1,0 +1,29 @@
+"""
+``flask tokenbudget …``: the same commands as ``tokenbudget-mw``, with the app's settings.
+"""
+
+from __future__ import annotations
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from tokenbudget_mw.cli import main
+from tokenbudget_mw_flask import EXTENSION
+
+__all__ = ["tokenbudget"]
+
+
+@click.command(
+    "tokenbudget",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Limits, keys, usage and books of tokenbudget-mw.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@with_appcontext
+def tokenbudget(arguments: tuple[str, ...]) -> None:
+    """
+    Run a tokenbudget-mw command with the app's settings.
+    """
+    core = current_app.extensions.get(EXTENSION)
+    raise SystemExit(main(list(arguments), settings=core.settings if core else None))

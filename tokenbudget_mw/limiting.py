@@ -1,0 +1,120 @@
+"""
+Limits on single endpoints, as the adapters' decorators and dependencies declare them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.call import running
+from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
+from tokenbudget_mw.recording import new_id
+from tokenbudget_mw.rules import refusals
+from tokenbudget_mw.rules.admission import Request
+from tokenbudget_mw.rules.pricing import UNKNOWN_COST
+from tokenbudget_mw.settings import parse_limit
+from tokenbudget_mw.values import Cost, Route
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.errors import TokenBudgetError
+    from tokenbudget_mw.rules.refusals import Refusal
+    from tokenbudget_mw.values import Decision, Facts, Limit, Subject
+
+__all__ = ["EndpointLimit", "refusal_of"]
+
+ONE_REQUEST = Cost(requests=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLimit:
+    """
+    Limits on one endpoint, each counted for every holder and this endpoint alone.
+
+    Inside a metered request all units work; the reservation is settled with the request. Elsewhere, where nothing is
+    metered, only limits on requests do.
+
+    Attributes:
+        limits: The limits.
+
+        name: The endpoint, as it stands in counters.
+    """
+
+    limits: tuple[Limit, ...]
+    name: str
+
+    @classmethod
+    def parse(cls, texts: tuple[str, ...], *, name: str) -> EndpointLimit:
+        """
+        Read limit strings.
+
+        Raises:
+            ConfigurationError: One of them makes no sense.
+        """
+        if not texts:
+            raise ConfigurationError(f"limit() of {name!r} needs at least one limit, for example '10 requests/minute'.")
+        limits = [parse_limit(text, path=f"limit() of {name!r}", holder="key", extra=("route",)) for text in texts]
+        return cls(tuple(limits), name)
+
+    def named(self, name: str) -> EndpointLimit:
+        """
+        Return the same limits for the endpoint *name*.
+        """
+        return replace(self, name=name)
+
+    def admit(self, core: Core, facts: Facts) -> None:
+        """
+        Admit a request to the endpoint.
+
+        Raises:
+            BudgetExceeded: A limit refuses.
+
+            CredentialError: Nobody knows who asks.
+        """
+        subject = self._subject_here() or core.identifier.resolve(facts)
+        decision = core.guard.admit(self._request(core, subject))
+        self._take(decision)
+        if running.get() is None and decision.reservation is not None:
+            core.guard.settle(decision.reservation, ONE_REQUEST)
+
+    async def aadmit(self, core: Core, facts: Facts) -> None:
+        """
+        Admit a request to the endpoint, on an event loop.
+        """
+        subject = self._subject_here() or await core.identifier.aresolve(facts)
+        decision = await core.async_guard.admit(self._request(core, subject))
+        self._take(decision)
+        if running.get() is None and decision.reservation is not None:
+            await core.async_guard.settle(decision.reservation, ONE_REQUEST)
+
+    def _subject_here(self) -> Subject | None:
+        call = running.get()
+        return call.subject if call is not None else None
+
+    def _request(self, core: Core, subject: Subject) -> Request:
+        call = running.get()
+        upper = least = ONE_REQUEST if call is None else UNKNOWN_COST
+        if call is not None and call.prompt is not None:
+            metered = call.request()
+            upper, least = metered.upper, metered.least
+        model = call.prompt.model if call is not None and call.prompt is not None else None
+        return Request(new_id(core.clock()), subject, Route(self.name), model, upper, least, limits=self.limits)
+
+    def _take(self, decision: Decision) -> None:
+        if not decision.admitted:
+            raise BudgetExceeded(decision)
+        call = running.get()
+        if call is not None:
+            call.hold(decision)
+
+
+def refusal_of(error: TokenBudgetError) -> Refusal:
+    """
+    Build the response to an error of admission that a handler, decorator or dependency let through.
+    """
+    decision = error.decision if isinstance(error, BudgetExceeded) else refusals.decision_of_error(error)
+    call = running.get()
+    if call is not None:
+        return call.exceed(decision)
+    return refusals.render(decision, style="hybrid", request_id=new_id(0.0))
