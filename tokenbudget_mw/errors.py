@@ -19,6 +19,7 @@ __all__ = [
     "PermanentSinkError",
     "TokenBudgetError",
     "TokenBudgetWarning",
+    "UnknownKeyError",
     "UnpricedModelError",
 ]
 
@@ -100,6 +101,12 @@ class UnpricedModelError(TokenBudgetError):
 class BackendUnavailableError(TokenBudgetError):
     """
     The backend did not answer. The driver's error is in ``__cause__``.
+    """
+
+
+class UnknownKeyError(TokenBudgetError):
+    """
+    There is no API key with this id, or none in a state that allows the change.
     """
 
 

@@ -32,7 +32,7 @@ class DatabaseSink:
     A sink in the host's database.
 
     Args:
-        engine: From `open_engine`. The sink closes it.
+        engine: From `open_engine`, or the host's own. Whoever opened it closes it.
 
         clock: Epoch seconds, for the moments of ledger entries.
     """
@@ -75,9 +75,8 @@ class DatabaseSink:
 
     def close(self) -> None:
         """
-        Give back connections.
+        Do nothing: between writes the sink holds no connection, and the engine belongs to whoever opened it.
         """
-        self._engine.dispose()
 
     def _tell_missing_schema(self, exc: Exception) -> None:
         if self._has_schema and is_missing_schema(exc):

@@ -1,0 +1,155 @@
+"""
+The key table behind a cache: most requests cost an HMAC and a dictionary.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+from sqlalchemy.exc import SQLAlchemyError
+
+from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.rules.identity import parse_key
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.database.keys import KeyRow, KeyStore
+    from tokenbudget_mw.rules.identity import ApiKey
+    from tokenbudget_mw.values import Subject
+
+__all__ = ["KeyCache"]
+
+log = logging.getLogger("tokenbudget_mw")
+
+MOST_KEYS = 10_000
+"""Most keys that are remembered, and as many texts that are none."""
+
+STALE_SECONDS = 600.0
+"""How much longer a remembered key is good while the database does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    subject: Subject | None
+    message: str
+    code: str
+    expires_at: float
+    dead_at: float = math.inf
+
+    def get(self) -> Subject:
+        if self.subject is None:
+            raise CredentialError(self.message, code=self.code)
+        return self.subject
+
+
+class KeyCache:
+    """
+    Finds the subject of a key's text. Safe among threads.
+
+    Both kinds of answers are remembered, in tables of their own, so that guesses push out no key.
+
+    Args:
+        store: The key table.
+
+        ttl: Seconds that an answer is remembered: so long may a revoked key still pass. 0 asks each time.
+
+        clock: Epoch seconds.
+    """
+
+    def __init__(self, store: KeyStore, ttl: float = 10.0, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
+        self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
+        self._generation = 0
+        self._is_away = False
+
+    def cached(self, text: str) -> Subject | None:
+        """
+        Return the subject of a key that is remembered; None where the database must be asked. Never waits.
+
+        Raises:
+            CredentialError: *text* is no key, or is remembered as a bad one.
+        """
+        answer = self._fresh(self._store.fingerprint(parse_key(text)))
+        return None if answer is None else answer.get()
+
+    def resolve(self, text: str) -> Subject:
+        """
+        Return the subject of a key, from the database where it is not remembered.
+
+        Raises:
+            CredentialError: *text* is no key of ours, or a suspended, revoked or expired one (401); or the database does
+                not answer, and did not know the key a few minutes ago (503).
+        """
+        key = parse_key(text)
+        name = self._store.fingerprint(key)
+        answer = self._fresh(name)
+        return (self._ask(key, name) if answer is None else answer).get()
+
+    def forget(self) -> None:
+        """
+        Ask the database for every key again. An answer that is under way will not be remembered.
+        """
+        with self._lock:
+            self._generation += 1
+            self._good.clear()
+            self._bad.clear()
+
+    def _fresh(self, name: bytes) -> _Answer | None:
+        with self._lock:
+            answer = self._good.get(name) or self._bad.get(name)
+        return answer if answer is not None and self._clock() < answer.expires_at else None
+
+    def _ask(self, key: ApiKey, name: bytes) -> _Answer:
+        generation = self._generation
+        try:
+            row = self._store.lookup(key.kid)
+        except SQLAlchemyError as exc:
+            return self._stale(name, exc)
+        self._tell(is_away=False)
+        answer = self._judge(row if self._store.matches(row, key) else None)
+        with self._lock:
+            if generation == self._generation:
+                self._good.pop(name, None)
+                self._bad.pop(name, None)
+                (self._bad if answer.subject is None else self._good)[name] = answer
+        return answer
+
+    def _judge(self, row: KeyRow | None) -> _Answer:
+        now = self._clock()
+        until = now + self._ttl
+        if row is None:
+            return _Answer(None, "The API key is not valid.", "invalid_api_key", until)
+        if row.status != "active":
+            return _Answer(None, f"This API key is {row.status}.", f"{row.status}_api_key", until)
+        if row.has_expired(now):
+            return _Answer(None, "This API key has expired.", "expired_api_key", until)
+        dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
+        return _Answer(row.subject(), "", "", min(until, dead_at), dead_at)
+
+    def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
+        self._tell(is_away=True, reason=type(exc).__name__)
+        with self._lock:
+            answer = self._good.get(name)
+        if answer is not None and self._clock() < min(answer.expires_at + STALE_SECONDS, answer.dead_at):
+            return answer
+        message = "API keys cannot be checked at the moment. Try again shortly."
+        raise CredentialError(message, status=503, code="keys_unavailable") from exc
+
+    def _tell(self, *, is_away: bool, reason: str = "") -> None:
+        if is_away == self._is_away:
+            return
+        self._is_away = is_away
+        if is_away:
+            log.error("The key table does not answer (%s); known keys stay good for %d s.", reason, STALE_SECONDS)
+        else:
+            log.warning("The key table answers again.")

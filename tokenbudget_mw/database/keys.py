@@ -1,0 +1,367 @@
+"""
+API keys in the host's database: made, listed, suspended, revoked, rotated, looked up by their public id.
+
+A key's text is shown once, when it is made. The table holds its HMAC under a pepper that is not in the database, so
+neither a stolen table nor a stolen pepper alone tells whether a guess is right.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from sqlalchemy import insert, select, update
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.key_cache import KeyCache
+from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
+from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
+from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
+from tokenbudget_mw.values import EMPTY_TAGS, Subject
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import RowMapping
+
+    from tokenbudget_mw.rules.identity import ApiKey
+
+__all__ = ["KeyCache", "KeyRow", "KeyStore", "NewKey", "Status"]
+
+Status = Literal["active", "suspended", "revoked"]
+
+_NO_DIGEST = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow:
+    """
+    What is known of a key. All moments are aware, in UTC.
+
+    Attributes:
+        kid: Its public id.
+
+        digest: HMAC-SHA256 of its text, hexadecimal.
+
+        pepper_version: Which pepper that was.
+
+        last4: The last four characters of its text, to recognise it by.
+
+        name: What its owner calls it.
+
+        user_id: User it acts for.
+
+        team_id: Team it acts for.
+
+        project_id: Project it acts for.
+
+        tenant_id: Tenant it acts for.
+
+        plan: Plan in the settings; None takes the default.
+
+        purpose: ``realtime``, ``batch``, ``playground``, ``platform``.
+
+        status: ``active``, ``suspended`` (may be resumed) or ``revoked`` (for good).
+
+        created_at: When it was made.
+
+        expires_at: From when on it is refused; None for never.
+
+        revoked_at: When it was revoked.
+
+        rotated_to: The key that takes its place.
+
+        last_used_at: When it was last seen, coarsely.
+
+        tags: The owner's notes.
+    """
+
+    kid: str
+    digest: str = field(repr=False)
+    pepper_version: int
+    last4: str
+    name: str
+    user_id: str | None
+    team_id: str | None
+    project_id: str | None
+    tenant_id: str | None
+    plan: str | None
+    purpose: str
+    status: Status
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    rotated_to: str | None
+    last_used_at: datetime | None
+    tags: Mapping[str, str]
+
+    def subject(self) -> Subject:
+        """
+        Return who pays and is limited when this key is used.
+        """
+        return Subject(
+            key=self.kid,
+            user=self.user_id,
+            team=self.team_id,
+            project=self.project_id,
+            tenant=self.tenant_id,
+            plan=self.plan,
+            purpose=self.purpose,
+            source="api_key",
+        )
+
+    def has_expired(self, now: float) -> bool:
+        """
+        Whether it is past its time at *now*, in epoch seconds.
+        """
+        return self.expires_at is not None and self.expires_at.timestamp() <= now
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """
+    A key that was just made.
+
+    Attributes:
+        row: What the table holds.
+
+        text: The key itself. It can never be read again.
+    """
+
+    row: KeyRow
+    text: str = field(repr=False)
+
+
+class KeyStore:
+    """
+    The key table.
+
+    Args:
+        engine: The host's database.
+
+        pepper: Secret of the HMAC; or several by version, of which the highest makes new keys and the others still
+            check the keys they made.
+
+        clock: Epoch seconds.
+
+        random_bytes: Source of randomness.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pepper: str | bytes | Mapping[int, str | bytes],
+        *,
+        clock: Callable[[], float] = time.time,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        peppers = pepper if isinstance(pepper, Mapping) else {1: pepper}
+        if not peppers:
+            raise ConfigurationError("`pepper` holds no version. Give a secret, or a dict of version to secret.")
+        self._peppers = {version: _bytes(secret) for version, secret in peppers.items()}
+        self._newest = max(self._peppers)
+        self._engine = engine
+        self._reader = reader(engine)
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def lookup(self, kid: str) -> KeyRow | None:
+        """
+        Return the key with public id *kid*, by one indexed query; None where there is none.
+        """
+        with self._reader.connect() as connection:
+            found = connection.execute(select(tables.keys).where(tables.keys.c.kid == kid)).mappings().first()
+        return None if found is None else _row(found)
+
+    def get(self, kid: str) -> KeyRow:
+        """
+        Return the key with public id *kid*.
+
+        Raises:
+            UnknownKeyError: There is none.
+        """
+        row = self.lookup(kid)
+        if row is None:
+            raise _unknown(kid)
+        return row
+
+    def list(self, *, status: Status | None = None, tenant: str | None = None, most: int = 1000) -> list[KeyRow]:
+        """
+        Return up to *most* keys, the oldest first, of one *status* and *tenant* or of all.
+        """
+        wanted = select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.kid).limit(most)
+        if status is not None:
+            wanted = wanted.where(tables.keys.c.status == status)
+        if tenant is not None:
+            wanted = wanted.where(tables.keys.c.tenant_id == tenant)
+        with self._reader.connect() as connection:
+            return [_row(found) for found in connection.execute(wanted).mappings()]
+
+    def fingerprint(self, key: ApiKey) -> bytes:
+        """
+        Return the digest of *key* under the newest pepper: a name for it that is no secret.
+        """
+        return digest(key.text, self._peppers[self._newest])
+
+    def matches(self, row: KeyRow | None, key: ApiKey) -> bool:
+        """
+        Whether *key* is the one that *row* was made for. Takes as long where there is no row.
+        """
+        version = self._newest if row is None else row.pepper_version
+        pepper = self._peppers.get(version)
+        given = digest(key.text, pepper or b"").hex()
+        return hmac.compare_digest(given, _NO_DIGEST if row is None or pepper is None else row.digest)
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        *,
+        name: str = "",
+        user: str | None = None,
+        team: str | None = None,
+        project: str | None = None,
+        tenant: str | None = None,
+        plan: str | None = None,
+        purpose: str = "realtime",
+        expires_at: float | None = None,
+        tags: Mapping[str, str] = EMPTY_TAGS,
+    ) -> NewKey:
+        """
+        Make a key.
+
+        Args:
+            name: What its owner calls it.
+
+            user: User id.
+
+            team: Team id.
+
+            project: Project id.
+
+            tenant: Tenant id.
+
+            plan: Plan in the settings; None takes the default.
+
+            purpose: ``realtime``, ``batch``, ``playground``, ``platform``.
+
+            expires_at: Epoch seconds from which it is refused; None for never.
+
+            tags: Notes.
+
+        Raises:
+            ConfigurationError: An id is too long, or holds characters that not every database keeps.
+        """
+        owner = {"user_id": user, "team_id": team, "project_id": project, "tenant_id": tenant, "plan": plan}
+        _check_ids(owner)
+        expires = None if expires_at is None else moment(round(expires_at * 1_000_000))
+        made, values = self._new(**owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags))
+        with self._engine.begin() as connection:
+            connection.execute(insert(tables.keys).values(values))
+        return NewKey(_row(values), made.text)
+
+    def rotate(self, kid: str, *, grace: float = 86_400.0) -> NewKey:
+        """
+        Make a key for the same owner as *kid*, which stays good for *grace* seconds more.
+
+        Raises:
+            UnknownKeyError: There is no active key *kid*.
+        """
+        with self._engine.begin() as connection:
+            wanted = select(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status == "active")
+            found = connection.execute(wanted.with_for_update()).mappings().first()
+            if found is None or found["rotated_to"] is not None:
+                raise _unknown(kid, "active and not rotated")
+            old = _row(found)
+            made, values = self._new(
+                **{name: found[name] for name in _INHERITED}, expires_at=old.expires_at, tags=dict(old.tags)
+            )
+            end = self._now() + timedelta(seconds=grace)
+            expires = end if old.expires_at is None else min(end, old.expires_at)
+            connection.execute(insert(tables.keys).values(values))
+            change = update(tables.keys).where(tables.keys.c.kid == kid)
+            connection.execute(change.values(rotated_to=made.kid, expires_at=expires))
+        return NewKey(_row(values), made.text)
+
+    def suspend(self, kid: str) -> KeyRow:
+        """
+        Refuse key *kid* until it is resumed.
+        """
+        return self._change(kid, ("active", "suspended"), status="suspended")
+
+    def resume(self, kid: str) -> KeyRow:
+        """
+        Accept a suspended key again.
+        """
+        return self._change(kid, ("active", "suspended"), status="active")
+
+    def revoke(self, kid: str) -> KeyRow:
+        """
+        Refuse key *kid* for ever. Revoking it again changes nothing.
+        """
+        row = self.get(kid)
+        if row.status == "revoked":
+            return row
+        return self._change(kid, ("active", "suspended"), status="revoked", revoked_at=self._now())
+
+    def set_plan(self, kid: str, plan: str | None) -> KeyRow:
+        """
+        Put key *kid* on another plan; None takes the default.
+        """
+        return self._change(kid, ("active", "suspended"), plan=plan)
+
+    def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
+        change = update(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status.in_(states))
+        with self._engine.begin() as connection:
+            changed = connection.execute(change.values(values)).rowcount
+        if not changed:
+            raise _unknown(kid, " or ".join(states))
+        return self.get(kid)
+
+    def _new(self, *, name: str, tags: dict[str, str], **values: Any) -> tuple[ApiKey, dict[str, Any]]:
+        key = new_key(self._random_bytes(RANDOM_BYTES))
+        return key, {
+            **{column.name: None for column in tables.keys.columns},
+            **values,
+            "kid": key.kid,
+            "digest": self.fingerprint(key).hex(),
+            "pepper_version": self._newest,
+            "last4": key.text[-4:],
+            "name": clean_text(name, 255),
+            "status": "active",
+            "created_at": self._now(),
+            "tags": encode_tags(tags),
+        }
+
+    def _now(self) -> datetime:
+        return moment(int(self._clock() * 1_000_000))
+
+
+_INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
+
+
+def _row(found: RowMapping | Mapping[str, Any]) -> KeyRow:
+    return KeyRow(**{**found, "tags": msgspec.json.decode(found["tags"], type=dict[str, str])})
+
+
+def _bytes(secret: str | bytes) -> bytes:
+    return secret.encode() if isinstance(secret, str) else secret
+
+
+def _check_ids(owner: Mapping[str, str | None]) -> None:
+    for name, value in owner.items():
+        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
+        if value is not None and clean_id(value, length) != value:
+            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
+
+
+def _unknown(kid: str, state: str = "") -> UnknownKeyError:
+    return UnknownKeyError(f"There is no key {kid!r}{' that is ' + state if state else ''}.")
