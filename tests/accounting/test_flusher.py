@@ -412,11 +412,11 @@ class TestThread:
         """
         A batch that fills up between the thread's look at the spool and its wait does not wait for the interval.
         """
-        spool, sink, rest = MemorySpool(), _Signalling(), [99]
+        spool, sink, looks = MemorySpool(), _Signalling(), [99, 0]  # the first look is the put's own wake
 
         def clock() -> float:
-            if rest:
-                feed(spool, rest.pop())
+            if looks:
+                feed(spool, looks.pop())
             return 0.0
 
         flusher = Flusher(spool, sink, interval=3_600.0, rows=100, clock=clock)
