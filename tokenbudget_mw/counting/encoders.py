@@ -1,0 +1,135 @@
+"""
+Encoders: texts to numbers of tokens, with OpenAI's two current encodings, offline.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.counting import ranks
+from tokenbudget_mw.counting.memory import CountMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Encoder", "Encoders", "default_encoders"]
+
+SLICE_CHARS = 65_536
+"""Most characters given to tiktoken at once: its regular expressions fail on runs of a million spaces."""
+
+# Counts on both sides of such a cut add up exactly: no piece of either encoding reaches over it.
+_CLEAN_CUT = re.compile(r"\n(?=[^\s/])")
+
+
+class Encoder:
+    """
+    One encoding. Safe to share between threads.
+
+    Attributes:
+        name: Name of the encoding.
+
+        memory: Counts of texts seen lately.
+    """
+
+    __slots__ = ("_encode", "memory", "name")
+
+    def __init__(self, name: str, encode: Callable[[str], list[int]]) -> None:
+        self.name = name
+        self.memory = CountMemory()
+        self._encode = encode
+
+    def count(self, text: str) -> int:
+        """
+        Return the tokens of *text*; text that spells a special token is plain text. Never raises.
+        """
+        if len(text) <= SLICE_CHARS:
+            return len(self._encode(text))
+        return sum(len(self._encode(part)) for part in slices(text, SLICE_CHARS))
+
+    def remembered(self, text: str) -> int:
+        """
+        Return what `count` does, and remember it for the next time *text* comes.
+        """
+        found = self.memory.get(text)
+        if found is None:
+            found = self.count(text)
+            self.memory.put(text, found)
+        return found
+
+
+def slices(text: str, size: int) -> Iterator[str]:
+    """
+    Cut *text* into parts of at most *size* characters, where their counts add up exactly if there is such a place.
+
+    Without one (a line longer than half of *size*) a part ends anywhere, and the sum may be a token or two too high.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        clean = None
+        for clean in _CLEAN_CUT.finditer(text, start + size // 2, end):  # noqa: B007 - the last one is wanted
+            pass
+        cut = clean.end() if clean else end
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def _load(name: str) -> Encoder:
+    import tiktoken  # noqa: PLC0415 - 20 ms that only a process that counts should pay
+
+    data = ranks.load(name)
+    # No special tokens: what a client writes is text, whatever it looks like.
+    encoding = tiktoken.Encoding(
+        f"tokenbudget_{name}", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens={}
+    )
+    return Encoder(name, encoding.encode_ordinary)
+
+
+class Encoders:
+    """
+    The encoders of a process, each loaded once: by `warm` at start, or when first used. Never uses the network.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Encoder] = {}
+        self._lock = threading.Lock()
+
+    def warm(self, names: Iterable[str] = ranks.NAMES) -> None:
+        """
+        Load the encodings *names* now, and run each once.
+        """
+        for name in names:
+            self.get(name).count("warm")
+
+    def get(self, name: str) -> Encoder:
+        """
+        Return the encoder of encoding *name*.
+
+        Raises:
+            FileNotFoundError: There is no such encoding.
+        """
+        found = self._loaded.get(name)
+        if found is not None:
+            return found
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = _load(name)
+            return self._loaded[name]
+
+    def count(self, text: str, encoding: str) -> int:
+        """
+        Return the tokens of *text* in *encoding*, one of `ranks.NAMES`, whatever its length and content.
+        """
+        return self.get(encoding).count(text)
+
+
+@cache
+def default_encoders() -> Encoders:
+    """
+    Return the encoders that the whole process shares.
+    """
+    return Encoders()

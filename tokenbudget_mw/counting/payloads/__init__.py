@@ -1,0 +1,174 @@
+"""
+Request bodies: from the bytes of a request to what it asks of a model.
+
+A new format is one function that adds a parsed body to a `Meter`, and one line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenbudget_mw.counting.encoders import default_encoders
+from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, Meter, TooManyPartsError
+from tokenbudget_mw.counting.models import NO_ALIASES, resolve
+from tokenbudget_mw.counting.payloads import anthropic, fields, openai
+from tokenbudget_mw.errors import ConfigurationError, PayloadError
+from tokenbudget_mw.values import Prompt, TokenCount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import msgspec
+
+    from tokenbudget_mw.counting.sampling import RatioEstimator
+
+__all__ = ["FORMATS", "Format", "bound", "read"]
+
+HEAD_BYTES = 16_384
+IMAGE_TOKENS = 1_600
+
+
+def _one(_request: Any) -> int:
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """
+    How the bodies of one API endpoint are read.
+
+    Attributes:
+        decoder: Bytes to the request's struct.
+
+        add: Adds the request's prompt to a meter.
+
+        prompts: How many prompts a request has, each with an answer of its own.
+    """
+
+    decoder: msgspec.json.Decoder[Any]
+    add: Callable[[Any, Meter], None]
+    prompts: Callable[[Any], int] = _one
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "openai.chat": Format(openai.CHAT, openai.add_chat),
+        "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
+        "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding),
+        "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
+    }
+)
+
+
+def read(
+    format: str,  # noqa: A002 - the word that routes use
+    body: bytes,
+    *,
+    aliases: Mapping[str, str] = NO_ALIASES,
+    count: Literal["full", "sample", "off"] = "full",
+    sample: float = 1.0,
+    draw: float = 0.0,
+    ratio: RatioEstimator | None = None,
+) -> Prompt:
+    """
+    Return what *body* asks of a model.
+
+    Args:
+        format: Name in `FORMATS`.
+
+        body: The whole request body, content encoding undone.
+
+        aliases: Deployment names of the host -> models.
+
+        count: ``full`` tokenises the prompt, ``sample`` a share of the requests, ``off`` none; texts that are not
+            tokenised are estimated from their bytes, with their bytes as the upper bound.
+
+        sample: That share, 0 to 1.
+
+        draw: A random number from 0 to below 1, the request's own.
+
+        ratio: What the route has learned, for ``sample``; counted requests teach it.
+
+    Raises:
+        PayloadError: The body is not a request of this format.
+
+        ConfigurationError: There is no such format.
+    """
+    kind = FORMATS.get(format)
+    if kind is None:
+        raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
+    request = fields.parse(kind.decoder, body)
+    is_counted = count == "full" or (count == "sample" and draw < sample)
+    meter = Meter(
+        resolve(request.model, aliases),
+        default_encoders() if is_counted else None,
+        ratio=ratio if count == "sample" else None,
+    )
+    return Prompt(
+        model=request.model or None,
+        input=_count(kind, request, meter, len(body)),
+        max_output=fields.max_output(request, kind.prompts(request)),
+        stream=request.stream is True,
+        service_tier=fields.short_text(request.service_tier),
+        batch=fields.batch_fields(request),
+    )
+
+
+def bound(content_length: int | None, seen: bytes) -> Prompt:
+    """
+    Return what can be said of a body that is too long to be read.
+
+    Its text has at most a token a byte. Images that it refers to are counted in what was seen of it.
+
+    Args:
+        content_length: The whole body's size in bytes, if the request tells it.
+
+        seen: The body's beginning.
+    """
+    size = max(content_length or 0, len(seen))
+    images = seen.count(b'"image') * IMAGE_TOKENS
+    return Prompt(model=_model_in(seen[:HEAD_BYTES]), input=_by_size(size, images))
+
+
+def _count(kind: Format, request: Any, meter: Meter, size: int) -> TokenCount:
+    try:
+        kind.add(request, meter)
+    except TooManyPartsError:
+        return _by_size(size)
+    except RecursionError as exc:
+        raise PayloadError("The body is nested too deeply.") from exc
+    meter.learn()
+    return meter.result()
+
+
+def _by_size(size: int, extra: int = 0) -> TokenCount:
+    estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + extra
+    return TokenCount(min(estimate, size + extra), size + extra, exact=False, method="bytes")
+
+
+# Possessive, and content with a string that the head cuts off: linear on any bytes.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]:,]', re.DOTALL)
+
+
+def _model_in(head: bytes) -> str | None:
+    """
+    Return the value of the outermost object's ``model`` in *head*, the beginning of a JSON text.
+
+    Only the outermost: a name nested somewhere, or spelt inside a text, is not what the app will call.
+    """
+    depth = 0
+    before = [b"", b""]
+    for found in _TOKEN.finditer(head):
+        token = found[0]
+        if token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        elif depth == 1 and before == [b'"model"', b":"] and len(token) > 1:
+            return fields.model_name(token)
+        before = [before[1], token]
+    return None

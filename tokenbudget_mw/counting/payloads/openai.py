@@ -1,0 +1,335 @@
+"""
+Bodies of OpenAI's API: chat completions, completions, embeddings.
+
+Messages and tools are counted by the rules of OpenAI's cookbook ("How to count tokens with tiktoken", MIT), which give
+the API's own figures for its examples. What the cookbook has no rule for is an approximation, and the count says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tokenbudget_mw.counting.payloads import media
+from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.errors import PayloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenbudget_mw.counting.meter import Meter
+
+__all__ = ["CHAT", "COMPLETION", "EMBEDDING", "add_chat", "add_completion", "add_embedding", "prompts_of"]
+
+
+# -- chat -------------------------------------------------------------------------------------------------------------
+
+
+class Message(msgspec.Struct):
+    """
+    One message of a chat.
+    """
+
+    role: str = "user"
+    content: Any = None
+    name: str | None = None
+    refusal: Any = None
+    tool_calls: Any = None
+    tool_call_id: Any = None
+    function_call: Any = None
+
+
+class ChatRequest(Request):
+    """
+    Body of ``POST /v1/chat/completions``.
+    """
+
+    messages: list[Message] = msgspec.field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+    functions: list[dict[str, Any]] | None = None
+    response_format: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """
+    Tokens that stand around the texts of a chat.
+
+    Attributes:
+        message: Each message.
+
+        name: Each name of a message's author.
+
+        function: Each tool.
+    """
+
+    message: int = 3
+    name: int = 1
+    function: int = 7
+
+
+REPLY_PRIMING = 3
+FRAME = Frame()
+FRAMES = {"gpt-4": Frame(function=10), "gpt-3.5": Frame(function=10)}
+FIRST_CHAT_MODEL = ("gpt-3.5-turbo-0301", Frame(message=4, name=-1, function=10))
+
+PUBLISHED = frozenset({"gpt-4o", "gpt-4", "gpt-3.5", "gpt-4.1"})
+"""Families whose message frame is known; reasoning models differ from the rule by a token or two."""
+
+PROPERTIES = 3
+PROPERTY = 3
+ENUM = -3
+ENUM_ITEM = 3
+TOOLS_END = 12
+TOOL_CALL = 3
+
+
+def add_chat(request: ChatRequest, meter: Meter) -> None:
+    """
+    Add a chat's messages, tools and response format to *meter*.
+    """
+    family = meter.family
+    frame = FIRST_CHAT_MODEL[1] if family.name == FIRST_CHAT_MODEL[0] else FRAMES.get(family.family, FRAME)
+    if family.family not in PUBLISHED:
+        meter.approximate()
+    for message in request.messages:
+        _add_message(message, meter, frame)
+    meter.frame += REPLY_PRIMING
+    functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
+    if functions:
+        _add_tools(functions, meter, frame)
+    if isinstance(request.response_format, dict) and "json_schema" in request.response_format:
+        add_json(meter, request.response_format["json_schema"])
+
+
+def _add_message(message: Message, meter: Meter, frame: Frame) -> None:
+    meter.step()
+    meter.frame += frame.message
+    meter.text(message.role)
+    content = message.content
+    if type(content) is str:
+        meter.text(content)
+    elif content is not None:
+        add_content(content, meter)
+    if message.name is not None:
+        meter.text(message.name)
+        meter.frame += frame.name
+    if message.refusal is not None:
+        add_strings(meter, message.refusal)
+    if message.tool_call_id is not None:
+        add_strings(meter, message.tool_call_id)
+    if message.tool_calls is not None:
+        _add_tool_calls(message.tool_calls, meter)
+    if message.function_call is not None:
+        _add_tool_calls([message.function_call], meter)
+
+
+def add_content(content: Any, meter: Meter) -> None:
+    """
+    Add a message's content: a text, or a list of texts and parts.
+    """
+    for part in content if isinstance(content, list) else (content,):
+        meter.step()
+        if isinstance(part, str):
+            meter.text(part)
+        elif isinstance(part, dict):
+            kind = part.get("type")
+            PARTS.get(kind if isinstance(kind, str) else "", _add_unknown)(part, meter)
+        else:
+            add_strings(meter, part)
+
+
+def _add_text_part(part: dict[str, Any], meter: Meter) -> None:
+    text = part.get("text")
+    if isinstance(text, str):
+        meter.text(text)
+    else:
+        add_strings(meter, part)
+
+
+def _add_image_part(part: dict[str, Any], meter: Meter) -> None:
+    image = part.get("image_url")
+    inner = image if isinstance(image, dict) else {"url": image, "detail": part.get("detail")}
+    meter.guess(*media.openai_image(meter.family.name, inner.get("url"), inner.get("detail")))
+
+
+def _add_audio_part(part: dict[str, Any], meter: Meter) -> None:
+    clip = part.get("input_audio")
+    meter.guess(*media.audio(clip.get("data") if isinstance(clip, dict) else None))
+
+
+def _add_file_part(_part: dict[str, Any], meter: Meter) -> None:
+    meter.guess(*media.FILE_TOKENS)
+
+
+def _add_unknown(part: dict[str, Any], meter: Meter) -> None:
+    add_strings(meter, part)
+
+
+PARTS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
+    "text": _add_text_part,
+    "input_text": _add_text_part,
+    "output_text": _add_text_part,
+    "image_url": _add_image_part,
+    "input_image": _add_image_part,
+    "input_audio": _add_audio_part,
+    "file": _add_file_part,
+    "input_file": _add_file_part,
+}
+
+
+def _add_tool_calls(calls: Any, meter: Meter) -> None:
+    for call in calls if isinstance(calls, list) else (calls,):
+        meter.step()
+        meter.guess(TOOL_CALL, 2 * TOOL_CALL)
+        function = call.get("function", call) if isinstance(call, dict) else call
+        add_strings(meter, function)
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+def _add_tools(functions: list[Any], meter: Meter, frame: Frame) -> None:
+    for function in functions:
+        meter.step()
+        meter.guess(frame.function, frame.function + 3)
+        if not isinstance(function, dict):
+            add_strings(meter, function)
+            continue
+        meter.text(f"{_string(function, 'name')}:{_sentence(function)}")
+        _add_schema(function.get("parameters"), meter)
+    meter.frame += TOOLS_END
+
+
+def _add_schema(schema: Any, meter: Meter) -> None:
+    """
+    Add the properties of a JSON schema, those inside of them too.
+    """
+    stack = [schema]
+    while stack:
+        item = stack.pop()
+        if not isinstance(item, dict):
+            continue
+        properties = item.get("properties")
+        if isinstance(properties, dict) and properties:
+            meter.frame += PROPERTIES
+            for name, value in properties.items():
+                _add_property(name, value, meter)
+            stack.extend(properties.values())
+        stack.append(item.get("items"))
+        for field in ("anyOf", "oneOf", "allOf", "$defs", "definitions"):
+            if field in item:
+                add_strings(meter, item[field])
+
+
+def _add_property(name: str, value: Any, meter: Meter) -> None:
+    meter.step()
+    meter.frame += PROPERTY
+    value = value if isinstance(value, dict) else {}
+    choices = value.get("enum")
+    if isinstance(choices, list):
+        meter.frame += ENUM
+        for choice in choices:
+            meter.step()
+            meter.frame += ENUM_ITEM
+            if isinstance(choice, str):
+                meter.text(choice)
+            else:
+                add_strings(meter, choice)
+    kind = value.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    meter.text(f"{name}:{'|'.join(each for each in kinds if isinstance(each, str))}:{_sentence(value)}")
+
+
+def _sentence(value: dict[str, Any]) -> str:
+    return _string(value, "description").removesuffix(".")
+
+
+def _string(value: dict[str, Any], field: str) -> str:
+    found = value.get(field)
+    return found if isinstance(found, str) else ""
+
+
+# -- completions and embeddings ---------------------------------------------------------------------------------------
+
+
+class CompletionRequest(Request):
+    """
+    Body of ``POST /v1/completions``.
+    """
+
+    prompt: str | list[Any] | None = None
+    suffix: str | None = None
+
+
+class EmbeddingRequest(Request):
+    """
+    Body of ``POST /v1/embeddings``.
+    """
+
+    input: str | list[Any] | None = None
+
+
+def add_completion(request: CompletionRequest, meter: Meter) -> None:
+    """
+    Add a completion's prompts to *meter*; none stands for one token that ends a text.
+    """
+    if request.prompt is None:
+        meter.frame += 1
+    else:
+        _add_input(request.prompt, meter, "prompt")
+    if request.suffix:
+        meter.text(request.suffix)
+        meter.approximate()
+
+
+def add_embedding(request: EmbeddingRequest, meter: Meter) -> None:
+    """
+    Add an embedding's inputs to *meter*.
+    """
+    if request.input is not None:
+        _add_input(request.input, meter, "input")
+
+
+def prompts_of(request: CompletionRequest) -> int:
+    """
+    Return how many prompts the request has, each of which is answered.
+    """
+    prompt = request.prompt
+    return max(1, len(prompt)) if isinstance(prompt, list) and not _is_tokens(prompt) else 1
+
+
+def _add_input(value: str | list[Any], meter: Meter, param: str) -> None:
+    """
+    Add a text, tokens, or a list of either.
+    """
+    if isinstance(value, str):
+        meter.text(value)
+        return
+    if _is_tokens(value):
+        meter.frame += len(value)
+        return
+    for item in value:
+        meter.step()
+        if isinstance(item, str):
+            meter.text(item)
+        elif isinstance(item, list) and _is_tokens(item):
+            meter.frame += len(item)
+        else:
+            raise PayloadError(f"The body's `{param}` must be a string, tokens, or an array of either.", param=param)
+
+
+def _is_tokens(value: list[Any]) -> bool:
+    return set(map(type, value)) == {int}
+
+
+def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+CHAT = _decoder(ChatRequest)
+COMPLETION = _decoder(CompletionRequest)
+EMBEDDING = _decoder(EmbeddingRequest)
