@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation, localcontext
 __all__ = [
     "COUNTER_MAX",
     "NANO_PER_USD",
+    "NUMBER",
     "PICO_PER_NANO",
     "PICO_PER_USD",
     "TIME_UNITS",
@@ -24,6 +25,7 @@ __all__ = [
     "parse_duration",
     "parse_quantity",
     "pico_from_usd",
+    "time_unit",
     "usd_from_pico",
 ]
 
@@ -49,8 +51,9 @@ _SHORT_TIMES = {
 }
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 
-# one or more digits, grouped by `_` or by commas in threes, then perhaps a fraction
 NUMBER = r"\d+(?:_\d+)*(?:,\d{3})*(?:\.\d+)?"
+"""A number as a regular expression: digits, grouped by ``_`` or by commas in threes, then perhaps a fraction."""
+
 _QUANTITY = re.compile(rf"({NUMBER})\s*([kKMGB]?)", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)\s*([a-z]+)\s*", re.ASCII)
 _MAX_NUMBER_LENGTH = 40

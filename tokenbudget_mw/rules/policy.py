@@ -135,7 +135,7 @@ class Policy:
             return found
         return self._with_route(name, route)
 
-    def bind(
+    def bind(  # noqa: PLR0917 - called once a request: names would cost more than they tell
         self,
         limits: Iterable[Limit],
         subject: Subject,

@@ -1,0 +1,261 @@
+"""
+The settings: every one of them, what it means, and how it is read.
+"""
+
+# ruff: noqa: RUF009 - `_setting` makes a dataclass field
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from tokenbudget_mw.rules.policy import Plan
+from tokenbudget_mw.settings import reading
+from tokenbudget_mw.settings.environment import from_environment
+from tokenbudget_mw.settings.limits import Context
+from tokenbudget_mw.settings.reading import Problems
+from tokenbudget_mw.settings.secret import Secret, redact_url
+from tokenbudget_mw.settings.structures import read_database, read_plans, read_routes, read_top_limits
+from tokenbudget_mw.settings.tariffs import MoneyContext, read_ceiling, read_rates, read_tariffs
+from tokenbudget_mw.values import Facts, Limit, Mode, OnBackendError, Price, Route, Subject
+
+__all__ = ["DEFAULT_CEILING", "Identify", "Settings"]
+
+Identify = str | Callable[[Facts], Subject | None]
+
+DEFAULT_CEILING = Price(id="ceiling", model="*", input=150_000_000, output=600_000_000)
+"""$150 and $600 for a million input and output tokens, which no model on a public price list has passed."""
+
+_HOUR, _DAY, _GIGABYTE = 3600.0, 86_400.0, 2**30
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _NONE
+
+
+def _setting(doc: str, default: Any, read: reading.Reader[Any] | None = None) -> Any:
+    """
+    Declare a setting: *read* turns what a user wrote into its value; None where `Settings.from_mapping` does that.
+    """
+    metadata = {"doc": doc, "read": read}
+    if default is _NONE:
+        return field(default_factory=_nothing, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """
+    What the middleware does, for whom. Made by `from_mapping` or `from_env`, which check everything.
+
+    The fields are documented where they are declared; `reference` lists them.
+    """
+
+    backend: str = _setting(
+        "Where counters live, as a URL. `memory://` counts in one process only.",
+        "memory://",
+        reading.url("redis://localhost:6379/0"),
+    )
+    database: str | None = _setting(
+        "Where the books are kept, as an SQLAlchemy URL; in Django `{'alias': 'default'}`.",
+        "sqlite:///tokenbudget.db",
+    )
+    database_alias: str | None = _setting("The alias in Django's `DATABASES`. Set by `database`.", None)
+    identify: Identify = _setting(
+        "How a request's subject is found: `api_key`, `ip`, a callable (request facts -> Subject) or a dotted path to one.",
+        "api_key",
+        reading.identify,
+    )
+    routes: tuple[Route, ...] = _setting("The metered paths. Without any, every request is metered as a request.", ())
+    default: Literal["ignore", "protect"] = _setting(
+        "What happens to paths that no route names: `ignore`, or `protect` (metered as a request).",
+        "ignore",
+        reading.choice("ignore", "protect"),
+    )
+    plans: Mapping[str, Plan] = _setting(
+        "Named sets of limits: a list of limits each, or a dict with `limits`, `holder`, `mode`.", _NONE
+    )
+    default_plan: str | None = _setting(
+        "The plan of subjects that have none. Unset: the plan named `default`, or the only one.",
+        None,
+        reading.optional(reading.text),
+    )
+    limits: tuple[Limit, ...] = _setting("Limits that hold for everybody, beside the plans.", ())
+    on_backend_error: OnBackendError = _setting(
+        "What holds while the backend does not answer: `allow`, `deny`, or `local` (this process's share of the limit).",
+        "local",
+        reading.choice("allow", "deny", "local"),
+    )
+    unknown_price: Literal["deny", "ceiling", "flag"] = _setting(
+        "What happens to a model without a price: `deny` it, charge the `ceiling`, or `flag` its rows and charge nothing.",
+        "ceiling",
+        reading.choice("deny", "ceiling", "flag"),
+    )
+    mode: Mode = _setting(
+        "`enforce`, or `shadow`: decide and record, and refuse nobody.", "enforce", reading.choice("enforce", "shadow")
+    )
+    timezone: str = _setting(
+        "IANA name of the time zone whose calendar days, weeks and months count.", "UTC", reading.timezone
+    )
+    enabled: bool = _setting("Whether the middleware does anything at all.", True, reading.boolean)
+    lease: float = _setting(
+        "After how long an unsettled reservation gives back what it holds, in seconds or like `10 minutes`.",
+        600.0,
+        reading.seconds(1, _DAY),
+    )
+    deadline: float = _setting("How long the backend may take to answer, in seconds.", 0.05, reading.seconds(0.001, 60))
+    output_reserve: int = _setting(
+        "Output tokens that are reserved for a request that names no maximum.", 1024, reading.whole(0, 10**9)
+    )
+    max_body: int = _setting(
+        "How many bytes of a request's body are read for counting; a larger one is refused.",
+        1_048_576,
+        reading.whole(1, _GIGABYTE),
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        "Addresses and networks of the proxies whose X-Forwarded-For is believed.", (), reading.items(reading.address)
+    )
+    pepper: Secret = _setting(
+        "The secret under which API keys are hashed. Set it by the environment.", Secret(), reading.secret
+    )
+    query_keys: bool = _setting(
+        "Whether an API key may stand in the query string (`?api_key=`), where logs see it.", False, reading.boolean
+    )
+    key_cache_ttl: float = _setting(
+        "How long a key's status is remembered, in seconds.", 10.0, reading.seconds(0, _HOUR)
+    )
+    tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
+    ceiling: Price = _setting(
+        "What a model without a price is charged under `unknown_price: ceiling`.", DEFAULT_CEILING
+    )
+    rates: Mapping[str, Decimal] = _setting(
+        "Dollars for one unit of other currencies, such as `{'EUR': '1.08'}`.", _NONE, read_rates
+    )
+    models: Mapping[str, str] = _setting(
+        "Model that a deployment's name stands for, such as `{'my-deployment': 'gpt-4o'}`.",
+        _NONE,
+        reading.pairs(reading.text),
+    )
+    refusals: Literal["auto", "openai", "anthropic", "problem"] = _setting(
+        "How a refusal's body looks: as the route's format has it (`auto`), or always the same.",
+        "auto",
+        reading.choice("auto", "openai", "anthropic", "problem"),
+    )
+    workers: int = _setting(
+        "How many processes share the limits; each takes its share where `on_backend_error` is `local`.",
+        1,
+        reading.whole(1, 10_000),
+    )
+    flush_interval: float = _setting(
+        "How often waiting records are written to the database, in seconds.", 0.25, reading.seconds(0.01, _HOUR)
+    )
+    flush_rows: int = _setting("How many records are written at once at most.", 1000, reading.whole(1, 100_000))
+    queue: int = _setting(
+        "How many records may wait for the database before new ones are dropped, and counted.",
+        100_000,
+        reading.whole(1, 10**8),
+    )
+    record_refusals: bool = _setting("Whether refused requests are recorded, too.", True, reading.boolean)
+    exempt: tuple[str, ...] = _setting(
+        "Exact paths that are never metered, such as `/healthz`.", (), reading.items(reading.text)
+    )
+
+    @classmethod
+    def from_mapping(cls, mapping: Any, env: Mapping[str, str] | None = None) -> Self:
+        """
+        Read the settings from a dict.
+
+        Args:
+            mapping: The dict, as in the documentation; anything else is refused.
+
+            env: Environment whose ``TOKENBUDGET_*`` variables override it; none where None.
+
+        Raises:
+            ConfigurationError: Something is wrong; the message has a line for each problem.
+        """
+        problems = Problems()
+        if not isinstance(mapping, Mapping):
+            problems.add("TOKENBUDGET", f"a dict is expected, not {reading.kind_of(mapping)}")
+            problems.raise_if_any()
+        names = [each.name for each in dataclasses.fields(cls) if each.name != "database_alias"]
+        problems.unknown_keys(mapping, names)
+        given = {name: mapping[name] for name in names if name in mapping}
+        given |= from_environment(env or {}, dataclasses.fields(cls), problems)
+        values = _read(given, problems)
+        problems.raise_if_any()
+        return cls(**values)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """
+        Read the settings from ``TOKENBUDGET_*`` variables alone; structures are JSON.
+
+        Raises:
+            ConfigurationError: Something is wrong.
+        """
+        return cls.from_mapping({}, environ)
+
+    def replace(self, **changes: Any) -> Self:
+        """
+        Return these settings with *changes*, which are values as the fields hold them.
+        """
+        return dataclasses.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        shown = []
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            default = each.default_factory() if callable(each.default_factory) else each.default
+            if value != default:
+                is_url = each.name in {"backend", "database"} and value is not None
+                shown.append(f"{each.name}={redact_url(value) if is_url else value!r}")
+        return f"Settings({', '.join(shown)})"
+
+
+def _read(given: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for each in dataclasses.fields(Settings):
+        read = each.metadata["read"]
+        if read is not None and each.name in given:
+            with problems.at(each.name):
+                values[each.name] = read(given[each.name])
+    if "database" in given:
+        with problems.at("database"):
+            values["database"], values["database_alias"] = read_database(given["database"])
+    return values | _read_limits(given, values, problems) | _read_prices(given, values, problems)
+
+
+def _read_limits(given: Mapping[str, Any], values: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    context = Context(
+        rates=values.get("rates"),
+        mode=values.get("mode", "enforce"),
+        on_backend_error=values.get("on_backend_error", "local"),
+    )
+    plans = read_plans(given.get("plans", {}), context, problems)
+    limits = read_top_limits(given.get("limits", ()), plans, context, problems)
+    taken = [limit.name for group in (*(plan.limits for plan in plans.values()), limits) for limit in group]
+    routes = read_routes(given.get("routes", ()), taken, context, problems)
+    default_plan = values.get("default_plan") or _natural_plan(plans)
+    if default_plan is not None and default_plan not in plans:
+        problems.add("default_plan", f"unknown plan '{default_plan}'{reading.did_you_mean(default_plan, plans)}")
+    return {"plans": MappingProxyType(plans), "limits": limits, "routes": routes, "default_plan": default_plan}
+
+
+def _natural_plan(plans: Mapping[str, Plan]) -> str | None:
+    if "default" in plans:
+        return "default"
+    return next(iter(plans)) if len(plans) == 1 else None
+
+
+def _read_prices(given: Mapping[str, Any], values: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    context = MoneyContext(values.get("rates", {}), values.get("timezone", "UTC"))
+    found: dict[str, Any] = {"tariffs": read_tariffs(given.get("tariffs", ()), context, "tariffs", problems)}
+    if "ceiling" in given:
+        with problems.at("ceiling"):
+            found["ceiling"] = read_ceiling(given["ceiling"], context)
+    return found

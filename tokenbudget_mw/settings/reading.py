@@ -1,0 +1,274 @@
+"""
+Readers of settings: from what a user wrote to what it means, or to a sentence about what is wrong with it.
+
+A reader takes a value and returns what it means, or raises `Invalid` with a message that needs no path. `Problems`
+adds the path and collects the messages, so that a user sees all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import zoneinfo
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.settings.secret import Secret
+from tokenbudget_mw.units import parse_duration
+
+__all__ = [
+    "Invalid",
+    "Problems",
+    "Reader",
+    "address",
+    "boolean",
+    "choice",
+    "did_you_mean",
+    "identify",
+    "items",
+    "kind_of",
+    "optional",
+    "pairs",
+    "seconds",
+    "secret",
+    "text",
+    "timezone",
+    "url",
+    "whole",
+]
+
+T = TypeVar("T")
+Reader = Callable[[Any], T]
+
+_MANY = 8
+
+
+class Invalid(ValueError):  # noqa: N818 - reads as the verdict it is
+    """
+    A value cannot be what it is meant to be. The message says why; whoever knows the path adds it.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """
+    Return how a message about the unknown *word* goes on: the known word that is nearest, or all of them.
+
+    >>> did_you_mean("tokes", ["requests", "tokens"])
+    "; did you mean 'tokens'?"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= _MANY else ""
+
+
+def kind_of(value: object) -> str:
+    """
+    Say what *value* is, and not what it says: it may hold a secret.
+    """
+    return "nothing (None)" if value is None else f"a {type(value).__name__}"
+
+
+class Problems:
+    """
+    What is wrong with the settings, so far.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def add(self, path: str, message: str) -> None:
+        """
+        Note that *message* is the matter at *path*.
+        """
+        self._found.append(f"at `{path}`: {message}")
+
+    @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """
+        Note the `ValueError` of a reader as a problem at *path*, and go on.
+        """
+        try:
+            yield
+        except ValueError as exc:
+            self.add(path, str(exc))
+
+    def unknown_keys(self, given: Iterable[object], known: Iterable[str], path: str = "") -> None:
+        """
+        Note every one of the *given* keys that is not *known*.
+        """
+        names = tuple(known)
+        for key in given:
+            if key not in names:
+                where = f"{path}.{key}" if path else f"{key}"
+                self.add(where, f"unknown setting{did_you_mean(str(key), names)}")
+
+    def raise_if_any(self) -> None:
+        """
+        Raise all that was noted, one problem a line.
+
+        Raises:
+            ConfigurationError: Anything was.
+        """
+        if self._found:
+            raise ConfigurationError("\n".join(self._found))
+
+
+def text(value: Any) -> str:
+    """
+    Read a text that is not empty.
+    """
+    if not isinstance(value, str):
+        raise Invalid(f"a text is expected, not {kind_of(value)}")
+    if not value.strip():
+        raise Invalid("the text is empty")
+    return value
+
+
+def url(example: str) -> Reader[str]:
+    """
+    Make a reader of URLs.
+    """
+
+    def read(value: Any) -> str:
+        if "://" not in text(value):
+            raise Invalid(f"a URL is expected, such as '{example}'")
+        return str(value)
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    """
+    Read True or False.
+    """
+    if not isinstance(value, bool):
+        raise Invalid(f"True or False is expected, not {kind_of(value)}")
+    return value
+
+
+def choice(*options: str) -> Reader[Any]:
+    """
+    Make a reader of one of *options*.
+    """
+
+    def read(value: Any) -> str:
+        if text(value) not in options:
+            raise Invalid(f"unknown choice '{value}'{did_you_mean(value, options)}")
+        return str(value)
+
+    return read
+
+
+def whole(least: int, most: int) -> Reader[int]:
+    """
+    Make a reader of whole numbers from *least* to *most*.
+    """
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Invalid(f"a whole number is expected, not {kind_of(value)}")
+        if not least <= value <= most:
+            raise Invalid(f"a number from {least} to {most} is expected, not {value}")
+        return value
+
+    return read
+
+
+def seconds(least: float, most: float) -> Reader[float]:
+    """
+    Make a reader of durations, in seconds or like ``"10 minutes"``, from *least* to *most* seconds.
+    """
+
+    def read(value: Any) -> float:
+        if isinstance(value, str):
+            value = parse_duration(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Invalid(f"a duration is expected, in seconds or like '10 minutes', not {kind_of(value)}")
+        if not least <= value <= most:  # NaN, too, fails here
+            raise Invalid(f"a duration from {least:g} to {most:g} seconds is expected, not {value:g}")
+        return float(value)
+
+    return read
+
+
+def optional(reader: Reader[T]) -> Reader[T | None]:
+    """
+    Make a reader that also takes None.
+    """
+    return lambda value: None if value is None else reader(value)
+
+
+def items(reader: Reader[T]) -> Reader[tuple[T, ...]]:
+    """
+    Make a reader of lists whose items *reader* reads; a text is a list separated by commas.
+    """
+
+    def read(value: Any) -> tuple[T, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise Invalid(f"a list is expected, not {kind_of(value)}")
+        return tuple(reader(item) for item in value)
+
+    return read
+
+
+def pairs(reader: Reader[T]) -> Reader[Mapping[str, T]]:
+    """
+    Make a reader of dicts from texts to what *reader* reads.
+    """
+
+    def read(value: Any) -> Mapping[str, T]:
+        if not isinstance(value, Mapping):
+            raise Invalid(f"a dict is expected, not {kind_of(value)}")
+        return {text(key): reader(item) for key, item in value.items()}
+
+    return read
+
+
+def secret(value: Any) -> Secret:
+    """
+    Read a secret.
+    """
+    return value if isinstance(value, Secret) else Secret(text(value))
+
+
+def address(value: Any) -> str:
+    """
+    Read an address or a network.
+    """
+    try:
+        return str(ipaddress.ip_network(text(value).strip(), strict=False))
+    except ValueError:
+        raise Invalid(f"'{value}' is no address and no network; write it like '10.0.0.0/8'") from None
+
+
+def timezone(value: Any) -> str:
+    """
+    Read the name of a time zone.
+    """
+    try:
+        return zoneinfo.ZoneInfo(text(value)).key
+    except (zoneinfo.ZoneInfoNotFoundError, OSError, ValueError):
+        hint = did_you_mean(str(value), zoneinfo.available_timezones())
+        raise Invalid(f"unknown time zone '{value}'{hint or '; write it like Europe/Zurich'}") from None
+
+
+def identify(value: Any) -> Any:
+    """
+    Read how subjects are found: a built-in way, a callable, or the dotted path to one.
+    """
+    if callable(value) or value in ("api_key", "ip"):
+        return value
+    if not isinstance(value, str):
+        raise Invalid(f"'api_key', 'ip', a dotted path or a callable is expected, not {kind_of(value)}")
+    parts = value.replace(":", ".").split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        hint = did_you_mean(value, ("api_key", "ip"))
+        raise Invalid(f"unknown way '{value}'{hint} (or a dotted path such as 'myapp.limits.subject_of')")
+    return value

@@ -1,0 +1,212 @@
+"""
+The settings that have parts: the database, routes, plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast, get_args
+
+from tokenbudget_mw.rules.policy import Plan
+from tokenbudget_mw.rules.routes import FORMATS, normalise
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES
+from tokenbudget_mw.settings import reading
+from tokenbudget_mw.settings.limits import SCOPES, Context, read_limits
+from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
+from tokenbudget_mw.values import Limit, Mode, Route, Scope
+
+__all__ = ["read_database", "read_plans", "read_routes", "read_top_limits"]
+
+_PLAN_KEYS = ("limits", "holder", "mode")
+_ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle")
+_COUNTS = ("full", "sample", "off")
+_read_url = reading.url("sqlite:///tokenbudget.db")
+
+
+def read_database(value: Any) -> tuple[str | None, str | None]:
+    """
+    Read a database URL or ``{"alias": ...}``; return the URL and the alias, of which one is None.
+    """
+    if not isinstance(value, Mapping):
+        return _read_url(value), None
+    if set(value) != {"alias"}:
+        raise Invalid("a database is a URL, or a dict such as {'alias': 'default'} that names one of Django's")
+    return None, text(value["alias"])
+
+
+def read_plans(value: Any, context: Context, problems: Problems) -> Mapping[str, Plan]:
+    """
+    Read plans by name; each is a list of limits or a dict.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): _plan(name, plan, context, problems) for name, plan in value.items()}
+    problems.add("plans", f"a dict of plans by name is expected, not {kind_of(value)}")
+    return {}
+
+
+def _plan(name: Any, value: Any, context: Context, problems: Problems) -> Plan:
+    path = f"plans.{name}"
+    if isinstance(value, Plan):
+        return value
+    with problems.at(path):
+        text(name)
+    parts = value if isinstance(value, Mapping) and "limit" not in value else {"limits": value}
+    problems.unknown_keys(parts, _PLAN_KEYS, path)
+    holder: Scope = "key"
+    mode: Mode = context.mode
+    with problems.at(f"{path}.holder"):
+        holder = cast("Scope", reading.choice(*SCOPES)(parts.get("holder", "key")))
+    with problems.at(f"{path}.mode"):
+        wanted = reading.choice(*get_args(Mode))(parts.get("mode", "enforce"))
+        mode = "shadow" if "shadow" in {wanted, mode} else "enforce"
+    here = replace(context, place="plan", holder=holder, mode=mode)
+    at = f"{path}.limits" if parts is value else path
+    limits = read_limits(parts.get("limits", ()), here, at, problems)
+    return Plan(str(name), name_apart(limits, ()), holder, mode)
+
+
+def read_top_limits(value: Any, plans: Mapping[str, Plan], context: Context, problems: Problems) -> tuple[Limit, ...]:
+    """
+    Read the limits that hold for everybody.
+    """
+    limits = read_limits(value, context, "limits", problems)
+    return name_apart(limits, [limit.name for plan in plans.values() for limit in plan.limits])
+
+
+def name_apart(limits: tuple[Limit, ...], taken: Iterable[str]) -> tuple[Limit, ...]:
+    """
+    Give every limit a name of its own among those that one request can meet, by a number at the end.
+
+    The same limit given twice is kept once.
+    """
+    names = set(taken)
+    apart: list[Limit] = []
+    for limit in dict.fromkeys(limits):
+        name, count = limit.name, 1
+        while name in names:
+            count += 1
+            name = f"{limit.name}-{count}"
+        names.add(name)
+        apart.append(limit if count == 1 else replace(limit, name=name))
+    return tuple(apart)
+
+
+def read_routes(value: Any, taken: Iterable[str], context: Context, problems: Problems) -> tuple[Route, ...]:
+    """
+    Read routes, each a path or a dict.
+
+    Args:
+        value: What stands in the settings.
+
+        taken: Names of limits that a request can meet beside those of its route.
+
+        context: For the routes' limits.
+
+        problems: Where to note what is wrong.
+    """
+    if isinstance(value, str | Mapping) or not isinstance(value, list | tuple):
+        problems.add("routes", f"a list of routes is expected, not {kind_of(value)}")
+        return ()
+    names = tuple(taken)
+    routes = [_route(item, f"routes[{at}]", names, context, problems) for at, item in enumerate(value)]
+    _note_twins(routes, problems)
+    return tuple(routes)
+
+
+def _route(value: Any, path: str, taken: tuple[str, ...], context: Context, problems: Problems) -> Route:
+    if isinstance(value, Route):
+        return value
+    parts = {"path": value} if isinstance(value, str) else value
+    if not isinstance(parts, Mapping):
+        problems.add(path, f"a route is a path or a dict, not {kind_of(value)}")
+        return Route("*")
+    problems.unknown_keys(parts, _ROUTE_KEYS, path)
+    found: dict[str, Any] = {"path": "*"}
+    if "path" not in parts:
+        problems.add(path, "a route needs its 'path', such as '/v1/chat/completions' or '/v1/*'")
+    for name, reader in _ROUTE_READERS.items():
+        if parts.get(name) is not None:
+            with problems.at(f"{path}.{name}"):
+                found |= reader(parts[name])
+    if found.get("count") == "sample" and "sample" not in found:
+        problems.add(f"{path}.count", "'sample' needs its share; write 'sample:0.1'")
+    if "limits" in parts:
+        here = replace(context, place="route", holder="key")
+        limits = read_limits(parts["limits"], here, f"{path}.limits", problems)
+        found["limits"] = name_apart(limits, taken)
+    return Route(**found)
+
+
+def _read_path(value: Any) -> dict[str, Any]:
+    path = text(value)
+    if path != "*" and not path.startswith("/"):
+        raise Invalid(f"a path begins with '/', not '{path}'")
+    if "*" in path[:-1] or any(mark in path for mark in "{}<>?#"):
+        raise Invalid(f"'{path}' is a pattern; give an exact path, or a prefix that ends in '*' such as '/v1/*'")
+    return {"path": path}
+
+
+def _read_format(value: Any) -> dict[str, Any]:
+    if text(value) not in FORMATS:
+        raise Invalid(f"unknown format '{value}'{did_you_mean(value, FORMATS)}")
+    return {"format": value}
+
+
+def _read_methods(value: Any) -> dict[str, Any]:
+    return {"methods": frozenset(method.upper() for method in reading.items(text)(value))}
+
+
+def _read_count(value: Any) -> dict[str, Any]:
+    name, colon, share = text(value).partition(":")
+    if name not in _COUNTS:
+        raise Invalid(f"unknown way of counting '{name}'{did_you_mean(name, _COUNTS)}")
+    if not colon:
+        return {"count": name}
+    if name != "sample":
+        raise Invalid(f"'{name}' has no share; only 'sample:0.1' has")
+    try:
+        number = float(share)
+    except ValueError:
+        raise Invalid(f"'{share}' is no share; write 'sample:0.1'") from None
+    return {"count": name, **_read_sample(number)}
+
+
+def _read_sample(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise Invalid("a share is a number from 0 to 1")
+    return {"sample": float(value)}
+
+
+def _read_settle(value: Any) -> dict[str, Any]:
+    rules = reading.pairs(text)(value)
+    for outcome, rule in rules.items():
+        if outcome not in DEFAULT_SETTLE:
+            raise Invalid(f"unknown outcome '{outcome}'{did_you_mean(outcome, DEFAULT_SETTLE)}")
+        if rule not in SETTLE_RULES:
+            raise Invalid(f"unknown rule '{rule}'{did_you_mean(rule, sorted(SETTLE_RULES))}")
+    return {"settle": rules}
+
+
+_ROUTE_READERS = {
+    "path": _read_path,
+    "format": _read_format,
+    "methods": _read_methods,
+    "sample": _read_sample,
+    "count": _read_count,
+    "settle": _read_settle,
+}
+
+
+def _note_twins(routes: list[Route], problems: Problems) -> None:
+    """
+    Note routes of which the second can never be reached.
+    """
+    seen: dict[tuple[str, bool], list[Route]] = {}
+    for at, route in enumerate(routes):
+        is_prefix = route.path.endswith("*")
+        earlier = seen.setdefault((normalise(route.path.removesuffix("*")), is_prefix), [])
+        for other in earlier:
+            if not other.methods or not route.methods or other.methods & route.methods:
+                problems.add(f"routes[{at}]", f"'{route.path}' is covered by another route of the same path")
+        earlier.append(route)
