@@ -13,7 +13,7 @@ from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import UNKNOWN_COST
-from tokenbudget_mw.settings import parse_limit
+from tokenbudget_mw.settings.limits import parse_limit
 from tokenbudget_mw.values import Cost, Route
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class EndpointLimit:
             ConfigurationError: One of them makes no sense.
         """
         if not texts:
-            raise ConfigurationError(f"limit() of {name!r} needs at least one limit, for example '10 requests/minute'.")
-        limits = [parse_limit(text, path=f"limit() of {name!r}", holder="key", extra=("route",)) for text in texts]
-        return cls(tuple(limits), name)
+            raise ConfigurationError("limit() needs at least one limit, for example '10 requests/minute'.")
+        limits = [parse_limit(text, path="limit()", place="route") for text in texts]
+        return cls(tuple([replace(limit, name=f"{limit.name}-endpoint") for limit in limits]), name)
 
     def named(self, name: str) -> EndpointLimit:
         """
