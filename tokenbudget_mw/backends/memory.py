@@ -117,7 +117,8 @@ class MemoryBackend:
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
-            if lease is None and not self._leases.claim(reservation.id):
+            ended_unsettled = self._leases.claim(reservation.id)
+            if lease is None and not ended_unsettled:
                 return False
             self._newest = moment
             for hold, actual in zip(reservation.holds, settlement.actual, strict=True):

@@ -1,0 +1,161 @@
+"""
+What both colours of the Redis backend say to Redis, and how they read its answer.
+
+The script is put together from ``redis.lua`` and the window algorithms' Lua files, which stand beside the Python ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
+from tokenbudget_mw.values import CheckState, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenbudget_mw.values import Ask, Settlement
+
+__all__ = ["Call", "Script", "abandon_call", "parse_reply", "peek_call", "reserve_call", "settle_call"]
+
+SERVER_CLOCK = -1
+
+
+class Call(NamedTuple):
+    """
+    One call of the script.
+
+    Attributes:
+        keys: The counters.
+
+        payload: The packed argument.
+    """
+
+    keys: tuple[str, ...]
+    payload: bytes
+
+    def arguments(self) -> tuple[int, tuple[str | bytes, ...]]:
+        """
+        Return the number of keys, and keys and arguments, as EVAL and EVALSHA take them.
+        """
+        return len(self.keys), (*self.keys, self.payload)
+
+
+class Script:
+    """
+    The script's text and its name in Redis.
+
+    Attributes:
+        text: Source, as EVAL takes it.
+
+        sha: Its SHA-1, as EVALSHA takes it.
+    """
+
+    def __init__(self) -> None:
+        windows = files("tokenbudget_mw.rules.windows")
+        parts = ["local ALGORITHMS = {}\n"]
+        for name in ALGORITHMS:
+            source = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+            parts.append(f"ALGORITHMS.{name} = (function()\n{source}end)()\n")
+        parts.append(files("tokenbudget_mw.backends").joinpath("redis.lua").read_text(encoding="utf-8"))
+        self.text = "".join(parts)
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def reserve_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Ask for *ask*, at *now_us* or at Redis's own time.
+    """
+    return _ask_call("reserve", ask, now_us)
+
+
+def peek_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Ask what `reserve_call` would be told.
+    """
+    return _ask_call("peek", ask, now_us)
+
+
+def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Tell the truth about a reservation.
+    """
+    reservation = settlement.reservation
+    keys: dict[str, int] = {}
+    holds = [
+        {
+            "key": keys.setdefault(hold.check.counter, len(keys) + 1),
+            "window": hold.check.window,
+            "algorithm": hold.check.algorithm,
+            "params": hold.check.params,
+            "cost": _whole(hold.check.cost, hold.check.window),
+            "actual": _whole(actual, hold.check.window),
+            "slot": hold.slot,
+        }
+        for hold, actual in zip(reservation.holds, settlement.actual, strict=True)
+    ]
+    return _call(("settle", now_us, reservation.id, 0, holds), _names(reservation.tag, keys))
+
+
+def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Give back all that *ask* took: nobody waits for its answer any more, so its request is never made.
+    """
+    keys: dict[str, int] = {}
+    for check in ask.checks:
+        keys.setdefault(check.counter, len(keys) + 1)
+    return _call(("abandon", now_us, ask.id, 0, []), _names(ask.tag, keys))
+
+
+def parse_reply(answer: Sequence[Any]) -> Reply:
+    """
+    Read the script's answer to `reserve_call` or `peek_call`.
+    """
+    admitted, states = answer
+    return Reply(bool(admitted), tuple([_state(*state) for state in states]))
+
+
+def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) -> CheckState:
+    wait = wait_us / 1_000_000 if wait_us >= 0 else None
+    return CheckState(bool(fitted), remaining, reset_us / 1_000_000, wait, slot)
+
+
+def _ask_call(op: str, ask: Ask, now_us: int) -> Call:
+    keys: dict[str, int] = {}
+    checks = [
+        {
+            "key": keys.setdefault(check.counter, len(keys) + 1),
+            "window": check.window,
+            "algorithm": check.algorithm,
+            "params": check.params,
+            "cost": _whole(check.cost, check.window),
+            "cap": _whole(check.cap, check.window),
+            "enforced": check.enforced,
+        }
+        for check in ask.checks
+    ]
+    return _call((op, now_us, ask.id, int(ask.lease * 1_000_000), checks), _names(ask.tag, keys))
+
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def _call(argument: tuple[str, int, str, int, list[Any]], keys: tuple[str, ...]) -> Call:
+    # The argument: operation, moment, reservation id, lease in microseconds, checks or holds.
+    return Call(keys, _pack(argument))
+
+
+def _names(tag: str, counters: dict[str, int]) -> tuple[str, ...]:
+    # An empty tag would be no hash tag at all, and scatter the keys over a cluster.
+    return tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in counters])
+
+
+def _whole(amount: int, window: str) -> int:
+    # NaN fails every comparison, and Lua counts in doubles: both end here.
+    if type(amount) is not int or not 0 <= amount <= MAX_AMOUNT:
+        raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {window} was given {amount!r}.")
+    return amount
