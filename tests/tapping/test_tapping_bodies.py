@@ -2,6 +2,8 @@
 JSON bodies: whole, long, broken, encoded.
 """
 
+# ruff: noqa: A001, A002 - the words of the product
+
 from __future__ import annotations
 
 import gzip
@@ -110,7 +112,9 @@ def test_no_figures_anthropic() -> None:
     """Text, tool names and tool inputs of a message count."""
     found = read(message(usage=None), format="anthropic.messages")
 
-    assert found.output_tokens == len(["one", "two", "look", '{"usage":', '{"input_tokens":', "1,", '"output_tokens":', "1}}"])
+    assert found.output_tokens == len(
+        ["one", "two", "look", '{"usage":', '{"input_tokens":', "1,", '"output_tokens":', "1}}"]
+    )
 
 
 def test_cut_body() -> None:

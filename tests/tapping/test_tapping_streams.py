@@ -2,6 +2,8 @@
 Event streams: whatever the cuts, whatever the provider's habits, the same usage.
 """
 
+# ruff: noqa: A001, A002 - the words of the product
+
 from __future__ import annotations
 
 import gzip
@@ -219,7 +221,9 @@ class TestOpenAI:
             {"choices": [{"index": 0, "text": " old"}]},
         ]
 
-        assert read(sse(*events)).output_tokens == len(["one", "two", "three", "think", "no", "find", "a", "b", "c", "old"])
+        assert read(sse(*events)).output_tokens == len(
+            ["one", "two", "three", "think", "no", "find", "a", "b", "c", "old"]
+        )
 
     def test_text_that_says_usage(self) -> None:
         """Text about usage, quoted or not, is text."""
