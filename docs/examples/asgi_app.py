@@ -16,6 +16,5 @@ app = ASGIMiddleware(
     {
         "identify": "ip",
         "plans": {"free": ["3 requests/minute", "40k tokens/minute", "$5/month"]},
-        "default_plan": "free",
     },
 )

@@ -27,7 +27,6 @@ settings.configure(
             {"path": "/summaries"},
         ],
         "plans": {"free": ["3 requests/minute", "40k tokens/minute", "$5/month"]},
-        "default_plan": "free",
     },
 )
 django.setup()

@@ -16,7 +16,6 @@ budget = TokenBudget(
             {"path": "/summaries"},
         ],
         "plans": {"free": ["3 requests/minute", "40k tokens/minute", "$5/month"]},
-        "default_plan": "free",
     },
 )
 

@@ -14,7 +14,6 @@ app.config["TOKENBUDGET"] = {
         {"path": "/summaries"},
     ],
     "plans": {"free": ["3 requests/minute", "40k tokens/minute", "$5/month"]},
-    "default_plan": "free",
 }
 budget = TokenBudget()
 budget.init_app(app)

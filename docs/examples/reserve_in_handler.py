@@ -11,7 +11,6 @@ TokenBudget(
         "identify": "ip",
         "routes": [{"path": "/stories"}],
         "plans": {"free": ["1000 tokens/minute"]},
-        "default_plan": "free",
     },
 )
 

@@ -9,5 +9,4 @@ TOKENBUDGET = {
             {"limit": "10k tokens/minute", "mode": "shadow"},  # decides, counts and records only
         ],
     },
-    "default_plan": "free",
 }

@@ -10,5 +10,5 @@ TOKENBUDGET = {
         {"model": "local-llama", "input": 0, "output": 0},  # free, because you say so
     ],
     "unknown_price": "ceiling",
-    "ceiling_price": {"input": "150", "output": "600"},
+    "ceiling": {"input": "150", "output": "600"},
 }

@@ -14,6 +14,5 @@ app = WSGIMiddleware(
     {
         "identify": "ip",
         "plans": {"free": ["3 requests/minute", "40k tokens/minute", "$5/month"]},
-        "default_plan": "free",
     },
 )
