@@ -1,0 +1,3 @@
+"""
+What the package costs, each figure beside its baseline, measured in the same run. See ``python -m benchmarks --help``.
+"""

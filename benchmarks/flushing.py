@@ -1,0 +1,130 @@
+"""
+Flushing: Python's share of writing a record to the database, in batches of 1,000.
+
+Ours writes the usage row, the ledger entry and the balance; the baseline only the row, by SQLAlchemy's own bulk insert.
+On SQLite the database works inside the process, so its time is part of both figures.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from sqlalchemy import create_engine, insert, text
+from sqlalchemy.engine import Engine, make_url
+
+from benchmarks.accounting import make
+from benchmarks.harness import Contender, Result, Scale, compare
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.rows import COLUMNS, new_rows
+from tokenbudget_mw.database.writer import DatabaseSink
+from tokenbudget_mw.values import UsageRecord
+
+__all__ = ["flush_python"]
+
+BATCH = 1_000
+POSTGRES = "TOKENBUDGET_TEST_POSTGRES_URL"
+
+
+def flush_python(scale: Scale) -> Result:
+    """
+    CPU of this process a record, against insertmanyvalues.
+    """
+    with _database() as engine:
+        tables.metadata.create_all(engine)
+        batches = _Batches()
+        sink = DatabaseSink(engine)
+        seen = compare(
+            {
+                "ours": Contender(
+                    lambda calls: [sink.write(batches.next()) for _ in range(_rounds(calls))], batches.fill
+                ),
+                "rows": Contender(
+                    lambda calls: [_convert(batches.next()) for _ in range(_rounds(calls))], batches.fill
+                ),
+                "bulk": Contender(
+                    lambda calls: [_insert(engine, batches.next()) for _ in range(_rounds(calls))], batches.fill
+                ),
+            },
+            scale,
+            calls=10 * BATCH,
+        )
+        name = engine.dialect.name
+    return Result(
+        value=seen["ours"],
+        unit=f"us CPU ({name})",
+        baseline=f"insertmanyvalues, usage rows only ({name})",
+        baseline_value=seen["bulk"],
+        goal="<= 6 us on PostgreSQL",
+        met=name == "postgresql" and seen["ours"] <= 6,
+        details={"database": name, "make_rows_us": seen["rows"]},
+    )
+
+
+class _Batches:
+    """
+    Fresh records, made while nobody looks at the clock.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._instance = uuid.uuid4().hex
+        self._ready: list[list[UsageRecord]] = []
+        self.fill()
+
+    def fill(self) -> None:
+        while len(self._ready) < 10:
+            self._ready.append([make(self._instance, next(self._numbers)) for _ in range(BATCH)])
+
+    def next(self) -> list[UsageRecord]:
+        return self._ready.pop()
+
+
+def _rounds(calls: int) -> int:
+    # Whole batches only, whatever the scale: a batch of ten rows says nothing of one of a thousand.
+    return max(1, calls // BATCH)
+
+
+def _convert(records: list[UsageRecord]) -> None:
+    new_rows(records, "0" * 32)
+
+
+def _insert(engine: Engine, records: list[UsageRecord]) -> None:
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in new_rows(records, "0" * 32)]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.usage), rows)
+
+
+@contextmanager
+def _database() -> Iterator[Engine]:
+    url = os.environ.get(POSTGRES)
+    if url:
+        with _postgres(url) as engine:
+            yield engine
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_engine(f"sqlite:///{Path(folder) / 'usage.db'}")
+        yield engine
+        engine.dispose()
+
+
+@contextmanager
+def _postgres(url: str) -> Iterator[Engine]:
+    name = f"tokenbudget_benchmark_{uuid.uuid4().hex[:12]}"
+    server = create_engine(make_url(url), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = open_engine(make_url(url).set(database=name))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        server.dispose()

@@ -1,0 +1,42 @@
+"""
+Name -> benchmark. A new one is a function and a line here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from benchmarks.harness import Result, Scale, UnavailableError
+
+__all__ = ["NAMES", "run"]
+
+_TABLE = {
+    "admit_memory_1": "admission:admit_memory_1",
+    "admit_memory_3": "admission:admit_memory_3",
+    "admit_redis_sync": "admission_redis:admit_redis_sync",
+    "record_hot": "accounting:record_hot",
+    "flush_python": "flushing:flush_python",
+    "count_chat": "counting:count_chat",
+    "key_check": "keys:key_check",
+    "full_request": "full:full_request",
+    "full_stream": "full:full_stream",
+    "stack_starlette": "stacks:stack_starlette",
+    "stack_fastapi": "stacks:stack_fastapi",
+    "stack_flask": "stacks:stack_flask",
+    "stack_django": "stacks:stack_django",
+}
+
+NAMES = tuple(_TABLE)
+
+
+def run(name: str, scale: Scale) -> dict[str, Any]:
+    """
+    Run the benchmark *name*; one that lacks something is skipped and says what.
+    """
+    module, _, function = _TABLE[name].partition(":")
+    try:
+        result: Result = getattr(import_module(f"benchmarks.{module}"), function)(scale)
+    except UnavailableError as exc:
+        return {"skipped": str(exc)}
+    return result.as_json()
