@@ -79,7 +79,7 @@ def slices(text: str, size: int) -> Iterator[str]:
 
 
 def _load(name: str) -> Encoder:
-    import tiktoken  # noqa: PLC0415 - 20 ms that only a process that counts should pay
+    import tiktoken  # 20 ms that only a process that counts should pay
 
     data = ranks.load(name)
     # No special tokens: what a client writes is text, whatever it looks like.

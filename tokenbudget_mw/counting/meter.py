@@ -69,9 +69,7 @@ class Meter:
         "weighed",
     )
 
-    def __init__(
-        self, family: ModelFamily, encoders: Encoders | None, *, ratio: RatioEstimator | None = None
-    ) -> None:
+    def __init__(self, family: ModelFamily, encoders: Encoders | None, *, ratio: RatioEstimator | None = None) -> None:
         self.family = family
         self.tokens = 0
         self.frame = 0

@@ -94,7 +94,9 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
         return None
     total = size * max(request.n or 1, request.best_of or 1) * prompts
     if total > MAX_OUTPUT:
-        raise PayloadError(f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n")
+        raise PayloadError(
+            f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"
+        )
     return total
 
 

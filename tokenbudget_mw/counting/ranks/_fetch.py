@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tiktoken_ext import openai_public
+from tiktoken_ext import openai_public  # type: ignore[import-untyped]
 
 from tokenbudget_mw.counting.ranks import NAMES, Ranks, pack
 
@@ -51,7 +51,7 @@ def definition(name: str, tokens: dict[bytes, int]) -> dict[str, Any]:
     """
     Return tiktoken's own definition of encoding *name*, made with *tokens* in place of a download.
     """
-    with mock.patch.object(openai_public, "load_tiktoken_bpe", lambda *_args, **_kwargs: tokens):
+    with mock.patch.object(openai_public, "load_tiktoken_bpe", return_value=tokens):
         result: dict[str, Any] = getattr(openai_public, name)()
     return result
 
