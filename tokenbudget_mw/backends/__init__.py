@@ -1,3 +1,134 @@
 """
-Where counters live.
+Backends: where counters live, and what holds while they are away.
+
+`open_pair` finds a backend by its URL's scheme. Ours stand in a table; others announce themselves by an entry point of
+the group ``tokenbudget_mw.backends``, whose name is the scheme and whose object is a function like `open_redis`.
 """
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tokenbudget_mw.backends.base import AsyncBackend, Backend
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["AsyncBackend", "Backend", "open_async_backend", "open_backend", "open_pair"]
+
+GROUP = "tokenbudget_mw.backends"
+
+ClockMode = Literal["server", "caller"]
+
+
+class Opener(Protocol):
+    """
+    Opens a backend for threads and its twin for event loops. Neither connects before it is first used.
+    """
+
+    def __call__(
+        self, url: str, *, deadline: float, workers: int, clock_mode: ClockMode
+    ) -> tuple[Backend, AsyncBackend]: ...
+
+
+def open_pair(
+    url: str, *, deadline: float = 0.05, workers: int = 1, clock_mode: ClockMode = "server"
+) -> tuple[Backend, AsyncBackend]:
+    """
+    Open the backend at *url* for threads and for event loops; both see the same counters.
+
+    Args:
+        url: For example ``memory://`` or ``redis://localhost:6379/0``.
+
+        deadline: The most seconds that a call may take.
+
+        workers: How many processes share the limits; a limit that is ``local`` is divided among them while the backend
+            is away.
+
+        clock_mode: ``server`` for the backend's own clock, ``caller`` for the moments handed to each call.
+
+    Raises:
+        ConfigurationError: No backend has this scheme.
+
+        MissingExtraError: Its driver is not installed.
+    """
+    scheme, found, _ = url.partition("://")
+    if not found:
+        raise ConfigurationError("A backend is given as a URL, such as 'memory://' or 'redis://localhost:6379/0'.")
+    opener = _opener(scheme)
+    return opener(url, deadline=deadline, workers=workers, clock_mode=clock_mode)
+
+
+def open_backend(url: str, *, deadline: float = 0.05, workers: int = 1, clock_mode: ClockMode = "server") -> Backend:
+    """
+    Open the backend at *url* for threads. Arguments and errors as of `open_pair`.
+    """
+    return open_pair(url, deadline=deadline, workers=workers, clock_mode=clock_mode)[0]
+
+
+def open_async_backend(
+    url: str, *, deadline: float = 0.05, workers: int = 1, clock_mode: ClockMode = "server"
+) -> AsyncBackend:
+    """
+    Open the backend at *url* for event loops. Arguments and errors as of `open_pair`.
+    """
+    return open_pair(url, deadline=deadline, workers=workers, clock_mode=clock_mode)[1]
+
+
+def open_memory(url: str, *, deadline: float, workers: int, clock_mode: ClockMode) -> tuple[Backend, AsyncBackend]:  # noqa: ARG001
+    """
+    Open ``memory://``: this process's own counters, which need neither deadline nor fallback.
+    """
+    from tokenbudget_mw.backends.memory import MemoryBackend
+
+    backend = MemoryBackend()
+    return backend, backend.as_async()
+
+
+def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode) -> tuple[Backend, AsyncBackend]:
+    """
+    Open ``redis://``, ``rediss://`` or ``unix://``: one breaker and one local share for both colours.
+    """
+    try:
+        from tokenbudget_mw.backends.redis import AsyncRedisBackend, RedisBackend
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "redis":
+            raise
+        scheme = url.partition("://")[0]
+        raise MissingExtraError(f"{scheme}:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
+    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+    from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
+
+    circuit, share = Circuit("redis"), LocalShare(workers)
+    try:
+        threads = RedisBackend(url, deadline=deadline, clock=clock_mode)
+        loops = AsyncRedisBackend(url, deadline=deadline, clock=clock_mode)
+    except ValueError:
+        # The cause may quote a part of the URL, and so of the password.
+        raise ConfigurationError(
+            "The backend's redis URL cannot be read. It looks like redis://user:password@host:6379/0."
+        ) from None
+    return Fallback(Guarded(threads, circuit), share), AsyncFallback(AsyncGuarded(loops, circuit), share)
+
+
+OPENERS: dict[str, Opener] = {
+    "memory": open_memory,
+    "redis": open_redis,
+    "rediss": open_redis,
+    "unix": open_redis,
+}
+
+
+def _opener(scheme: str) -> Opener:
+    if scheme in OPENERS:
+        return OPENERS[scheme]
+    others: dict[str, Callable[[], Opener]] = {point.name: point.load for point in entry_points(group=GROUP)}
+    if scheme in others:
+        return others[scheme]()
+    known = sorted({*OPENERS, *others})
+    near = difflib.get_close_matches(scheme, known, n=1)
+    hint = f" Did you mean '{near[0]}://'?" if near else ""
+    raise ConfigurationError(f"Unknown backend '{scheme}://'.{hint} Known schemes: {', '.join(known)}.")

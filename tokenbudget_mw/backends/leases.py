@@ -68,6 +68,12 @@ class Leases(Generic[Counter]):
         """
         return len(self._open)
 
+    def __contains__(self, id: str) -> bool:  # noqa: A002
+        """
+        Tell whether the lease *id* is open, or ended unsettled.
+        """
+        return id in self._open or id in self._unsettled
+
     def get(self, id: str) -> Lease[Counter] | None:  # noqa: A002 - the name it has everywhere
         """
         Return the open lease *id*, if there is one.

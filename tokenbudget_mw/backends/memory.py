@@ -132,6 +132,12 @@ class MemoryBackend:
         Nothing to give back.
         """
 
+    def knows(self, id: str) -> bool:  # noqa: A002 - the name it has everywhere
+        """
+        Tell whether the reservation *id* was made here and is not settled.
+        """
+        return id in self._leases
+
     def __len__(self) -> int:
         """
         Return how many counters are kept.

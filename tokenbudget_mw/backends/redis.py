@@ -48,6 +48,12 @@ DOUBTS = 1024
 
 DOUBTS_AT_ONCE = 16
 
+LATE = 0.01
+"""A timer of the loop that rings later than this, in seconds, tells of a busy loop."""
+
+GRACE = 0.02
+"""How long a busy loop may then take to read what has arrived, in seconds."""
+
 
 class RedisBackend:
     """
@@ -172,7 +178,7 @@ class AsyncRedisBackend:
         self._script = Script()
         self._deadline = deadline
         self._is_virtual = clock == "caller"
-        self._options = async_options(url, deadline)
+        self._options = async_options(url)
         self._lanes: dict[asyncio.AbstractEventLoop, _Lane] = {}
 
     async def reserve(self, ask: Ask, now: float) -> Reply:
@@ -220,14 +226,16 @@ class AsyncRedisBackend:
             lane = self._lanes[loop] = _Lane(self._options, self._script, self._deadline)
         errand = _Errand(call, loop.create_future(), undo)
         lane.add(errand)
+        timer = _Deadline(loop, self._deadline, lambda: _give_up(errand.answer))
         try:
-            async with asyncio.timeout(self._deadline):
-                return await errand.answer
+            return await errand.answer
         except BaseException as exc:
             lane.forsake(errand)
             if isinstance(exc, RedisError | OSError):
                 raise unavailable(exc, self._deadline) from exc
             raise
+        finally:
+            timer.cancel()
 
 
 class _Errand(NamedTuple):
@@ -245,6 +253,28 @@ class _Errand(NamedTuple):
     call: Call
     answer: asyncio.Future[Any]
     undo: Callable[[], Call] | None
+
+
+class _Deadline:
+    """
+    A timer that does not blame others for a loop that stood still: when it rings late, it waits a little once more.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ends = loop.time() + seconds
+        self._ring = ring
+        self._handle = loop.call_at(self._ends, self._check)
+
+    def cancel(self) -> None:
+        """
+        Ring no more.
+        """
+        self._handle.cancel()
+
+    def _check(self) -> None:
+        late = self._loop.time() - self._ends
+        self._handle = self._loop.call_later(GRACE if late > LATE else 0.0, self._ring)
 
 
 class _Lane:
@@ -291,8 +321,7 @@ class _Lane:
             if not batch:
                 continue
             try:
-                async with asyncio.timeout(self._deadline):
-                    answers = await self._send(batch)
+                answers = await self._send_in_time(batch)
             except (RedisError, OSError) as exc:
                 answers = [exc] * len(batch)
                 self._doubts.extend(errand for errand in batch if errand.undo is not None)
@@ -308,6 +337,15 @@ class _Lane:
     def _settle_doubts(self) -> None:
         for _ in range(min(len(self._doubts), DOUBTS_AT_ONCE)):
             self._send_undo(self._doubts.popleft())
+
+    async def _send_in_time(self, batch: list[_Errand]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as scope:
+            timer = _Deadline(loop, self._deadline, lambda: scope.reschedule(loop.time()))
+            try:
+                return await self._send(batch)
+            finally:
+                timer.cancel()
 
     async def _send(self, batch: list[_Errand]) -> list[Any]:
         answers = await self._execute(batch)
@@ -349,6 +387,11 @@ class _Lane:
         unheard: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         unheard.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.add(_Errand(errand.undo(), unheard, None))
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def unavailable(exc: BaseException, deadline: float) -> BackendUnavailableError:

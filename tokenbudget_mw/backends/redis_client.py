@@ -110,23 +110,28 @@ def deadline_options(url: str, deadline: float) -> dict[str, Any]:
     """
     Return the options of a pool for threads, whose connections keep to `start_deadline`.
     """
-    options: dict[str, Any] = {**parse_url(url), **_ours(deadline, Retry)}  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = {**parse_url(url), **_ours(Retry)}  # type: ignore[no-untyped-call]
+    options["socket_timeout"] = deadline
+    options["socket_connect_timeout"] = deadline / 2
     options["connection_class"] = _DEADLINE_CLASSES[options.get("connection_class", Connection)]
     return options
 
 
-def async_options(url: str, deadline: float) -> dict[str, Any]:
+def async_options(url: str) -> dict[str, Any]:
     """
     Return the options of a pool for an event loop, where a timeout of ours is around every call.
     """
-    return {**async_parse_url(url), **_ours(deadline, AsyncRetry)}
+    return {
+        **async_parse_url(url),
+        **_ours(AsyncRetry),
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+    }
 
 
-def _ours(deadline: float, retry: type[Retry | AsyncRetry]) -> dict[str, Any]:
+def _ours(retry: type[Retry | AsyncRetry]) -> dict[str, Any]:
     # These stand above the URL's: each of them can break the deadline.
     return {
-        "socket_timeout": deadline,
-        "socket_connect_timeout": deadline / 2,
         # A timeout leaves open whether the script ran, and a second try would come after the deadline anyway.
         "retry": retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "retry_on_timeout": False,

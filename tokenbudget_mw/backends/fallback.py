@@ -1,0 +1,274 @@
+"""
+What holds while the backend does not answer: each limit's ``on_error``.
+
+``allow`` fits, ``deny`` refuses, ``local`` is decided by this process alone, which enforces its share of the limit
+(the cap divided by the number of workers). No call raises `BackendUnavailableError`; a settlement that cannot be told
+now is told when the backend is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.values import CheckState, Reply
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.values import Ask, Check, Settlement
+
+__all__ = ["AsyncFallback", "Fallback", "LocalShare"]
+
+log = logging.getLogger("tokenbudget_mw")
+
+RETRY_AFTER = 1.0
+"""Seconds after which a caller that ``deny`` refused may ask again: a backend that returns is used within a second."""
+
+UNTOLD = 10_000
+"""How many settlements wait for the backend; beyond it the oldest are left to their leases."""
+
+TELL_EVERY = 0.1
+
+
+class LocalShare:
+    """
+    Decisions that this process makes alone. Shared by both colours.
+
+    Args:
+        workers: Among how many processes a limit is divided.
+
+        max_counters: As of `MemoryBackend`.
+    """
+
+    def __init__(self, workers: int = 1, *, max_counters: int = 100_000) -> None:
+        self._workers = workers
+        self._memory = MemoryBackend(max_counters=max_counters)
+
+    def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Decide *ask* by each check's ``on_error``.
+        """
+        return self._decide(ask, now, is_charged=True)
+
+    def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        return self._decide(ask, now, is_charged=False)
+
+    def owns(self, settlement: Settlement) -> bool:
+        """
+        Tell whether the reservation was made here.
+        """
+        return self._memory.knows(settlement.reservation.id)
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Settle a reservation that was made here.
+        """
+        return self._memory.settle(settlement, now)
+
+    def _decide(self, ask: Ask, now: float, *, is_charged: bool) -> Reply:
+        local = [check for check in ask.checks if check.on_error == "local"]
+        is_denied = any(check.on_error == "deny" and check.enforced for check in ask.checks)
+        share = replace(ask, checks=tuple([self._share(check) for check in local]))
+        try:
+            reply = (self._memory.reserve if is_charged and not is_denied else self._memory.peek)(share, now)
+        except BackendUnavailableError:
+            # Too many counters even here: what cannot be counted is refused.
+            reply = Reply(False, tuple([_denied(check) for check in local]))
+        decided = iter(reply.states)
+        states = tuple([next(decided) if check.on_error == "local" else _by_policy(check) for check in ask.checks])
+        return Reply(reply.admitted and not is_denied, states, degraded=True)
+
+    def _share(self, check: Check) -> Check:
+        return replace(check, cap=-(-check.cap // self._workers))
+
+
+def _by_policy(check: Check) -> CheckState:
+    return _denied(check) if check.on_error == "deny" else CheckState(True, check.cap)
+
+
+def _denied(_: Check) -> CheckState:
+    return CheckState(False, 0, RETRY_AFTER, RETRY_AFTER)
+
+
+class _Untold:
+    """
+    Settlements that the backend has not heard of, oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Settlement, float]] = deque()
+        self.is_full = False
+
+    def add(self, settlement: Settlement, now: float) -> None:
+        """
+        Keep *settlement* for later.
+        """
+        self.waiting.append((settlement, now))
+        if len(self.waiting) > UNTOLD:
+            self.waiting.popleft()
+            if not self.is_full:
+                log.error("More than %s settlements wait for the backend; the oldest are left to their leases.", UNTOLD)
+            self.is_full = True
+        elif self.is_full and len(self.waiting) < UNTOLD // 2:
+            self.is_full = False
+
+
+class Fallback:
+    """
+    A `Backend` that always answers.
+
+    Args:
+        backend: What is asked first.
+
+        share: What answers instead.
+    """
+
+    def __init__(self, backend: Backend, share: LocalShare) -> None:
+        self._backend = backend
+        self._share = share
+        self._untold = _Untold()
+        self._teller: threading.Thread | None = None
+        self._start = threading.Lock()
+        self._closed = threading.Event()
+
+    def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Take all costs of *ask*, or none.
+        """
+        try:
+            return self._backend.reserve(ask, now)
+        except BackendUnavailableError:
+            return self._share.reserve(ask, now)
+
+    def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        try:
+            return self._backend.peek(ask, now)
+        except BackendUnavailableError:
+            return self._share.peek(ask, now)
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Move every held window to its actual amount, now or when the backend is back; False where that was done before.
+        """
+        if self._share.owns(settlement):
+            return self._share.settle(settlement, now)
+        try:
+            return self._backend.settle(settlement, now)
+        except BackendUnavailableError:
+            self._untold.add(settlement, now)
+            self._ensure_teller()
+            return True
+
+    def close(self) -> None:
+        """
+        Try once more to tell what is untold, and close the backend.
+        """
+        self._closed.set()
+        if self._teller is not None:
+            self._teller.join(1.0)
+        self._tell()
+        self._backend.close()
+
+    def _ensure_teller(self) -> None:
+        # Not alive: never started, finished, or left behind by a fork.
+        with self._start:
+            if self._teller is None or not self._teller.is_alive():
+                self._teller = threading.Thread(target=self._keep_telling, name="tokenbudget-settle", daemon=True)
+                self._teller.start()
+
+    def _keep_telling(self) -> None:
+        while self._untold.waiting and not self._closed.wait(TELL_EVERY):
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._untold.waiting:
+            settlement, now = self._untold.waiting[0]
+            try:
+                self._backend.settle(settlement, now)
+            except BackendUnavailableError:
+                return
+            self._untold.waiting.popleft()
+
+
+class AsyncFallback:
+    """
+    An `AsyncBackend` that always answers. Arguments as of `Fallback`.
+    """
+
+    def __init__(self, backend: AsyncBackend, share: LocalShare) -> None:
+        self._backend = backend
+        self._share = share
+        self._untold = _Untold()
+        self._teller: asyncio.Task[None] | None = None
+
+    async def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Take all costs of *ask*, or none.
+        """
+        try:
+            return await self._backend.reserve(ask, now)
+        except BackendUnavailableError:
+            return self._share.reserve(ask, now)
+
+    async def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        try:
+            return await self._backend.peek(ask, now)
+        except BackendUnavailableError:
+            return self._share.peek(ask, now)
+
+    async def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Move every held window to its actual amount, now or when the backend is back; False where that was done before.
+        """
+        if self._share.owns(settlement):
+            return self._share.settle(settlement, now)
+        try:
+            return await self._backend.settle(settlement, now)
+        except BackendUnavailableError:
+            self._untold.add(settlement, now)
+            self._ensure_teller()
+            return True
+
+    async def aclose(self) -> None:
+        """
+        Try once more to tell what is untold, and close the backend.
+        """
+        if self._teller is not None and self._teller.get_loop() is asyncio.get_running_loop():
+            self._teller.cancel()
+            await asyncio.gather(self._teller, return_exceptions=True)
+        await self._tell()
+        await self._backend.aclose()
+
+    def _ensure_teller(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._teller is None or self._teller.done() or self._teller.get_loop().is_closed():
+            self._teller = loop.create_task(self._keep_telling())
+
+    async def _keep_telling(self) -> None:
+        while self._untold.waiting:
+            await asyncio.sleep(TELL_EVERY)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        while self._untold.waiting:
+            settlement, now = self._untold.waiting[0]
+            try:
+                await self._backend.settle(settlement, now)
+            except BackendUnavailableError:
+                return
+            self._untold.waiting.popleft()
