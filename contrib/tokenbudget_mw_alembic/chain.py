@@ -16,13 +16,14 @@ try:
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 except ModuleNotFoundError as exc:
     raise MissingExtraError("migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'") from exc
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["VERSION_TABLE", "current", "upgrade"]
+__all__ = ["VERSION_TABLE", "current", "head", "upgrade"]
 
 VERSION_TABLE = "tokenbudget_alembic_version"
 
@@ -66,6 +67,13 @@ def current(engine: Engine) -> str | None:
     """
     with engine.connect() as connection:
         return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def head() -> str | None:
+    """
+    Return the newest revision that this package has.
+    """
+    return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
 
 
 def _config(output: io.StringIO) -> Config:
