@@ -2,6 +2,8 @@
 The admin: everything can be looked at, nothing edited; keys can be suspended, resumed and revoked.
 """
 
+# ruff: noqa: ARG002 - the signatures are Django's
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -39,19 +41,19 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     show_full_result_count = False
 
-    def has_add_permission(self, _request: HttpRequest) -> bool:
+    def has_add_permission(self, request: HttpRequest) -> bool:
         """
         Nobody adds rows here.
         """
         return False
 
-    def has_change_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """
         Nobody changes rows here.
         """
         return False
 
-    def has_delete_permission(self, _request: HttpRequest, _obj: Model | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """
         Nobody deletes rows here.
         """

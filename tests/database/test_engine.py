@@ -1,0 +1,181 @@
+"""
+The engine: what URLs mean, and how each database is set up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from tokenbudget_mw.database.engine import open_engine, reader
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+ISOLATION = {"sqlite": "SERIALIZABLE", "postgresql": "READ COMMITTED", "mysql": "READ COMMITTED"}
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("sqlite:///x.db", "sqlite+pysqlite"),
+        ("postgresql://localhost/x", "postgresql+psycopg"),
+        ("postgres://localhost/x", "postgresql+psycopg"),
+        ("mysql://localhost/x", "mysql+pymysql"),
+        ("mariadb://localhost/x", "mariadb+pymysql"),
+    ],
+)
+def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
+    """
+    A URL without a driver gets the one that our extras install.
+    """
+    engine = open_engine(url)
+
+    assert engine.url.drivername == driver
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("not a url", "cannot be read"),
+        ("postgresql://u:s3cret@host:port/x", "cannot be read"),
+        ("oracle://u:s3cret@host/x", "Unknown database 'oracle'. Known: sqlite, postgresql, mysql, mariadb."),
+        ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),
+        ("sqlite+aiosqlite:///x.db", "Use 'sqlite+pysqlite://'"),
+        ("postgresql+nothing://u:s3cret@host/x", "Unknown database driver 'postgresql+nothing'"),
+    ],
+)
+def test_a_bad_url_is_explained_without_its_password(url: str, says: str) -> None:
+    """
+    A URL that cannot be used says what to write instead, and the password is nowhere in the chain of errors.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        open_engine(url)
+
+    assert says in str(caught.value)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "s3cret" not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "says"),
+    [
+        (
+            "postgresql+psycopg://localhost/x",
+            "psycopg",
+            "postgresql+psycopg:// needs 'psycopg': pip install 'tokenbudget-mw[postgresql]'",
+        ),
+        ("mysql://localhost/x", "pymysql", "mysql+pymysql:// needs 'pymysql': pip install 'tokenbudget-mw[mysql]'"),
+    ],
+)
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch, url: str, module: str, says: str) -> None:
+    """
+    Without the driver, the error is the pip command.
+    """
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(MissingExtraError) as caught:
+        open_engine(url)
+
+    assert str(caught.value) == says
+
+
+def test_errors_do_not_show_the_values_of_a_statement(sqlite_database: str) -> None:
+    """
+    What a row holds is not repeated in a database error.
+    """
+    engine = open_engine(sqlite_database)
+
+    with engine.connect() as connection, pytest.raises(OperationalError) as caught:
+        connection.execute(text("SELECT * FROM nowhere WHERE name = :name"), {"name": "canary"})
+
+    engine.dispose()
+    assert "canary" not in str(caught.value)
+
+
+def test_sqlite_readers_wait_for_no_writer(sqlite_database: str) -> None:
+    """
+    In WAL mode a reader sees the last commit while a writer is at work.
+    """
+    engine = open_engine(sqlite_database)
+    with engine.begin() as setup:
+        setup.execute(text("CREATE TABLE t (x INTEGER)"))
+
+    with engine.begin() as writer:
+        writer.execute(text("INSERT INTO t VALUES (1)"))
+        with reader(engine).connect() as connection:
+            seen = connection.scalar(text("SELECT COUNT(*) FROM t"))
+
+    engine.dispose()
+    assert seen == 0
+
+
+def test_sqlite_takes_the_write_lock_at_begin(sqlite_database: str) -> None:
+    """
+    A second writer fails at BEGIN, not in the middle of its transaction.
+    """
+    engine = open_engine(sqlite_database)
+
+    with engine.connect() as first, engine.connect() as second:
+        first.execute(text("SELECT 1"))
+        second.connection.dbapi_connection.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(OperationalError, match="locked"):
+            second.execute(text("SELECT 1"))
+        second.invalidate()
+
+    engine.dispose()
+
+
+def test_memory_database_is_one_for_all_connections() -> None:
+    """
+    ``sqlite://`` keeps its tables from one connection to the next.
+    """
+    engine = open_engine("sqlite://")
+
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (x INTEGER)"))
+    with engine.connect() as connection:
+        seen = connection.scalar(text("SELECT COUNT(*) FROM t"))
+
+    engine.dispose()
+    assert seen == 0
+
+
+def test_servers_are_strict_and_read_committed(engine: Engine) -> None:
+    """
+    No database cuts a value that is too long, and none runs at an isolation level that fails under contention.
+    """
+    with engine.connect() as connection:
+        assert connection.get_isolation_level() == ISOLATION[engine.dialect.name]
+        if engine.dialect.name == "mysql":
+            assert "STRICT_ALL_TABLES" in connection.scalar(text("SELECT @@sql_mode"))
+
+
+def test_a_forked_child_leaves_the_parents_connections_alone(postgres_database: str) -> None:
+    """
+    After a fork the child opens a connection of its own, and the parent's still works.
+    """
+    engine = open_engine(postgres_database)
+    backend = text("SELECT pg_backend_pid()")
+    with engine.connect() as connection:
+        before = connection.scalar(backend)
+
+    child = os.fork()
+    if child == 0:
+        with engine.connect() as connection:
+            os._exit(0 if connection.scalar(backend) != before else 1)
+    _, status = os.waitpid(child, 0)
+    with engine.connect() as connection:
+        after = connection.scalar(backend)
+
+    engine.dispose()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert after == before

@@ -1,0 +1,234 @@
+"""
+The key cache: fast for those who are known, honest when the database is away.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from tokenbudget_mw.database import key_cache
+from tokenbudget_mw.database.keys import KeyCache, KeyStore
+from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.rules.identity import new_key
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.database.keys import KeyRow
+
+TTL = 10.0
+
+
+class Store(KeyStore):
+    """
+    A key table that counts its lookups, and can be away, or overtaken.
+    """
+
+    lookups = 0
+    is_away = False
+    meanwhile = staticmethod(lambda: None)
+
+    def lookup(self, kid: str) -> KeyRow | None:
+        self.lookups += 1
+        if self.is_away:
+            raise OperationalError("SELECT", {}, Exception("gone"))
+        row = super().lookup(kid)
+        self.meanwhile()
+        return row
+
+
+@pytest.fixture
+def store(sqlite_engine: Engine, clock) -> Store:  # type: ignore[no-untyped-def]
+    """
+    A key table on SQLite.
+    """
+    return Store(sqlite_engine, "pepper", clock=clock)
+
+
+@pytest.fixture
+def cache(store: Store, clock) -> KeyCache:  # type: ignore[no-untyped-def]
+    """
+    Its cache.
+    """
+    return KeyCache(store, TTL, clock)
+
+
+def refusal(cache: KeyCache, text: str) -> tuple[int, str, str]:
+    with pytest.raises(CredentialError) as caught:
+        cache.resolve(text)
+    return caught.value.status, caught.value.code, str(caught.value)
+
+
+def test_a_key_is_asked_for_once_per_ttl(store: Store, cache: KeyCache, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    The first request asks the database; then nobody does until the answer is too old.
+    """
+    made = store.create(tenant="acme")
+
+    before = cache.cached(made.text)
+    first = cache.resolve(made.text)
+    again = (cache.cached(made.text), cache.resolve(made.text))
+    lookups = store.lookups
+    clock.now += TTL
+    late = cache.cached(made.text)
+    cache.resolve(made.text)
+
+    assert before is None
+    assert first == made.row.subject() == again[0] == again[1]
+    assert (lookups, late, store.lookups) == (1, None, 2)
+
+
+def test_a_typo_never_reaches_the_database(store: Store, cache: KeyCache) -> None:
+    """
+    The checksum finds a broken key, and the answer is that of an unknown one.
+    """
+    text = store.create().text
+    broken = text[:-1] + ("0" if text[-1] != "0" else "1")
+
+    assert refusal(cache, broken)[:2] == (401, "invalid_api_key")
+    assert store.lookups == 0
+
+
+def test_an_unknown_key_and_a_wrong_secret_look_alike(store: Store, cache: KeyCache) -> None:
+    """
+    Nobody learns from the answer whether a public id exists.
+    """
+    made = store.create()
+    stranger = new_key(bytes(range(40)))
+    forged = KeyStore(store._engine, "pepper", random_bytes=lambda _: bytes(40)).create()
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE tokenbudget_keys SET digest = '{made.row.digest}' WHERE kid = '{forged.row.kid}'"
+        )
+
+    assert (
+        refusal(cache, stranger.text)
+        == refusal(cache, forged.text)
+        == (401, "invalid_api_key", "The API key is not valid.")
+    )
+
+
+def test_a_bad_key_is_remembered_too(store: Store, cache: KeyCache, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    Guessing the same key asks the database once per ttl.
+    """
+    stranger = new_key(bytes(range(40)))
+
+    refusal(cache, stranger.text)
+    with pytest.raises(CredentialError):
+        cache.cached(stranger.text)
+    refusal(cache, stranger.text)
+
+    assert store.lookups == 1
+
+
+def test_guesses_push_out_no_key(store: Store, clock, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """
+    Unknown keys have a bounded table of their own.
+    """
+    monkeypatch.setattr(key_cache, "MOST_KEYS", 4)
+    cache = KeyCache(store, TTL, clock)
+    made = store.create()
+    cache.resolve(made.text)
+
+    for number in range(20):
+        refusal(cache, new_key(number.to_bytes(40, "big")).text)
+
+    assert cache.cached(made.text) == made.row.subject()
+    assert len(cache._bad) == 4
+
+
+def test_t18_states_are_told_apart_and_seen_after_the_ttl(store: Store, cache: KeyCache, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    Suspended, revoked and expired keys are refused with codes of their own, and a resumed one is accepted.
+    """
+    kid, text = (made := store.create()).row.kid, made.text
+    cache.resolve(text)
+    seen = []
+    for change in (store.suspend, store.resume, store.revoke):
+        change(kid)
+        clock.now += TTL
+        seen.append(refusal(cache, text)[1] if change != store.resume else cache.resolve(text).key)
+
+    assert seen == ["suspended_api_key", kid, "revoked_api_key"]
+
+
+def test_t18_forgetting_beats_a_lookup_under_way(store: Store, cache: KeyCache) -> None:
+    """
+    A revocation that arrives while the old state is being read is not overwritten by it.
+    """
+    made = store.create()
+
+    def revoke_meanwhile() -> None:
+        store.meanwhile = lambda: None
+        store.revoke(made.row.kid)
+        cache.forget()
+
+    store.meanwhile = revoke_meanwhile
+    cache.resolve(made.text)
+
+    assert refusal(cache, made.text)[1] == "revoked_api_key"
+
+
+def test_a_key_ends_on_time_though_it_is_remembered(store: Store, cache: KeyCache, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    The cache does not lengthen a key's life, neither does a database that is away.
+    """
+    made = store.create(expires_at=clock.now + 3)
+    cache.resolve(made.text)
+
+    clock.now += 3
+
+    assert refusal(cache, made.text)[1] == "expired_api_key"
+    store.is_away = True
+    clock.now += TTL
+    assert refusal(cache, made.text)[0] == 503
+
+
+def test_known_keys_go_on_while_the_database_is_away(
+    store: Store,
+    cache: KeyCache,
+    clock,
+    caplog: pytest.LogCaptureFixture,  # type: ignore[no-untyped-def]
+) -> None:
+    """
+    A key that was seen stays good for minutes, an unseen one gets a 503, each transition is one log line.
+    """
+    known, unseen = store.create(), store.create()
+    cache.resolve(known.text)
+    store.is_away = True
+    clock.now += TTL + 1
+
+    with caplog.at_level(logging.WARNING, "tokenbudget_mw"):
+        served = [cache.resolve(known.text) for _ in range(3)]
+        status, code, message = refusal(cache, unseen.text)
+        clock.now += key_cache.STALE_SECONDS
+        too_old = refusal(cache, known.text)
+        store.is_away = False
+        back = cache.resolve(unseen.text)
+
+    assert served == [known.row.subject()] * 3
+    assert (status, code, message) == too_old
+    assert (status, code) == (503, "keys_unavailable")
+    assert back == unseen.row.subject()
+    assert [line.getMessage().split(";")[0] for line in caplog.records] == [
+        "The key table does not answer (OperationalError)",
+        "The key table answers again.",
+    ]
+
+
+def test_no_ttl_asks_each_time(store: Store, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    With a ttl of 0 every request sees the table as it is.
+    """
+    cache = KeyCache(store, 0.0, clock)
+    made = store.create()
+    cache.resolve(made.text)
+
+    store.revoke(made.row.kid)
+
+    assert refusal(cache, made.text)[1] == "revoked_api_key"

@@ -1,0 +1,113 @@
+"""
+No hot query reads a table from end to end (`EXPLAIN` says so).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.writer import DatabaseSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.sql import Executable
+
+    from tokenbudget_mw.values import UsageRecord
+
+usage, ledger = tables.usage.c, tables.ledger.c
+AT = datetime(2025, 10, 9, tzinfo=UTC)
+
+HOT = {
+    "key": select(tables.keys).where(tables.keys.c.kid == "k1"),
+    "balance": update(tables.balances).where(tables.balances.c.account == "tenant:1").values(balance_pico=1),
+    "what a write added": select(usage.id).where(
+        usage.instance_id == "i1", usage.sequence.between(3, 9), usage.write_id == "w"
+    ),
+    "log of a key": select(usage.id)
+    .where(usage.key_id == "k1", usage.created_at < AT)
+    .order_by(usage.created_at.desc(), usage.id.desc())
+    .limit(50),
+    "log of an account": select(usage.id)
+    .where(usage.account == "tenant:1", usage.created_at < AT)
+    .order_by(usage.created_at.desc(), usage.id.desc())
+    .limit(50),
+    "last minute": select(usage.input_tokens).where(usage.created_at >= AT),
+    "ledger of an account": select(ledger.id)
+    .where(ledger.account == "tenant:1")
+    .order_by(ledger.created_at.desc(), ledger.id.desc())
+    .limit(50),
+}
+
+
+def plan(connection: Connection, statement: Executable) -> Any:
+    sql = statement.compile(connection, compile_kwargs={"literal_binds": True})
+    if connection.dialect.name == "sqlite":
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET enable_seqscan = off"))
+        return connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}").scalar_one()
+    return json.loads(connection.exec_driver_sql(f"EXPLAIN FORMAT=JSON {sql}").scalar_one())
+
+
+def scans(found: Any) -> bool:
+    """
+    Whether the plan reads a whole table (of PostgreSQL: has no index to choose).
+    """
+    shown = json.dumps(found)
+    return '"SCAN ' in shown or "Seq Scan" in shown or '"access_type": "ALL"' in shown
+
+
+@pytest.fixture
+def full(engine: Engine, record: Callable[..., UsageRecord]) -> Engine:
+    """
+    A database with some thousand rows of many keys, and up-to-date statistics.
+    """
+    hour = 3_600_000_000
+    DatabaseSink(engine).write(
+        [
+            record(
+                number,
+                instance_id=f"i{number % 7}",
+                id=f"r{number}",
+                key_id=f"k{number % 97}",
+                account=f"tenant:{number % 53}",
+                created_at_us=1_750_000_000_000_000 + number * hour,
+            )
+            for number in range(3000)
+        ]
+    )
+    with engine.begin() as connection:
+        if engine.dialect.name == "mysql":
+            names = ", ".join(tables.metadata.tables)
+            connection.exec_driver_sql(f"ANALYZE TABLE {names}").all()
+        else:
+            connection.exec_driver_sql("ANALYZE")
+    return engine
+
+
+def test_t15_no_hot_query_scans(full: Engine) -> None:
+    """
+    Each lookup on the way of a request, of a write and of a log page takes an index.
+    """
+    with full.connect() as connection:
+        plans = {name: plan(connection, statement) for name, statement in HOT.items()}
+
+    assert {name: found for name, found in plans.items() if scans(found)} == {}
+
+
+def test_t15_a_scan_would_be_noticed(full: Engine) -> None:
+    """
+    The check itself finds a query that has no index.
+    """
+    with full.connect() as connection:
+        found = plan(connection, select(usage.id).where(usage.path == "/v1/chat/completions"))
+
+    assert scans(found)
