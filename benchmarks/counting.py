@@ -16,21 +16,33 @@ from tokenbudget_mw.counting.encoders import default_encoders
 __all__ = ["chat", "chat_body", "count_chat"]
 
 _TEXTS = (
-    "You are the support assistant of a small online shop for garden tools. Answer briefly and politely, in the language "
-    "of the customer. Never promise a refund; if one seems due, say that a colleague will look at the order within two "
-    "working days. If the customer is angry, stay calm and say what happens next. Prices are in euros, with VAT. Do not invent products that are not in the catalogue.",
-    "Hello! I ordered a pair of pruning shears last Tuesday, order 48213, and the parcel arrived today, but one of the "
-    "blades has a deep scratch near the tip. They still cut, just not very cleanly. What can I do about it?",
-    "I am sorry to hear that the shears arrived damaged. Could you tell me whether the box itself was dented, and whether "
-    "you would rather have a replacement or keep them at a lower price? A photo of the scratch would help us, too.",
-    "The box was fine, so I think it happened in the factory. I would like a replacement, if possible before the weekend, "
-    "because the roses cannot wait much longer. I can send a photo by e-mail. Which address should I use? By the way, the "
-    "watering can from the same order is lovely, and the packaging without any plastic is a very good idea.",
-    "Please send the photo to the address in your order confirmation and put the order number into the subject line. A "
-    "replacement that leaves our warehouse tomorrow before noon usually arrives within two days.",
-    "Thank you! One more thing: do I have to send the damaged pair back, and who pays for the parcel in that case? I threw "
-    "away the original packaging already, I am afraid. If it is easier, I could also bring them to your shop in the old "
-    "town on Saturday morning, when I go to the market anyway.",
+    (
+        "You are the support assistant of a small online shop for garden tools. Answer briefly and politely, in the language "
+        "of the customer. Never promise a refund; if one seems due, say that a colleague will look at the order within two "
+        "working days. If the customer is angry, stay calm and say what happens next. Prices are in euros, with VAT. Do not invent products that are not in the catalogue."
+    ),
+    (
+        "Hello! I ordered a pair of pruning shears last Tuesday, order 48213, and the parcel arrived today, but one of the "
+        "blades has a deep scratch near the tip. They still cut, just not very cleanly. What can I do about it?"
+    ),
+    (
+        "I am sorry to hear that the shears arrived damaged. Could you tell me whether the box itself was dented, and whether "
+        "you would rather have a replacement or keep them at a lower price? A photo of the scratch would help us, too."
+    ),
+    (
+        "The box was fine, so I think it happened in the factory. I would like a replacement, if possible before the weekend, "
+        "because the roses cannot wait much longer. I can send a photo by e-mail. Which address should I use? By the way, the "
+        "watering can from the same order is lovely, and the packaging without any plastic is a very good idea."
+    ),
+    (
+        "Please send the photo to the address in your order confirmation and put the order number into the subject line. A "
+        "replacement that leaves our warehouse tomorrow before noon usually arrives within two days."
+    ),
+    (
+        "Thank you! One more thing: do I have to send the damaged pair back, and who pays for the parcel in that case? I threw "
+        "away the original packaging already, I am afraid. If it is easier, I could also bring them to your shop in the old "
+        "town on Saturday morning, when I go to the market anyway."
+    ),
 )
 _ROLES = ("system", "user", "assistant", "user", "assistant", "user")
 _NUMBERS = count(1)
