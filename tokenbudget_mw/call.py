@@ -142,7 +142,7 @@ class Call:
         """
         return self.route.format is not None
 
-    def read(self, body: bytes, *, is_whole: bool) -> None:
+    def read(self, body: bytes, is_whole: bool) -> None:
         """
         Take the request's *body*, or its head. Raises `PayloadError`.
         """

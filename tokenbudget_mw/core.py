@@ -63,7 +63,7 @@ class Meter(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Core:
     """
     Every part, plugged together.

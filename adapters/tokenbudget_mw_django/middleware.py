@@ -139,9 +139,9 @@ class _Exchange:
             return
         length = self._request.META.get("CONTENT_LENGTH") or ""
         if length.isdecimal() and int(length) > self.call.core.settings.max_body:
-            self.call.read(b"", is_whole=False)
+            self.call.read(b"", False)
         else:
-            self.call.read(self._request.body, is_whole=True)
+            self.call.read(self._request.body, True)
 
     # -- after the view --------------------------------------------------------------------------------------------
 

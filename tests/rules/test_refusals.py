@@ -36,7 +36,7 @@ def body_of(decision: Decision, style: str) -> dict[str, object]:
 
 
 def test_near_reset_asks_to_wait() -> None:
-    """A wait within a minute is told in whole seconds, rounded up, and in milliseconds."""
+    """A wait of about a minute is told in whole seconds, rounded up, and in milliseconds."""
     headers = headers_of(refused())
 
     assert headers["retry-after"] == "13"
@@ -48,7 +48,7 @@ def test_near_reset_asks_to_wait() -> None:
 @pytest.mark.parametrize(
     "decision",
     [
-        refused(wait=61.0),
+        refused(wait=65.1),
         refused(wait=None),
         refused(MONEY, wait=5.0, code="money"),
         refused(code="credits", status=402),

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Refusal", "decision_of_error", "limit_headers", "render"]
 
-LONGEST_RETRY = 60.0
-"""Seconds up to which a client is told to wait and try again; the shortest cap among SDKs and gateways is a minute."""
+LONGEST_RETRY = 65.0
+"""
+Seconds up to which a client is told to wait and try again: a minute's window with its coarsest slot, and some travel.
+The shortest cap among the official SDKs is two minutes.
+"""
 
 NANO_PER_MICRO = 1000
 MOST_INTEGER = 999_999_999_999_999
