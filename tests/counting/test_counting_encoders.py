@@ -18,7 +18,22 @@ from tokenbudget_mw.counting.ranks import _fetch
 
 WHITE = st.sampled_from([" ", "\n", "\r\n", "\t", "  ", "\u3000", "\n\n", " \n "])
 WORDS = st.sampled_from(
-    ["don't", "I'LL", "<|endoftext|>", "<|fim_prefix|>", "1234567", "é", "e\u0301", "👩‍👩‍👧", "的", "𠮷", "\x00", "/", "...", "foo_bar"]
+    [
+        "don't",
+        "I'LL",
+        "<|endoftext|>",
+        "<|fim_prefix|>",
+        "1234567",
+        "é",
+        "e\u0301",
+        "👩‍👩‍👧",
+        "的",
+        "𠮷",
+        "\x00",
+        "/",
+        "...",
+        "foo_bar",
+    ]
 )
 TEXTS = st.lists(st.one_of(st.text(max_size=40), WHITE, WORDS), max_size=40).map("".join)
 

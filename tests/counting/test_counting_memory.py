@@ -9,7 +9,6 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbudget_mw.counting.encoders import Encoder
 from tokenbudget_mw.counting.memory import LONG_CHARS, CountMemory
 
 
@@ -69,12 +68,3 @@ def test_long_texts_are_not_kept():
 
     assert memory.get("x" * (LONG_CHARS + 1)) == 7
     assert held(memory) < 200
-
-
-def test_a_remembered_text_is_not_tokenised_again():
-    """An encoder counts a text once."""
-    calls = []
-    encoder = Encoder("test", lambda text: calls.append(text) or list(text))
-
-    assert encoder.remembered("abc") == encoder.remembered("abc") == 3
-    assert calls == ["abc"]

@@ -49,16 +49,6 @@ class Encoder:
             return len(self._encode(text))
         return sum(len(self._encode(part)) for part in slices(text, SLICE_CHARS))
 
-    def remembered(self, text: str) -> int:
-        """
-        Return what `count` does, and remember it for the next time *text* comes.
-        """
-        found = self.memory.get(text)
-        if found is None:
-            found = self.count(text)
-            self.memory.put(text, found)
-        return found
-
 
 def slices(text: str, size: int) -> Iterator[str]:
     """

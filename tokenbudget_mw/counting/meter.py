@@ -19,7 +19,7 @@ __all__ = ["EXACT_CHARS", "MAX_STEPS", "Meter", "TooManyPartsError", "utf8_size"
 EXACT_CHARS = 16_384
 """Most characters of a prompt that are tokenised, remembered ones not counted; about 10 ms on the worst text."""
 
-MAX_STEPS = 10_000
+MAX_STEPS = 4_096
 """Most parts a prompt is taken apart into; beyond them the size of its body bounds it."""
 
 BYTES_A_TOKEN = {"bytes": 3.0, "none": 4.0}

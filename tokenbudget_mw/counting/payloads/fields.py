@@ -4,7 +4,7 @@ What the bodies of all formats have in common: how they are parsed, checked and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
@@ -29,8 +29,9 @@ BATCH_FIELDS = (
     "batch_created_at",
     "batch_request_source",
 )
-SIZE_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-CHOICE_FIELDS = ("n", "best_of")
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT)]
+Choices = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT)]
 
 
 class Request(msgspec.Struct):
@@ -38,12 +39,12 @@ class Request(msgspec.Struct):
     The fields that every format may have. Unknown fields are skipped; of a field given twice the last one holds.
     """
 
-    model: str | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
-    best_of: int | None = None
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)] | None = None
+    max_tokens: Size | None = None
+    max_completion_tokens: Size | None = None
+    max_output_tokens: Size | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
     stream: Any = None
     service_tier: Any = None
     metadata: Any = None
@@ -70,11 +71,8 @@ def parse(decoder: msgspec.json.Decoder[RequestT], body: bytes) -> RequestT:
         raise PayloadError("The body is not JSON in UTF-8. Send a JSON object; NaN and Infinity are not JSON.") from exc
     except RecursionError as exc:
         raise PayloadError("The body is nested too deeply.") from exc
-    _check_model(request.model)
-    for field in SIZE_FIELDS:
-        _check_range(field, getattr(request, field), 0)
-    for field in CHOICE_FIELDS:
-        _check_range(field, getattr(request, field), 1)
+    if request.model is not None and not request.model.isprintable():
+        raise PayloadError("The body's `model` has characters that cannot be printed.", param="model")
     return request
 
 
@@ -85,14 +83,11 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     Raises:
         PayloadError: That is more than `MAX_OUTPUT`.
     """
-    size = max(
-        request.max_tokens or 0,
-        request.max_completion_tokens or 0,
-        request.max_output_tokens or 0,
-    )
-    if not size and request.max_tokens is request.max_completion_tokens is request.max_output_tokens is None:
+    sizes = (request.max_tokens, request.max_completion_tokens, request.max_output_tokens)
+    named = [size for size in sizes if size is not None]
+    if not named:
         return None
-    total = size * max(request.n or 1, request.best_of or 1) * prompts
+    total = max(named) * max(request.n or 1, request.best_of or 1) * prompts
     if total > MAX_OUTPUT:
         raise PayloadError(
             f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"
@@ -125,23 +120,9 @@ def model_name(token: bytes) -> str | None:
     """
     try:
         name = msgspec.json.decode(token, type=str)
-        _check_model(name)
-    except (msgspec.DecodeError, UnicodeDecodeError, PayloadError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return name or None
-
-
-def _check_model(model: str | None) -> None:
-    if model is not None and (len(model) > MAX_MODEL or not model.isprintable()):
-        raise PayloadError(
-            f"The body's `model` must be at most {MAX_MODEL} printable characters; it has {len(model)}.", param="model"
-        )
-
-
-def _check_range(field: str, value: int | None, least: int) -> None:
-    if value is not None and not least <= value <= MAX_OUTPUT:
-        shown = value if abs(value) < 10**30 else "a huge number"
-        raise PayloadError(f"The body's `{field}` must be from {least} to {MAX_OUTPUT}, not {shown}.", param=field)
+    return name if name and len(name) <= MAX_MODEL and name.isprintable() else None
 
 
 def _named(param: str | None) -> str:
