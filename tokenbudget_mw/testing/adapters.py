@@ -170,7 +170,7 @@ class AdapterContract:
         """
         Anthropic's messages are booked, unary and streamed.
         """
-        body = {"model": "claude-sonnet-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "a b c"}]}
+        body = {"model": "claude-opus-5", "max_tokens": 50, "messages": [{"role": "user", "content": "a b c"}]}
 
         unary = self.call(server, MESSAGES, body, subject="claude")
         self.call(server, MESSAGES, body | {"stream": True}, subject="claude")
