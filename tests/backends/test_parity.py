@@ -1,0 +1,105 @@
+"""
+Python and Lua tell the same story.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.testing.backends import ask, check, settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenbudget_mw.backends.base import Backend
+    from tokenbudget_mw.values import Check
+
+redis = pytest.importorskip("tokenbudget_mw.backends.redis")
+
+START = 1_700_000_000.0
+SLOT_US, SLOTS = 1_000_000, 6
+DAY = [int(START * 1e6) + 20_000_000 * k for k in range(3)]
+
+moves = st.one_of(
+    st.sampled_from([0.0, 0.000001, 0.999999, 1.0, 5.999999, 6.0, 6.000001, 7.0, 20.0, -1.0, -6.0, -20.0]),
+    st.integers(0, 9_000_000).map(lambda us: us / 1e6),
+)
+costs = st.one_of(st.sampled_from([0, 1, 9, 10, 11]), st.integers(0, 10))
+
+
+def windows(counter: str, cost: int, more: int) -> tuple[Check, ...]:
+    """
+    All that a request may be checked for, on one counter.
+    """
+    return (
+        check(cost, 10, "requests:6", params=(SLOT_US, SLOTS), counter=counter),
+        check(more, 30, "tokens:6", params=(SLOT_US // 2, SLOTS * 2), counter=counter),
+        check(more, 60, "money:day", params=tuple(DAY), algorithm="calendar", counter=counter),
+        check(1, 3, "concurrent", params=(), algorithm="concurrent", counter=counter),
+        check(more, 5, "shadow:6", params=(SLOT_US, SLOTS), counter=counter, enforced=False),
+        check(cost, 4, "shadow:day", params=tuple(DAY), algorithm="calendar", counter=counter, enforced=False),
+    )
+
+
+steps = st.tuples(
+    moves,
+    st.sampled_from(["reserve", "reserve", "reserve", "peek", "settle", "settle"]),
+    costs,
+    st.integers(0, 20),
+    st.integers(0, 30),
+    st.sampled_from([1.0, 3.0, 600.0]),
+)
+
+
+@pytest.fixture
+def shared(redis_db: str) -> Iterator[Backend]:
+    backend = redis.RedisBackend(redis_db, deadline=5.0, clock="caller")
+    yield backend
+    backend.close()
+
+
+class Histories:
+    """
+    The same calls to two backends, compared answer by answer.
+    """
+
+    def __init__(self, one: Backend, two: Backend) -> None:
+        self.backends = (one, two)
+        self.tag = uuid.uuid4().hex
+        self.now = START
+        self.made: list[Any] = []
+
+    def step(self, move: float, act: str, cost: int, more: int, choice: int, lease: float) -> None:
+        self.now = round(self.now + move, 6)
+        if act in ("reserve", "peek"):
+            asked = ask(*windows("key=k", cost, more), tag=self.tag, lease=lease)
+            reply = self.both(lambda backend: getattr(backend, act)(asked, self.now))
+            if act == "reserve" and reply.admitted:
+                self.made.append((asked, reply))
+        elif self.made:
+            asked, reply = self.made[choice % len(self.made)]
+            if act == "settle":
+                told = settlement(asked, reply, *[more] * sum(state.slot >= 0 for state in reply.states))
+                self.both(lambda backend: backend.settle(told, self.now))
+
+    def both(self, call: Any) -> Any:
+        one, two = (call(backend) for backend in self.backends)
+        assert one == two
+        return one
+
+
+@given(st.lists(steps, min_size=1, max_size=40))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_memory_and_redis_answer_random_histories_alike(shared: Backend, history: list[Any]) -> None:
+    """
+    Reserving, peeking, settling, expiring, with a clock that also steps back: every answer is equal.
+    """
+    both = Histories(MemoryBackend(), shared)
+    for step in history:
+        both.step(*step)
