@@ -2,7 +2,7 @@
 Which price applies, and what a call costs.
 """
 
-# ruff: noqa: A001, A002 - the words of the product
+# ruff: noqa: A002 - the words of the product
 
 from __future__ import annotations
 

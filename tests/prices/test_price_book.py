@@ -1,0 +1,223 @@
+"""
+The shipped price book, against prices known by hand.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tokenbudget_mw import prices
+from tokenbudget_mw.counting.models import normalise
+from tokenbudget_mw.prices import _generate
+from tokenbudget_mw.rules.tariffs import Tariffs, choose, cost_pico
+from tokenbudget_mw.values import Price, Usage
+
+BOOK = prices.load()
+
+
+def now(name: str) -> Price:
+    found = choose(BOOK.find(name), at=1_795_000_000.0, purpose="realtime", completion_window=None)
+    assert found is not None, name
+    return found
+
+
+# name, USD per million tokens: input, output, cache read, cache write, cache write for an hour
+KNOWN = [
+    ("gpt-4o", "2.50", "10", "1.25", None, None),
+    ("gpt-4o-2024-08-06", "2.50", "10", "1.25", None, None),
+    ("gpt-4o-2024-05-13", "5", "15", None, None, None),
+    ("gpt-4o-mini", "0.15", "0.60", "0.075", None, None),
+    ("gpt-4o-mini-2024-07-18", "0.15", "0.60", "0.075", None, None),
+    ("gpt-4.1", "2", "8", "0.50", None, None),
+    ("gpt-4.1-mini", "0.40", "1.60", "0.10", None, None),
+    ("gpt-5", "1.25", "10", "0.125", None, None),
+    ("o4-mini", "1.10", "4.40", "0.275", None, None),
+    ("gpt-3.5-turbo", "0.50", "1.50", None, None, None),
+    ("text-embedding-3-small", "0.02", "0", None, None, None),
+    ("text-embedding-3-large", "0.13", "0", None, None, None),
+    ("claude-sonnet-4", "3", "15", "0.30", "3.75", "6"),
+    ("claude-sonnet-4-20250514", "3", "15", "0.30", "3.75", "6"),
+    ("claude-sonnet-4-5", "3", "15", "0.30", "3.75", "6"),
+    ("claude-opus-4-5", "5", "25", "0.50", "6.25", "10"),
+    ("claude-haiku-4-5", "1", "5", "0.10", "1.25", "2"),
+    ("claude-3-5-haiku-20241022", "0.80", "4", "0.08", "1", "1.60"),
+    ("gemini-2.5-pro", "1.25", "10", "0.125", None, None),
+    ("gemini-2.5-flash", "0.30", "2.50", "0.03", None, None),
+    ("llama-3.3-70b-versatile", "0.59", "0.79", None, None, None),
+]
+
+
+@pytest.mark.parametrize(("name", "figures"), [(case[0], case[1:]) for case in KNOWN], ids=[case[0] for case in KNOWN])
+def test_known_prices(name: str, figures: tuple[str | None, ...]) -> None:
+    """Well-known models cost what their makers say, in whole pico-dollars per token."""
+    price = now(name)
+
+    found = (price.input, price.output, price.cache_read, price.cache_write, price.cache_write_1h)
+    assert found == tuple(None if usd is None else Decimal(usd) * 10**6 for usd in figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("GPT-4o", "gpt-4o"),
+        ("openai/gpt-4o", "gpt-4o"),
+        ("gemini/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("claude-sonnet-4@20250514", "claude-sonnet-4"),
+        ("claude-sonnet-4-5-20990101", "claude-sonnet-4-5"),
+        ("claude-3-5-haiku-latest", "claude-3-5-haiku"),
+        ("xai/grok-4", "grok-4"),
+        ("meta-llama/llama-3.3-70b-instruct", "openrouter/meta-llama/llama-3.3-70b-instruct"),
+    ],
+)
+def test_names(name: str, other: str) -> None:
+    """A model is found by its provider's other names, in any case, with a date that is not listed."""
+    assert now(name).input == now(other).input
+
+
+def test_fine_tuned() -> None:
+    """A fine-tuned model costs more than its base: it is not found as it."""
+    assert now("ft:gpt-4o-mini-2024-07-18:acme::7p4lURel").input == 300_000
+    assert BOOK.find("ft:nobody:acme::1") == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nobody", "gpt-4o-nobody", "gpt", "/", "openai/", "ft:", "-20250101", "g" * 100_000]
+)
+def test_unknown_names(name: str) -> None:
+    """A name the book does not have has no price; no prefix is taken for a model."""
+    assert BOOK.find(name) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", "anthropic/claude-3-haiku"),
+        ("us.anthropic.claude-opus-4-5-20251101-v1:0", "claude-opus-4-5"),
+        ("vertex_ai/claude-sonnet-4@20250514", "claude-4-sonnet"),
+        ("models/gemini-2.5-pro", "google/gemini-2.5-pro"),
+        ("azure/eu/gpt-4o-2024-08-06", "azure/eu/gpt-4o@"),
+        ("my-gateway/openai/gpt-4o-mini", "openai/gpt-4o-mini"),
+        ("gpt-35-turbo", "gpt-3.5-turbo"),
+        ("openrouter/meta-llama/llama-3.3-70b-instruct", "openrouter/meta-llama/llama-3.3-70b-instruct"),
+    ],
+)
+def test_names_as_they_come(name: str, id: str) -> None:  # noqa: A002
+    """Names of clouds and gateways are priced, through the tariffs and the normalisation of the counting room."""
+    tariffs = Tariffs((), BOOK.find, "deny", Price("ceiling", "*", 1, 1), normalise)
+
+    quote = tariffs.quote(name, at=1_795_000_000.0)
+
+    assert quote.price is not None
+    assert id in quote.price.id
+
+
+def test_dated_prices() -> None:
+    """A price that changed holds until the change, the new one from its midnight (UTC) on."""
+    change = dt.datetime(2025, 6, 10, tzinfo=dt.UTC).timestamp()
+    usage = Usage(1_000_000, 100_000)
+
+    def cost(at: float) -> int:
+        price = choose(BOOK.find("o3"), at=at, purpose="realtime", completion_window=None)
+        assert price is not None
+        return cost_pico(price, usage)
+
+    assert cost(change - 1) == 14 * 10**12
+    assert cost(change) == Decimal("2.8") * 10**12
+
+
+def test_every_price() -> None:
+    """No price in the book is negative, absurd, free or undated in the middle, and each says where it is from."""
+    ids: dict[str, Price] = {}
+    for name in BOOK._models:
+        found = BOOK.find(name)
+        for price in found:
+            figures = [
+                price.input,
+                price.output,
+                price.cache_read,
+                price.cache_write,
+                price.cache_write_1h,
+                price.reasoning,
+            ]
+            assert all(0 <= figure <= 2_000_000_000 for figure in figures if figure is not None), name
+            assert price.input + price.output > 0, name
+            assert price.source in {"genai-prices 0.2.3", "litellm 1.109.1"}
+            assert ids.setdefault(price.id, price) == price
+        assert [price.valid_until for price in found[:-1]] == [price.valid_from for price in found[1:]]
+        assert found[-1].valid_until is None
+    assert len(ids) > 3000
+
+
+def test_book_as_shipped() -> None:
+    """The book is small, names its sources, and is read once."""
+    raw = resources.files(prices).joinpath("book.json").read_bytes()
+    notice = resources.files(prices).joinpath("NOTICE").read_text()
+
+    assert len(raw) < 400_000
+    assert prices.load() is BOOK
+    assert BOOK.version.startswith(BOOK.date)
+    assert len(BOOK) == len(BOOK._models)
+    assert all(source.split()[0] in notice for source in BOOK._sources)
+
+
+class TestGenerator:
+    def entry(self, model: str, rate: int, *, provider: str = "openai", names: tuple[str, ...] = ()) -> _generate.Entry:
+        return _generate.Entry(provider, model, 0, [(None, [rate, 9, None, None, None, None])], list(names))
+
+    def test_merging(self) -> None:
+        """The second source only fills in, and repeats no snapshot that costs the same."""
+        first = [self.entry("b", 1, names=("b-alias",)), self.entry("x", 1, provider="huggingface_novita")]
+        second = [
+            self.entry("b", 2),
+            self.entry("b-alias", 2),
+            self.entry("b-2025-01-01", 1),
+            self.entry("b-2024-01-01", 5),
+            self.entry("a", 1, provider="kyma"),
+        ]
+
+        assert [entry.model for entry in _generate.merged(first, second)] == ["b", "b-2024-01-01"]
+
+    def test_makers_first(self) -> None:
+        """Entries claim names in the order of their providers."""
+        entries = [self.entry("m", 1, provider=name) for name in ("zzz", "openrouter", "groq", "openai")]
+
+        assert [entry.provider for entry in _generate.merged(entries, [])] == ["openai", "groq", "openrouter", "zzz"]
+
+    @pytest.mark.parametrize(
+        ("figures", "embedding", "expected"),
+        [
+            ([5, None, None, None, None, None], False, [5, 5, None, None, None, None]),
+            ([5, None, None, None, None, None], True, [5, 0, None, None, None, None]),
+            ([5, 7, 1, 2, 3, 4], False, [5, 7, 1, 2, 3, 4]),
+            ([0, 0, None, None, None, None], False, None),
+            ([0, None, None, None, None, None], False, None),
+            ([None, 7, None, None, None, None], False, None),
+            ([5, 7, -1, None, None, None], False, None),
+            ([5, 0, 0, None, None, 0], False, [5, 5, None, None, None, None]),
+            ([5, 10**9 + 1, None, None, None, None], False, None),
+        ],
+    )
+    def test_missing_prices(
+        self, figures: list[int | None], embedding: bool, expected: list[int | None] | None
+    ) -> None:
+        """What has no price stays out; a missing price is never zero but for the output of embeddings."""
+        assert _generate.checked(figures, is_embedding=embedding) == expected
+
+    def test_float_noise(self) -> None:
+        """Binary floats lose their noise, and nothing else."""
+        fields = {"mode": "chat", "input_cost_per_token": 1.2500000000000002e-07, "output_cost_per_token": 1.3e-10}
+
+        assert _generate._litellm_figures(fields) == [125_000, 130, None, None, None, None]
+
+    def test_repeatable(self) -> None:
+        """The book in the tree is one that its loader reads line by line: one model a line."""
+        lines = Path(_generate.__file__).with_name("book.json").read_text().splitlines()
+
+        assert json.loads(lines[1].rstrip(","))[:2] == ["openai", "ada"]
+        assert len(lines) == len(json.loads("".join(lines))["models"]) + 2

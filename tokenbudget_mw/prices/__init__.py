@@ -1,0 +1,152 @@
+"""
+The price book: public list prices of models, shipped as data.
+
+Prices are the base tier of each model, without surcharges for long prompts, regions, priority or times of day, and
+without batch discounts; tariffs in the settings say otherwise. `NOTICE` beside this file names the sources.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from functools import lru_cache
+from importlib import resources
+
+import msgspec
+
+from tokenbudget_mw.values import Price
+
+__all__ = ["Book", "load"]
+
+_DATE = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
+
+
+class _Period(msgspec.Struct, array_like=True, gc=False):
+    """
+    Figures from the day *since* on (UTC; None: always), in pico-dollars per token.
+    """
+
+    since: str | None
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    reasoning: int | None = None
+
+
+class _Model(msgspec.Struct, array_like=True, gc=False):
+    """
+    One priced model: *source* counts in `_Data.sources`, *names* are its others; each also holds behind ``provider/``.
+    """
+
+    provider: str
+    name: str
+    source: int
+    periods: tuple[_Period, ...]
+    names: tuple[str, ...]
+
+
+class _Data(msgspec.Struct):
+    """
+    The file. *providers* are other names of providers, *makers* those that sell models of their own.
+    """
+
+    date: str
+    sources: tuple[str, ...]
+    providers: dict[str, str]
+    makers: frozenset[str]
+    models: list[_Model]
+
+
+class Book:
+    """
+    A price book in memory.
+
+    Attributes:
+        date: Day on which it was made, ``"2026-11-20"``.
+
+        version: The same with its sources, for people.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        read = msgspec.json.decode(data, type=_Data)
+        self.date = read.date
+        self.version = f"{read.date} ({', '.join(read.sources)})"
+        self._sources = read.sources
+        self._providers = read.providers
+        self._models = _index(read.models, read.makers)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def find(self, name: str) -> tuple[Price, ...]:
+        """
+        Return all prices of the model *name*, the earliest first; empty where the book has none.
+
+        Case does not matter, and a provider's other names are known (``gemini/`` is ``google/``). A snapshot that is not
+        listed costs what its model costs, a fine-tuned model (``ft:…``) what its kind costs.
+        """
+        name = name.lower()
+        canonical = self._canonical(name)
+        for known in (canonical, name, _DATE.sub("", canonical)):
+            if known in self._models:
+                return self._prices(self._models[known])
+        return ()
+
+    def _canonical(self, name: str) -> str:
+        if name.startswith("ft:"):
+            return ":".join(name.split(":")[:2])
+        prefix, slash, rest = name.partition("/")
+        return f"{self._providers[prefix]}/{rest}" if slash and prefix in self._providers else name
+
+    def _prices(self, model: _Model) -> tuple[Price, ...]:
+        ends = [*(period.since for period in model.periods[1:]), None]
+        return tuple(self._price(model, period, end) for period, end in zip(model.periods, ends, strict=True))
+
+    def _price(self, model: _Model, period: _Period, end: str | None) -> Price:
+        return Price(
+            id=f"{model.provider}/{model.name}@{period.since or self.date}",
+            model=model.name,
+            input=period.input,
+            output=period.output,
+            cache_read=period.cache_read,
+            cache_write=period.cache_write,
+            cache_write_1h=period.cache_write_1h,
+            reasoning=period.reasoning,
+            source=self._sources[model.source],
+            valid_from=_midnight(period.since),
+            valid_until=_midnight(end),
+        )
+
+
+def _index(models: list[_Model], makers: frozenset[str]) -> dict[str, _Model]:
+    """
+    Return every name -> its model; of models that share a name, the first one has it.
+
+    What a model is called in full comes before what is left of it behind a slash. A host's snapshot never has the bare
+    name of one whose model is known: there the maker's price holds.
+    """
+    index: dict[str, _Model] = {}
+    for model in models:
+        for name in (model.name, *model.names):
+            index.setdefault(f"{model.provider}/{name}", model)
+            if model.provider in makers or _DATE.sub("", name) not in index:
+                index.setdefault(name, model)
+    for name, model in list(index.items()):
+        bare = name.rpartition("/")[2]
+        if _DATE.sub("", bare) not in index:
+            index.setdefault(bare, model)
+    return index
+
+
+def _midnight(day: str | None) -> float | None:
+    return None if day is None else dt.datetime.fromisoformat(day).replace(tzinfo=dt.UTC).timestamp()
+
+
+@lru_cache(maxsize=1)
+def load() -> Book:
+    """
+    Return the shipped price book, read once (a few milliseconds).
+    """
+    return Book(resources.files(__name__).joinpath("book.json").read_bytes())

@@ -1,0 +1,316 @@
+"""
+Makes `book.json` from the price data of two packages. For maintainers; nothing imports it.
+
+::
+
+    pip install genai-prices && pip download --no-deps litellm
+    python -m tokenbudget_mw.prices._generate litellm-*.whl
+
+Rules:
+
+* A model of `genai-prices` comes first, with the history of its prices; LiteLLM's map fills in names it does not know.
+* Prices are whole pico-dollars per token, which is micro-dollars per million: LiteLLM's binary floats are rounded to
+  12 decimals, which drops their noise.
+* Only prices per token, of models that write text or embeddings and nothing dearer; only the base tier, around the clock.
+* A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
+  means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
+  unless the model makes embeddings, and a cache or reasoning price of zero counts as missing.
+* Resellers are left out.
+* Names are lower case. Where several providers share a name, the maker's price holds, then that of the first in
+  `PROVIDERS`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+MAKERS = [
+    "openai",
+    "anthropic",
+    "google",
+    "mistral",
+    "x-ai",
+    "deepseek",
+    "cohere",
+    "meta",
+    "perplexity",
+    "voyageai",
+    "minimax",
+    "moonshotai",
+    "zai",
+    "zhipuai",
+    "arcee",
+    "ai21",
+]
+PROVIDERS = [*MAKERS, "aws", "azure", "groq", "cerebras", "openrouter", "together", "fireworks", "novita"]
+"""Whose price a bare name means, the first first: makers, then hosts. All others follow in alphabetical order."""
+
+SAME_PROVIDER = {
+    "gemini": "google",
+    "vertex_ai": "google",
+    "bedrock": "aws",
+    "bedrock_converse": "aws",
+    "xai": "x-ai",
+    "cohere_chat": "cohere",
+    "azure_ai": "azure",
+    "together_ai": "together",
+    "fireworks_ai": "fireworks",
+    "voyage": "voyageai",
+    "moonshot": "moonshotai",
+    "meta_llama": "meta",
+    "text-completion-openai": "openai",
+}
+"""Other names of providers, most of them LiteLLM's -> ours."""
+
+RESELLERS = frozenset(
+    [
+        "aihubmix",
+        "avian",
+        "cursor",
+        "github-copilot",
+        "github_copilot",
+        "inferenceapis",
+        "kyma",
+        "llamagate",
+        "opencode_go",
+        "quicksilverpro",
+        "streamlake",
+        "vercel_ai_gateway",
+    ]
+)
+"""Gateways and subscriptions that sell models of other hosts; beside them, all ``huggingface_…``."""
+
+MODES = {"chat", "responses", "completion", "embedding"}
+FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+GENAI_FIELDS = [f"{name}_mtok" for name in FIELDS[:5]] + ["output_reasoning_mtok"]
+LITELLM_FIELDS = (
+    "input_cost_per_token",
+    "output_cost_per_token",
+    "cache_read_input_token_cost",
+    "cache_creation_input_token_cost",
+    "cache_creation_input_token_cost_above_1hr",
+    "output_cost_per_reasoning_token",
+)
+MAX_PRICE = 1_000_000_000  # $1,000 a million tokens: what is above has its decimal point in the wrong place
+OTHER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
+EMBEDDING_WORDS = ("embed", "voyage", "bge-", "e5-", "gte-")
+
+DATE = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
+
+Figures = list[int | None]
+
+
+@dataclass
+class Entry:
+    """
+    One priced model on its way into the book.
+
+    Attributes:
+        periods: Pairs of first day (None for always) and figures, in the order of `FIELDS`.
+
+        names: Names under which it is found beside *model*; each also holds behind ``provider/``.
+    """
+
+    provider: str
+    model: str
+    source: int
+    periods: list[tuple[str | None, Figures]]
+    names: list[str]
+
+    @property
+    def full(self) -> str:
+        """
+        Its name with the provider.
+        """
+        return f"{self.provider}/{self.model}"
+
+    def row(self) -> list[object]:
+        """
+        Return it as the book's array; trailing fields without a price are left out.
+        """
+        periods = [[since, *_trimmed(figures)] for since, figures in self.periods]
+        return [self.provider, self.model, self.source, periods, sorted(set(self.names) - {self.model})]
+
+
+def _trimmed(figures: Figures) -> Figures:
+    figures = list(figures)
+    while figures and figures[-1] is None:
+        figures.pop()
+    return figures
+
+
+def checked(figures: Figures, *, is_embedding: bool) -> Figures | None:
+    """
+    Return the *figures* with the output price filled in, or None where they are no prices.
+    """
+    plain, output = figures[0], figures[1]
+    if plain is None or not (plain or output):
+        return None
+    if any(figure is not None and not 0 <= figure <= MAX_PRICE for figure in figures):
+        return None
+    if not output:
+        output = 0 if is_embedding else plain
+    return [plain, output, *(figure or None for figure in figures[2:])]
+
+
+# -- genai-prices -----------------------------------------------------------------------------------------------------
+
+
+def genai_entries() -> Iterator[Entry]:
+    """
+    Yield the models of the installed `genai-prices`.
+    """
+    from genai_prices.data import providers
+
+    for provider in providers:
+        for model in provider.models:
+            periods = list(_genai_periods(model))
+            if periods:
+                yield Entry(
+                    provider.id, model.id.lower(), 0, periods, [DATE.sub("", model.id.lower()), *_literals(model.match)]
+                )
+
+
+def _genai_periods(model: Any) -> Iterator[tuple[str | None, Figures]]:
+    is_embedding = any(word in model.id.lower() for word in EMBEDDING_WORDS)
+    for since, prices in _genai_prices(model):
+        if any(getattr(prices, field, None) is not None for field in OTHER_OUTPUT):
+            continue
+        figures = checked([_pico(getattr(prices, field, None)) for field in GENAI_FIELDS], is_embedding=is_embedding)
+        if figures is not None:
+            yield since, figures
+
+
+def _genai_prices(model: Any) -> Iterator[tuple[str | None, Any]]:
+    if not isinstance(model.prices, list):
+        yield None, model.prices
+        return
+    for conditional in model.prices:
+        if conditional.constraint is None:
+            yield None, conditional.prices
+        elif hasattr(conditional.constraint, "start_date"):
+            yield conditional.constraint.start_date.isoformat(), conditional.prices
+        # else a time of day: the price around the clock holds
+
+
+def _pico(price: Any) -> int | None:
+    if price is None:
+        return None
+    pico = Decimal(getattr(price, "base", price)) * 1_000_000
+    return int(pico.to_integral_value())
+
+
+def _literals(match: Any) -> Iterator[str]:
+    """
+    Yield the names that a match clause spells out, and the beginnings that it accepts where they end like a name.
+    """
+    if hasattr(match, "equals"):
+        yield match.equals.lower()
+    if hasattr(match, "starts_with"):
+        yield match.starts_with.lower().rstrip("@-:")
+    for clause in getattr(match, "or_", ()):
+        yield from _literals(clause)
+
+
+# -- LiteLLM ----------------------------------------------------------------------------------------------------------
+
+
+def litellm_entries(wheel: Path) -> Iterator[Entry]:
+    """
+    Yield the models of LiteLLM's map in its *wheel*.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        models = json.loads(archive.read("litellm/model_prices_and_context_window_backup.json"))
+    for name, fields in sorted(models.items()):
+        figures = _litellm_figures(fields) if fields.get("mode") in MODES else None
+        if figures is None:
+            continue
+        listed = fields.get("litellm_provider") or "unknown"
+        prefix, _, rest = name.lower().partition("/")
+        named = prefix in SAME_PROVIDER or prefix == listed
+        provider = SAME_PROVIDER.get(listed, "google" if listed.startswith("vertex_ai-") else listed)
+        yield Entry(provider, rest if named and rest else name.lower(), 1, [(None, figures)], [])
+
+
+def _litellm_figures(fields: dict[str, Any]) -> Figures | None:
+    figures: Figures = []
+    for field in LITELLM_FIELDS:
+        value = fields.get(field)
+        figures.append(None if value is None else round(Decimal(repr(value)) * 10**12))
+    return checked(figures, is_embedding=fields["mode"] == "embedding")
+
+
+# -- the book ---------------------------------------------------------------------------------------------------------
+
+
+def merged(first: Iterable[Entry], second: Iterable[Entry]) -> list[Entry]:
+    """
+    Put the entries in the order in which they claim names, and let those of *second* only fill in.
+    """
+    kept = sorted(filter(_is_wanted, first), key=_order)
+    models = {entry.full for entry in kept}
+    for entry in kept:
+        entry.names = [name for name in entry.names if f"{entry.provider}/{name}" not in models]
+    known = {
+        name: entry for entry in kept for name in (entry.full, *(f"{entry.provider}/{name}" for name in entry.names))
+    }
+    for entry in sorted(filter(_is_wanted, second), key=_order):
+        if entry.full not in known and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
+            kept.append(entry)
+            known[entry.full] = entry
+    return sorted(kept, key=_order)
+
+
+def _is_wanted(entry: Entry) -> bool:
+    if entry.model.startswith("~"):  # OpenRouter's names for whatever is newest
+        return False
+    return entry.provider not in RESELLERS and not entry.provider.startswith("huggingface_")
+
+
+def _is_told_by(undated: Entry | None, entry: Entry) -> bool:
+    """
+    Say whether *entry* is a snapshot of a known model at the same price: the book finds it without its date.
+    """
+    return undated is not None and undated.periods[-1][1][:2] == entry.periods[-1][1][:2]
+
+
+def _order(entry: Entry) -> tuple[int, str, str]:
+    number = PROVIDERS.index(entry.provider) if entry.provider in PROVIDERS else len(PROVIDERS)
+    return number, entry.provider, entry.model
+
+
+def book(wheel: Path) -> str:
+    """
+    Return the text of `book.json`, one model a line so that changes can be read.
+    """
+    sources = [f"genai-prices {importlib.metadata.version('genai-prices')}", f"litellm {wheel.name.split('-')[1]}"]
+    entries = merged(genai_entries(), litellm_entries(wheel))
+    head = {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "sources": sources,
+        "providers": SAME_PROVIDER,
+        "makers": MAKERS,
+    }
+    rows = ",\n".join(json.dumps(entry.row(), separators=(",", ":")) for entry in entries)
+    return f'{json.dumps(head)[:-1]}, "models": [\n{rows}\n]}}\n'
+
+
+def main(wheel: str) -> None:
+    """
+    Write `book.json` beside this file.
+    """
+    Path(__file__).with_name("book.json").write_text(book(Path(wheel)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
