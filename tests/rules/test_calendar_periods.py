@@ -4,9 +4,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tokenbudget_mw.rules.calendar_periods import PERIODS, period_at
 
-ZONES = ["UTC", "Europe/Zurich", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Santiago", "Africa/Cairo"]
+ZONES = [
+    "UTC",
+    "Europe/Zurich",
+    "America/New_York",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "America/Santiago",
+    "Africa/Cairo",
+]
 HOUR = 3_600_000_000
 
 
@@ -43,7 +52,9 @@ def test_t17_periods_begin_and_end_by_the_calendar(name, now, zone, expected):
     assert bounds(name, now, zone) == expected
 
 
-@pytest.mark.parametrize(("now", "hours"), [("2026-03-29T12:00:00", 23), ("2026-10-25T12:00:00", 25), ("2026-06-01T12:00:00", 24)])
+@pytest.mark.parametrize(
+    ("now", "hours"), [("2026-03-29T12:00:00", 23), ("2026-10-25T12:00:00", 25), ("2026-06-01T12:00:00", 24)]
+)
 def test_t17_days_on_which_clocks_change_have_their_true_length(now, hours):
     """
     The day has 23 hours in spring and 25 in autumn.

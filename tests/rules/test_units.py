@@ -3,6 +3,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tokenbudget_mw import units
 
 PICO = st.integers(min_value=-(10**30), max_value=10**30)
@@ -62,7 +63,16 @@ def test_large_amounts_lose_no_digit():
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("60", 60), ("40k", 40_000), ("40K", 40_000), ("2.5M", 2_500_000), ("1G", 10**9), ("1 B", 10**9), ("1_000", 1000), ("10,000", 10_000)],
+    [
+        ("60", 60),
+        ("40k", 40_000),
+        ("40K", 40_000),
+        ("2.5M", 2_500_000),
+        ("1G", 10**9),
+        ("1 B", 10**9),
+        ("1_000", 1000),
+        ("10,000", 10_000),
+    ],
 )
 def test_quantities_take_suffixes_and_groups(text, amount):
     """
@@ -90,7 +100,15 @@ def test_quantities_round_trip(amount):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("15m", 900), ("1h30m", 5400), ("1h 30 min", 5400), ("10 minutes", 600), ("7 days", 604_800), ("2 WEEKS", 1_209_600)],
+    [
+        ("30s", 30),
+        ("15m", 900),
+        ("1h30m", 5400),
+        ("1h 30 min", 5400),
+        ("10 minutes", 600),
+        ("7 days", 604_800),
+        ("2 WEEKS", 1_209_600),
+    ],
 )
 def test_durations(text, seconds):
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Policy", "escape"]
 
-_PLAIN = re.compile(r"[\w.:/@+-]{1,128}", re.ASCII)
+_PLAIN = re.compile(r"[\w.:/@+*-]{1,128}", re.ASCII)
 _DIGEST_LENGTH = 32
 _KNOWN_MOST = 4096
 _US = 1_000_000
@@ -283,7 +283,7 @@ def escape(value: str) -> str:
     """
     if _PLAIN.fullmatch(value):
         return value
-    quoted = quote(value, safe="/:@+", errors="surrogatepass").replace("~", "%7E")
+    quoted = quote(value, safe="/:@+*", errors="surrogatepass").replace("~", "%7E")
     if value and len(quoted) <= 128:
         return quoted
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]

@@ -21,6 +21,7 @@ _NOUNS: dict[Unit, str] = {
     "tokens": "tokens",
     "input_tokens": "input tokens",
     "output_tokens": "output tokens",
+    "concurrent": "calls",
 }
 _BACKEND_ERRORS = {
     "allow": "lets requests pass",
@@ -146,9 +147,9 @@ def describe_limit(limit: Limit) -> str:
 def _amount(limit: Limit) -> str:
     if limit.unit == "money":
         return format_usd(limit.amount * PICO_PER_NANO)
-    if limit.unit == "concurrent":
-        return f"{limit.amount} calls at a time"
-    return f"{format_quantity(limit.amount)} {_NOUNS[limit.unit]}"
+    noun = _NOUNS[limit.unit]
+    at_a_time = " at a time" if limit.unit == "concurrent" else ""
+    return f"{format_quantity(limit.amount)} {noun.removesuffix('s') if limit.amount == 1 else noun}{at_a_time}"
 
 
 def _over(limit: Limit) -> str:

@@ -9,7 +9,8 @@ import re
 
 __all__ = ["Secret", "redact_url"]
 
-_PASSWORD = re.compile(r"(?<=://)([^/@\s]*):[^@\s]*(?=@)|(?<=://):[^@\s]*(?=@)")
+# up to the last `@`: passwords may hold one that nobody has escaped
+_PASSWORD = re.compile(r"(?<=://)([^/:@\s]*):\S*(?=@)")
 _QUERY_SECRET = re.compile(r"(?i)(?<=[?&])([^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*")
 
 
@@ -58,4 +59,4 @@ def redact_url(url: str) -> str:
     >>> redact_url("redis://:hunter2@localhost/0"), redact_url("postgresql://app:hunter2@db/app")
     ('redis://:***@localhost/0', 'postgresql://app:***@db/app')
     """
-    return _QUERY_SECRET.sub(r"\1=***", _PASSWORD.sub(lambda match: f"{match[1] or ''}:***", url))
+    return _QUERY_SECRET.sub(r"\1=***", _PASSWORD.sub(r"\1:***", url))
