@@ -244,6 +244,32 @@ def test_too_many_parts_are_bounded_by_the_body(kind, body):
     assert payloads.read(kind, body).input == TokenCount(-(-len(body) // 3), len(body), exact=False, method="bytes")
 
 
+def test_a_crowded_body_still_tells_its_fields():
+    """Of a body of countless arrays the outermost fields are read and checked, and nothing else is built."""
+    crowd = b'"messages": [' + b"[]," * payloads.MAX_CONTAINERS + b"[]]"
+
+    found = payloads.read("openai.chat", b'{"model": "gpt-4", "max_tokens": 7, "n": 2, ' + crowd + b"}")
+
+    assert (found.model, found.max_output, found.input.method) == ("gpt-4", 14, "bytes")
+    with pytest.raises(PayloadError, match="max_tokens"):
+        payloads.read("openai.chat", b'{"max_tokens": -1, ' + crowd + b"}")
+
+
+def test_t06_a_crowd_of_prompts_is_not_free():
+    """A completion of more token arrays than are built reserves an output for each of them."""
+    body = b'{"max_tokens": 10, "prompt": [' + b"[1]," * 20_000 + b"[1]]}"
+
+    assert payloads.read("openai.completions", body).max_output >= 20_001 * 10
+
+
+def test_brackets_in_a_text_cost_no_more_than_its_length():
+    """A text full of brackets is estimated from its size, as any text of that length."""
+    found = payloads.read("openai.chat", chat("f(a[0]) { }\n" * 20_000)).input
+
+    assert found.method == "bytes"
+    assert found.upper < 300_000
+
+
 def test_a_long_body_is_bounded_by_its_size():
     """A body that is not read has at most a token a byte, and the model its head names."""
     found = payloads.bound(3_000_000, chat("long" * 1_000)[:2_000])
@@ -258,6 +284,7 @@ def test_images_of_a_long_body_are_counted():
     seen = chat([{"type": "image_url", "image_url": {"url": "x"}}] * 10)
 
     assert payloads.bound(None, seen).input.estimate >= 10 * 1_105
+    assert payloads.bound(None, seen.replace(b"gpt-4o", b"gpt-4o-mini")).input.upper >= 10 * 48_169
 
 
 @pytest.mark.parametrize(

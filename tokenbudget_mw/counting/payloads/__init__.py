@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenbudget_mw.counting.encoders import default_encoders
 from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, Meter, TooManyPartsError
-from tokenbudget_mw.counting.models import NO_ALIASES, resolve
-from tokenbudget_mw.counting.payloads import anthropic, fields, openai
+from tokenbudget_mw.counting.models import NO_ALIASES, normalise, resolve
+from tokenbudget_mw.counting.payloads import anthropic, fields, media, openai
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "bound", "read"]
 
 HEAD_BYTES = 16_384
-IMAGE_TOKENS = 1_600
+"""How much of a body that is not read is searched for its model."""
+
+MAX_CONTAINERS = 16_384
+"""Most arrays and objects that are worth building; only the outermost fields of a body with more are read."""
 
 
 def _one(_request: Any) -> int:
@@ -101,17 +104,23 @@ def read(
     kind = FORMATS.get(format)
     if kind is None:
         raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
-    request = fields.parse(kind.decoder, body)
-    is_counted = count == "full" or (count == "sample" and draw < sample)
-    meter = Meter(
-        resolve(request.model, aliases),
-        default_encoders() if is_counted else None,
-        ratio=ratio if count == "sample" else None,
-    )
+    containers = _containers(body)
+    is_crowded = containers > MAX_CONTAINERS
+    request = fields.parse(fields.OUTERMOST if is_crowded else kind.decoder, body)
+    family = resolve(request.model, aliases)
+    if is_crowded:
+        tokens = _by_size(len(body), body, family.name)
+        prompts = 1 if kind.prompts is _one else containers
+    else:
+        is_counted = count == "full" or (count == "sample" and draw < sample)
+        learned = ratio if count == "sample" else None
+        meter = Meter(family, default_encoders() if is_counted else None, ratio=learned)
+        tokens = _count(kind, request, meter, body)
+        prompts = kind.prompts(request)
     return Prompt(
         model=request.model or None,
-        input=_count(kind, request, meter, len(body)),
-        max_output=fields.max_output(request, kind.prompts(request)),
+        input=tokens,
+        max_output=fields.max_output(request, prompts),
         stream=request.stream is True,
         service_tier=fields.short_text(request.service_tier),
         batch=fields.batch_fields(request),
@@ -129,25 +138,34 @@ def bound(content_length: int | None, seen: bytes) -> Prompt:
 
         seen: The body's beginning.
     """
+    model = _model_in(seen[:HEAD_BYTES])
     size = max(content_length or 0, len(seen))
-    images = seen.count(b'"image') * IMAGE_TOKENS
-    return Prompt(model=_model_in(seen[:HEAD_BYTES]), input=_by_size(size, images))
+    return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")))
 
 
-def _count(kind: Format, request: Any, meter: Meter, size: int) -> TokenCount:
+def _count(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
     try:
         kind.add(request, meter)
     except TooManyPartsError:
-        return _by_size(size)
+        return _by_size(len(body), body, meter.family.name)
     except RecursionError as exc:
         raise PayloadError("The body is nested too deeply.") from exc
     meter.learn()
     return meter.result()
 
 
-def _by_size(size: int, extra: int = 0) -> TokenCount:
-    estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + extra
-    return TokenCount(min(estimate, size + extra), size + extra, exact=False, method="bytes")
+def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
+    images = seen.count(b'"image')
+    typical, most = map(max, media.ANTHROPIC_IMAGE, media.openai_image(model, None, None))
+    estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical
+    return TokenCount(estimate, size + images * most, exact=False, method="bytes")
+
+
+def _containers(body: bytes) -> int:
+    """
+    Return the most arrays and objects that *body* can have; 0 where it is too short to have many.
+    """
+    return 0 if len(body) <= MAX_CONTAINERS else body.count(b"[") + body.count(b"{")
 
 
 # Possessive, and content with a string that the head cuts off: linear on any bytes.

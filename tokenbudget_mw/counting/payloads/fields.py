@@ -14,7 +14,7 @@ from tokenbudget_mw.values import EMPTY_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_OUTPUT", "Request", "batch_fields", "max_output", "model_name", "parse", "short_text"]
+__all__ = ["MAX_OUTPUT", "OUTERMOST", "Request", "batch_fields", "max_output", "model_name", "parse", "short_text"]
 
 MAX_OUTPUT = 2**31
 """Most output tokens that a request may allow, all its choices together."""
@@ -50,6 +50,9 @@ class Request(msgspec.Struct):
     metadata: Any = None
     custom_id: Any = None
 
+
+OUTERMOST = msgspec.json.Decoder(Request)
+"""Reads what all formats have in common, and builds nothing else."""
 
 RequestT = TypeVar("RequestT", bound=Request)
 
