@@ -1,0 +1,74 @@
+"""
+``tokenbudget-mw check CONFIG``: what is wrong with a configuration, or what it means in words.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.cli.context import add_json, read_config
+from tokenbudget_mw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    parser.add_argument(
+        "given",
+        nargs="?",
+        metavar="CONFIG",
+        help="a .toml or .json file, or module:NAME; by default the host's settings, or the TOKENBUDGET_* variables",
+    )
+    add_json(parser)
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.settings import describe, warnings_of
+
+    try:
+        settings = _read(context)
+        _try_out(settings)
+    except ConfigurationError as exc:
+        problems = str(exc).splitlines()
+        context.emit({"ok": False, "problems": problems, "means": [], "warnings": []}, [*problems, _count(problems)])
+        return 1
+    sentences = describe(settings)
+    warnings = warnings_of(settings)
+    means = sentences[: len(sentences) - len(warnings)]
+    context.emit({"ok": True, "problems": [], "means": means, "warnings": warnings}, sentences)
+    return 0
+
+
+def _read(context: Context) -> Settings:
+    from tokenbudget_mw.settings import Settings
+
+    given = context.args.given
+    if given is None:
+        return context.settings()
+    return Settings.from_mapping(read_config(given), os.environ)
+
+
+def _try_out(settings: Settings) -> None:
+    """
+    Plug everything together, which connects to nothing, but imports drivers and the host's own functions.
+    """
+    from tokenbudget_mw.wiring import wire
+
+    if settings.database_alias is None:
+        wire(settings).close()
+
+
+def _count(problems: list[str]) -> str:
+    return f"{len(problems)} problem{'' if len(problems) == 1 else 's'}."

@@ -1,0 +1,223 @@
+"""
+What all commands share: where the settings come from, the database, and how a result is printed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tomllib
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.errors import ConfigurationError, TokenBudgetError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["BadUseError", "Context", "add_json", "add_source", "database_fault", "read_config", "table"]
+
+MIGRATE = "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
+
+_TABLES = ("tokenbudget", "tool.tokenbudget")
+"""Tables of a TOML or JSON file that may hold the settings; else the whole file does."""
+
+
+class BadUseError(TokenBudgetError):
+    """
+    The command's arguments make no sense together.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """
+    What a command works with.
+
+    Attributes:
+        args: Its arguments.
+
+        host: The host's settings, where a host runs the command.
+
+        host_engine: The host's database, where it is open already.
+    """
+
+    args: Namespace
+    host: Settings | None = None
+    host_engine: Engine | None = None
+
+    def settings(self) -> Settings:
+        """
+        Return the settings: of ``--config``, of the host, or of the environment; ``--database`` and ``--backend`` hold
+        before all of them.
+
+        Raises:
+            ConfigurationError: They are wrong.
+        """
+        from tokenbudget_mw.settings import Settings
+
+        flags = {name: value for name in ("database", "backend") if (value := getattr(self.args, name, None))}
+        config = getattr(self.args, "config", None)
+        if config is None and self.host is not None:
+            # only the flags are new here: they are read as settings to be checked as such
+            checked = Settings.from_mapping(flags)
+            aliases = {"database_alias": None} if "database" in flags else {}
+            return self.host.replace(**{name: getattr(checked, name) for name in flags}, **aliases)
+        environ = {name: value for name, value in os.environ.items() if name not in map(_variable, flags)}
+        given = {} if config is None else read_config(config)
+        return Settings.from_mapping({**given, **flags}, environ)
+
+    @contextmanager
+    def database(self) -> Iterator[Engine]:
+        """
+        Open the database of the settings.
+        """
+        from tokenbudget_mw.wiring import open_database
+
+        if self.host_engine is not None and not getattr(self.args, "database", None):
+            yield self.host_engine
+            return
+        engine = open_database(self.settings())
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    def emit(self, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """
+        Print *result* as one JSON object with ``--json``, else *lines*.
+        """
+        if self.args.json:
+            print(json.dumps(result))
+        else:
+            for line in lines:
+                print(line)
+
+
+def _variable(name: str) -> str:
+    return f"TOKENBUDGET_{name.upper()}"
+
+
+def add_source(parser: ArgumentParser, *, backend: bool = False) -> None:
+    """
+    Add the arguments that say which settings hold.
+    """
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings: a .toml or .json file, or module:NAME; by default the TOKENBUDGET_* variables",
+    )
+    parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL of the database, instead of the settings'")
+    if backend:
+        parser.add_argument("--backend", metavar="URL", help="where counters live, instead of the settings' backend")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """
+    Add ``--json``.
+    """
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """
+    Read the settings' dict from *source*: a ``.toml`` or ``.json`` file, or ``module:NAME``.
+
+    A file may hold them in a table ``tokenbudget`` or ``tool.tokenbudget``.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    path = Path(source)
+    if path.suffix in (".toml", ".json"):
+        return _table(_parsed(path), source)
+    if ":" in source:
+        return _imported(source)
+    message = f"Cannot read settings from {source!r}. Give a .toml or .json file, or module:NAME for a dict in Python."
+    raise ConfigurationError(message)
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as exc:
+        raise ConfigurationError(f"Cannot read {str(path)!r}: {exc.strerror or type(exc).__name__}.") from exc
+    except ValueError as exc:
+        raise ConfigurationError(f"{str(path)!r} is no {path.suffix[1:].upper()}: {exc}") from exc
+
+
+def _table(found: Any, source: str) -> dict[str, Any]:
+    for name in _TABLES:
+        inner = found
+        for part in name.split("."):
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            return inner
+    return _dict(found, source)
+
+
+def _imported(source: str) -> dict[str, Any]:
+    module, _, name = source.partition(":")
+    if "" not in sys.path:  # the host's modules are where the command is run, as with every framework's own command
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ConfigurationError(f"Cannot import settings from {source!r}: {exc}.") from exc
+    return _dict(found, source)
+
+
+def _dict(found: Any, source: str) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(f"{source!r} holds a {type(found).__name__}, not a dict of settings.")
+    return dict(found)
+
+
+def database_fault(exc: Exception) -> str | None:
+    """
+    Say in a sentence what is wrong where *exc* comes from a database; None where it does not.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    from tokenbudget_mw.database.faults import is_missing_schema
+
+    if not isinstance(exc, DBAPIError):
+        return None
+    if is_missing_schema(exc):
+        return f"The tables are missing in this database, or older than this version. {MIGRATE}"
+    # the driver's words name host, user and reason, never the password; the statement is left out
+    reason = str(exc.orig).strip().partition("\n")[0]
+    return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
+
+
+def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
+    """
+    Lay *rows* out under *heads*; numbers are set to the right.
+
+    >>> table(("model", "rows"), [("gpt-4o", 2)])
+    ['model   rows', 'gpt-4o     2']
+    """
+    columns = [_column(head, [row[at] for row in rows]) for at, head in enumerate(heads)]
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _column(head: str, values: list[object]) -> list[str]:
+    cells = [head, *map(_shown, values)]
+    width = max(map(len, cells))
+    is_number = bool(values) and all(isinstance(value, int) for value in values)
+    return [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]
+
+
+def _shown(cell: object) -> str:
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return f"{cell:,}"
+    return "-" if cell is None else str(cell)

@@ -1,0 +1,226 @@
+"""
+``tokenbudget-mw doctor``: looks at everything that a running app depends on, and says what is wrong.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from tokenbudget_mw.cli.context import MIGRATE, add_json, add_source, database_fault
+from tokenbudget_mw.errors import MissingExtraError, TokenBudgetError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["add_arguments", "run"]
+
+RECENT = timedelta(days=30)
+"""How far back usage rows are searched for models without a price."""
+
+OLDEST_REDIS = (6, 2)
+REDIS_TIMEOUT = 2.0
+"""Seconds that Redis gets to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    What was found in one place.
+
+    Attributes:
+        part: Where: ``settings``, ``database``, ``backend``, ``prices``.
+
+        state: ``ok``, ``warning`` or ``problem``.
+
+        message: What it is, and what to do.
+    """
+
+    part: str
+    state: Literal["ok", "warning", "problem"]
+    message: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    add_source(parser, backend=True)
+    add_json(parser)
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    settings = context.settings()
+    findings = list(_settings(settings))
+    findings += _guarded("backend", lambda: _backend(settings))
+    findings += _guarded("database", lambda: _database(context, settings))
+    is_well = all(finding.state != "problem" for finding in findings)
+    marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+    lines = [f"{marks[finding.state]}  {finding.part:8}  {finding.message}" for finding in findings]
+    context.emit({"ok": is_well, "findings": [asdict(finding) for finding in findings]}, lines)
+    return 0 if is_well else 1
+
+
+def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """
+    Give what *look* finds; what keeps it from looking is a finding, too.
+    """
+    try:
+        yield from look()
+    except TokenBudgetError as exc:
+        yield Finding(part, "problem", str(exc))
+    except Exception as exc:
+        fault = database_fault(exc)
+        if fault is None:
+            raise
+        yield Finding(part, "problem", fault)
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    from tokenbudget_mw import prices
+    from tokenbudget_mw.settings import warnings_of
+
+    plans, routes = len(settings.plans), len(settings.routes)
+    yield Finding(
+        "settings", "ok", f"can be read: {plans} plans, {len(settings.limits)} limits for all, {routes} routes"
+    )
+    for warning in warnings_of(settings):
+        yield Finding("settings", "warning", warning)
+    yield Finding(
+        "prices", "ok", f"price book of {prices.load().version}, and {len(settings.tariffs)} tariffs of yours"
+    )
+    for name, model in settings.models.items():
+        if not _is_priced(settings, model):
+            message = f"`models` maps {name!r} to {model!r}, which has no price. Add it to `tariffs`."
+            yield Finding("prices", "warning", message)
+
+
+def _is_priced(settings: Settings, model: str) -> bool:
+    from tokenbudget_mw import prices
+    from tokenbudget_mw.counting.models import normalise
+
+    names = {model, normalise(model)}
+    return any(tariff.model in names for tariff in settings.tariffs) or any(map(prices.load().find, names))
+
+
+# -- the backend ------------------------------------------------------------------------------------------------------
+
+
+def _backend(settings: Settings) -> Iterator[Finding]:
+    scheme = settings.backend.partition(":")[0]
+    if scheme == "memory":
+        yield Finding("backend", "ok", "memory://: limits hold within each process")
+    elif scheme.removeprefix("leased+") in ("redis", "rediss", "unix"):
+        yield from _redis(settings.backend)
+    else:
+        yield Finding("backend", "ok", f"{scheme}:// is not looked at by this command")
+
+
+def _redis(url: str) -> Iterator[Finding]:
+    try:
+        import redis
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError("redis:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
+
+    plain = url.removeprefix("leased+")
+    try:
+        with redis.Redis.from_url(plain, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT) as client:
+            info = client.info()
+    except (redis.RedisError, ValueError) as exc:
+        # redis-py's words name host and port, never the password
+        yield Finding("backend", "problem", f"Redis does not answer ({type(exc).__name__}): {exc}")
+        return
+    version = str(info["redis_version"])
+    is_old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS
+    yield Finding("backend", "warning" if is_old else "ok", f"Redis {version}{' is older than 6.2' if is_old else ''}")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("allkeys"):
+        message = f"Redis evicts counters (maxmemory-policy {policy}): limits are forgotten. Use noeviction."
+        yield Finding("backend", "problem", message)
+    elif policy != "noeviction":
+        message = f"Redis may evict counters (maxmemory-policy {policy}): all of ours have a TTL. Use noeviction."
+        yield Finding("backend", "warning", message)
+
+
+# -- the database -----------------------------------------------------------------------------------------------------
+
+
+def _database(context: Context, settings: Settings) -> Iterator[Finding]:
+    from sqlalchemy import inspect
+
+    from tokenbudget_mw.database.tables import metadata
+
+    with context.database() as engine:
+        with engine.connect() as connection:
+            there = set(inspect(connection).get_table_names())
+            version = ".".join(map(str, connection.dialect.server_version_info or ()))
+        yield Finding("database", "ok", f"{engine.dialect.name} {version} answers")
+        missing = sorted(set(metadata.tables) - there)
+        if missing:
+            yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")
+            return
+        yield from _schema(engine, there)
+        yield from _unpriced(engine)
+        yield from _keys(engine, settings)
+
+
+def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
+    if "django_migrations" in there:
+        yield Finding("database", "ok", "the tables are Django's to migrate")
+        return
+    try:
+        from tokenbudget_mw_alembic import current, head
+    except MissingExtraError as exc:
+        yield Finding("database", "warning", f"the schema's version cannot be read: {exc}")
+        return
+    at, newest = current(engine), head()
+    if at == newest:
+        yield Finding("database", "ok", f"the schema is at {at}, the newest")
+    else:
+        yield Finding("database", "problem", f"the schema is at {at}, and {newest} is needed. {MIGRATE}")
+
+
+def _unpriced(engine: Engine) -> Iterator[Finding]:
+    from sqlalchemy import func, select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.tables import usage
+
+    model = func.coalesce(usage.c.response_model, usage.c.request_model)
+    wanted = (
+        select(model.label("model"), usage.c.price_kind, func.count())
+        .where(usage.c.created_at >= datetime.now(UTC) - RECENT, usage.c.price_kind != "known")
+        .group_by("model", usage.c.price_kind)
+    )
+    with reader(engine).connect() as connection:
+        for name, kind, rows in connection.execute(wanted):
+            charged = "charged the ceiling" if kind == "ceiling" else "charged nothing"
+            message = f"model {name!r} has no price: {rows} rows of the last {RECENT.days} days were {charged}. Add it to `tariffs`."
+            yield Finding("prices", "warning", message)
+
+
+def _keys(engine: Engine, settings: Settings) -> Iterator[Finding]:
+    from sqlalchemy import func, select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.tables import keys
+
+    wanted = select(keys.c.plan, func.count()).where(keys.c.status == "active").group_by(keys.c.plan)
+    with reader(engine).connect() as connection:
+        plans = {plan: int(count) for plan, count in connection.execute(wanted)}
+    yield Finding("database", "ok", f"{sum(plans.values())} active keys")
+    for plan, count in plans.items():
+        if plan is not None and plan not in settings.plans:
+            fate = "take the default plan" if settings.default_plan else "are refused"
+            yield Finding(
+                "settings", "warning", f"{count} active keys have plan {plan!r}, which does not exist: they {fate}."
+            )

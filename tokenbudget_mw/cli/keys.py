@@ -1,0 +1,235 @@
+"""
+``tokenbudget-mw keys``: API keys, from their making to their end.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.units import parse_duration
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.database.keys import KeyRow, KeyStore, NewKey
+    from tokenbudget_mw.settings import Settings
+
+__all__ = ["add_arguments", "curl", "run"]
+
+PURPOSES = ("realtime", "batch", "playground", "platform")
+STATES = ("active", "suspended", "revoked")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a key, and show it once")
+    for scope in ("user", "team", "project", "tenant"):
+        create.add_argument(f"--{scope}", metavar="ID", help=f"{scope} that the key acts for")
+    create.add_argument("--plan", metavar="NAME", help="plan in the settings; by default the default plan")
+    create.add_argument(
+        "--purpose", choices=PURPOSES, default="realtime", help="what it is for; tariffs may depend on it"
+    )
+    create.add_argument("--expires", metavar="WHEN", help="from when it is refused: 2027-01-31, or in '30 days'")
+    create.add_argument("--name", default="", help="what its owner calls it")
+    listing = actions.add_parser("list", help="list the keys, the oldest first")
+    listing.add_argument("--status", choices=STATES)
+    listing.add_argument("--tenant", metavar="ID")
+    for name, what in (
+        ("suspend", "refuse a key until it is resumed"),
+        ("resume", "accept a suspended key again"),
+        ("revoke", "refuse a key for ever"),
+        ("rotate", "make a key that takes the place of another"),
+    ):
+        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
+    actions.choices["rotate"].add_argument(
+        "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
+    )
+    for action in actions.choices.values():
+        add_source(action)
+        add_json(action)
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.wiring import open_keys
+
+    settings = context.settings()
+    with context.database() as engine:
+        store = open_keys(settings, engine)
+        result, lines = _ACTIONS[context.args.action](context, settings, store)
+    context.emit(result, lines)
+    return 0
+
+
+def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    args = context.args
+    _check_pepper(settings)
+    _check_plan(settings, args.plan)
+    made = store.create(
+        name=args.name,
+        user=args.user,
+        team=args.team,
+        project=args.project,
+        tenant=args.tenant,
+        plan=args.plan,
+        purpose=args.purpose,
+        expires_at=None if args.expires is None else _moment(args.expires, time.time()),
+    )
+    return _shown(made), _announce(made, settings)
+
+
+def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    del settings
+    rows = store.list(status=context.args.status, tenant=context.args.tenant)
+    heads = ("kid", "last4", "name", "status", "plan", "tenant", "team", "project", "user", "purpose", "expires")
+    cells = [
+        (
+            row.kid,
+            row.last4,
+            row.name,
+            row.status,
+            row.plan,
+            row.tenant_id,
+            row.team_id,
+            row.project_id,
+            row.user_id,
+            row.purpose,
+            _day(row.expires_at),
+        )
+        for row in rows
+    ]
+    return {"keys": [_fields(row) for row in rows]}, table(heads, cells) if rows else ["There are no keys."]
+
+
+def _suspend(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    return _changed(store.suspend(context.args.kid), settings)
+
+
+def _resume(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    return _changed(store.resume(context.args.kid), settings)
+
+
+def _revoke(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    return _changed(store.revoke(context.args.kid), settings)
+
+
+def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    _check_pepper(settings)
+    try:
+        grace = parse_duration(context.args.grace)
+    except ValueError as exc:
+        raise BadUseError(f"--grace: {exc}") from exc
+    made = store.rotate(context.args.kid, grace=grace)
+    old = f"Key {context.args.kid} stays good for {context.args.grace} more."
+    return {**_shown(made), "replaces": context.args.kid}, [*_announce(made, settings), old]
+
+
+_ACTIONS = {
+    "create": _create,
+    "list": _list,
+    "suspend": _suspend,
+    "resume": _resume,
+    "revoke": _revoke,
+    "rotate": _rotate,
+}
+
+
+def _check_pepper(settings: Settings) -> None:
+    if not settings.pepper:
+        raise ConfigurationError(
+            "API keys are hashed under a secret pepper, and none is set. Set TOKENBUDGET_PEPPER to the same long random "
+            "text here and in the app."
+        )
+
+
+def _check_plan(settings: Settings, plan: str | None) -> None:
+    if plan is not None and settings.plans and plan not in settings.plans:
+        raise ConfigurationError(f"Unknown plan {plan!r}. Known plans: {', '.join(settings.plans)}.")
+
+
+def _moment(text: str, now: float) -> float:
+    """
+    Read a moment: a date or time in ISO 8601 (UTC where it names no zone), or a duration from *now*, in epoch seconds.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return now + parse_duration(text.removeprefix("in "))
+        except ValueError as exc:
+            raise BadUseError(
+                f"--expires: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
+            ) from exc
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _shown(made: NewKey) -> dict[str, Any]:
+    return {"key": made.text, **_fields(made.row)}
+
+
+def _fields(row: KeyRow) -> dict[str, Any]:
+    return {
+        "kid": row.kid,
+        "last4": row.last4,
+        "name": row.name,
+        "status": row.status,
+        "plan": row.plan,
+        "user": row.user_id,
+        "team": row.team_id,
+        "project": row.project_id,
+        "tenant": row.tenant_id,
+        "purpose": row.purpose,
+        "created_at": row.created_at.isoformat(),
+        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+    }
+
+
+def _changed(row: KeyRow, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    within = f" The app knows within {settings.key_cache_ttl:g} s."
+    return _fields(row), [f"Key {row.kid} is {row.status}.{within}"]
+
+
+def _announce(made: NewKey, settings: Settings) -> list[str]:
+    route = next((route for route in settings.routes if route.format is not None), None)
+    path = route.path.rstrip("*") if route else "/"
+    wire = route.format if route and route.format else ""
+    return [
+        f"Key {made.row.kid} is made. This is the only time that it can be seen:",
+        "",
+        f"  {made.text}",
+        "",
+        *curl(made.text, f"http://localhost:8000{path}", wire),
+        "",
+    ]
+
+
+def curl(key: str, url: str, wire: str) -> list[str]:
+    """
+    Return a command that tries *key* at *url*, which speaks format *wire*.
+    """
+    bodies = {
+        "openai.chat": '{"model": "gpt-4o-mini", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}',
+        "openai.completions": '{"model": "gpt-3.5-turbo-instruct", "max_tokens": 50, "prompt": "Hello"}',
+        "openai.embeddings": '{"model": "text-embedding-3-small", "input": "Hello"}',
+        "anthropic.messages": (
+            '{"model": "claude-sonnet-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}'
+        ),
+    }
+    lines = [f"  curl {url} \\", f'    -H "Authorization: Bearer {key}"']
+    if wire in bodies:
+        lines[-1] += " \\"
+        lines += ['    -H "Content-Type: application/json" \\', f"    -d '{bodies[wire]}'"]
+    return lines
+
+
+def _day(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,127 @@
+"""
+``tokenbudget-mw usage``: what was used, added up.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.units import format_usd
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.cli.context import Context
+
+__all__ = ["add_arguments", "run"]
+
+GROUPS = ("model", "key", "account", "route", "day")
+FIGURES = ("requests", "refused", "input_tokens", "output_tokens", "cost_pico")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    add_source(parser)
+    add_json(parser)
+    parser.add_argument("--by", choices=GROUPS, default="model", help="a line for each (default: model)")
+    parser.add_argument(
+        "--days", type=int, default=30, metavar="N", help="today and the N - 1 days before (default: 30)"
+    )
+    parser.add_argument("--since", metavar="DATE", help="from this moment on, in ISO 8601, UTC; instead of --days")
+    parser.add_argument("--until", metavar="DATE", help="up to this moment, not included")
+    parser.add_argument("--key", metavar="KID", help="only this key")
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    args = context.args
+    since, until = _span(args.since, args.until, args.days)
+    with context.database() as engine:
+        lines = [*_lines(engine, args.by, since, until, args.key)]
+    total = {name: sum(line[name] for line in lines) for name in FIGURES}
+    result = {
+        "since": since.isoformat(),
+        "until": until.isoformat(),
+        "by": args.by,
+        "lines": lines,
+        "total": total,
+    }
+    context.emit(result, _table(args.by, lines, total))
+    return 0
+
+
+def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    start = _moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
+    end = _moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
+    return start, end
+
+
+def _moment(flag: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise BadUseError(f"{flag}: {text!r} is no date; write it like 2027-01-31 or 2027-01-31T12:00.") from exc
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _lines(engine: Engine, by: str, since: datetime, until: datetime, key: str | None) -> Iterator[dict[str, Any]]:
+    """
+    Add up the rows, a day at a time: each statement reads one range of an index, and no sum grows past 2^63.
+    """
+    sums: dict[Any, dict[str, int]] = {}
+    start = since
+    while start < until:
+        end = min(until, (start + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0))
+        for group, figures in _day(engine, by, start, end, key):
+            into = sums.setdefault(group, dict.fromkeys(FIGURES, 0))
+            for name, value in zip(FIGURES, figures, strict=True):
+                into[name] += value
+        start = end
+    for group in sorted(sums, key=lambda group: (by != "day" and -sums[group]["cost_pico"], str(group))):
+        yield {by: group, **sums[group]}
+
+
+def _day(
+    engine: Engine, by: str, start: datetime, end: datetime, key: str | None
+) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    from sqlalchemy import case, func, literal, select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.tables import usage
+
+    groups = {
+        "model": func.coalesce(usage.c.response_model, usage.c.request_model),
+        "key": usage.c.key_id,
+        "account": usage.c.account,
+        "route": usage.c.route,
+        "day": literal(start.strftime("%Y-%m-%d")),
+    }
+    refused = case((usage.c.decision == "refused", 1), else_=0)
+    sums = [func.sum(column) for column in (refused, usage.c.input_tokens, usage.c.output_tokens, usage.c.cost_pico)]
+    wanted = select(groups[by].label("line"), func.count(), *sums).where(
+        usage.c.created_at >= start, usage.c.created_at < end
+    )
+    if key is not None:
+        wanted = wanted.where(usage.c.key_id == key)
+    with reader(engine).connect() as connection:
+        for group, *figures in connection.execute(wanted.group_by("line")):
+            yield group, tuple(int(figure) for figure in figures)
+
+
+def _table(by: str, lines: list[dict[str, Any]], total: dict[str, int]) -> list[str]:
+    if not lines:
+        return ["Nothing was used in this time."]
+    heads = (by, "requests", "refused", "input tokens", "output tokens", "cost")
+    rows = [tuple(line[name] for name in (by, *FIGURES[:-1])) + (format_usd(line["cost_pico"]),) for line in lines]
+    rows.append(("total", *(total[name] for name in FIGURES[:-1]), format_usd(total["cost_pico"])))
+    return table(heads, rows)

@@ -1,0 +1,67 @@
+"""
+``tokenbudget-mw verify``: proves that usage, ledger and balances agree.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.cli.context import add_json, add_source
+from tokenbudget_mw.units import format_usd
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.database.books import BooksReport
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    add_source(parser)
+    add_json(parser)
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.database.books import verify
+
+    with context.database() as engine:
+        report = verify(engine)
+    context.emit(_result(report), _lines(report))
+    return 0 if report.verified else 1
+
+
+def _result(report: BooksReport) -> dict[str, Any]:
+    return {
+        "rows": report.rows,
+        "tokens": report.tokens["input_tokens"] + report.tokens["output_tokens"],
+        **report.tokens,
+        "cost_pico": report.usage_pico + report.unowned_pico,
+        "unowned_pico": report.unowned_pico,
+        "ledger_usage_pico": report.ledger_usage_pico,
+        "ledger_pico": report.ledger_pico,
+        "balance_pico": report.balance_pico,
+        "verified": report.verified,
+        "differences": [asdict(difference) for difference in report.differences],
+        "truncated": report.truncated,
+    }
+
+
+def _lines(report: BooksReport) -> list[str]:
+    lines = [
+        f"usage    {format_usd(report.usage_pico)} on {report.rows:,} rows"
+        + (f", and {format_usd(report.unowned_pico)} that nobody owns" if report.unowned_pico else ""),
+        f"ledger   {format_usd(report.ledger_usage_pico)} for usage, {format_usd(report.ledger_pico)} in all",
+        f"balances {format_usd(report.balance_pico)}",
+    ]
+    if report.verified:
+        return [*lines, "The books agree."]
+    many = f"{len(report.differences)}{' or more' if report.truncated else ''}"
+    return [*lines, f"The books do NOT agree, in {many} places:", *(f"  {found}" for found in report.differences)]
