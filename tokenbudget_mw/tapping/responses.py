@@ -17,17 +17,26 @@ Fields = Mapping[str, object]
 _CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
 _MODELS = ("model", "model_version", "modelVersion", "response_model")
 
-_SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
-    ("prompt_tokens", shapes.openai),
-    ("promptTokenCount", shapes.gemini),
-    ("inputTokens", shapes.bedrock),
-    ("billed_units", shapes.cohere),
-    ("cache_read_input_tokens", shapes.anthropic),
-    ("cache_creation_input_tokens", shapes.anthropic),
-    ("input_tokens", shapes.openai_responses),
-    ("eval_count", shapes.ollama),
+_GEMINI = {
+    "prompt_token_count": "promptTokenCount",
+    "candidates_token_count": "candidatesTokenCount",
+    "thoughts_token_count": "thoughtsTokenCount",
+    "tool_use_prompt_token_count": "toolUsePromptTokenCount",
+    "cached_content_token_count": "cachedContentTokenCount",
+    "traffic_type": "trafficType",
+}
+"""Python's spelling of Gemini's fields -> the wire's."""
+
+_NESTED = (
+    "billed_units",
+    "cacheDetails",
+    "cache_creation",
+    "completion_tokens_details",
+    "input_tokens_details",
+    "output_tokens_details",
+    "prompt_tokens_details",
 )
-"""A field that only one shape has -> the shape; the first one found decides."""
+"""Fields of a usage that hold further figures."""
 
 _OWN = ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens")
 
@@ -61,7 +70,7 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
         raise TypeError(
             f"Cannot read usage from {type(response).__name__!r}. Pass the provider's response object, its dict, or Usage(...)."
         )
-    usage = next((read for part in _candidates(found) if (read := _read(part, format)) is not None), None)
+    usage = next(filter(None, (_read(part, format) for part in _candidates(found))), None)
     if usage is None:
         known = ", ".join(dict.fromkeys(name for name, _ in _SHAPES))
         raise ValueError(
@@ -87,15 +96,22 @@ def _candidates(found: Fields) -> list[Fields]:
 
 
 def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
-    part = {_camel_or_same(name): value for name, value in part.items() if value is not None}
+    part = {_GEMINI.get(name, name): _opened(name, value) for name, value in part.items()}
     if format == "anthropic.messages":
         return shapes.anthropic(part)
-    if any(name in part for name in _OWN):
+    if any(part.get(name) is not None for name in _OWN):
         return _own(part)
-    for name, shape in _SHAPES:
-        if name in part:
-            return shape(part)
-    return None
+    found = (shape(part) for name, shape in _SHAPES if name in part)
+    return next((usage for usage in found if usage is not None), None)
+
+
+def _plain(part: Fields) -> Usage | None:
+    """
+    Read ``input_tokens`` and ``output_tokens``: OpenAI's Responses, if its other fields are there, else nobody's.
+    """
+    usage = shapes.openai_responses(part)
+    is_openai = "input_tokens_details" in part or "total_tokens" in part
+    return usage if usage is None or is_openai else replace(usage, provider=None)
 
 
 def _own(part: Fields) -> Usage | None:
@@ -126,34 +142,39 @@ def _fields(value: object) -> Fields | None:
         return value
     if value is None or isinstance(value, str | bytes | int | float | list | tuple):
         return None
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        dumped = dump(warnings=False)
-        return dumped if isinstance(dumped, Mapping) else None
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    attributes = getattr(value, "__dict__", None)
-    return None if not attributes else {name: item for name, item in attributes.items() if not name.startswith("_")}
+    attributes = {**getattr(value, "__dict__", {}), **(getattr(value, "__pydantic_extra__", None) or {})}
+    return {name: item for name, item in attributes.items() if not name.startswith("_")} or None
+
+
+def _opened(name: str, value: object) -> object:
+    """
+    Return the fields of *value* where the field *name* holds further figures, else *value*.
+    """
+    if name not in _NESTED:
+        return value
+    if isinstance(value, list | tuple):
+        return [_fields(item) for item in value]
+    return _fields(value)
 
 
 def _model(found: Fields) -> str | None:
     for name in _MODELS:
         if isinstance(value := found.get(name), str) and value:
             return value
-    inner = found.get("response")
-    return _model(inner) if isinstance(inner, Mapping) else None
+    inner = _fields(found.get("response"))
+    return None if inner is None else _model(inner)
 
 
-_GEMINI = {
-    "prompt_token_count": "promptTokenCount",
-    "candidates_token_count": "candidatesTokenCount",
-    "thoughts_token_count": "thoughtsTokenCount",
-    "tool_use_prompt_token_count": "toolUsePromptTokenCount",
-    "cached_content_token_count": "cachedContentTokenCount",
-    "traffic_type": "trafficType",
-}
-"""Python's spelling of Gemini's fields -> the wire's."""
-
-
-def _camel_or_same(name: str) -> str:
-    return _GEMINI.get(name, name)
+_SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
+    ("prompt_tokens", shapes.openai),
+    ("promptTokenCount", shapes.gemini),
+    ("inputTokens", shapes.bedrock),
+    ("billed_units", shapes.cohere),
+    ("cache_read_input_tokens", shapes.anthropic),
+    ("cache_creation_input_tokens", shapes.anthropic),
+    ("input_tokens", _plain),
+    ("eval_count", shapes.ollama),
+)
+"""A field that only one shape has -> the shape; the first one whose figures are sane decides."""

@@ -134,7 +134,7 @@ def cohere(fields: Fields) -> Usage | None:
     Read Cohere, which bills ``billed_units`` (whole numbers sent as floats), not ``tokens``.
     """
     billed = _details(fields, "billed_units")
-    prompt, output = _whole(billed.get("input_tokens")), _whole(billed.get("output_tokens", 0))
+    prompt, output = _whole(billed.get("input_tokens")), _whole(billed.get("output_tokens") or 0)
     if prompt is None or output is None:
         return None
     cached = _whole(fields.get("cached_tokens")) or 0
@@ -145,8 +145,10 @@ def ollama(fields: Fields) -> Usage | None:
     """
     Read Ollama's own API, which leaves ``prompt_eval_count`` out when the whole prompt was cached.
     """
-    output = figure(fields.get("eval_count", 0))
-    prompt = figure(fields.get("prompt_eval_count", 0))
+    output, prompt = fields.get("eval_count"), fields.get("prompt_eval_count")
+    if output is None and prompt is None:
+        return None
+    output, prompt = figure(output or 0), figure(prompt or 0)
     if output is None or prompt is None:
         return None
     return Usage(input_tokens=prompt, output_tokens=output, provider="ollama")
