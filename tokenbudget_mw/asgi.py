@@ -162,7 +162,8 @@ class _Connection:
         return None
 
     async def _read_head(self) -> tuple[bytes, bool]:
-        pieces, length, most = [], 0, self._core.settings.max_body
+        pieces: list[bytes] = []
+        length, most = 0, self._core.settings.max_body
         while True:
             message = await self._receive()
             self._seen.append(message)

@@ -65,6 +65,15 @@ class MomentField(models.DateTimeField):
         """
         return {"postgresql": "timestamp with time zone", "mysql": "datetime(6)"}.get(connection.vendor, "datetime")
 
+    def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
+        """
+        Ask PostgreSQL for UTC: without ``USE_TZ``, Django's loader gives the wall clock of the host's zone, where an hour
+        in autumn means two moments.
+        """
+        if compiler.connection.vendor == "postgresql":
+            sql = f"{sql} AT TIME ZONE 'UTC'"
+        return sql, params
+
     def from_db_value(self, value: Any, _expression: Any, _connection: BaseDatabaseWrapper) -> datetime | None:
         """
         Return what the database kept as an aware moment.

@@ -52,7 +52,7 @@ class TokenBudgetMiddleware:
         """
         exchange = _open(request)
         if self._is_async:
-            return self.get_response(request) if exchange is None else self.__acall__(request, exchange)  # type: ignore[no-any-return]
+            return self.get_response(request) if exchange is None else self.__acall__(request, exchange)
         if exchange is None:
             return self.get_response(request)  # type: ignore[no-any-return]
         refused = exchange.admit()
@@ -228,7 +228,7 @@ class _Stream:
 
     def __next__(self) -> bytes:
         try:
-            chunk = next(self._content)
+            chunk: bytes = next(self._content)
         except StopIteration:
             self._exchange.end(is_whole=True)
             raise

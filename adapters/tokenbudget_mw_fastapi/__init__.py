@@ -74,8 +74,8 @@ class TokenBudget:
         core = self.core
 
         async def limited(connection: HTTPConnection) -> None:
-            route = connection.scope.get("route")
-            found = declared if name else declared.named(getattr(route, "path", connection.scope["path"]))
+            path: str = getattr(connection.scope.get("route"), "path", connection.scope["path"])
+            found = declared if name else declared.named(path)
             await found.aadmit(core, facts_of(connection.scope))
 
         return limited

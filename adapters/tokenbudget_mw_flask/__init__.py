@@ -84,7 +84,8 @@ class TokenBudget:
             def limited(*args: P.args, **kwargs: P.kwargs) -> R:
                 found = declared if name else declared.named(request.endpoint or view.__name__)
                 found.admit(core_of(current_app), facts_of(request.environ))
-                return current_app.ensure_sync(view)(*args, **kwargs)
+                result: R = current_app.ensure_sync(view)(*args, **kwargs)
+                return result
 
             return limited
 
