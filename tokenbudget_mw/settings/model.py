@@ -113,7 +113,7 @@ class Settings:
         "Output tokens that are reserved for a request that names no maximum.", 1024, reading.whole(0, 10**9)
     )
     max_body: int = _setting(
-        "How many bytes of a request's body are read for counting; a larger one is refused.",
+        "How many bytes of a request's body are read for counting.",
         1_048_576,
         reading.whole(1, _GIGABYTE),
     )
