@@ -74,7 +74,7 @@ class TokenBudget:
         core = self.core
 
         async def limited(connection: HTTPConnection) -> None:
-            path: str = getattr(connection.scope.get("route"), "path", connection.scope["path"])
+            path: str = getattr(connection.scope.get("route"), "path", None) or connection.scope["path"]
             found = declared if name else declared.named(path)
             await found.aadmit(core, facts_of(connection.scope))
 

@@ -69,8 +69,9 @@ def test_openai_refusal(server: Server) -> None:
 def test_openai_spent_money_is_not_retried(server: Server) -> None:
     """A refusal that only money can end is asked for once, however many retries the client has."""
     with openai.OpenAI(**options(server, "openai-poor:poor", "/v1") | {"max_retries": 5}) as client:
-        for _ in range(2):
+        for _ in range(5):
             client.chat.completions.create(**CHAT)
+        # $0.001, less five calls of $0.0001275, is less than the $0.0004 that 40 tokens of output may cost
         with pytest.raises(openai.RateLimitError, match="money-month") as caught:
             client.chat.completions.create(**CHAT)
 
