@@ -1,0 +1,221 @@
+"""
+Two migration chains, one schema: that of `tokenbudget_mw.database.tables`, on every database.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, inspect, text
+from sqlalchemy.exc import DatabaseError
+
+import tokenbudget_mw_alembic
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+    Django = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(params=["alembic", "django"])
+def migrate(request: pytest.FixtureRequest, engine: Engine, django: Django) -> Callable[[], None]:
+    """
+    Run one of the chains to its end.
+    """
+    return lambda: run_chain(request.param, engine, django)
+
+
+def run_chain(chain: str, engine: Engine, django: Django) -> None:
+    if chain == "alembic":
+        tokenbudget_mw_alembic.upgrade(engine)
+    else:
+        done = django("migrate", "--verbosity=0")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def differences(engine: Engine) -> list[Any]:
+    def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
+        return type_ != "table" or name in tables.metadata.tables
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": is_ours})
+        return list(compare_metadata(context, tables.metadata))
+
+
+MYSQL_TYPES = """
+SELECT column_name, column_type, collation_name FROM information_schema.columns
+WHERE table_schema = DATABASE() AND table_name = :name ORDER BY ordinal_position
+"""
+
+
+def types(engine: Engine, table: str) -> list[tuple[str, ...]]:
+    if engine.dialect.name != "mysql":
+        return [(column["name"], repr(column["type"])) for column in inspect(engine).get_columns(table)]
+    with engine.connect() as connection:  # SHOW CREATE TABLE leaves out what is the table's default
+        return [tuple(row) for row in connection.execute(text(MYSQL_TYPES), {"name": table})]
+
+
+def schema(engine: Engine) -> dict[str, Any]:
+    """
+    Return everything that the database says of our tables, in comparable form.
+    """
+    found, inspector = {}, inspect(engine)
+    for name in tables.metadata.tables:
+        indexes, unique = inspector.get_indexes(name), inspector.get_unique_constraints(name)
+        found[name] = {
+            "types": types(engine, name),
+            "nullable": [(column["name"], column["nullable"]) for column in inspector.get_columns(name)],
+            "key": inspector.get_pk_constraint(name)["constrained_columns"],
+            "indexes": sorted((i["name"], tuple(i["column_names"]), bool(i["unique"])) for i in indexes),
+            "unique": sorted((u["name"], tuple(u["column_names"])) for u in unique),
+            "checks": sorted(str(check["name"]) for check in inspector.get_check_constraints(name)),
+        }
+        if engine.dialect.name == "sqlite":
+            del found[name]["checks"]  # SQLAlchemy reads no name behind the quotes that Django writes
+    return found
+
+
+def test_each_chain_ends_at_the_schema(migrate: Callable[[], None], engine: Engine) -> None:
+    """
+    After a chain, Alembic sees no difference to the tables as declared, types compared.
+    """
+    migrate()
+
+    assert differences(engine) == []
+
+
+def test_a_difference_would_be_noticed(migrate: Callable[[], None], engine: Engine) -> None:
+    """
+    The comparison itself finds a column that is missing and an index that is.
+    """
+    migrate()
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE tokenbudget_balances DROP COLUMN updated_at"))
+        on = " ON tokenbudget_usage" if engine.dialect.name == "mysql" else ""
+        connection.execute(text(f"DROP INDEX tokenbudget_usage_created_ix{on}"))
+
+    assert {difference[0] for difference in differences(engine)} == {"add_column", "add_index"}
+
+
+def test_both_chains_make_the_same_tables(engine: Engine, django: Django) -> None:
+    """
+    Types with lengths and collations, nullability, keys, indexes and checks are equal, byte for byte.
+    """
+    run_chain("alembic", engine, django)
+    by_alembic = schema(engine)
+    everything = MetaData()
+    everything.reflect(engine)
+    everything.drop_all(engine)
+
+    run_chain("django", engine, django)
+
+    assert schema(engine) == by_alembic
+
+
+def test_the_database_refuses_negative_numbers(migrate: Callable[[], None], engine: Engine) -> None:
+    """
+    Tokens and costs below zero are kept out by the database itself, whichever chain made it.
+    """
+    migrate()
+    names = [column.name for column in tables.usage.columns if not column.nullable]
+    values = {name: "'2025-01-01 00:00:00'" if name == "created_at" else "'1'" for name in names} | {
+        "is_stream": "true"
+    }
+
+    def insert(**changed: str) -> None:
+        row = values | changed
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"INSERT INTO tokenbudget_usage ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+            )
+
+    for column in ("input_tokens", "reasoning_tokens", "cost_pico"):
+        with pytest.raises(DatabaseError, match=r"(?i)check|constraint"):
+            insert(**{column: "-1"})
+    insert(input_tokens="0", reasoning_tokens="0", cost_pico="0")
+
+
+def test_upgrade_is_repeatable_and_knows_where_it_is(engine: Engine) -> None:
+    """
+    The second run changes nothing, and the revision is kept in a table of our own.
+    """
+    before = tokenbudget_mw_alembic.current(engine)
+    tokenbudget_mw_alembic.upgrade(engine)
+    tokenbudget_mw_alembic.upgrade(engine)
+
+    assert (before, tokenbudget_mw_alembic.current(engine)) == (None, "0001")
+    assert set(inspect(engine).get_table_names()) == {*tables.metadata.tables, "tokenbudget_alembic_version"}
+
+
+def test_sql_is_shown_and_not_run(engine: Engine) -> None:
+    """
+    With *sql* the statements of this database come as text, and the database stays empty.
+    """
+    sql = tokenbudget_mw_alembic.upgrade(engine, sql=True)
+
+    assert "CREATE TABLE tokenbudget_usage" in sql
+    assert "INSERT INTO tokenbudget_alembic_version" in sql
+    assert ("utf8mb4_bin" in sql) == (engine.dialect.name == "mysql")
+    assert inspect(engine).get_table_names() == []
+
+
+def test_shown_sql_makes_the_schema(engine: Engine) -> None:
+    """
+    Who runs the shown statements by hand is where the upgrade would have led.
+    """
+    sql = tokenbudget_mw_alembic.upgrade(engine, sql=True)
+    with engine.begin() as connection:
+        for statement in sql.split(";\n"):
+            if statement.strip() and statement.strip() not in {"BEGIN", "COMMIT"}:
+                connection.exec_driver_sql(statement)
+
+    assert differences(engine) == []
+    assert tokenbudget_mw_alembic.current(engine) == "0001"
+
+
+def test_alembic_refuses_after_django(engine: Engine, django: Django) -> None:
+    """
+    Tables that Django made stay Django's.
+    """
+    run_chain("django", engine, django)
+
+    with pytest.raises(ConfigurationError, match=r"manage\.py migrate tokenbudget_mw_django"):
+        tokenbudget_mw_alembic.upgrade(engine)
+
+    assert "tokenbudget_alembic_version" not in inspect(engine).get_table_names()
+
+
+def test_django_refuses_after_alembic(engine: Engine, django: Django) -> None:
+    """
+    Tables that Alembic made stay Alembic's, and Django says how to live with that.
+    """
+    run_chain("alembic", engine, django)
+
+    refused = django("migrate", "--verbosity=0")
+    faked = django("migrate", "--verbosity=0", "--fake", "tokenbudget_mw_django")
+
+    assert refused.returncode != 0
+    assert "Alembic made the tokenbudget tables" in refused.stderr
+    assert (faked.returncode, faked.stderr) == (0, "")
+    assert differences(engine) == []
+
+
+def test_alembic_passes_a_django_that_does_not_use_our_app(engine: Engine) -> None:
+    """
+    A database that some Django migrates is no obstacle by itself.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE django_migrations (id INTEGER, app VARCHAR(255), name VARCHAR(255))"))
+        connection.execute(text("INSERT INTO django_migrations VALUES (1, 'auth', '0001_initial')"))
+
+    tokenbudget_mw_alembic.upgrade(engine)
+
+    assert tokenbudget_mw_alembic.current(engine) == "0001"

@@ -1,0 +1,240 @@
+"""
+Our tables live in a host's database without getting in the way of its own migrations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect, text
+
+import tokenbudget_mw_alembic
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.writer import DatabaseSink
+from tokenbudget_mw.values import UsageRecord
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    Django = Callable[..., subprocess.CompletedProcess[str]]
+
+ENV = """
+import sqlalchemy as sa
+from alembic import context
+import tokenbudget_mw_alembic
+
+metadata = sa.MetaData()
+sa.Table("orders", metadata, sa.Column("id", sa.Integer, primary_key=True))
+
+with context.config.attributes["engine"].connect() as connection:
+    context.configure(connection=connection, target_metadata=metadata, {hook})
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+MAKO = """
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+from alembic import op
+import sqlalchemy as sa
+def upgrade():
+    ${upgrades}
+"""
+HOOKS = {
+    "none": "",
+    "include_name": "include_name=tokenbudget_mw_alembic.include_name()",
+    "include_object": "include_object=tokenbudget_mw_alembic.include_object()",
+}
+
+
+def revision_of_host(engine: Engine, folder: Path, hook: str) -> str:
+    """
+    Migrate a host that has a table of its own, let Alembic generate its next revision, and return that.
+    """
+    (folder / "versions").mkdir()
+    (folder / "env.py").write_text(ENV.format(hook=HOOKS[hook]))
+    (folder / "script.py.mako").write_text(MAKO)
+    config = Config(stdout=(folder / "log").open("w"))
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    config.attributes["engine"] = engine
+    command.revision(config, "first", autogenerate=True, rev_id="one")
+    command.upgrade(config, "head")
+    command.revision(config, "second", autogenerate=True, rev_id="two")
+    config.stdout.close()
+    return (folder / "versions" / "two_second.py").read_text()
+
+
+@pytest.mark.parametrize("hook", ["include_name", "include_object"])
+def test_a_hosts_autogenerate_leaves_our_tables_alone(engine: Engine, tmp_path: Path, hook: str) -> None:
+    """
+    With either hook the host's next revision is empty, and both chains have run side by side.
+    """
+    tokenbudget_mw_alembic.upgrade(engine)
+
+    revision = revision_of_host(engine, tmp_path, hook)
+
+    assert "op." not in revision.replace("import op", "")
+    assert {"orders", "alembic_version", *tables.metadata.tables} <= set(inspect(engine).get_table_names())
+
+
+def test_without_the_hook_it_would_drop_them(engine: Engine, tmp_path: Path) -> None:
+    """
+    What the hook prevents: Alembic takes our tables for the host's left-overs.
+    """
+    tokenbudget_mw_alembic.upgrade(engine)
+    folder = tmp_path / "host"
+    folder.mkdir()
+    (folder / "versions").mkdir()
+    (folder / "env.py").write_text(ENV.format(hook=""))
+    (folder / "script.py.mako").write_text(MAKO)
+    config = Config(stdout=(folder / "log").open("w"))
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    config.attributes["engine"] = engine
+
+    command.revision(config, "first", autogenerate=True, rev_id="one")
+
+    config.stdout.close()
+    revision = (folder / "versions" / "one_first.py").read_text()
+    for name in [*tables.metadata.tables, "tokenbudget_alembic_version"]:
+        assert f"op.drop_table('{name}')" in revision
+
+
+def test_the_hooks_ask_the_host_about_everything_else() -> None:
+    """
+    A hook that the host has already keeps its say.
+    """
+    by_name = tokenbudget_mw_alembic.include_name(lambda name, _type, _parents: name != "legacy")
+    by_object = tokenbudget_mw_alembic.include_object(lambda _item, name, _type, _reflected, _other: name != "legacy")
+
+    names = ["tokenbudget_usage", "legacy", "orders"]
+    assert [by_name(name, "table", {}) for name in names] == [False, False, True]
+    assert [by_object(None, name, "table", True, None) for name in names] == [False, False, True]
+    assert by_name("tokenbudget_column", "column", {})
+
+
+def test_django_models_match_its_migrations(django: Django) -> None:
+    """
+    Nothing is left for ``makemigrations`` to do, and the system checks are silent.
+    """
+    migrations = django("makemigrations", "--check", "--dry-run")
+    checks = django("check", "--fail-level=WARNING")
+
+    assert (migrations.returncode, migrations.stdout.strip()) == (0, "No changes detected")
+    assert (checks.returncode, checks.stderr) == (0, "")
+
+
+READ = """
+from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, Usage
+row = Usage.objects.get(created_at__gte="2025-10-09T08:53:20Z")
+print(row.created_at.isoformat(), row.is_stream, row.cost_pico, row.tags)
+entry, balance = LedgerEntry.objects.get(), Balance.objects.get(balance_pico__lt=0)
+print(repr(entry.amount_pico), repr(balance.balance_pico), balance.updated_at == entry.created_at)
+balance.save()
+print(Balance.objects.get().updated_at == entry.created_at, Usage.objects.filter(created_at__lt=row.created_at).count())
+"""
+
+
+@pytest.mark.parametrize("use_tz", ["0", "1"])
+def test_django_reads_what_the_sink_wrote(engine: Engine, django: Django, use_tz: str) -> None:
+    """
+    Moments are aware and in UTC, money is whole, whatever time zone the host has and whether it uses any.
+    """
+    assert django("migrate", "--verbosity=0").returncode == 0
+    DatabaseSink(engine).write(
+        [
+            UsageRecord(
+                id="r1",
+                instance_id="i1",
+                sequence=1,
+                created_at_us=1_760_000_000_123_457,
+                method="POST",
+                path="/",
+                account="tenant:acme",
+                cost_pico=2**62,
+                is_stream=True,
+                tags={"a": "ß"},
+            )
+        ]
+    )
+
+    done = django(code=READ, HOST_USE_TZ=use_tz)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f'2025-10-09T08:53:20.123457+00:00 True {2**62} {{"a":"ß"}}',
+        f"{2**62} -{2**62} True",
+        "True 0",
+    ]
+
+
+ADMIN = """
+from django.contrib import admin
+from django.contrib.auth.models import AnonymousUser
+from django.test import RequestFactory
+from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, Usage
+request = RequestFactory().get("/")
+request.user = AnonymousUser()
+for model in (Balance, Key, LedgerEntry, Usage):
+    page = admin.site.get_model_admin(model)
+    print(page.has_add_permission(request), page.has_change_permission(request), page.has_delete_permission(request))
+keys = admin.site.get_model_admin(Key)
+print(sorted(keys.get_actions(request)))
+request.user.has_perm = lambda name, obj=None: name == "tokenbudget_mw_django.change_key"
+print(sorted(keys.get_actions(request)))
+said = []
+keys.message_user = lambda request, message, level: said.append(message)
+for action in (keys.suspend, keys.resume, keys.revoke, keys.resume):
+    action(request, Key.objects.all())
+    print(Key.objects.values_list("status", flat=True).get(), Key.objects.get().revoked_at is not None)
+print(said)
+print("digest" in keys.get_fields(request, Key.objects.get()))
+"""
+
+
+def test_the_admin_shows_and_switches_keys_and_edits_nothing(engine: Engine, django: Django) -> None:
+    """
+    Nothing can be added, changed or deleted; keys are switched by those who may change them.
+    """
+    from tokenbudget_mw.database.keys import KeyStore
+
+    assert django("migrate", "--verbosity=0").returncode == 0
+    KeyStore(engine, "pepper").create(name="ci")
+
+    done = django(code=ADMIN, HOST_ADMIN="1")
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        *["False False False"] * 4,
+        "[]",
+        "['resume', 'revoke', 'suspend']",
+        "suspended False",
+        "active False",
+        "revoked True",
+        "revoked True",
+        "['1 keys are suspended now.', '1 keys are active now.', '1 keys are revoked now.', '0 keys are active now.']",
+        "False",
+    ]
+
+
+def test_the_spool_drains_into_freshly_migrated_tables(engine: Engine) -> None:
+    """
+    A sink that met no tables writes into them as soon as the host has migrated.
+    """
+    record = UsageRecord(id="r1", instance_id="i1", sequence=1, created_at_us=0, method="GET", path="/")
+    sink = DatabaseSink(engine)
+    with pytest.raises(Exception, match="tokenbudget_usage"):
+        sink.write([record])
+
+    tokenbudget_mw_alembic.upgrade(engine)
+
+    assert sink.write([record]) == 1
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT COUNT(*) FROM tokenbudget_usage")) == 1
