@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from itertools import count
 from statistics import median
 from typing import Self
@@ -24,6 +25,14 @@ from benchmarks.services import free_port, redis_url, wait_for
 from benchmarks.stack_apps import ASGI, BEST_PEER, REDIS_VARIABLE
 
 __all__ = ["stack_django", "stack_fastapi", "stack_flask", "stack_starlette"]
+
+NEEDED = {
+    "starlette": ("uvicorn", "starlette", "limits"),
+    "fastapi": ("uvicorn", "fastapi", "fastapi_limiter"),
+    "flask": ("gunicorn", "flask", "flask_limiter"),
+    "django": ("gunicorn", "django", "django_ratelimit"),
+}
+"""What a stack imports."""
 
 CONNECTIONS = 16
 KEYS = 1_000
@@ -58,6 +67,8 @@ def stack_django(scale: Scale) -> Result:
 
 
 def _stack(framework: str, scale: Scale, *, memory: float, redis: float) -> Result:
+    for module in NEEDED[framework]:
+        import_module(module)  # said here rather than by a server that does not start
     requests = scale.calls(4_000 if framework in ASGI else 1_500)
     with ExitStack() as stack:
         has_redis = _enter_redis(stack)

@@ -39,4 +39,6 @@ def run(name: str, scale: Scale) -> dict[str, Any]:
         result: Result = getattr(import_module(f"benchmarks.{module}"), function)(scale)
     except UnavailableError as exc:
         return {"skipped": str(exc)}
+    except ModuleNotFoundError as exc:
+        return {"skipped": f"needs {exc.name!r}: pip install --group bench, or run tox -e bench"}
     return result.as_json()
