@@ -18,6 +18,8 @@ from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 from werkzeug.test import Client as WerkzeugClient
 
+from tokenbudget_mw import ASGIMiddleware
+
 Load = Callable[[str], ModuleType]
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Good morning"}], "max_tokens": 50}
@@ -73,8 +75,9 @@ def test_fastapi_app_limits_and_books(example: Load, sqlite_database: str) -> No
     assert [row["decision"] for row in rows] == ["admitted"] * 3 + ["refused"]
 
 
-def test_reservation_in_a_handler_holds_and_refuses(example: Load) -> None:
+def test_reservation_in_a_handler_holds_and_refuses(example: Load, sqlite_database: str) -> None:
     """A reservation above what is left ends the handler with a 429; settled at the truth, it leaves room for others."""
+    migrate(sqlite_database)
     app = example("reserve_in_handler").app
 
     with asgi_client(app) as client:
@@ -94,7 +97,7 @@ def test_flask_app_limits_and_books(example: Load, sqlite_database: str) -> None
         post = {"environ_base": {"REMOTE_ADDR": ADDRESS}}
         answers = [client.post("/v1/chat/completions", json=CHAT, **post) for _ in range(2)]
         answers += [client.post("/summaries", json={"text": "A long story"}, **post) for _ in range(2)]
-    module.budget.core.close() if hasattr(module.budget, "core") else module.app.extensions["tokenbudget"].close()
+    module.app.extensions["tokenbudget"].close()
 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     rows = rows_of(sqlite_database)
@@ -162,7 +165,7 @@ def test_plain_wsgi_app(example: Load, sqlite_database: str) -> None:
     app = example("wsgi_app").app
     client = WerkzeugClient(app)
 
-    answers = [client.get("/", environ_base={"REMOTE_ADDR": ADDRESS}) for _ in range(4)]
+    answers = [client.get("/", environ_base={"REMOTE_ADDR": ADDRESS}, buffered=True) for _ in range(4)]
     app.core.close()
 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -170,16 +173,12 @@ def test_plain_wsgi_app(example: Load, sqlite_database: str) -> None:
 
 
 @pytest.mark.parametrize(("cookie", "status"), [("session=3f9a", 200), ("session=none", 401), ("", 401)])
-def test_identify_by_the_apps_own_login(example: Load, cookie: str, status: int) -> None:
+def test_identify_by_the_apps_own_login(example: Load, sqlite_database: str, cookie: str, status: int) -> None:
     """A session that the app knows passes; without one the answer is 401."""
-    from tokenbudget_mw import ASGIMiddleware
+    migrate(sqlite_database)
+    app = ASGIMiddleware(example("asgi_app").hello, example("identify_user").TOKENBUDGET)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-    with asgi_client(ASGIMiddleware(app, example("identify_user").TOKENBUDGET)) as client:
+    with asgi_client(app) as client:
         answer = client.get("/", headers={"cookie": cookie})
 
     assert answer.status_code == status
