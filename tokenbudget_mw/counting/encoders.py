@@ -54,7 +54,7 @@ def slices(text: str, size: int) -> Iterator[str]:
     """
     Cut *text* into parts of at most *size* characters, where their counts add up exactly if there is such a place.
 
-    Without one (a line longer than half of *size*) a part ends anywhere, and the sum may be a token or two too high.
+    Without one (a line longer than half of *size*) a part ends anywhere, and the sum may be off by a token or two.
     """
     start = 0
     while len(text) - start > size:
@@ -76,6 +76,7 @@ def _load(name: str) -> Encoder:
     encoding = tiktoken.Encoding(
         f"tokenbudget_{name}", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens={}
     )
+    data.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
     return Encoder(name, encoding.encode_ordinary)
 
 

@@ -79,6 +79,8 @@ FIRST_CHAT_MODEL = ("gpt-3.5-turbo-0301", Frame(message=4, name=-1, function=10)
 PUBLISHED = frozenset({"gpt-4o", "gpt-4", "gpt-3.5", "gpt-4.1"})
 """Families whose message frame is known; reasoning models differ from the rule by a token or two."""
 
+UNPUBLISHED_FRAME = (0, 4)
+
 PROPERTIES = 3
 PROPERTY = 3
 ENUM = -3
@@ -94,7 +96,7 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
     family = meter.family
     frame = FIRST_CHAT_MODEL[1] if family.name == FIRST_CHAT_MODEL[0] else FRAMES.get(family.family, FRAME)
     if family.family not in PUBLISHED:
-        meter.approximate()
+        meter.guess(*UNPUBLISHED_FRAME)
     for message in request.messages:
         _add_message(message, meter, frame)
     meter.frame += REPLY_PRIMING
