@@ -26,9 +26,15 @@ START = 1_700_000_000.0
 SLOT_US, SLOTS = 1_000_000, 6
 DAY = [int(START * 1e6) + 20_000_000 * k for k in range(3)]
 
+# Most moments are borders, or a microsecond beside them: of slots (half seconds), windows, leases and the day.
 moves = st.one_of(
-    st.sampled_from([0.0, 0.000001, 0.999999, 1.0, 5.999999, 6.0, 6.000001, 7.0, 20.0, -1.0, -6.0, -20.0]),
-    st.integers(0, 9_000_000).map(lambda us: us / 1e6),
+    st.tuples(
+        st.just("border"),
+        st.sampled_from([0, 1, 2, 6, 11, 12, 13, 14, 40, -2, -14]),
+        st.sampled_from([0, 0, 0, 1, -1]),
+    ),
+    st.tuples(st.just("later"), st.sampled_from([0, 1_000_000, 3_000_000]), st.just(0)),
+    st.tuples(st.just("later"), st.integers(0, 9_000_000), st.just(0)),
 )
 costs = st.one_of(st.sampled_from([0, 1, 9, 10, 11]), st.integers(0, 10))
 
@@ -72,11 +78,18 @@ class Histories:
     def __init__(self, one: Backend, two: Backend) -> None:
         self.backends = (one, two)
         self.tag = uuid.uuid4().hex
-        self.now = START
+        self.now_us = int(START * 1_000_000)
         self.made: list[Any] = []
 
-    def step(self, move: float, act: str, cost: int, more: int, choice: int, lease: float) -> None:
-        self.now = round(self.now + move, 6)
+    def move(self, kind: str, amount: int, beside: int) -> None:
+        if kind == "later":
+            self.now_us += amount
+        else:
+            half = SLOT_US // 2
+            self.now_us = (self.now_us // half + amount) * half + beside
+
+    def step(self, move: Any, act: str, cost: int, more: int, choice: int, lease: float) -> None:
+        self.move(*move)
         if act in ("reserve", "peek"):
             asked = ask(*windows("key=k", cost, more), tag=self.tag, lease=lease)
             reply = self.both(lambda backend: getattr(backend, act)(asked, self.now))
@@ -88,14 +101,18 @@ class Histories:
                 told = settlement(asked, reply, *[more] * sum(state.slot >= 0 for state in reply.states))
                 self.both(lambda backend: backend.settle(told, self.now))
 
+    @property
+    def now(self) -> float:
+        return self.now_us / 1_000_000
+
     def both(self, call: Any) -> Any:
         one, two = (call(backend) for backend in self.backends)
         assert one == two
         return one
 
 
-@given(st.lists(steps, min_size=1, max_size=40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(steps, min_size=15, max_size=40))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_memory_and_redis_answer_random_histories_alike(shared: Backend, history: list[Any]) -> None:
     """
     Reserving, peeking, settling, expiring, with a clock that also steps back: every answer is equal.
