@@ -78,6 +78,19 @@ def test_t17_a_midnight_that_clocks_skip_begins_after_the_gap():
     assert (day.end_us - day.start_us) // HOUR == 23
 
 
+def test_t17_a_midnight_inside_a_gap_begins_after_it():
+    """
+    Where clocks jump from 23:30 to 00:30, the day begins at 00:30, and the day before ends there.
+    """
+    zone = "America/Toronto"  # as in 1919
+
+    day = period_at("day", moment("1919-03-31T12:00:00", zone), ZoneInfo(zone))
+    before = period_at("day", moment("1919-03-30T12:00:00", zone), ZoneInfo(zone))
+
+    assert local(day.start_us, zone) == "1919-03-31 00:30"
+    assert before.end_us == day.start_us
+
+
 def test_t17_a_midnight_that_occurs_twice_begins_at_the_first():
     """
     Where clocks go back at midnight, the day before has its 25 hours, and no moment belongs to two days.
