@@ -219,6 +219,20 @@ class TestRefusals:
 
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("value", [-1, 1.5, True, None, "3", 2**53])
+    @pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "cache_write_1h_tokens", "reasoning_tokens"])
+    def test_senseless_usage(self, name: str, value: object) -> None:
+        """A Usage with a figure that is none is refused by its field's name: nobody reports a credit."""
+        with pytest.raises(ValueError, match=f"Usage.{name} is"):
+            read_response(Usage(**{name: value}))
+
+    def test_senseless_gemini(self) -> None:
+        """A Gemini answer whose output is no figure is refused, an empty one is not."""
+        with pytest.raises(ValueError, match="No token figures"):
+            read_response({"usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": -1}})
+
+        assert read_response({"usageMetadata": {"promptTokenCount": 1}}).input_tokens == 1
+
     def test_zero_is_a_figure(self) -> None:
         """Zero tokens are figures."""
         assert read_response({"usage": {"input_tokens": 0, "output_tokens": 0}}) == Usage(source="reported")

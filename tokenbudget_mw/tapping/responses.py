@@ -39,6 +39,7 @@ _NESTED = (
 """Fields of a usage that hold further figures."""
 
 _OWN = ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens")
+_COUNTS = ("input_tokens", "output_tokens", *_OWN)
 
 
 def read_response(response: object, *, format: str | None = None) -> Usage:  # noqa: A002 - the settings' own word
@@ -58,13 +59,13 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
     Raises:
         TypeError: *response* is no object that has fields.
 
-        ValueError: There are no token figures in it.
+        ValueError: There are no token figures in it, or a `Usage` holds senseless ones.
 
     >>> read_response({"input_tokens": 12, "output_tokens": 34}).output_tokens
     34
     """
     if isinstance(response, Usage):
-        return replace(response, source="reported")
+        return _checked(response)
     found = _fields(response)
     if found is None:
         raise TypeError(
@@ -84,6 +85,13 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
         service_tier=tier if isinstance(tier, str) else usage.service_tier,
         source="reported",
     )
+
+
+def _checked(usage: Usage) -> Usage:
+    for name in _COUNTS:
+        if shapes.figure(getattr(usage, name)) is None:
+            raise ValueError(f"Usage.{name} is {getattr(usage, name)!r}. Pass a whole number of tokens, 0 or more.")
+    return replace(usage, source="reported")
 
 
 def _candidates(found: Fields) -> list[Fields]:

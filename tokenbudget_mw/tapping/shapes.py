@@ -96,13 +96,14 @@ def gemini(fields: Fields) -> Usage | None:
     Read ``usageMetadata``, whose thoughts stand outside the candidates and whose tool prompts outside the prompt.
     """
     prompt = figure(fields.get("promptTokenCount"))
-    if prompt is None:
+    answer = figure(fields.get("candidatesTokenCount") or 0)  # left out where the answer is empty
+    if prompt is None or answer is None:
         return None
     thoughts = figure(fields.get("thoughtsTokenCount")) or 0
     tools = figure(fields.get("toolUsePromptTokenCount")) or 0
     return Usage(
         input_tokens=prompt + tools,
-        output_tokens=(figure(fields.get("candidatesTokenCount")) or 0) + thoughts,
+        output_tokens=answer + thoughts,
         cache_read_tokens=min(figure(fields.get("cachedContentTokenCount")) or 0, prompt),
         reasoning_tokens=thoughts,
         provider="google",
