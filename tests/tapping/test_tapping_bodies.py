@@ -117,7 +117,7 @@ def test_no_figures_anthropic() -> None:
     )
 
 
-def test_cut_body() -> None:
+def test_t07_cut_body() -> None:
     """A body that is cut off is not complete, and counted as far as it came."""
     data = json.dumps(chat('one two \\ "three" four')).encode()
 

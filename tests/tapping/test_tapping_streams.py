@@ -241,7 +241,7 @@ class TestOpenAI:
         assert not read(sse(chunk(), failed)).complete
         assert not read(sse(*[chunk("x ")] * 20, failed, *[chunk("x ")] * 20)).complete
 
-    def test_cut_stream(self) -> None:
+    def test_t07_cut_stream(self) -> None:
         """A stream that is cut within an event counts what passed, half an event included."""
         data = sse(chunk("one two "), chunk("three four"))
 
@@ -300,7 +300,7 @@ class TestOpenAI:
 
 
 class TestAnthropic:
-    def test_cut_stream(self) -> None:
+    def test_t07_cut_stream(self) -> None:
         """A stream that breaks off keeps its input figures and counts its output."""
         found = read(anthropic(stop=False, delta=False), format="anthropic.messages")
 
@@ -308,7 +308,7 @@ class TestAnthropic:
         assert (found.source, found.complete) == ("counted", False)
         assert found.output_tokens == len(["let", "me", "the", "answer", "look", '{"q":', "1}"])
 
-    def test_cut_before_the_stop(self) -> None:
+    def test_t07_cut_before_the_stop(self) -> None:
         """With the final figures but no end, the figures hold and the stream is not complete."""
         found = read(anthropic(stop=False), format="anthropic.messages")
 

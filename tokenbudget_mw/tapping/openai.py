@@ -132,7 +132,18 @@ def _choice_text(choice: _Choice) -> str:
     message = choice.delta or choice.message
     if message is None:
         return choice.text if isinstance(choice.text, str) else ""
-    texts = [message.content, message.refusal, message.reasoning_content or message.reasoning]
+    content = message.content if isinstance(message.content, str) else ""
+    return content + _rare_text(message) if _has_rare_text(message) else content
+
+
+def _has_rare_text(message: _Message) -> bool:
+    return bool(
+        message.tool_calls or message.reasoning_content or message.reasoning or message.refusal or message.function_call
+    )
+
+
+def _rare_text(message: _Message) -> str:
+    texts = [message.reasoning_content or message.reasoning, message.refusal]
     for call in message.tool_calls or ():
         texts += _function_texts(call.function)
     texts += _function_texts(message.function_call)
