@@ -77,6 +77,16 @@ def test_anthropic_body(size: int) -> None:
     )
 
 
+def test_t05_unary_and_stream_agree() -> None:
+    """The same answer, unary and streamed, gives the same usage, with the provider's figures and without."""
+    chunk = {"model": "gpt-4o", "choices": [{"delta": {"content": "one two three"}}]}
+    for usage in ({"prompt_tokens": 10, "completion_tokens": 5}, None):
+        events = [chunk, {"model": "gpt-4o", "choices": [], "usage": usage}]
+        stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+
+        assert read(stream, type="text/event-stream") == read(chat(usage=usage))
+
+
 def test_embeddings() -> None:
     """Embeddings have input only, and no text to count."""
     body = {
