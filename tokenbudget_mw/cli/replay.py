@@ -307,8 +307,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
     ]
     database = result["database"]
     lines = [
-        f"{result['requests']:,} requests: {result['admitted']:,} admitted, "
-        f"{result['requests'] - result['admitted']:,} refused",
+        (
+            f"{result['requests']:,} requests: {result['admitted']:,} admitted, "
+            f"{result['requests'] - result['admitted']:,} refused"
+        ),
         *(f"  {count:,} refused by '{name}'" for name, count in sorted(result["refused"].items())),
         *(
             f"  {count:,} would be refused by '{name}' (shadow)"
@@ -317,10 +319,14 @@ def _lines(result: dict[str, Any]) -> list[str]:
         "",
         *table(("hour", "admitted", *names), hours),
         "",
-        f"used      {result['input_tokens']:,} input and {result['output_tokens']:,} output tokens, "
-        f"{format_usd(result['cost_pico'])}",
-        f"database  {database['input_tokens']:,} input and {database['output_tokens']:,} output tokens, "
-        f"{format_usd(database['cost_pico'])}, on {database['rows']:,} rows",
+        (
+            f"used      {result['input_tokens']:,} input and {result['output_tokens']:,} output tokens, "
+            f"{format_usd(result['cost_pico'])}"
+        ),
+        (
+            f"database  {database['input_tokens']:,} input and {database['output_tokens']:,} output tokens, "
+            f"{format_usd(database['cost_pico'])}, on {database['rows']:,} rows"
+        ),
         f"books     {'agree' if result['verified'] else 'do NOT agree'}",
     ]
     for name, worst in result["worst_window"].items():

@@ -122,6 +122,6 @@ def _table(by: str, lines: list[dict[str, Any]], total: dict[str, int]) -> list[
     if not lines:
         return ["Nothing was used in this time."]
     heads = (by, "requests", "refused", "input tokens", "output tokens", "cost")
-    rows = [tuple(line[name] for name in (by, *FIGURES[:-1])) + (format_usd(line["cost_pico"]),) for line in lines]
+    rows = [(*tuple(line[name] for name in (by, *FIGURES[:-1])), format_usd(line["cost_pico"])) for line in lines]
     rows.append(("total", *(total[name] for name in FIGURES[:-1]), format_usd(total["cost_pico"])))
     return table(heads, rows)

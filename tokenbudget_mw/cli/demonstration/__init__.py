@@ -1,0 +1,3 @@
+"""
+What ``tokenbudget-mw demo`` is made of: an app, a server, traffic.
+"""
