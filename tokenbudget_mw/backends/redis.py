@@ -204,7 +204,7 @@ class AsyncRedisBackend:
         """
         if not settlement.reservation.holds:
             return True
-        return bool(await self._run(settle_call(settlement, self._moment(now))))
+        return bool(await self._run(settle_call(settlement, self._moment(now)), is_owed=True))
 
     async def aclose(self) -> None:
         """
@@ -217,14 +217,14 @@ class AsyncRedisBackend:
     def _moment(self, now: float) -> int:
         return round(now * 1_000_000) if self._is_virtual else SERVER_CLOCK
 
-    async def _run(self, call: Call, undo: Callable[[], Call] | None = None) -> Any:
+    async def _run(self, call: Call, undo: Callable[[], Call] | None = None, *, is_owed: bool = False) -> Any:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
             for closed in [other for other in self._lanes if other.is_closed()]:
                 del self._lanes[closed]
             lane = self._lanes[loop] = _Lane(self._options, self._script, self._deadline)
-        errand = _Errand(call, loop.create_future(), undo)
+        errand = _Errand(call, loop.create_future(), undo, is_owed)
         lane.add(errand)
         timer = _Deadline(loop, self._deadline, lambda: _give_up(errand.answer))
         try:
@@ -248,11 +248,14 @@ class _Errand(NamedTuple):
         answer: Where the answer goes; cancelled where nobody waits any more.
 
         undo: What to ask when Redis did it and nobody waits.
+
+        is_owed: Whether it is sent although nobody waits: a settlement is.
     """
 
     call: Call
     answer: asyncio.Future[Any]
-    undo: Callable[[], Call] | None
+    undo: Callable[[], Call] | None = None
+    is_owed: bool = False
 
 
 class _Deadline:
@@ -316,7 +319,7 @@ class _Lane:
 
     async def _drive(self) -> None:
         while self._waiting:
-            batch = [errand for errand in self._waiting if not errand.answer.done()]
+            batch = [errand for errand in self._waiting if errand.is_owed or not errand.answer.done()]
             self._waiting = []
             if not batch:
                 continue
@@ -386,7 +389,7 @@ class _Lane:
             return
         unheard: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         unheard.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self.add(_Errand(errand.undo(), unheard, None))
+        self.add(_Errand(errand.undo(), unheard))
 
 
 def _give_up(answer: asyncio.Future[Any]) -> None:

@@ -1,0 +1,249 @@
+"""
+The breaker and the fallback, on backends that fail when they are told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+from tokenbudget_mw.backends.fallback import UNTOLD, AsyncFallback, Fallback, LocalShare
+from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
+from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.testing.backends import ask, check, in_flight, settlement
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.values import Ask, Reply, Settlement
+
+AWAY = BackendUnavailableError("It is away.")
+
+
+class Moody(MemoryBackend):
+    """
+    A backend that is away when it is told to be, and counts what it is asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.asked = 0
+        self.probed = threading.Event()
+
+    def reserve(self, ask: Ask, now: float) -> Reply:
+        self._answer(ask.tag)
+        return super().reserve(ask, now)
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        self._answer(settlement.reservation.tag)
+        return super().settle(settlement, now)
+
+    def _answer(self, tag: str) -> None:
+        self.asked += 1
+        if tag == "probe":
+            self.probed.set()
+        if self.is_away:
+            raise AWAY
+
+
+class TestCircuit:
+    def test_opens_after_failures_in_a_row(self) -> None:
+        """
+        One success in between starts the count anew.
+        """
+        circuit = Circuit("it", in_a_row=3)
+        for failing in (True, True, False, True, True):
+            circuit.failed(AWAY) if failing else circuit.succeeded()
+
+        assert not circuit.is_open
+        circuit.failed(AWAY)
+        assert circuit.is_open
+
+    def test_opens_at_a_share_of_failures(self) -> None:
+        """
+        A backend that fails every other call is away, too.
+        """
+        circuit = Circuit("it", in_a_row=3, ratio=0.5, window=20)
+        for _ in range(10):
+            assert not circuit.is_open
+            circuit.succeeded()
+            circuit.failed(AWAY)
+            circuit.succeeded()
+            circuit.failed(AWAY)
+            if circuit.is_open:
+                break
+
+        assert circuit.is_open
+
+    def test_rare_failures_do_not_open_it(self) -> None:
+        """
+        One in four is a bad day and not an outage.
+        """
+        circuit = Circuit("it")
+        for number in range(400):
+            circuit.failed(AWAY) if number % 4 == 0 else circuit.succeeded()
+
+        assert not circuit.is_open
+
+    def test_says_each_transition_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        However many calls fail, the log has two lines.
+        """
+        circuit = Circuit("it", in_a_row=1)
+        with caplog.at_level(logging.INFO, logger="tokenbudget_mw"):
+            for _ in range(50):
+                circuit.failed(AWAY)
+            for _ in range(50):
+                circuit.close()
+
+        assert [record.getMessage() for record in caplog.records] == [
+            "Backend it is away; limits follow their on_backend_error. It is away.",
+            "Backend it is back; limits are shared again.",
+        ]
+
+
+class TestGuarded:
+    def test_asks_an_absent_backend_no_more_and_finds_it_again(self) -> None:
+        """
+        While open only the probe asks; its first answer closes.
+        """
+        moody, circuit = Moody(), Circuit("it", in_a_row=2)
+        guarded = Guarded(moody, circuit, probe_every=0.001)
+        moody.is_away = True
+        for _ in range(2):
+            with pytest.raises(BackendUnavailableError, match=r"It is away\."):
+                guarded.reserve(ask(check()), 0.0)
+        with pytest.raises(BackendUnavailableError, match="not asked until"):
+            guarded.reserve(ask(check()), 0.0)
+        assert moody.probed.wait(5)
+        moody.is_away = False
+        prober = guarded._prober
+        assert prober is not None
+        prober.join(5)
+
+        assert not circuit.is_open
+        assert guarded.reserve(ask(check()), 0.0).admitted
+        guarded.close()
+
+    def test_starts_its_probe_again_where_a_fork_left_it_behind(self) -> None:
+        """
+        An open breaker without a living probe would stay open for ever.
+        """
+        moody, circuit = Moody(), Circuit("it", in_a_row=1)
+        guarded = Guarded(moody, circuit, probe_every=0.001)
+        circuit.failed(AWAY)
+        with pytest.raises(BackendUnavailableError):
+            guarded.peek(ask(check()), 0.0)
+        assert guarded._prober is not None
+        guarded._prober.join(5)
+
+        assert not circuit.is_open
+        guarded.close()
+
+    def test_the_async_twin_does_the_same(self) -> None:
+        """
+        Its probe is a task of the running loop.
+        """
+        moody, circuit = Moody(), Circuit("it", in_a_row=1)
+
+        async def main() -> None:
+            guarded = AsyncGuarded(AsyncMemoryBackend(moody), circuit, probe_every=0.0)
+            moody.is_away = True
+            for _ in range(3):
+                with pytest.raises(BackendUnavailableError):
+                    await guarded.reserve(ask(check()), 0.0)
+            asked = moody.asked
+            moody.is_away = False
+            prober = guarded._prober
+            assert prober is not None
+            await prober
+            assert asked == 1
+            assert (await guarded.peek(ask(check()), 0.0)).admitted
+            await guarded.aclose()
+
+        asyncio.run(main())
+        assert not circuit.is_open
+
+
+class TestFallback:
+    def test_a_local_share_is_the_limit_among_the_workers(self) -> None:
+        """
+        The cap is divided and rounded up, so that a small limit does not become none.
+        """
+        share = LocalShare(workers=4)
+        admitted = [share.reserve(ask(check(1, 10)), 0.0).admitted for _ in range(4)]
+
+        assert admitted == [True, True, True, False]
+        assert share.reserve(ask(check(1, 1, "small:60")), 0.0).admitted
+
+    def test_a_shadow_limit_that_denies_refuses_nobody(self) -> None:
+        """
+        It only says that it would have.
+        """
+        reply = LocalShare().reserve(ask(check(1, 1, on_error="deny", enforced=False), check(1, 1, "a:60")), 0.0)
+
+        assert reply.admitted
+        assert [state.fits for state in reply.states] == [False, True]
+
+    def test_an_overfull_share_refuses(self) -> None:
+        """
+        What cannot be counted is not allowed.
+        """
+        share = LocalShare()
+        share._memory = MemoryBackend(max_counters=1)
+        replies = [share.reserve(ask(check(counter=f"key={number}")), 0.0) for number in range(4)]
+
+        assert [reply.admitted for reply in replies] == [True, True, False, False]
+
+    def test_an_untold_settlement_is_told_later_once(self) -> None:
+        """
+        Nothing is raised, and the truth arrives.
+        """
+        moody = Moody()
+        fallback = Fallback(moody, LocalShare())
+        asked = ask(check(1, 100), in_flight())
+        reply = fallback.reserve(asked, 0.0)
+        moody.is_away = True
+        assert fallback.settle(settlement(asked, reply, 40, 0), 0.0)
+        moody.is_away = False
+        fallback.close()
+
+        assert moody.peek(ask(check(0, 100)), 0.0).states[0].remaining == 60
+
+    def test_the_async_twin_tells_later_too(self) -> None:
+        """
+        The task that tells ends when nothing is left to tell.
+        """
+        moody = Moody()
+
+        async def main() -> None:
+            fallback = AsyncFallback(AsyncMemoryBackend(moody), LocalShare())
+            asked = ask(check(1, 100))
+            reply = await fallback.reserve(asked, 0.0)
+            moody.is_away = True
+            assert await fallback.settle(settlement(asked, reply, 40), 0.0)
+            moody.is_away = False
+            teller = fallback._teller
+            assert teller is not None
+            await teller
+            await fallback.aclose()
+
+        asyncio.run(main())
+        assert moody.peek(ask(check(0, 100)), 0.0).states[0].remaining == 60
+
+    def test_untold_settlements_are_bounded_and_their_loss_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        The oldest are left to their leases; the log has one line.
+        """
+        fallback = Fallback(Moody(), LocalShare())
+        asked = ask(check(1, 100))
+        told = settlement(asked, fallback.reserve(asked, 0.0))
+        for _ in range(UNTOLD + 5):
+            fallback._untold.add(told, 0.0)
+
+        assert len(fallback._untold.waiting) == UNTOLD
+        assert [record.levelname for record in caplog.records] == ["ERROR"]

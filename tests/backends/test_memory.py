@@ -1,0 +1,199 @@
+"""
+The memory backend's own promises: bounded, thread-safe, one state for both colours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenbudget_mw.backends import open_pair
+from tokenbudget_mw.backends.leases import Leases
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.testing.backends import HOUR, ask, check, in_flight, settlement
+from tokenbudget_mw.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """
+    Let threads change places as often as they can.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_t01_threads_settle_exactly_the_limit(clock: FakeClock) -> None:
+    """
+    200 requests of 8 threads against 100: what is settled is 100, and nothing else is charged.
+    """
+    backend = MemoryBackend()
+
+    def request(_: int) -> int:
+        asked = ask(check(1, 100), in_flight(1000))
+        reply = backend.reserve(asked, clock())
+        return backend.settle(settlement(asked, reply), clock()) if reply.admitted else 0
+
+    with ThreadPoolExecutor(8) as threads:
+        settled = sum(threads.map(request, range(200)))
+
+    assert settled == 100
+    assert backend.peek(ask(check(0, 100)), clock()).states[0].remaining == 0
+    assert backend.peek(ask(in_flight(1)), clock()).admitted
+
+
+def test_t09_after_ten_thousand_random_aborts_nothing_is_in_flight(clock: FakeClock) -> None:
+    """
+    Settled, settled twice, or lost: when the last lease has ended, no call counts, and windows hold what was settled.
+    """
+    chance = random.Random(9)
+    backend = MemoryBackend()
+    used = 0
+    for _ in range(10_000):
+        asked = ask(check(5, 10**9, "tokens:3600", params=HOUR), in_flight(10**6), lease=chance.choice([1.0, 30.0]))
+        reply = backend.reserve(asked, clock())
+        fate = chance.random()
+        if fate < 0.6:
+            amount = chance.randrange(20)
+            for _again in range(chance.choice([1, 2])):
+                backend.settle(settlement(asked, reply, amount, 1), clock())
+            used += amount
+        clock.advance(0.01)
+    clock.advance(30.0)
+    for _ in range(200):
+        backend.peek(ask(in_flight(1)), clock())
+
+    assert backend.peek(ask(in_flight(1)), clock()).admitted
+    assert 10**9 - backend.peek(ask(check(0, 10**9, "tokens:3600", params=HOUR)), clock()).states[0].remaining == used
+
+
+def test_idle_counters_make_room(clock: FakeClock) -> None:
+    """
+    A million subjects one after the other do not fill the memory.
+    """
+    backend = MemoryBackend(max_counters=50)
+    for number in range(1000):
+        asked = ask(check(counter=f"key={number}"))
+        backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
+        clock.advance(5.0)
+
+    assert len(backend) == 50
+
+
+def test_a_counter_in_use_is_never_forgotten(clock: FakeClock) -> None:
+    """
+    An exhausted and a reserved key survive any number of other keys.
+    """
+    backend = MemoryBackend(max_counters=10)
+    exhausted = check(10, 10, window="tokens:3600", params=HOUR, counter="key=exhausted")
+    reserved = in_flight(1, counter="key=reserved")
+    spent = ask(exhausted)
+    backend.settle(settlement(spent, backend.reserve(spent, clock())), clock())
+    held = ask(reserved, lease=3600.0)
+    reply = backend.reserve(held, clock())
+    for number in range(500):
+        asked = ask(check(counter=f"key={number}"))
+        backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
+        clock.advance(6.0)
+
+    assert not backend.reserve(ask(exhausted), clock()).admitted
+    assert not backend.reserve(ask(reserved), clock()).admitted
+    backend.settle(settlement(held, reply), clock())
+    assert backend.reserve(ask(reserved), clock()).admitted
+    assert len(backend) <= 12
+
+
+def test_more_counters_in_use_than_agreed_are_an_error(clock: FakeClock) -> None:
+    """
+    At twice the bound, all in use, a new counter is refused loudly and an old one is not reset.
+    """
+    backend = MemoryBackend(max_counters=10)
+    for number in range(20):
+        assert backend.reserve(ask(check(10, 10, counter=f"key={number}")), clock()).admitted
+
+    with pytest.raises(BackendUnavailableError, match="20 counters, all in use"):
+        backend.reserve(ask(check(counter="key=one-more")), clock())
+    assert not backend.reserve(ask(check(counter="key=0")), clock()).admitted
+    assert len(backend) == 20
+
+
+def test_refused_and_peeked_subjects_take_no_memory(clock: FakeClock) -> None:
+    """
+    Only what is charged is kept.
+    """
+    backend = MemoryBackend()
+    for number in range(100):
+        backend.reserve(ask(check(1, 0, counter=f"key={number}")), clock())
+        backend.peek(ask(check(counter=f"key={number}")), clock())
+
+    assert len(backend) == 0
+
+
+def test_settled_reservations_take_no_memory(clock: FakeClock) -> None:
+    """
+    What was served leaves nothing behind but its counter.
+    """
+    leases: Leases[None] = Leases()
+    backend = MemoryBackend()
+    backend._leases = leases
+    for _ in range(1000):
+        asked = ask(check(1, 10**6))
+        backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
+
+    assert len(leases) == 0
+    assert not any(leases._due.values())
+    assert not leases._unsettled
+
+
+def test_leases_remember_a_bounded_number_of_unsettled_ends(clock: FakeClock) -> None:
+    """
+    The oldest unsettled end is forgotten first; its settlement then changes nothing.
+    """
+    backend = MemoryBackend()
+    backend._leases = Leases(remembered=2)
+    asked = [ask(check(1, 10), lease=1.0 + number) for number in range(3)]
+    replies = [backend.reserve(one, clock()) for one in asked]
+    clock.advance(10.0)
+    answers = [backend.settle(settlement(*pair), clock()) for pair in zip(asked, replies, strict=True)]
+
+    assert answers == [False, True, True]
+
+
+def test_both_colours_share_one_state(clock: FakeClock) -> None:
+    """
+    A sync handler in an async app spends the same budget.
+    """
+    threads, loops = open_pair("memory://")
+    assert threads.reserve(ask(check(10, 10)), clock()).admitted
+
+    assert not asyncio.run(loops.reserve(ask(check(1, 10)), clock())).admitted
+
+
+def test_it_starts_no_thread(clock: FakeClock) -> None:
+    """
+    Tidying happens inside the calls.
+    """
+    before = threading.active_count()
+    backend = MemoryBackend()
+    for _ in range(100):
+        backend.reserve(ask(check(1, 10**6), lease=1.0), clock.advance(1.0))
+
+    assert threading.active_count() == before

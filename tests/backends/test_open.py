@@ -1,0 +1,87 @@
+"""
+Backends are found by the scheme of their URL, and errors say what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from tokenbudget_mw import backends
+from tokenbudget_mw.backends import open_async_backend, open_backend, open_pair
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
+
+
+def test_an_unknown_scheme_suggests_the_nearest() -> None:
+    """
+    The message names the scheme and never the rest of the URL.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        open_backend("reddis://user:hunter2@host/0")
+
+    assert str(caught.value) == (
+        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: memory, redis, rediss, unix."
+    )
+
+
+def test_what_is_no_url_is_an_error() -> None:
+    """
+    A bare host name is not guessed at.
+    """
+    with pytest.raises(ConfigurationError, match="given as a URL"):
+        open_async_backend("localhost:6379")
+
+
+def test_an_unreadable_redis_url_is_an_error_without_its_password() -> None:
+    """
+    Not even a part of the URL is quoted.
+    """
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigurationError) as caught:
+        open_backend("redis://localhost:hunter2/0")
+
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The mend is in the message.
+    """
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis", raising=False)
+    monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis_client", raising=False)
+    monkeypatch.delattr(backends, "redis", raising=False)
+
+    with pytest.raises(MissingExtraError, match=r"redis:// needs 'redis': pip install 'tokenbudget-mw\[redis\]'"):
+        open_backend("redis://localhost/0")
+
+
+def test_other_packages_bring_backends_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    An entry point's name is the scheme; its object opens the pair.
+    """
+    point = EntryPoint("bucket", f"{__name__}:opener", backends.GROUP)
+    monkeypatch.setattr(backends, "entry_points", lambda group: [point] if group == backends.GROUP else [])
+    monkeypatch.setattr(EntryPoint, "load", lambda _: opener)
+
+    assert open_pair("bucket://there", deadline=0.5, workers=3) == ("bucket://there", {"deadline": 0.5, "workers": 3})
+
+
+def opener(url: str, *, deadline: float, workers: int, clock_mode: str) -> Any:
+    assert clock_mode == "server"
+    return url, {"deadline": deadline, "workers": workers}
+
+
+def test_opening_redis_connects_to_nothing() -> None:
+    """
+    An app starts whether Redis is there or not.
+    """
+    pytest.importorskip("redis")
+    threads, loops = open_pair("redis://127.0.0.1:1/0")
+    threads.close()
+
+    assert loops is not threads
