@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenbudget_mw.cli import main
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -52,6 +54,34 @@ def test_examples_on_a_page_exist(page: Path) -> None:
     included = re.findall(r"\{literalinclude\} (\S+)", page.read_text())
 
     assert [path for path in included if not (DOCS / path).is_file()] == []
+
+
+COMMAND = re.compile(
+    r"^ +(?:python manage\.py tokenbudget|flask --app \w+ tokenbudget|tokenbudget-mw) ([^#\n]+)", re.MULTILINE
+)
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """
+    Return the commands on *page*: the words before the first option or argument, and the options.
+    """
+    found = []
+    for line in COMMAND.findall(page.read_text()):
+        name = re.match(r"(?:keys )?[a-z]+", line)
+        assert name is not None, line
+        found.append((name.group(), re.findall(r"--[a-z-]+", line)))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_commands_on_a_page_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command is one of `tokenbudget-mw`'s, and takes the options that the page gives it."""
+    for name, options in commands(page):
+        code = main([*name.split(), "--help"])
+        words = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+        assert code == 0
+        assert set(options) <= words, name
 
 
 def test_glossary_defines_the_words_of_the_code() -> None:
