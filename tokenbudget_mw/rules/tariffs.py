@@ -20,6 +20,8 @@ _CACHED_MODELS = 1024  # clients choose names: never more than these
 
 REALTIME = "realtime"
 
+_NEVER = 5
+
 
 def choose(prices: Sequence[Price], *, at: float, purpose: str, completion_window: str | None) -> Price | None:
     """
@@ -43,18 +45,32 @@ def choose(prices: Sequence[Price], *, at: float, purpose: str, completion_windo
 
         completion_window: Completion window of the call's batch; None without one.
     """
-    valid = [price for price in prices if _is_valid(price, at)]
-    for wanted in (
-        (purpose, completion_window),
-        (purpose, None),
-        (None, completion_window),
-        (None, None),
-        (REALTIME, None),
-    ):
-        fitting = [price for price in valid if (price.purpose, price.completion_window) == wanted]
-        if fitting:
-            return max(fitting, key=_since)
-    return None
+    best: Price | None = None
+    best_key = (_NEVER, 0.0)
+    for price in prices:
+        rank = _rank(price, purpose, completion_window)
+        if rank < _NEVER and _is_valid(price, at):
+            key = (rank, -_since(price))
+            if key < best_key:
+                best, best_key = price, key
+    return best
+
+
+def _rank(price: Price, purpose: str, completion_window: str | None) -> int:
+    """
+    Return how well *price* fits, 0 best; `_NEVER` where it is for another purpose or window.
+    """
+    if price.completion_window is None:
+        window_rank = 0 if completion_window is None else 1
+    elif price.completion_window == completion_window:
+        window_rank = 0
+    else:
+        return _NEVER
+    if price.purpose == purpose:
+        return window_rank
+    if price.purpose is None:
+        return 2 + window_rank
+    return 4 if price.purpose == REALTIME and price.completion_window is None else _NEVER
 
 
 def _is_valid(price: Price, at: float) -> bool:
