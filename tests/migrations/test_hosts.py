@@ -4,6 +4,9 @@ Our tables live in a host's database without getting in the way of its own migra
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +20,6 @@ from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -53,22 +55,26 @@ HOOKS = {
 }
 
 
-def revision_of_host(engine: Engine, folder: Path, hook: str) -> str:
+def host(engine: Engine, folder: Path, hook: str) -> Config:
     """
-    Migrate a host that has a table of its own, let Alembic generate its next revision, and return that.
+    Make an Alembic environment of a host that has one table of its own.
     """
     (folder / "versions").mkdir()
     (folder / "env.py").write_text(ENV.format(hook=HOOKS[hook]))
     (folder / "script.py.mako").write_text(MAKO)
-    config = Config(stdout=(folder / "log").open("w"))
+    config = Config(stdout=io.StringIO())
     config.set_main_option("script_location", str(folder))
     config.set_main_option("path_separator", "os")
     config.attributes["engine"] = engine
-    command.revision(config, "first", autogenerate=True, rev_id="one")
-    command.upgrade(config, "head")
-    command.revision(config, "second", autogenerate=True, rev_id="two")
-    config.stdout.close()
-    return (folder / "versions" / "two_second.py").read_text()
+    return config
+
+
+def generate(config: Config, folder: Path, name: str) -> str:
+    """
+    Let Alembic generate the host's next revision, and return its text.
+    """
+    command.revision(config, name, autogenerate=True, rev_id=name)
+    return (folder / "versions" / f"{name}_{name}.py").read_text()
 
 
 @pytest.mark.parametrize("hook", ["include_name", "include_object"])
@@ -78,9 +84,12 @@ def test_a_hosts_autogenerate_leaves_our_tables_alone(engine: Engine, tmp_path: 
     """
     tokenbudget_mw_alembic.upgrade(engine)
 
-    revision = revision_of_host(engine, tmp_path, hook)
+    config = host(engine, tmp_path, hook)
+    generate(config, tmp_path, "one")
+    command.upgrade(config, "head")
+    second = generate(config, tmp_path, "two")
 
-    assert "op." not in revision.replace("import op", "")
+    assert "op." not in second.replace("import op", "")
     assert {"orders", "alembic_version", *tables.metadata.tables} <= set(inspect(engine).get_table_names())
 
 
@@ -89,20 +98,9 @@ def test_without_the_hook_it_would_drop_them(engine: Engine, tmp_path: Path) -> 
     What the hook prevents: Alembic takes our tables for the host's left-overs.
     """
     tokenbudget_mw_alembic.upgrade(engine)
-    folder = tmp_path / "host"
-    folder.mkdir()
-    (folder / "versions").mkdir()
-    (folder / "env.py").write_text(ENV.format(hook=""))
-    (folder / "script.py.mako").write_text(MAKO)
-    config = Config(stdout=(folder / "log").open("w"))
-    config.set_main_option("script_location", str(folder))
-    config.set_main_option("path_separator", "os")
-    config.attributes["engine"] = engine
 
-    command.revision(config, "first", autogenerate=True, rev_id="one")
+    revision = generate(host(engine, tmp_path, "none"), tmp_path, "one")
 
-    config.stdout.close()
-    revision = (folder / "versions" / "one_first.py").read_text()
     for name in [*tables.metadata.tables, "tokenbudget_alembic_version"]:
         assert f"op.drop_table('{name}')" in revision
 
@@ -118,6 +116,17 @@ def test_the_hooks_ask_the_host_about_everything_else() -> None:
     assert [by_name(name, "table", {}) for name in names] == [False, False, True]
     assert [by_object(None, name, "table", True, None) for name in names] == [False, False, True]
     assert by_name("tokenbudget_column", "column", {})
+
+
+def test_a_missing_alembic_names_the_extra() -> None:
+    """
+    Without Alembic, the error is the pip command.
+    """
+    program = "import sys; sys.modules['alembic'] = None; import tokenbudget_mw_alembic"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+
+    assert "MissingExtraError: migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'" in done.stderr
 
 
 def test_django_models_match_its_migrations(django: Django) -> None:

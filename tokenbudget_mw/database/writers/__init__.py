@@ -50,5 +50,5 @@ def find_writer(dialect: str) -> WriteRows:
     """
     if dialect not in _WRITERS:
         raise ConfigurationError(f"No usage writer for the database {dialect!r}. Known: {', '.join(_WRITERS)}.")
-    write: WriteRows = import_module(f"{__name__}.{_WRITERS[dialect]}").write
-    return write
+    write_rows: WriteRows = import_module(f"{__name__}.{_WRITERS[dialect]}").write_rows
+    return write_rows

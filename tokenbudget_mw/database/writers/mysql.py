@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.database.writers import Write
 
-__all__ = ["write"]
+__all__ = ["write_rows"]
 
 # INSERT IGNORE would also swallow values that do not fit; this keeps them errors and lets a known event be
 _INSERT = (
@@ -27,7 +27,7 @@ _INSERT = (
 )
 
 
-def write(connection: Connection, write: Write) -> int:
+def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.database.writers import Write
 
-__all__ = ["write"]
+__all__ = ["write_rows"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +41,7 @@ def _statement() -> TextClause:
 _WRITE = _statement()
 
 
-def write(connection: Connection, write: Write) -> int:
+def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """

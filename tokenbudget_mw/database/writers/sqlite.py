@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.rows import Row
     from tokenbudget_mw.database.writers import Write
 
-__all__ = ["write"]
+__all__ = ["write_rows"]
 
 _INSERT = (
     f"INSERT INTO {tables.usage.name} ({', '.join(COLUMNS)}) "  # noqa: S608 - names of our own tables
@@ -31,7 +31,7 @@ _INSERT = (
 _MOMENTS = tuple(index for index, column in enumerate(tables.usage.columns) if isinstance(column.type, Moment))
 
 
-def write(connection: Connection, write: Write) -> int:
+def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """

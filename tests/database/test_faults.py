@@ -1,0 +1,90 @@
+"""
+What a database error means.
+"""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from tokenbudget_mw.database.faults import is_missing_schema, is_permanent
+
+
+class Driver(Exception):
+    """
+    A driver's error, with PostgreSQL's state or MySQL's number.
+    """
+
+    def __init__(self, *arguments: object, sqlstate: str | None = None) -> None:
+        super().__init__(*arguments)
+        self.sqlstate = sqlstate
+
+
+def error(kind: type[DBAPIError], *arguments: object, sqlstate: str | None = None) -> DBAPIError:
+    return kind("INSERT", {}, Driver(*arguments, sqlstate=sqlstate))
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        error(IntegrityError, sqlstate="23505"),
+        error(DataError, sqlstate="22003"),
+        error(OperationalError, sqlstate="54000"),
+        error(OperationalError, 1366, "Incorrect string value"),
+        error(OperationalError, 3819, "Check constraint is violated"),
+        error(OperationalError, 4025, "CONSTRAINT failed"),
+        OverflowError("Python int too large to convert to SQLite INTEGER"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    ],
+)
+def test_what_can_never_be_stored_is_permanent(exc: Exception) -> None:
+    """
+    Values, constraints and sizes that the database refuses.
+    """
+    assert is_permanent(exc)
+    assert not is_missing_schema(exc)
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        error(OperationalError, sqlstate="40P01"),
+        error(OperationalError, sqlstate="40001"),
+        error(OperationalError, sqlstate="53300"),
+        error(OperationalError, sqlstate="53100"),
+        error(OperationalError, sqlstate="57P01"),
+        error(DBAPIError, sqlstate="25006"),
+        error(OperationalError, 1213, "Deadlock found"),
+        error(OperationalError, 1205, "Lock wait timeout"),
+        error(OperationalError, 2013, "Lost connection"),
+        error(OperationalError, "database is locked"),
+        error(OperationalError, "disk I/O error"),
+        PoolTimeoutError("QueuePool limit"),
+    ],
+)
+def test_what_passes_is_neither_permanent_nor_a_missing_schema(exc: Exception) -> None:
+    """
+    Deadlocks, locks, lost connections, full disks, read-only replicas.
+    """
+    assert not is_permanent(exc)
+    assert not is_missing_schema(exc)
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        error(ProgrammingError, sqlstate="42P01"),
+        error(ProgrammingError, sqlstate="42703"),
+        error(ProgrammingError, 1146, "Table 'x.tokenbudget_usage' doesn't exist"),
+        error(OperationalError, 1054, "Unknown column"),
+        error(OperationalError, "no such table: tokenbudget_usage"),
+        error(OperationalError, "table tokenbudget_usage has no column named write_id"),
+    ],
+)
+def test_a_missing_table_or_column_is_a_missing_schema(exc: Exception) -> None:
+    """
+    Records wait for the migration.
+    """
+    assert is_missing_schema(exc)
+    assert not is_permanent(exc)
