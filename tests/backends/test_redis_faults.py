@@ -39,10 +39,11 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Callable[..., Backend]]:
     backends: list[Backend] = []
 
     def make(url: str, **options: Any) -> Backend:
+        options.setdefault("deadline", DEADLINE)
         if request.param == "threads":
-            backends.append(open_backend(url, deadline=DEADLINE, **options))
+            backends.append(open_backend(url, **options))
         else:
-            backends.append(Blocking(open_async_backend(url, deadline=DEADLINE, **options)))
+            backends.append(Blocking(open_async_backend(url, **options)))
         return backends[-1]
 
     yield make
@@ -224,7 +225,7 @@ class TestMemoryOfRedis:
         """
         SCRIPT FLUSH is not noticed by anybody.
         """
-        backend = opened(redis_server.url)
+        backend = opened(redis_server.url, deadline=5.0)
         with redis.Redis.from_url(redis_server.url) as client:
             for expected in (9, 8, 7):
                 client.script_flush()
@@ -238,7 +239,7 @@ class TestMemoryOfRedis:
         """
         The first call finds its connection dead and tries once more; what was lost with its counter is charged in full.
         """
-        backend = opened(redis_server.url)
+        backend = opened(redis_server.url, deadline=5.0)
         asked = ask(check(1, 10))
         reply = backend.reserve(asked, 0.0)
         redis_server.restart()

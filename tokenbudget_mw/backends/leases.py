@@ -5,7 +5,9 @@ Open reservations of one process, found by id and by the second in which they en
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply
@@ -18,7 +20,7 @@ NEVER = 1 << 62
 Counter = TypeVar("Counter")
 
 
-class Lease(NamedTuple, Generic[Counter]):
+class Lease(msgspec.Struct, Generic[Counter], frozen=True, gc=False):
     """
     What an admitted ask holds until it is settled.
 

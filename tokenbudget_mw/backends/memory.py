@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
+from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ KEPT = "requests:"
 
 EXAMINED = 16
 """How many counters a new one looks at for an idle one."""
+
+# Looked up thrice a request.
+PEEK = {name: algorithm.peek for name, algorithm in ALGORITHMS.items()}
+CHARGE = {name: algorithm.charge for name, algorithm in ALGORITHMS.items()}
 
 EMPTY: State = [0]
 """What a window is that was never charged. Never changed."""
@@ -88,13 +92,21 @@ class MemoryBackend:
             if not admitted:
                 return Reply(False, tuple([_state(look, moment, real) for look in looks]))
             counters = [look[1] or self._counter(ask.tag, look[0], moment) for look in looks]
-            states = tuple(
-                [
-                    _charge(look, counter, moment, real) if shadowed or look[0].enforced else _state(look, moment, real)
-                    for look, counter in zip(looks, counters)  # noqa: B905 - one counter a look, two lines above
-                ]
-            )
-            reply = Reply(True, states)
+            states = []
+            for look, counter in zip(looks, counters):  # noqa: B905 - one a look, as made above
+                check, _, state, slot, _, used = look
+                if not (shadowed or check.enforced):
+                    states.append(_state(look, moment, real))
+                    continue
+                if state is EMPTY:
+                    state = counter.windows.setdefault(check.window, [0])
+                empty_at = CHARGE[check.algorithm](state, check.params, slot, check.cost, moment)
+                if empty_at > counter.busy_until:
+                    counter.busy_until = empty_at
+                counter.open += 1
+                left = check.cap - used - check.cost
+                states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))
+            reply = Reply(True, tuple(states))
             self._newest = moment
             self._leases.open(Lease(moment + int(ask.lease * 1_000_000), ask, reply, counters))
             return reply
@@ -175,8 +187,8 @@ class MemoryBackend:
                 )
             counter = counters.get((tag, check.counter))
             state = counter.windows.get(check.window, EMPTY) if counter is not None else EMPTY
-            slot, used = ALGORITHMS[check.algorithm].peek(state, check.params, moment)
-            fitted = fits(used, cost, check.cap)
+            slot, used = PEEK[check.algorithm](state, check.params, moment)
+            fitted = used + cost <= check.cap or not cost
             if fitted:
                 pass
             elif check.enforced:
@@ -259,21 +271,6 @@ class AsyncMemoryBackend:
 
 _Look = tuple["Check", "_Counter | None", State, int, bool, int]
 """A check, its counter, its state, the slot of now, whether it fits, what counts now."""
-
-
-def _charge(look: _Look, counter: _Counter, moment: int, real: int) -> CheckState:
-    """
-    Charge a check that fits, and answer it.
-    """
-    check, _, _, slot, _, used = look
-    state = counter.windows.get(check.window)
-    if state is None:
-        state = counter.windows[check.window] = [0]
-    empty_at = ALGORITHMS[check.algorithm].charge(state, check.params, slot, check.cost, moment)
-    counter.busy_until = max(counter.busy_until, empty_at)
-    counter.open += 1
-    remaining = check.cap - used - check.cost
-    return CheckState(True, max(0, remaining), (empty_at - real) / 1_000_000, 0.0, slot)
 
 
 def _state(look: _Look, moment: int, real: int) -> CheckState:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.values import Unit
 
 __all__ = ["BackendContract", "Blocking", "ask", "check", "settlement"]
 
@@ -73,7 +74,8 @@ def settlement(asked: Ask, reply: Reply, *actual: int) -> Settlement:
     """
     holds = tuple(Hold(c, s.slot) for c, s in zip(asked.checks, reply.states, strict=True) if s.slot >= 0)
     amounts = actual or tuple(hold.check.cost for hold in holds)
-    reservation = Reservation(asked.id, asked.tag, holds, ("tokens",) * len(holds), Cost(), 0.0)
+    units: tuple[Unit, ...] = ("tokens",) * len(holds)
+    reservation = Reservation(asked.id, asked.tag, holds, units, Cost(), 0.0)
     return Settlement(reservation, amounts)
 
 
@@ -281,10 +283,12 @@ class BackendContract:
         backend.settle(settlement(asked, reply, 25), START + 1)
         refused = backend.reserve(ask(check(1, 10)), START + 1)
 
+        wait = refused.states[0].retry_after
         assert not refused.admitted
         assert refused.states[0].remaining == 0
         assert backend.reserve(ask(check(0, 10)), START + 1).admitted
-        assert backend.reserve(ask(check(1, 10)), START + 1 + refused.states[0].retry_after).admitted
+        assert wait == 60.0
+        assert backend.reserve(ask(check(1, 10)), START + 1 + wait).admitted
 
     def test_settle_counts_where_it_was_reserved(self, backend: Backend) -> None:
         """
@@ -395,7 +399,7 @@ class BackendContract:
         """
         begin = int(START) * 1_000_000
         day = 86_400_000_000
-        month = {"algorithm": "calendar", "params": (begin, begin + day, begin + 2 * day), "window": "money:month"}
+        month: dict[str, Any] = {"algorithm": "calendar", "params": (begin, begin + day, begin + 2 * day), "window": "money:month"}
         backend.reserve(ask(check(10, 10, **month), lease=86_400.0), START + 5)
         refused = backend.reserve(ask(check(1, 10, **month)), START + 86_400 - 1)
 

@@ -24,14 +24,16 @@ def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]
     (240, 4)
     """
     slot_us, slots = params
+    slot = (now // slot_us + 1) * slot_us
+    gone = now - slot_us * slots
     used = state[0]
-    if used:
-        gone = now - slot_us * slots
-        i = 1
-        while i < len(state) and state[i] <= gone:
-            used -= state[i + 1]
-            i += 2
-    return (now // slot_us + 1) * slot_us, used
+    if not used or state[1] > gone:
+        return slot, used
+    i = 1
+    while i < len(state) and state[i] <= gone:
+        used -= state[i + 1]
+        i += 2
+    return slot, used
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
@@ -44,9 +46,14 @@ def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, no
     """
     length = params[0] * params[1]
     gone = now - length
-    while len(state) > 1 and state[1] <= gone:
-        state[0] -= state[2]
-        del state[1:3]
+    if len(state) > 1:
+        if state[1] > gone and state[-2] == slot:  # nearly always
+            state[0] += amount
+            state[-1] += amount
+            return slot + length
+        while len(state) > 1 and state[1] <= gone:
+            state[0] -= state[2]
+            del state[1:3]
     if amount and slot > gone:
         _add(state, slot, amount)
     return state[-2] + length if len(state) > 1 else now
@@ -92,9 +99,6 @@ def lifetime(params: tuple[int, ...], now: int) -> int:  # noqa: ARG001 - one si
 
 def _add(state: list[int], slot: int, amount: int) -> None:
     state[0] += amount
-    if len(state) > 1 and state[-2] == slot and amount > 0:
-        state[-1] += amount
-        return
     i = _place(state, slot)
     if i == len(state) or state[i] != slot:
         state[i:i] = (slot, amount)
