@@ -86,7 +86,8 @@ def test_t14_huge_tags_are_cut_and_say_so() -> None:
         ("created_at_us", 2**62),
         ("created_at_us", "today"),
         ("batch_created_at_us", 10**30),
-        ("tags", None),
+        ("tags", 5),
+        ("provider", ["openai"]),
     ],
 )
 def test_t14_a_value_that_fits_no_column_is_refused_for_good(

@@ -197,6 +197,20 @@ def test_accounts_are_told_apart_byte_by_byte(engine: Engine, record: MakeRecord
     assert books.verify(engine).verified
 
 
+def test_a_batch_may_have_any_number_of_accounts(engine: Engine, record: MakeRecord) -> None:
+    """
+    Thousands of accounts in a batch meet no limit on parameters, and known balances among them are found.
+    """
+    sink = DatabaseSink(engine)
+    records = [record(n, account=f"tenant:{n}", cost_pico=1) for n in range(1200)]
+    sink.write(records[:700])
+
+    sink.write([record(n + 5000, account=f"tenant:{n}", cost_pico=1) for n in range(1200)])
+
+    assert Counter(balances(engine).values()) == {-2: 700, -1: 500}
+    assert books.verify(engine).verified
+
+
 def test_an_empty_batch_asks_nothing(engine: Engine) -> None:
     """
     Nothing to write is no transaction.
@@ -262,12 +276,13 @@ def test_t14_what_the_database_itself_refuses_is_permanent(engine: Engine, recor
     assert len(entries(engine)) == 1
 
 
-def test_t14_a_row_without_a_needed_value_is_permanent(engine: Engine, record: MakeRecord) -> None:
+@pytest.mark.parametrize("field", ["method", "created_at_us", "input_tokens", "cost_pico", "tags"])
+def test_t14_a_row_without_a_needed_value_is_permanent(engine: Engine, record: MakeRecord, field: str) -> None:
     """
     A record that lacks what the table needs is refused by the database, for good.
     """
     with pytest.raises(PermanentSinkError):
-        DatabaseSink(engine).write([record(1, method=None)])
+        DatabaseSink(engine).write([record(1, **{field: None})])
 
 
 def test_balances_beyond_64_bits_stay_exact(engine: Engine, record: MakeRecord) -> None:

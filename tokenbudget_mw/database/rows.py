@@ -10,7 +10,8 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -57,6 +58,7 @@ _IDENTITIES = frozenset(
         "custom_id",
     ]
 )
+_UNIQUE = frozenset({"id", "path", "correlation_id", "trace_id", "batch_request_id", "custom_id"})
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -103,6 +105,8 @@ def encode_tags(tags: dict[str, str]) -> str:
     >>> encode_tags({"team": "red"})
     '{"team":"red"}'
     """
+    if not tags:
+        return "{}"
     kept: dict[str, str] = {}
     room = MAX_TAGS_BYTES - 64
     for name, value in tags.items():
@@ -118,15 +122,18 @@ def encode_tags(tags: dict[str, str]) -> str:
 def _text(column: Column[Any]) -> Callable[[Any], Any]:
     length: int = column.type.length  # type: ignore[attr-defined]
     clean = clean_id if column.name in _IDENTITIES else clean_text
-    return lambda value: None if value is None else clean(str(value), length)
+
+    def convert(value: Any) -> str:
+        return clean(str(value), length)
+
+    # models, routes, owners come again and again: then this costs no Python call
+    return convert if column.name in _UNIQUE else lru_cache(maxsize=512, typed=True)(convert)
 
 
 def _whole(column: Column[Any]) -> Callable[[Any], Any]:
     most = MAX_BIGINT if isinstance(column.type, BigInteger) else _MAX_INT
 
     def check(value: Any) -> Any:
-        if value is None and column.nullable:
-            return None
         if type(value) is not int or not 0 <= value <= most:
             raise PermanentSinkError(f"`{column.name}` takes whole numbers from 0 to {most}, got {value!r:.40}.")
         return value
@@ -136,8 +143,6 @@ def _whole(column: Column[Any]) -> Callable[[Any], Any]:
 
 def _when(column: Column[Any]) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
-        if value is None and column.nullable:
-            return None
         try:
             return moment(value)
         except (OverflowError, TypeError) as exc:
@@ -158,12 +163,17 @@ def _converter(column: Column[Any]) -> tuple[str, Callable[[Any], Any]]:
     return column.name, _text(column)
 
 
-_CONVERTERS = tuple(_converter(column) for column in tables.usage.columns if column.name != "write_id")
+_FIELDS, _CONVERTERS = zip(
+    *map(_converter, [column for column in tables.usage.columns if column.name != "write_id"]), strict=True
+)
+_values = attrgetter(*_FIELDS)
 
 
 def _row(record: UsageRecord, write_id: str) -> Row:
     try:
-        return (*(convert(getattr(record, field)) for field, convert in _CONVERTERS), write_id)
+        values = zip(_CONVERTERS, _values(record), strict=True)
+        # a None where the column wants a value is left to the database, which refuses the row
+        return *[None if value is None else convert(value) for convert, value in values], write_id
     except (AttributeError, TypeError, ValueError) as exc:
         raise PermanentSinkError(f"A usage record holds a value of a wrong type: {type(exc).__name__}.") from exc
 

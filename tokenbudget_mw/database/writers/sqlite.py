@@ -28,6 +28,7 @@ _INSERT = (
     f"INSERT INTO {tables.usage.name} ({', '.join(COLUMNS)}) "  # noqa: S608 - names of our own tables
     f"VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"
 )
+_MOST_PARAMETERS = 500
 _MOMENTS = tuple(index for index, column in enumerate(tables.usage.columns) if isinstance(column.type, Moment))
 
 
@@ -59,14 +60,20 @@ def _take(connection: Connection, totals: dict[str, int], write: Write) -> None:
     """
     Lower the balances in Python: SQLite turns an integer sum that overflows into a float without a word.
     """
-    known: dict[str, int] = {}
-    for account in totals:
-        balance = connection.scalar(select(tables.balances.c.balance_pico).where(tables.balances.c.account == account))
-        known[account] = balance or 0
+    known = _balances(connection, list(totals))
     changed: list[dict[str, Any]] = [
-        {"account": account, "balance_pico": known[account] - amount, "updated_at": write.at}
-        for account, amount in totals.items()
+        {"account": name, "balance_pico": known.get(name, 0) - amount, "updated_at": write.at}
+        for name, amount in totals.items()
     ]
     statement = upsert(tables.balances)
     kept = {"balance_pico": statement.excluded.balance_pico, "updated_at": statement.excluded.updated_at}
     connection.execute(statement.on_conflict_do_update(index_elements=["account"], set_=kept), changed)
+
+
+def _balances(connection: Connection, names: list[str]) -> dict[str, int]:
+    account, balance = tables.balances.c.account, tables.balances.c.balance_pico
+    known: dict[str, int] = {}
+    for start in range(0, len(names), _MOST_PARAMETERS):
+        some = names[start : start + _MOST_PARAMETERS]
+        known.update((row[0], row[1]) for row in connection.execute(select(account, balance).where(account.in_(some))))
+    return known
