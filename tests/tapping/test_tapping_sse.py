@@ -91,6 +91,15 @@ def test_overlong_event(end: bytes, size: int) -> None:
         assert reader.skipped == 1
 
 
+@pytest.mark.parametrize("length", range(95, 215))
+def test_overlong_event_of_any_length(length: int) -> None:
+    """Wherever the bound falls, also within the blank line, the event behind an overlong one is read."""
+    for end in (b"\n\n", b"\r\n\r\n"):
+        data = b"data: " + b"x" * length + end + b"data: last" + end
+
+        assert dripped(data, max_event=100)[-1] == b"last"
+
+
 def test_overlong_end() -> None:
     """A stream that ends within an overlong event has no more events."""
     assert read(b"data: " + b"x" * 200, b"yyy", max_event=100) == []

@@ -322,6 +322,23 @@ class TestAnthropic:
 
         assert not read(data, format="anthropic.messages").complete
 
+    def test_without_a_start(self) -> None:
+        """A stream whose beginning was not seen has no input figures, and its output is counted, not dropped."""
+        data = ANTHROPIC[ANTHROPIC.index(b"event: content_block_start") :]
+
+        found = read(data, format="anthropic.messages")
+
+        assert (found.input_tokens, found.output_tokens, found.source, found.complete) == (0, 7, "counted", True)
+
+    def test_lifetimes_beyond_their_total(self) -> None:
+        """Cache writes for an hour are never more than all cache writes."""
+        usage = {"cache_creation_input_tokens": 5, "cache_creation": {"ephemeral_1h_input_tokens": 9}}
+        start = {"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 1, **usage}}}
+
+        found = read(sse(start, done=False), format="anthropic.messages")
+
+        assert (found.cache_write_tokens, found.cache_write_1h_tokens) == (5, 5)
+
     def test_final_figures_replace_the_first(self) -> None:
         """Cumulative figures of the last event hold, the input's too."""
         final = {"input_tokens": 11, "cache_read_input_tokens": 2000, "output_tokens": 5}
