@@ -56,7 +56,7 @@ def record_hot(scale: Scale) -> Result:
 
 def make(instance: str, number: int) -> UsageRecord:
     """
-    Return a record as a chat completion leaves it.
+    Return a record as a chat completion leaves it, every field given, as the middleware does.
     """
     return UsageRecord(
         id=f"{number:032x}",
@@ -73,17 +73,42 @@ def make(instance: str, number: int) -> UsageRecord:
         response_model="gpt-4o-2024-08-06",
         provider="openai",
         response_type="application/json",
+        is_stream=False,
+        server_address="127.0.0.1",
+        server_port=8_000,
         key_id="k1a2b3c4d5",
         user_id="u-17",
+        team_id=None,
+        project_id=None,
         tenant_id="acme",
         account="tenant:acme",
         plan="pro",
         access_source="api_key",
+        purpose="realtime",
+        origin="api",
         input_tokens=414,
         output_tokens=180,
+        cache_read_tokens=0,
+        cache_write_tokens=0,
+        cache_write_1h_tokens=0,
+        reasoning_tokens=0,
         usage_source="provider",
         cost_pico=2_835_000_000,
         price_id="openai/gpt-4o@2024-10-02",
+        price_kind="known",
+        decision="admitted",
+        limit_name=None,
+        settle_reason="complete",
+        correlation_id="req-5f0c2d",
+        trace_id=None,
+        service_tier=None,
+        batch_id=None,
+        batch_request_id=None,
+        custom_id=None,
+        completion_window=None,
+        batch_created_at_us=None,
+        batch_request_source=None,
+        tags={},
     )
 
 
