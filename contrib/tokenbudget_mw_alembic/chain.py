@@ -17,6 +17,7 @@ try:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
+    from alembic.script import ScriptDirectory
 except ModuleNotFoundError as exc:
     raise MissingExtraError("migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'") from exc
 
@@ -72,6 +73,13 @@ def current(engine: Engine) -> str | None:
 def head() -> str | None:
     """
     Return the newest revision that this package has.
+    """
+    return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
+
+
+def head() -> str | None:
+    """
+    Return the newest revision of this package.
     """
     return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
 
