@@ -31,7 +31,7 @@ settings.configure(
 )
 django.setup()
 
-from tokenbudget_mw_django import current  # noqa: E402 - settings come first in a single file
+from tokenbudget_mw_django import current, limit  # noqa: E402 - settings come first in a single file
 
 
 def ask_model(messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -52,7 +52,12 @@ async def summarize(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"summary": response["choices"][0]["message"]["content"]})
 
 
-urlpatterns = [path("v1/chat/completions", chat), path("summaries", summarize)]
+@limit("2/minute")
+def search(request: HttpRequest) -> JsonResponse:
+    return JsonResponse([], safe=False)
+
+
+urlpatterns = [path("v1/chat/completions", chat), path("summaries", summarize), path("search", search)]
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from tokenbudget_mw_fastapi import TokenBudget, current
 
@@ -38,3 +38,8 @@ def summarize(body: dict[str, str]) -> dict[str, str]:
     response = ask_model([{"role": "user", "content": f"Summarize: {body['text']}"}])
     current().charge(response)
     return {"summary": response["choices"][0]["message"]["content"]}
+
+
+@app.get("/search", dependencies=[Depends(budget.limit("2/minute"))])
+async def search() -> list[str]:
+    return []

@@ -75,6 +75,29 @@ def test_fastapi_app_limits_and_books(example: Load, sqlite_database: str) -> No
     assert [row["decision"] for row in rows] == ["admitted"] * 3 + ["refused"]
 
 
+def test_endpoint_limit_in_fastapi(example: Load, sqlite_database: str) -> None:
+    """An endpoint with a limit of its own refuses its third call, and leaves the others alone."""
+    migrate(sqlite_database)
+
+    with asgi_client(example("fastapi_app").app) as client:
+        statuses = [client.get("/search").status_code for _ in range(3)]
+        other = client.post("/v1/chat/completions", json=CHAT).status_code
+
+    assert (statuses, other) == ([200, 200, 429], 200)
+
+
+def test_endpoint_limit_in_flask(example: Load, sqlite_database: str) -> None:
+    """The same in Flask."""
+    migrate(sqlite_database)
+    module = example("flask_app")
+
+    with module.app.test_client() as client:
+        statuses = [client.get("/search", environ_base={"REMOTE_ADDR": ADDRESS}).status_code for _ in range(3)]
+    module.app.extensions["tokenbudget"].close()
+
+    assert statuses == [200, 200, 429]
+
+
 def test_reservation_in_a_handler_holds_and_refuses(example: Load, sqlite_database: str) -> None:
     """A reservation above what is left ends the handler with a 429; settled at the truth, it leaves room for others."""
     migrate(sqlite_database)
@@ -130,20 +153,22 @@ client = Client(REMOTE_ADDR={ADDRESS!r}, raise_request_exception=True)
 chat = {CHAT!r}
 answers = [client.post("/v1/chat/completions", chat, content_type="application/json") for _ in range(2)]
 answers += [client.post("/summaries", {{"text": "A long story"}}, content_type="application/json") for _ in range(2)]
+searches = [client.get("/search").status_code for _ in range(3)]
 from tokenbudget_mw_django.conf import core
 core().close()
 from django.db import connection
 with connection.cursor() as cursor:
     cursor.execute("SELECT input_tokens, output_tokens FROM tokenbudget_usage ORDER BY created_at, sequence")
     rows = cursor.fetchall()
-print(json.dumps([[answer.status_code for answer in answers], rows]))
+print(json.dumps([[answer.status_code for answer in answers], searches, rows]))
 """
     environment = {"DB": str(tmp_path / "db.sqlite3"), "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
-    statuses, rows = json.loads(done.stdout.splitlines()[-1])
+    statuses, searches, rows = json.loads(done.stdout.splitlines()[-1])
     assert statuses == [200, 200, 200, 429]
+    assert searches == [200, 200, 429]
     assert rows[:3] == [[12, 5]] * 3
 
 
