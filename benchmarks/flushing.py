@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, insert, text
 from sqlalchemy.engine import Engine, make_url
 
 from benchmarks.accounting import make
-from benchmarks.harness import Contender, Result, Scale, compare
+from benchmarks.harness import Contender, Result, Scale, compare, microseconds
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.rows import COLUMNS, new_rows
@@ -43,17 +43,18 @@ def flush_python(scale: Scale) -> Result:
         seen = compare(
             {
                 "ours": Contender(
-                    lambda calls: [sink.write(batches.next()) for _ in range(_rounds(calls))], batches.fill
+                    lambda calls: [sink.write(batches.next()) for _ in range(calls // BATCH)], batches.fill
                 ),
                 "rows": Contender(
-                    lambda calls: [_convert(batches.next()) for _ in range(_rounds(calls))], batches.fill
+                    lambda calls: [_convert(batches.next()) for _ in range(calls // BATCH)], batches.fill
                 ),
                 "bulk": Contender(
-                    lambda calls: [_insert(engine, batches.next()) for _ in range(_rounds(calls))], batches.fill
+                    lambda calls: [_insert(engine, batches.next()) for _ in range(calls // BATCH)], batches.fill
                 ),
             },
             scale,
             calls=10 * BATCH,
+            measure=_whole_batches,
         )
         name = engine.dialect.name
     return Result(
@@ -86,9 +87,9 @@ class _Batches:
         return self._ready.pop()
 
 
-def _rounds(calls: int) -> int:
-    # Whole batches only, whatever the scale: a batch of ten rows says nothing of one of a thousand.
-    return max(1, calls // BATCH)
+def _whole_batches(contender: Contender, calls: int) -> float:
+    # whatever the scale: a batch of ten rows says nothing of one of a thousand
+    return microseconds(contender, max(1, calls // BATCH) * BATCH)
 
 
 def _convert(records: list[UsageRecord]) -> None:

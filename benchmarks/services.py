@@ -16,7 +16,7 @@ from importlib.util import find_spec
 
 from benchmarks.harness import UnavailableError
 
-__all__ = ["free_port", "postgres_url", "redis_url", "wait_for"]
+__all__ = ["free_port", "redis_url", "wait_for"]
 
 
 def free_port() -> int:
@@ -65,16 +65,6 @@ def redis_url() -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
-
-
-def postgres_url() -> str:
-    """
-    Return the URL of a PostgreSQL database to write to: ``TOKENBUDGET_TEST_POSTGRES_URL``.
-    """
-    url = os.environ.get("TOKENBUDGET_TEST_POSTGRES_URL")
-    if not url:
-        raise UnavailableError("TOKENBUDGET_TEST_POSTGRES_URL names no database")
-    return url
 
 
 def _find_redis() -> str:
