@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.errors import PayloadError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.reserving import Reserved
 from tokenbudget_mw.rules import refusals
@@ -149,6 +149,10 @@ class Call:
         meter = self.core.meter
         if is_whole and not body:
             return
+        encoding = self.facts.header("content-encoding")
+        if encoding and encoding.lower() != "identity":
+            message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
+            raise PayloadError(message, status=415)
         if is_whole:
             self.prompt = meter.read_prompt(self.route, body)
         else:

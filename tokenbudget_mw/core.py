@@ -63,7 +63,7 @@ class Meter(Protocol):
         ...
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Core:
     """
     Every part, plugged together.
@@ -113,7 +113,6 @@ class Core:
         Hand *record* to the spool. Never waits, never raises.
         """
         self.spool.put(record)
-        self.flusher.wake()
 
     def aside(self, work: Callable[[], object]) -> None:
         """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw import counting, tapping
 from tokenbudget_mw.counting import payloads
+from tokenbudget_mw.counting.sampling import RatioEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,14 +33,23 @@ class TokenMeter:
     def __init__(self, aliases: Mapping[str, str], draw: Callable[[], float] = random.random) -> None:
         self._aliases = aliases
         self._draw = draw
+        self._ratios: dict[str, RatioEstimator] = {}
 
     def read_prompt(self, route: Route, body: bytes) -> Prompt:
         """
         Read a whole request body.
         """
-        draw = self._draw() if route.count == "sample" else 0.0
+        if route.count != "sample":
+            return payloads.read(route.format or "", body, aliases=self._aliases, count=route.count)
         return payloads.read(
-            route.format or "", body, aliases=self._aliases, count=route.count, sample=route.sample, draw=draw
+            route.format or "",
+            body,
+            aliases=self._aliases,
+            count="sample",
+            sample=route.sample,
+            draw=self._draw(),
+            # one a route of the settings, so their number is bounded
+            ratio=self._ratios.setdefault(route.path, RatioEstimator()),
         )
 
     def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:

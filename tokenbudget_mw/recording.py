@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.rules.pricing import Priced
+from tokenbudget_mw.rules.pricing import Priced, created_of
 from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import Cost, Usage, UsageRecord
 
@@ -108,7 +108,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
     facts, subject, prompt, decision = call.facts, call.subject, call.prompt, call.decision
     usage, priced, batch = charge.usage, charge.priced, prompt.batch if prompt else {}
     server = facts.server or (None, None)
-    created = batch.get("batch_created_at")
+    created = created_of(batch)
     return UsageRecord(
         id=record_id,
         instance_id=call.core.spool.instance_id,
@@ -157,7 +157,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         batch_request_id=batch.get("batch_request_id"),
         custom_id=batch.get("custom_id"),
         completion_window=batch.get("completion_window"),
-        batch_created_at_us=None if created is None else int(float(created) * MICRO),
+        batch_created_at_us=None if created is None else int(created * MICRO),
         batch_request_source=batch.get("batch_request_source"),
         tags=dict(call.tags),
     )

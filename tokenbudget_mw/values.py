@@ -213,6 +213,8 @@ class Prompt:
         service_tier: Requested tier, as the provider names it.
 
         batch: Batch fields of the request (``batch_id``, ``custom_id``, ``completion_window``, …), if it has any.
+
+        choices: Answers that it asks for.
     """
 
     model: str | None
@@ -221,6 +223,7 @@ class Prompt:
     stream: bool = False
     service_tier: str | None = None
     batch: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
+    choices: int = 1
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ From settings to a core with every part plugged in. The only room that knows all
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +61,8 @@ def wire(
     now = clock or time.time
     backend, async_backend = _open_backends(checked, clock)
     database = _Database(checked, engine)
-    admission = Admission(Policy(checked.plans, checked.limits, checked.default_plan, checked.timezone), checked.lease)
+    policy = Policy(checked.plans, checked.limits, checked.default_plan, checked.timezone, routes=checked.routes)
+    admission = Admission(policy, checked.lease)
     core = Core(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
@@ -77,15 +76,7 @@ def wire(
         **_accounting(checked, sink, database),
     )
     core.closers += [backend.close, database.close]
-    # the last chance for apps whose server runs no shutdown hook
-    atexit.register(_close_if_alive, weakref.ref(core))
     return core
-
-
-def _close_if_alive(reference: Callable[[], Core | None]) -> None:
-    core = reference()
-    if core is not None:
-        core.close()
 
 
 def open_database(settings: Settings) -> Engine:

@@ -319,7 +319,7 @@ def test_embeddings_take_texts_and_tokens(value, tokens):
 
     found = payloads.read("openai.embeddings", body)
 
-    assert (found.input.estimate, found.input.exact, found.max_output) == (tokens, True, None)
+    assert (found.input.estimate, found.input.exact, found.max_output) == (tokens, True, 0)
 
 
 @pytest.mark.parametrize("value", [[1, "hello"], [[1, "x"]], [None], [{}], [[[1]]], [1.5], [True]])

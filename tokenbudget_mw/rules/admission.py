@@ -110,7 +110,7 @@ class Admission:
             return None
         ask = Ask(
             id=request.id,
-            tag=request.subject.account or "global",
+            tag=self.policy.tag_of(request.subject),
             checks=tuple([check for _, check in bound]),
             lease=self.lease,
         )

@@ -13,10 +13,15 @@ from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import Cost, Quote, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.values import Prompt, Subject
 
-__all__ = ["Moment", "Priced", "estimate", "moment_of", "price_usage"]
+__all__ = ["Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
+
+LAST_MOMENT = 253_402_300_800.0
+"""The year 10,000, which no database's timestamps reach."""
 
 UNKNOWN_COST = Cost(requests=1, input_tokens=1, output_tokens=1, money_nano=1, concurrent=1)
 """A call whose handler will say what it used: one of each, so that a spent budget refuses it, settled to the truth."""
@@ -69,7 +74,7 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
 
         moment: When, and for what.
 
-        output_reserve: Output tokens to hold where the request names no maximum.
+        output_reserve: Output tokens to hold for each answer where the request names no maximum.
 
     Raises:
         UnpricedModelError: The model has no price, and the settings deny such calls.
@@ -80,7 +85,7 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
         prompt.model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window
     ).price
     most_input = prompt.input.upper
-    most_output = output_reserve if prompt.max_output is None else prompt.max_output
+    most_output = output_reserve * prompt.choices if prompt.max_output is None else prompt.max_output
     sure_input = prompt.input.estimate if prompt.input.exact else 0
     most_pico, sure_pico = 0, 0
     if price is not None:
@@ -121,7 +126,26 @@ def _quote(tariffs: Tariffs, model: str | None, moment: Moment) -> Quote | None:
 def moment_of(subject: Subject, prompt: Prompt | None, now: float) -> Moment:
     """
     Say when and for what a call is priced: at its batch's creation, if it belongs to a batch.
+
+    The batch's fields come from the client, so they count for keys of purpose ``batch`` only: nobody else can claim a
+    batch's price.
     """
-    batch = prompt.batch if prompt is not None else {}
-    created = batch.get("batch_created_at")
-    return Moment(now if created is None else float(created), subject.purpose, batch.get("completion_window"))
+    if prompt is None or subject.purpose != "batch":
+        return Moment(now, subject.purpose)
+    created = created_of(prompt.batch)
+    at = now if created is None else min(created, now)
+    return Moment(at, subject.purpose, prompt.batch.get("completion_window"))
+
+
+def created_of(batch: Mapping[str, str]) -> float | None:
+    """
+    Return when a batch was created, in epoch seconds; None where its fields do not say, or make no sense.
+
+    >>> created_of({"batch_created_at": "1700000000"}), created_of({"batch_created_at": "nan"})
+    (1700000000.0, None)
+    """
+    try:
+        created = float(batch.get("batch_created_at", "nan"))
+    except ValueError:
+        return None
+    return created if 0 <= created < LAST_MOMENT else None

@@ -109,6 +109,5 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
         return Usage(reserved.input_tokens, reserved.output_tokens, source="estimated", complete=False)
     if rule == "input" or tapped is None:
         return Usage(prompt.input.estimate, source="estimated", complete=False)
-    if tapped.source == "counted" or not tapped.input_tokens:
-        return replace(tapped, input_tokens=max(tapped.input_tokens, prompt.input.estimate))
-    return tapped
+    # a stream that was cut may have told its input already, and not yet its output
+    return tapped if tapped.input_tokens else replace(tapped, input_tokens=prompt.input.estimate)

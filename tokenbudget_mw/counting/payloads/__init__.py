@@ -50,18 +50,21 @@ class Format:
         add: Adds the request's prompt to a meter.
 
         prompts: How many prompts a request has, each with an answer of its own.
+
+        has_output: Whether its answers have output tokens.
     """
 
     decoder: msgspec.json.Decoder[Any]
     add: Callable[[Any, Meter], None]
     prompts: Callable[[Any], int] = _one
+    has_output: bool = True
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "openai.chat": Format(openai.CHAT, openai.add_chat),
         "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
-        "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding),
+        "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
     }
 )
@@ -120,10 +123,11 @@ def read(
     return Prompt(
         model=request.model or None,
         input=tokens,
-        max_output=fields.max_output(request, prompts),
+        max_output=fields.max_output(request, prompts) if kind.has_output else 0,
         stream=request.stream is True,
         service_tier=fields.short_text(request.service_tier),
         batch=fields.batch_fields(request),
+        choices=fields.choices(request, prompts) if kind.has_output else 1,
     )
 
 

@@ -14,7 +14,7 @@ from tokenbudget_mw.values import EMPTY_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_OUTPUT", "OUTERMOST", "Request", "batch_fields", "max_output", "model_name", "parse", "short_text"]
+__all__ = ["MAX_OUTPUT", "OUTERMOST", "Request", "batch_fields", "choices", "max_output", "model_name", "parse", "short_text"]
 
 MAX_OUTPUT = 2**31
 """Most output tokens that a request may allow, all its choices together."""
@@ -90,12 +90,19 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     named = [size for size in sizes if size is not None]
     if not named:
         return None
-    total = max(named) * max(request.n or 1, request.best_of or 1) * prompts
+    total = max(named) * choices(request, prompts)
     if total > MAX_OUTPUT:
         raise PayloadError(
             f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"
         )
     return total
+
+
+def choices(request: Request, prompts: int = 1) -> int:
+    """
+    Return how many answers *request* asks for, to its *prompts* prompts together.
+    """
+    return max(request.n or 1, request.best_of or 1) * prompts
 
 
 def batch_fields(request: Request) -> Mapping[str, str]:

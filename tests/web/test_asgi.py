@@ -1,0 +1,526 @@
+"""ASGI: what passes passes untouched, and whatever way a request ends, it is settled once."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgi_rig import CHAT, DISCONNECT, Message, Rig, chat, request, scope_of, status_of
+
+from tokenbudget_mw import ASGIMiddleware, current
+from tokenbudget_mw.asgi import facts_of
+from tokenbudget_mw.call import Call
+from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.values import Cost
+
+USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+ANSWER = json.dumps(
+    {"object": "chat.completion", "model": "gpt-4o", "choices": [{"message": {"content": "hi"}}], "usage": USAGE}
+).encode()
+START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json"), (b"x-own", b"1")],
+}
+
+
+def piece(number: int) -> bytes:
+    """One chunk of a stream, with one word of text."""
+    delta = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": f"word{number} "}}]}
+    return b"data: " + json.dumps(delta).encode() + b"\n\n"
+
+
+async def answering(scope: Any, receive: Any, send: Any) -> None:
+    """Answer a chat in one piece."""
+    await receive()
+    await send(dict(START))
+    await send({"type": "http.response.body", "body": ANSWER})
+
+
+def streaming(pieces: int, *, after: Callable[[int], Any] | None = None) -> Any:
+    """An app that streams, and does something after each piece."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for number in range(pieces):
+            await send({"type": "http.response.body", "body": piece(number), "more_body": True})
+            if after is not None:
+                await after(number)
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    return app
+
+
+def in_flight(rig: Rig) -> int:
+    """How many calls the key holds, by asking for one more."""
+    beside = ASGIMiddleware(answering, rig.core)
+    rig.middleware, own = beside, rig.middleware
+    sent = rig.run(chat(), subject="k1:one")
+    rig.middleware = own
+    return 1 if status_of(sent) == 429 else 0
+
+
+def test_response_passes_with_headers_added() -> None:
+    """The app's messages pass in order and unchanged, but for the limits' headers on the first."""
+    sent = Rig(answering).run(chat())
+
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["headers"][:2] == START["headers"]
+    assert [name for name, _ in sent[0]["headers"][2:]] == [b"ratelimit-policy", b"ratelimit"]
+    assert sent[1] == {"type": "http.response.body", "body": ANSWER}
+
+
+def test_body_is_given_to_the_app_as_it_came() -> None:
+    """A body that was read ahead reaches the app message by message, and nothing is invented after it."""
+    got: list[Message] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.extend([await receive() for _ in range(4)])
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": ANSWER})
+
+    body = json.dumps({"model": "gpt-4o", "messages": []}).encode()
+    parts: list[Message] = [
+        {"type": "http.request", "body": body[:10], "more_body": True},
+        {"type": "http.request", "body": b"", "more_body": True},
+        {"type": "http.request", "body": body[10:], "more_body": False},
+    ]
+    Rig(app).run(*parts, DISCONNECT)
+
+    assert got == [*parts, DISCONNECT]
+
+
+def test_long_body_is_not_read_whole() -> None:
+    """Of a body above the limit only the head is read ahead; it is bounded by its length, and passes on."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive()).get("more_body"):
+            seen.append(len(message["body"]))
+        seen.append(len(message["body"]))
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": ANSWER})
+
+    rig = Rig(app, max_body=1000, plans={"one": ["100k tokens/minute"]})
+    parts: list[Message] = [{"type": "http.request", "body": b"x" * 600, "more_body": True} for _ in range(4)]
+    sent = rig.run(*parts, {"type": "http.request", "body": b"end"}, headers={"content-length": "2403"})
+
+    assert status_of(sent) == 200
+    assert seen == [600, 600, 600, 600, 3]
+
+
+def test_unmetered_paths_pass_untouched() -> None:
+    """A path that no route names is none of our business."""
+    rig = Rig(answering)
+    sent = rig.run(chat(), path="/other", subject=None)
+
+    assert sent[0] == START
+    assert rig.rows() == []
+
+
+def test_unknown_scope_types_pass_untouched() -> None:
+    """What ASGI may yet invent goes straight to the app."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    Rig(app).run(type="tomorrow")
+
+    assert seen == ["tomorrow"]
+
+
+def test_disabled_passes_everything() -> None:
+    """``enabled: False`` takes the middleware out of the way."""
+    rig = Rig(answering, enabled=False)
+
+    assert rig.run(chat(), subject=None)[0] == START
+    assert rig.rows() == []
+
+
+def test_t07_client_gone_before_the_first_chunk() -> None:
+    """A client that leaves before any byte is charged its prompt, once, and its slot is free."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+
+    rig = Rig(app)
+    rig.run(chat(), DISCONNECT, subject="k1:one")
+
+    (row,) = rig.rows()
+    assert (row.settle_reason, row.input_tokens, row.output_tokens) == ("client_gone_early", 8, 0)
+    assert in_flight(rig) == 0
+
+
+@pytest.mark.parametrize("cut", [0, 1, 17])
+def test_t07_client_gone_at_a_chunk(cut: int) -> None:
+    """A request cancelled in its stream is charged what had passed, once, and its slot is free."""
+
+    async def run(rig: Rig, reached: asyncio.Event) -> None:
+        task = asyncio.create_task(rig.arun(chat(stream=True), subject="k1:one"))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def both() -> Rig:
+        reached = asyncio.Event()
+
+        async def after(number: int) -> None:
+            if number == cut:
+                reached.set()
+                await asyncio.get_running_loop().create_future()
+
+        rig = Rig(streaming(30, after=after))
+        await run(rig, reached)
+        return rig
+
+    rig = asyncio.run(both())
+
+    (row,) = rig.rows()
+    assert (row.settle_reason, row.usage_source) == ("client_gone", "counted")
+    assert row.output_tokens >= cut + 1
+    assert in_flight(rig) == 0
+
+
+def test_t07_client_gone_in_a_unary_call() -> None:
+    """A unary call whose answer nobody can take (the server's send fails) is still booked once."""
+
+    async def run(rig: Rig) -> None:
+        async def receive() -> Message:
+            return chat()
+
+        async def send(message: Message) -> None:
+            raise OSError("the connection is closed")
+
+        with pytest.raises(OSError, match="closed"):
+            await rig.middleware(scope_of(subject="k1:one"), receive, send)
+
+    rig = Rig(answering)
+    asyncio.run(run(rig))
+
+    (row,) = rig.rows()
+    assert row.settle_reason == "client_gone_early"
+    assert in_flight(rig) == 0
+
+
+def test_t08_app_raises_before_it_answers() -> None:
+    """An app that raises is not charged; its error goes on as it was."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the app fails")
+
+    rig = Rig(app)
+    with pytest.raises(RuntimeError, match="the app fails"):
+        rig.run(chat(), subject="k1:one")
+
+    (row,) = rig.rows()
+    assert (row.settle_reason, row.cost_pico, row.status) == ("app_error", 0, None)
+
+
+def test_t08_app_raises_in_its_stream() -> None:
+    """An app that raises in its stream is charged for what had passed."""
+
+    async def fail(number: int) -> None:
+        if number == 2:
+            raise RuntimeError("the app fails")
+
+    rig = Rig(streaming(9, after=fail))
+    with pytest.raises(RuntimeError, match="the app fails"):
+        rig.run(chat(stream=True), subject="k1:one")
+
+    (row,) = rig.rows()
+    assert row.settle_reason == "app_error_late"
+    assert row.output_tokens > 2
+    assert row.cost_pico > 0
+
+
+def test_t08_empty_completion() -> None:
+    """A completion without a word is charged its prompt."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": b""})
+
+    rig = Rig(app)
+    rig.run(chat())
+
+    (row,) = rig.rows()
+    assert (row.input_tokens, row.output_tokens) == (8, 0)
+
+
+def test_t09_random_aborts_leave_no_slot_taken() -> None:
+    """After 2,000 requests that end in every way, nothing is in flight and every request has one row."""
+
+    class Broken(Exception):
+        """The app's own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        draw = random.Random(dict(scope["headers"])[b"x-number"])
+        await receive()
+        for number in range(draw.randrange(5)):
+            if number == 0:
+                await send(dict(START))
+            await send({"type": "http.response.body", "body": piece(number), "more_body": True})
+            if draw.random() < 0.3:
+                raise Broken
+            if draw.random() < 0.3:
+                await asyncio.sleep(0)
+        if draw.random() < 0.5:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def one(rig: Rig, number: int) -> None:
+        draw = random.Random(number)
+        task = asyncio.create_task(rig.arun(chat(), headers={"x-number": str(number)}))
+        for _ in range(draw.randrange(8)):
+            await asyncio.sleep(0)
+        if draw.random() < 0.4:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def all_of_them(rig: Rig) -> None:
+        for start in range(0, 2000, 100):
+            await asyncio.gather(*[one(rig, number) for number in range(start, start + 100)])
+
+    rig = Rig(app, plans={"one": ["100 concurrent", "1G tokens/minute"]})
+    asyncio.run(all_of_them(rig))
+
+    rows = rig.rows()
+    assert len({row.id for row in rows}) == len(rows) > 1500
+    assert {"complete", "client_gone", "app_error", "app_error_late", "truncated"} <= {
+        row.settle_reason for row in rows
+    }
+    rig.middleware = ASGIMiddleware(answering, rig.core)
+    free = dict(rig.run(chat())[0]["headers"])
+    assert b'"concurrent";r=99' in free[b"ratelimit"]
+
+
+def test_t09_refusal_changes_no_counter() -> None:
+    """A refused request leaves every limit as it was."""
+    rig = Rig(answering, plans={"one": ["10 requests/minute", "200 tokens/minute"]})
+    before = dict(rig.run(chat(max_tokens=150))[0]["headers"])[b"ratelimit"]
+    refused = rig.run(chat(max_tokens=190))
+    again = dict(refused[0]["headers"])[b"ratelimit"]
+
+    assert status_of(refused) == 429
+    assert b'"requests-minute";r=9;' in before
+    assert b'"requests-minute";r=9;' in again
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not json",
+        b"[1, 2]",
+        b'{"model": 7, "messages": []}',
+        b'{"model": "gpt-4o", "messages": [], "max_tokens": -1}',
+        b'{"model": "gpt-4o", "messages": [], "max_tokens": NaN}',
+        b'{"model": "gpt-4o", "messages": [], "max_tokens": 1e400}',
+        b'{"model": "gpt-4o", "messages": [], "n": 18446744073686646784}',
+        b'{"model": "gpt-4o", "messages": ' + b"[" * 100_000,
+        b"\xff\xfe{\x00}\x00",
+        '{"model": "gpt-4o"}'.encode("utf-16"),
+    ],
+)
+def test_malformed_bodies_are_refused(body: bytes) -> None:
+    """A body that makes no sense gives 400 with the reason; the app never sees it, nothing is charged."""
+    rig = Rig(answering)
+
+    sent = rig.run(request(body))
+
+    assert status_of(sent) == 400
+    assert json.loads(sent[1]["body"])["error"]["type"] == "invalid_request_error"
+    assert in_flight(rig) == 0
+
+
+def test_nested_arrays_are_bounded() -> None:
+    """Half a megabyte of nested arrays inside a chat is answered, not a crash."""
+    body = b'{"model": "gpt-4o", "messages": [' + b"[]," * 100_000 + b"[]]}"
+
+    assert status_of(Rig(answering).run(request(body))) in (200, 400, 429)
+
+
+def test_compressed_request_is_refused() -> None:
+    """A compressed request body is refused, not unpacked: it could be a bomb, and the app would not unpack it either."""
+    sent = Rig(answering).run(request(b"\x1f\x8b..."), headers={"content-encoding": "gzip"})
+
+    assert status_of(sent) == 415
+
+
+def test_head_refusal_has_no_body() -> None:
+    """A refused HEAD request has headers only (RFC 9110, section 9.3.2)."""
+    sent = Rig(answering).run(request(b""), method="HEAD", subject=None)
+
+    assert status_of(sent) == 401
+    assert sent[1]["body"] == b""
+
+
+def test_preflight_passes() -> None:
+    """A browser's preflight carries no credentials, and passes."""
+    headers = {"origin": "https://example.org", "access-control-request-method": "POST"}
+
+    assert Rig(answering).run(request(b""), method="OPTIONS", subject=None, headers=headers)[0] == START
+
+
+@pytest.mark.parametrize(
+    "path", ["//v1/chat/completions", "/v1/chat/completions/", "/v1/./chat/completions", "/V1/chat/COMPLETIONS"]
+)
+def test_metered_path_has_no_second_spelling(path: str) -> None:
+    """However a metered path is spelt, it is metered."""
+    assert status_of(Rig(answering).run(chat(), path=path, subject=None)) == 401
+
+
+def test_websocket_is_metered_per_connection() -> None:
+    """A websocket is admitted once, holds its slot while it is open, and has one row."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await send({"type": "websocket.close"})
+
+    rig = Rig(app)
+    connect: Message = {"type": "websocket.connect"}
+    sent = rig.run(connect, type="websocket", path="/plain/chat")
+
+    (row,) = rig.rows()
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
+    assert (row.method, row.status, row.settle_reason) == ("POST", 101, "complete")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "types"),
+    [
+        (None, ["websocket.close"]),
+        ({"websocket.http.response": {}}, ["websocket.http.response.start", "websocket.http.response.body"]),
+    ],
+)
+def test_websocket_refusal(extensions: Any, types: list[str]) -> None:
+    """A refused websocket is closed, with a body where the server can send one."""
+    rig = Rig(answering)
+    sent = rig.run(
+        {"type": "websocket.connect"}, type="websocket", path="/plain/x", extensions=extensions, subject=None
+    )
+
+    assert [message["type"] for message in sent] == types
+
+
+def test_lifespan_passes_and_drains() -> None:
+    """The app's lifespan passes, and by the end of it everything is written."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await answering(scope, receive, send)
+            return
+        for word in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{word}"
+            await send({"type": f"lifespan.{word}.complete"})
+
+    rig = Rig(app)
+    rig.run(chat())
+    sent = rig.run({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}, type="lifespan")
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert len(rig.records) == 1
+
+
+def test_background_work_may_charge_late() -> None:
+    """What a handler charges after its response counts, on a row of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": b"{}"})
+        current().charge({"usage": {"prompt_tokens": 700, "completion_tokens": 300}, "model": "gpt-4o"})
+
+    rig = Rig(app)
+    rig.run(request(b""), path="/plain/x")
+    rig.core.aside(lambda: None)
+    rig.core.close()
+    refused = rig.run(request(b""), path="/plain/x")
+
+    first, late = rig.records[:2]
+    assert (first.input_tokens, late.input_tokens, late.settle_reason) == (0, 700, "late")
+    assert late.correlation_id == first.id
+    assert status_of(refused) == 429
+
+
+def test_current_needs_a_request() -> None:
+    """Outside of any metered request, `current` says what is missing."""
+    with pytest.raises(TokenBudgetError, match="No metered request runs here"):
+        current()
+
+
+def test_t11_settling_twice_is_settling_once() -> None:
+    """A settlement that is sent again changes nothing."""
+    rig = Rig(answering, plans={"one": ["1000 tokens/minute"]})
+
+    async def twice() -> tuple[bool, bool]:
+        call = Call(rig.core, facts_of(scope_of()), rig.core.routes.routes[0])
+        call.subject = rig.core.identifier.quick(call.facts)
+        call.read(chat()["body"], True)
+        decision = await rig.core.async_guard.admit(call.request())
+        assert decision.reservation is not None
+        actual = Cost(1, 10, 20)
+        first = await rig.core.async_guard.settle(decision.reservation, actual)
+        return first, await rig.core.async_guard.settle(decision.reservation, actual)
+
+    assert asyncio.run(twice()) == (True, False)
+    headers = dict(rig.run(chat())[0]["headers"])
+    assert b'"tokens-minute";r=862;' in headers[b"ratelimit"]
+
+
+def test_unpriced_model_is_denied_when_told_so() -> None:
+    """Under ``unknown_price: deny`` a model without a price is refused by name."""
+    rig = Rig(answering, unknown_price="deny")
+
+    sent = rig.run(chat(model="nobody-knows-this-model"))
+
+    assert status_of(sent) == 400
+    assert "nobody-knows-this-model" in json.loads(sent[1]["body"])["error"]["message"]
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("ceiling", "ceiling"), ("flag", "unpriced")])
+def test_t03_unknown_price_is_visible(policy: str, kind: str) -> None:
+    """A model without a price is charged the ceiling or flagged, and its row says which."""
+    rig = Rig(answering_as("nobody-knows-this-model"), unknown_price=policy)
+
+    rig.run(chat(model="nobody-knows-this-model"))
+
+    (row,) = rig.rows()
+    assert row.price_kind == kind
+    assert (row.cost_pico > 0) == (policy == "ceiling")
+
+
+def answering_as(model: str) -> Any:
+    """An app whose response names *model*."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": ANSWER.replace(b"gpt-4o", model.encode())})
+
+    return app
+
+
+def test_t01_parallel_requests_never_settle_above_the_limit() -> None:
+    """Of 200 requests at once against a limit, what is settled stays within it, and the refused charge nothing."""
+    rig = Rig(answering, plans={"one": ["1000 tokens/minute"]})
+
+    async def all_of_them() -> list[int]:
+        sent = await asyncio.gather(*[rig.arun(chat(max_tokens=92)) for _ in range(200)])
+        return [status_of(messages) for messages in sent]
+
+    statuses = asyncio.run(all_of_them())
+
+    settled = sum(row.input_tokens + row.output_tokens for row in rig.rows() if row.decision == "admitted")
+    refused = [row for row in rig.records if row.decision == "refused"]
+    assert 10 <= statuses.count(200) < 200
+    assert settled <= 1000
+    assert {row.cost_pico for row in refused} == {0}
+    assert CHAT in {row.route for row in rig.records}
