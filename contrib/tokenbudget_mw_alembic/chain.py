@@ -17,7 +17,6 @@ try:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
-    from alembic.script import ScriptDirectory
 except ModuleNotFoundError as exc:
     raise MissingExtraError("migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'") from exc
 
@@ -68,13 +67,6 @@ def current(engine: Engine) -> str | None:
     """
     with engine.connect() as connection:
         return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-def head() -> str | None:
-    """
-    Return the newest revision that this package has.
-    """
-    return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
 
 
 def head() -> str | None:
