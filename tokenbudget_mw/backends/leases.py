@@ -52,6 +52,8 @@ class Leases(Generic[Counter]):
         remembered: The most ids of unsettled ends that are kept, oldest forgotten first.
 
     Attributes:
+        open: The open leases by id; to be read only.
+
         next_due: No lease ends before this moment, in microseconds.
     """
 
@@ -59,7 +61,7 @@ class Leases(Generic[Counter]):
         self.next_due = NEVER
         self._batch = batch
         self._remembered = remembered
-        self._open: dict[str, Lease[Counter]] = {}
+        self.open: dict[str, Lease[Counter]] = {}
         self._due: dict[int, dict[str, None]] = {}
         self._seconds: list[int] = []
         self._unsettled: dict[str, None] = {}
@@ -68,27 +70,21 @@ class Leases(Generic[Counter]):
         """
         Return how many leases are open.
         """
-        return len(self._open)
+        return len(self.open)
 
     def __contains__(self, id: str) -> bool:  # noqa: A002
         """
         Tell whether the lease *id* is open, or ended unsettled.
         """
-        return id in self._open or id in self._unsettled
+        return id in self.open or id in self._unsettled
 
-    def get(self, id: str) -> Lease[Counter] | None:  # noqa: A002 - the name it has everywhere
-        """
-        Return the open lease *id*, if there is one.
-        """
-        return self._open.get(id)
-
-    def open(self, lease: Lease[Counter]) -> None:
+    def add(self, lease: Lease[Counter]) -> None:
         """
         Keep *lease* until it is closed or ends.
         """
         id_ = lease.ask.id
         second = lease.expires // SECOND
-        self._open[id_] = lease
+        self.open[id_] = lease
         due = self._due.get(second)
         if due is None:
             due = self._due[second] = {}
@@ -102,7 +98,7 @@ class Leases(Generic[Counter]):
         """
         Take the open lease *id* out and return it; None where it is not open.
         """
-        lease = self._open.pop(id, None)
+        lease = self.open.pop(id, None)
         if lease is not None:
             del self._due[lease.expires // SECOND][id]
         return lease
@@ -132,11 +128,11 @@ class Leases(Generic[Counter]):
 
     def _expire_second(self, due: dict[str, None], now: int, ended: list[Lease[Counter]]) -> None:
         for id_ in list(due):
-            lease = self._open[id_]
+            lease = self.open[id_]
             if lease.expires > now or len(ended) >= self._batch:
                 self.next_due = min(self.next_due, lease.expires)
                 continue
-            del due[id_], self._open[id_]
+            del due[id_], self.open[id_]
             ended.append(lease)
             self._remember(id_)
 

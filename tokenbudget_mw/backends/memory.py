@@ -84,10 +84,9 @@ class MemoryBackend:
         """
         real = round(now * 1_000_000)
         with self._lock:
-            moment = self._clamp(real)
-            lease = self._leases.get(ask.id)
-            if lease is not None:
-                return lease.reply
+            moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
+            if ask.id in self._leases.open:
+                return self._leases.open[ask.id].reply
             looks, admitted, shadowed = self._look(ask, moment)
             if not admitted:
                 return Reply(False, tuple([_state(look, moment, real) for look in looks]))
@@ -101,14 +100,13 @@ class MemoryBackend:
                 if state is EMPTY:
                     state = counter.windows.setdefault(check.window, [0])
                 empty_at = CHARGE[check.algorithm](state, check.params, slot, check.cost, moment)
-                if empty_at > counter.busy_until:
-                    counter.busy_until = empty_at
+                counter.busy_until = max(counter.busy_until, empty_at)
                 counter.open += 1
                 left = check.cap - used - check.cost
-                states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))
+                states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
             reply = Reply(True, tuple(states))
             self._newest = moment
-            self._leases.open(Lease(moment + int(ask.lease * 1_000_000), ask, reply, counters))
+            self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, counters))
             return reply
 
     def peek(self, ask: Ask, now: float) -> Reply:
@@ -179,13 +177,16 @@ class MemoryBackend:
         admitted = shadowed = True
         tag = ask.tag
         counters = self._counters
+        name = counter = None
         for check in ask.checks:
             cost = check.cost
             if not 0 <= cost <= MAX_AMOUNT:
                 raise ValueError(
                     f"A cost is a whole number from 0 to 2**53 - 1; {check.window} was asked for {cost!r}."
                 )
-            counter = counters.get((tag, check.counter))
+            if check.counter is not name:  # most checks of a request are about the same counter
+                name = check.counter
+                counter = counters.get((tag, name))
             state = counter.windows.get(check.window, EMPTY) if counter is not None else EMPTY
             slot, used = PEEK[check.algorithm](state, check.params, moment)
             fitted = used + cost <= check.cap or not cost

@@ -74,7 +74,7 @@ def settlement(asked: Ask, reply: Reply, *actual: int) -> Settlement:
     """
     holds = tuple(Hold(c, s.slot) for c, s in zip(asked.checks, reply.states, strict=True) if s.slot >= 0)
     amounts = actual or tuple(hold.check.cost for hold in holds)
-    units: tuple[Unit, ...] = ("tokens",) * len(holds)
+    units: tuple[Unit, ...] = tuple("tokens" for _ in holds)
     reservation = Reservation(asked.id, asked.tag, holds, units, Cost(), 0.0)
     return Settlement(reservation, amounts)
 
@@ -399,7 +399,11 @@ class BackendContract:
         """
         begin = int(START) * 1_000_000
         day = 86_400_000_000
-        month: dict[str, Any] = {"algorithm": "calendar", "params": (begin, begin + day, begin + 2 * day), "window": "money:month"}
+        month: dict[str, Any] = {
+            "algorithm": "calendar",
+            "params": (begin, begin + day, begin + 2 * day),
+            "window": "money:month",
+        }
         backend.reserve(ask(check(10, 10, **month), lease=86_400.0), START + 5)
         refused = backend.reserve(ask(check(1, 10, **month)), START + 86_400 - 1)
 
