@@ -188,8 +188,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
         *(f"  {count} refused by '{name}'" for name, count in sorted(result["refused"].items())),
         *(f"  {count} would be refused by '{name}' (shadow)" for name, count in sorted(result["would_refuse"].items())),
         *(f"  {count} FAILED with status {status}" for status, count in sorted(result["failed"].items())),
-        f"used     {result['input_tokens']:,} input and {result['output_tokens']:,} output tokens, "
-        f"{format_usd(result['cost_pico'])}",
+        (
+            f"used     {result['input_tokens']:,} input and {result['output_tokens']:,} output tokens, "
+            f"{format_usd(result['cost_pico'])}"
+        ),
         f"written  {result['rows']} rows; the books {'agree' if result['verified'] else 'do NOT agree'}",
         f"latency  {latency['p50']} us added to a request (p99 {latency['p99']} us), against the same app without it",
     ]

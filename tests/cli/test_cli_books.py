@@ -1,0 +1,190 @@
+"""
+``migrate``, ``verify`` and ``usage``: the books from the outside.
+"""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import delete, inspect, update
+
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.tables import ledger, metadata, usage
+
+DAY = 86_400_000_000
+START = 1_700_006_400_000_000  # 2023-11-15T00:00Z
+
+
+def test_migrate_makes_the_tables_and_then_nothing(run, sqlite_database):
+    """The first run creates every table, the second changes nothing, and both say so."""
+    first = run("migrate", "--database", sqlite_database, "--json").json
+    second = run("migrate", "--database", sqlite_database)
+
+    assert first["before"] is None
+    assert first["changed"] is True
+    assert f"at {first['after']} already" in second.out
+    engine = open_engine(sqlite_database)
+    assert set(metadata.tables) <= set(inspect(engine).get_table_names())
+    engine.dispose()
+    assert run("verify", "--database", sqlite_database).code == 0
+
+
+def test_migrate_sql_prints_statements_and_runs_none(run, sqlite_database):
+    """`--sql` shows what would be run and leaves the database alone."""
+    ran = run("migrate", "--database", sqlite_database, "--sql")
+
+    assert ran.code == 0
+    assert "CREATE TABLE tokenbudget_usage" in ran.out
+    assert run("verify", "--database", sqlite_database).code == 2
+
+
+def test_verify_adds_up_good_books(run, write, sqlite_database):
+    """Good books end with 0, and the sums are those of the rows."""
+    for cost in (75, 25):
+        write(cost_pico=cost)
+    write(cost_pico=7, account=None, key_id=None)
+
+    ran = run("verify", "--database", sqlite_database)
+    result = run("verify", "--database", sqlite_database, "--json").json
+
+    assert ran.code == 0
+    assert "The books agree." in ran.out
+    assert result["verified"] is True
+    assert (result["rows"], result["tokens"], result["cost_pico"]) == (3, 45, 107)
+    assert (result["ledger_pico"], result["balance_pico"], result["unowned_pico"]) == (100, -100, 7)
+
+
+@pytest.mark.parametrize("tamper", [update(usage).values(cost_pico=1), delete(ledger)])
+def test_verify_finds_tampered_books(run, write, engine, sqlite_database, tamper):
+    """A changed row and a missing entry end with 1 and a line that names the account."""
+    write()
+    with engine.begin() as connection:
+        connection.execute(tamper)
+
+    ran = run("verify", "--database", sqlite_database)
+    result = run("verify", "--database", sqlite_database, "--json").json
+
+    assert ran.code == 1
+    assert "NOT agree" in ran.out
+    assert "key:k1" in ran.out
+    assert result["verified"] is False
+    assert result["differences"][0]["account"] == "key:k1"
+
+
+@pytest.fixture
+def traffic(write):
+    """
+    Three days of usage of two keys and two models.
+    """
+    write(created_at_us=START, cost_pico=10**12, key_id="k1", request_model="gpt-4o")
+    write(created_at_us=START + DAY - 1, cost_pico=1, key_id="k2", response_model="gpt-4o-2024-08-06")
+    write(created_at_us=START + DAY, cost_pico=5, key_id="k2", request_model="gpt-4o")
+    write(created_at_us=START + 2 * DAY, decision="refused", cost_pico=0, input_tokens=0, output_tokens=0, key_id="k1")
+
+
+def span(run, sqlite_database, *argv):
+    since = ("--since", "2023-11-15", "--until", "2023-11-18")
+    return run("usage", "--database", sqlite_database, *since, *argv)
+
+
+def test_usage_adds_up_by_model(run, traffic, sqlite_database):
+    """Lines are named by the model that answered, else by the one that was asked for; the dearest first."""
+    result = span(run, sqlite_database, "--json").json
+
+    lines = [(line["model"], line["requests"], line["refused"], line["cost_pico"]) for line in result["lines"]]
+    assert lines == [("gpt-4o", 3, 1, 10**12 + 5), ("gpt-4o-2024-08-06", 1, 0, 1)]
+    assert result["total"] == {
+        "requests": 4,
+        "refused": 1,
+        "input_tokens": 30,
+        "output_tokens": 15,
+        "cost_pico": 10**12 + 6,
+    }
+
+
+def test_usage_adds_up_by_day(run, traffic, sqlite_database):
+    """Days begin at midnight UTC, to the microsecond, and stand in order."""
+    result = span(run, sqlite_database, "--by", "day", "--json").json
+
+    assert [(line["day"], line["requests"]) for line in result["lines"]] == [
+        ("2023-11-15", 2),
+        ("2023-11-16", 1),
+        ("2023-11-17", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--by", "key"), {"k1": 2, "k2": 2}),
+        (("--by", "key", "--key", "k2"), {"k2": 2}),
+        (("--by", "account"), {"key:k1": 4}),
+        (("--by", "route"), {None: 4}),
+    ],
+)
+def test_usage_groups_and_filters(run, traffic, sqlite_database, argv, expected):
+    """Every grouping has its lines, and `--key` leaves the others out."""
+    result = span(run, sqlite_database, *argv, "--json").json
+
+    group = argv[1]
+    assert {line[group]: line["requests"] for line in result["lines"]} == expected
+
+
+def test_usage_takes_moments_within_a_day(run, traffic, sqlite_database):
+    """A span may begin and end within days; its end is not included."""
+    argv = ("--since", "2023-11-15T00:00:01", "--until", "2023-11-16", "--json")
+
+    assert run("usage", "--database", sqlite_database, *argv).json["total"]["requests"] == 1
+
+
+def test_usage_reads_as_a_table(run, traffic, sqlite_database):
+    """Without --json there is a line for each, and a total with the exact money."""
+    lines = span(run, sqlite_database).out.splitlines()
+
+    assert lines[0].split() == ["model", "requests", "refused", "input", "tokens", "output", "tokens", "cost"]
+    assert lines[-1].endswith("$1.000000000006")
+
+
+def test_usage_of_nothing(run, engine, sqlite_database):
+    """Without rows it says so, and ends with 0."""
+    ran = run("usage", "--database", sqlite_database)
+
+    assert ran.code == 0
+    assert "Nothing was used" in ran.out
+
+
+def test_usage_refuses_what_is_no_date(run, engine, sqlite_database):
+    """A date that cannot be read ends with 2."""
+    ran = run("usage", "--database", sqlite_database, "--since", "yesterday")
+
+    assert ran.code == 2
+    assert "--since" in ran.err
+
+
+def test_the_books_read_the_same_on_every_database(run, database_url):
+    """Migrate, verify and usage run on SQLite, PostgreSQL and MySQL."""
+    from tokenbudget_mw.database.writer import DatabaseSink
+    from tokenbudget_mw.values import UsageRecord
+
+    assert run("migrate", "--database", database_url).code == 0
+    engine = open_engine(database_url)
+    record = UsageRecord(
+        id="a" * 32,
+        instance_id="b" * 32,
+        sequence=1,
+        created_at_us=START,
+        method="POST",
+        path="/",
+        request_model="gpt-4o",
+        account="key:k",
+        cost_pico=3,
+        input_tokens=2,
+    )
+    DatabaseSink(engine).write([record])
+    engine.dispose()
+
+    assert run("verify", "--database", database_url, "--json").json["cost_pico"] == 3
+    result = span(run, database_url, "--by", "day", "--json").json
+    assert result["lines"] == [
+        {"day": "2023-11-15", "requests": 1, "refused": 0, "input_tokens": 2, "output_tokens": 0, "cost_pico": 3}
+    ]
+    assert run("doctor", "--database", database_url).code == 0

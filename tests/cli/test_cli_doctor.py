@@ -1,0 +1,150 @@
+"""
+``doctor``: what is wrong with a setup.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tokenbudget_mw.cli import doctor
+from tokenbudget_mw.settings import Settings
+
+
+@pytest.fixture
+def healthy(run, sqlite_database, monkeypatch):
+    """
+    A migrated database and a pepper.
+    """
+    monkeypatch.setenv("TOKENBUDGET_DATABASE", sqlite_database)
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "canary-pepper")
+    assert run("migrate").code == 0
+
+
+def findings(ran, state):
+    return [finding["message"] for finding in ran.json["findings"] if finding["state"] == state]
+
+
+def test_a_healthy_setup_is_well(run, healthy):
+    """Nothing wrong ends with 0, and says what was looked at."""
+    ran = run("doctor", "--json")
+
+    assert ran.code == 0
+    assert ran.json["ok"] is True
+    assert findings(ran, "problem") == findings(ran, "warning") == []
+    assert {finding["part"] for finding in ran.json["findings"]} == {"settings", "prices", "backend", "database"}
+    assert any("sqlite" in message for message in findings(ran, "ok"))
+    assert "canary-pepper" not in ran.out
+
+
+def test_missing_tables_are_a_problem(run, sqlite_database):
+    """A database without our tables ends with 1 and names the command."""
+    ran = run("doctor", "--database", sqlite_database)
+
+    assert ran.code == 1
+    assert "tokenbudget-mw migrate" in ran.out
+    assert "PROBLEM" in ran.out
+
+
+def test_tables_without_a_version_are_a_problem(run, engine, sqlite_database):
+    """Tables that our migrations did not make have no version: a problem, not a guess."""
+    ran = run("doctor", "--database", sqlite_database, "--json")
+
+    assert ran.code == 1
+    assert any("schema is at None" in message for message in findings(ran, "problem"))
+
+
+def test_a_database_that_is_away_is_a_problem_among_others(run):
+    """A refused connection is a finding, without its password; the rest is still looked at."""
+    ran = run("doctor", "--database", "postgresql://app:canary-secret@127.0.0.1:1/x", "--json")
+
+    assert ran.code == 1
+    assert any("database cannot be used" in message for message in findings(ran, "problem"))
+    assert "canary-secret" not in ran.out + ran.err
+    assert any("memory://" in message for message in findings(ran, "ok"))
+
+
+def test_t03_models_without_a_price_are_visible(run, healthy, write, monkeypatch):
+    """Rows that were charged the ceiling or nothing are told by model; so are aliases of unpriced models."""
+    now = int(time.time() * 1_000_000)
+    monkeypatch.setenv("TOKENBUDGET_MODELS", '{"house": "nobody-knows-it", "mine": "gpt-4o"}')
+    write(request_model="mystery", price_kind="ceiling", created_at_us=now)
+    write(request_model="riddle", price_kind="unpriced", created_at_us=now)
+    write(request_model="long-gone", price_kind="ceiling", created_at_us=now - 90 * 86_400 * 1_000_000)
+
+    ran = run("doctor", "--json")
+
+    warnings = "\n".join(findings(ran, "warning"))
+    assert ran.code == 0
+    assert "'mystery'" in warnings
+    assert "charged the ceiling" in warnings
+    assert "'riddle'" in warnings
+    assert "'nobody-knows-it'" in warnings
+    assert "long-gone" not in warnings
+    assert "'gpt-4o'" not in warnings
+
+
+def test_a_tariff_of_your_own_is_a_price(run, healthy, monkeypatch):
+    """An alias whose model has a tariff is priced."""
+    monkeypatch.setenv("TOKENBUDGET_MODELS", '{"house": "nobody-knows-it"}')
+    monkeypatch.setenv(
+        "TOKENBUDGET_TARIFFS", '[{"model": "nobody-knows-it", "input": "1", "output": "2", "per": "1M tokens"}]'
+    )
+
+    assert findings(run("doctor", "--json"), "warning") == []
+
+
+def test_suspicious_settings_are_warnings(run, healthy, monkeypatch):
+    """What the settings' own lint finds is told, and does not end with 1."""
+    monkeypatch.setenv("TOKENBUDGET_WORKERS", "4")
+
+    ran = run("doctor", "--json")
+
+    assert ran.code == 0
+    assert any("workers" in message for message in findings(ran, "warning"))
+
+
+def test_keys_of_plans_that_are_gone_are_told(run, healthy, monkeypatch):
+    """Active keys whose plan does not exist are counted."""
+    run("keys", "create", "--plan", "gone")
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["1/minute"]}')
+
+    assert any("'gone'" in message for message in findings(run("doctor", "--json"), "warning"))
+
+
+def test_redis_is_asked(run, healthy, redis_db):
+    """A Redis that answers is told with its version."""
+    ran = run("doctor", "--backend", redis_db, "--json")
+
+    assert ran.code == 0
+    assert any(message.startswith("Redis ") for message in findings(ran, "ok"))
+
+
+def test_a_redis_that_is_away_is_a_problem(run, healthy):
+    """A refused connection to Redis ends with 1, without the password."""
+    ran = run("doctor", "--backend", "redis://:canary-secret@127.0.0.1:1/0", "--json")
+
+    assert ran.code == 1
+    assert any("Redis does not answer" in message for message in findings(ran, "problem"))
+    assert "canary-secret" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("info", "states"),
+    [
+        ({"redis_version": "7.2.0", "maxmemory_policy": "noeviction"}, ["ok"]),
+        ({"redis_version": "7.2.0"}, ["ok"]),
+        ({"redis_version": "5.0.14", "maxmemory_policy": "noeviction"}, ["warning"]),
+        ({"redis_version": "7.2.0", "maxmemory_policy": "allkeys-lru"}, ["ok", "problem"]),
+        ({"redis_version": "7.2.0", "maxmemory_policy": "volatile-lru"}, ["ok", "warning"]),
+    ],
+)
+def test_a_redis_that_forgets_is_found(monkeypatch, info, states):
+    """Old versions and eviction policies under which limits are forgotten are told."""
+    redis = pytest.importorskip("redis")
+    monkeypatch.setattr(redis.Redis, "info", lambda self: info)
+
+    found = list(doctor._backend(Settings.from_mapping({"backend": "redis://127.0.0.1:1/0"})))
+
+    assert [finding.state for finding in found] == states

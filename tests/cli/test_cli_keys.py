@@ -1,0 +1,146 @@
+"""
+``keys``: from a key's making to its end.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from tokenbudget_mw.cli.keys import curl
+from tokenbudget_mw.rules.identity import parse_key
+
+
+@pytest.fixture
+def keys(run, engine, sqlite_database, monkeypatch):
+    """
+    Run a `keys` action on a migrated database, with a pepper.
+    """
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "canary-pepper")
+    monkeypatch.setenv("TOKENBUDGET_DATABASE", sqlite_database)
+    return lambda *argv: run("keys", *argv)
+
+
+def test_a_key_is_shown_once(keys):
+    """Creating prints the key and a curl that uses it; listing never shows it again."""
+    made = keys("create", "--name", "mine", "--tenant", "acme", "--user", "u1")
+    key = next(word for word in made.out.split() if word.startswith("tb_live_"))
+
+    assert made.code == 0
+    assert f"Authorization: Bearer {key}" in made.out
+    listed = keys("list").out
+    assert parse_key(key).kid in listed
+    assert "acme" in listed
+    assert key not in listed
+
+
+def test_json_gives_the_key_and_its_row(keys):
+    """With --json the key and all that is stored of it are one object."""
+    made = keys("create", "--json", "--team", "t", "--project", "p", "--purpose", "batch").json
+
+    assert parse_key(made["key"]).kid == made["kid"]
+    assert (made["team"], made["project"], made["purpose"], made["status"]) == ("t", "p", "batch", "active")
+    listed = keys("list", "--json").json["keys"]
+    assert [row["kid"] for row in listed] == [made["kid"]]
+    assert "key" not in listed[0]
+
+
+def test_a_key_is_suspended_resumed_and_revoked(keys):
+    """The status follows, and what is revoked stays so."""
+    kid = keys("create", "--json").json["kid"]
+
+    assert keys("suspend", kid, "--json").json["status"] == "suspended"
+    assert keys("resume", kid, "--json").json["status"] == "active"
+    assert "revoked" in keys("revoke", kid).out
+    assert keys("resume", kid).code == 2
+    assert keys("list", "--status", "active").out.strip() == "There are no keys."
+
+
+def test_a_key_is_rotated(keys):
+    """Rotation makes a new key for the same owner, and the old one ends after the grace."""
+    old = keys("create", "--json", "--tenant", "acme").json
+
+    new = keys("rotate", old["kid"], "--grace", "2 hours", "--json").json
+
+    assert new["replaces"] == old["kid"]
+    assert new["tenant"] == "acme"
+    assert new["key"] != old["key"]
+    row = next(row for row in keys("list", "--json").json["keys"] if row["kid"] == old["kid"])
+    left = datetime.fromisoformat(row["expires_at"]).timestamp() - time.time()
+    assert 7000 < left <= 7200
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [("2090-01-31", "2090-01-31T00:00:00+00:00"), ("2090-01-31T12:00+02:00", "2090-01-31T10:00:00+00:00")],
+)
+def test_an_end_may_be_a_date(keys, when, expected):
+    """`--expires` takes ISO 8601, in UTC where no zone is named."""
+    assert keys("create", "--expires", when, "--json").json["expires_at"] == expected
+
+
+def test_an_end_may_be_a_duration(keys):
+    """`--expires` takes a duration from now."""
+    made = keys("create", "--expires", "30 days", "--json").json
+
+    left = datetime.fromisoformat(made["expires_at"]).timestamp() - time.time()
+    assert 30 * 86_400 - 60 < left <= 30 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (("create", "--expires", "someday"), "someday"),
+        (("rotate", "nobody"), "nobody"),
+        (("rotate", "nobody", "--grace", "a while"), "--grace"),
+        (("suspend", "nobody"), "nobody"),
+        (("create", "--user", "u" * 300), "user"),
+        (("create", "--purpose", "fun"), "fun"),
+    ],
+)
+def test_what_cannot_be_done_is_said(keys, argv, word):
+    """Wrong values and unknown keys end with 2 and name what was wrong."""
+    ran = keys(*argv)
+
+    assert ran.code == 2
+    assert word in ran.err
+
+
+def test_an_unknown_plan_is_refused(keys, monkeypatch):
+    """A key on a plan that does not exist would be refused at its first request: it is not made."""
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["1/minute"]}')
+
+    assert keys("create", "--plan", "fre").code == 2
+    assert keys("create", "--plan", "free").code == 0
+    assert "Known plans: free" in keys("create", "--plan", "fre").err
+
+
+def test_no_key_is_made_without_a_pepper(run, engine, sqlite_database):
+    """Without a pepper the command says how to set it."""
+    ran = run("keys", "create", "--database", sqlite_database)
+
+    assert ran.code == 2
+    assert "TOKENBUDGET_PEPPER" in ran.err
+
+
+def test_missing_tables_name_migrate(run, sqlite_database, monkeypatch):
+    """Without tables the command says what makes them."""
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "canary-pepper")
+
+    ran = run("keys", "create", "--database", sqlite_database)
+
+    assert ran.code == 2
+    assert "tokenbudget-mw migrate" in ran.err
+
+
+def test_the_curl_speaks_the_route_s_format(keys, monkeypatch):
+    """The ready command goes to the first route with a format, with a body of that format."""
+    monkeypatch.setenv("TOKENBUDGET_ROUTES", '[{"path": "/v1/messages", "format": "anthropic.messages"}]')
+
+    out = keys("create").out
+
+    assert "http://localhost:8000/v1/messages" in out
+    assert "claude" in out
+    assert curl("k", "http://x/", "") == ["  curl http://x/ \\", '    -H "Authorization: Bearer k"']
