@@ -17,6 +17,8 @@ import private_servers
 import pytest
 from private_servers import RedisServer, ServerMissingError
 
+pytest.register_assert_rewrite("tokenbudget_mw.testing")  # the contracts assert, and should say what they found
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
