@@ -18,7 +18,7 @@ from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.reserving import Reserved
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
-from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
+from tokenbudget_mw.rules.pricing import ROOM, estimate, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
 from tokenbudget_mw.values import Cost
 
@@ -169,7 +169,8 @@ class Call:
         reserve = self.core.settings.output_reserve
         upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
         model = self.prompt.model if self.prompt else None
-        return Request(self.id, subject, self.route, model, upper, least)
+        room = ROOM if self.prompt is None else None
+        return Request(self.id, subject, self.route, model, upper, least, room=room)
 
     def refuse(self, decision: Decision) -> Refusal:
         """

@@ -12,9 +12,9 @@ from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
-from tokenbudget_mw.rules.pricing import UNKNOWN_COST
+from tokenbudget_mw.rules.pricing import ONE_REQUEST
 from tokenbudget_mw.settings.limits import parse_limit
-from tokenbudget_mw.values import Cost, Route
+from tokenbudget_mw.values import Route
 
 if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Decision, Facts, Limit, Subject
 
 __all__ = ["EndpointLimit", "refusal_of"]
-
-ONE_REQUEST = Cost(requests=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +92,10 @@ class EndpointLimit:
 
     def _request(self, core: Core, subject: Subject) -> Request:
         call = running.get()
-        upper = least = ONE_REQUEST if call is None else UNKNOWN_COST
-        if call is not None and call.prompt is not None:
-            metered = call.request()
-            upper, least = metered.upper, metered.least
-        model = call.prompt.model if call is not None and call.prompt is not None else None
-        return Request(new_id(core.clock()), subject, Route(self.name), model, upper, least, limits=self.limits)
+        route = Route(self.name)
+        if call is None:
+            return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
+        return replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
 
     def _take(self, decision: Decision) -> None:
         if not decision.admitted:

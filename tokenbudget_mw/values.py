@@ -340,6 +340,9 @@ class Check:
         enforced: Whether a "no" refuses the request (a shadow limit's does not).
 
         on_error: What holds while the backend does not answer: ``allow``, ``deny`` or ``local``.
+
+        room: What must be left for the answer to be yes, though only *cost* is taken: for a call that will say its cost
+            later, so that a spent limit refuses it.
     """
 
     counter: str
@@ -350,6 +353,7 @@ class Check:
     cap: int
     enforced: bool = True
     on_error: OnBackendError = "local"
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class Request:
         units: Which limits take part, by unit.
 
         limits: The limits to meet, instead of those that the policy has for the subject and the route.
+
+        room: What must be left without being taken; see `Check.room`.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Request:
     least: Cost
     units: frozenset[Unit] = ALL_UNITS
     limits: tuple[Limit, ...] | None = None
+    room: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Admission:
         if not limits:
             return None
         bound = self.policy.bind(
-            limits, request.subject, request.route, request.model, request.upper, request.least, now
+            limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
         if not bound:
             return None
@@ -122,7 +125,7 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     Turn the backend's *reply* to *plan* into a decision.
     """
     pairs = zip(plan.limits, plan.ask.checks, reply.states, strict=True)
-    tallies = tuple([Tally(limit, state, check.cost) for limit, check, state in pairs])
+    tallies = tuple([Tally(limit, state, max(check.cost, check.room)) for limit, check, state in pairs])
     if not reply.admitted:
         return _refuse(tallies, plan.ask.checks, degraded=reply.degraded)
     return Decision(

@@ -144,6 +144,7 @@ class Policy:
         upper: Cost,
         least: Cost,
         now: float,
+        room: Cost | None = None,
     ) -> tuple[tuple[Limit, Check], ...]:
         """
         Turn *limits* into checks.
@@ -165,23 +166,34 @@ class Policy:
             least: What it costs in any case.
 
             now: Epoch seconds.
+
+            room: What must be left without being taken; see `Check.room`.
         """
         bound = []
         for limit in limits:
-            cost = upper.of(limit.unit)
+            unit = limit.unit
+            cost = upper.of(unit)
             counter = self._counter(limit.per, subject, route, model)
             if counter is None:
                 continue
             cap = limit.amount
             if cost > cap:
                 # 1 at least: an amount of 0 blocks whatever is not free
-                cost = min(cost, max(cap, least.of(limit.unit), 1))
+                cost = min(cost, max(cap, least.of(unit), 1))
             known = self._bounds.get(id(limit)) or self._bind(limit)
             params = known.params
             if params is None:
                 params = self._period(known.period, now)
             check = Check(
-                counter, known.window, limit.algorithm, params, cost, cap, known.enforced, limit.on_backend_error
+                counter,
+                known.window,
+                limit.algorithm,
+                params,
+                cost,
+                cap,
+                known.enforced,
+                limit.on_backend_error,
+                0 if room is None else room.of(unit),
             )
             bound.append((limit, check))
         return tuple(bound)

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.values import Prompt, Subject
 
-__all__ = ["Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
+__all__ = ["ONE_REQUEST", "ROOM", "Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
 
 LAST_MOMENT = 253_402_300_800.0
 """The year 10,000, which no database's timestamps reach."""
 
-UNKNOWN_COST = Cost(requests=1, input_tokens=1, output_tokens=1, money_nano=1, concurrent=1)
-"""A call whose handler will say what it used: one of each, so that a spent budget refuses it, settled to the truth."""
+ONE_REQUEST = Cost(requests=1, concurrent=1)
+"""A call whose handler will say what it used."""
+
+ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
+"""What such a call must find left: one of each, so that a spent budget refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
         UnpricedModelError: The model has no price, and the settings deny such calls.
     """
     if prompt is None:
-        return UNKNOWN_COST, UNKNOWN_COST
+        return ONE_REQUEST, ONE_REQUEST
     price = tariffs.quote(
         prompt.model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window
     ).price

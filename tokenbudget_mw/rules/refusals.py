@@ -73,7 +73,9 @@ def decision_of_error(error: TokenBudgetError) -> Decision:
     Turn an error of admission (credentials, payload, price) into the decision that refuses the request.
     """
     if isinstance(error, CredentialError):
-        return Decision(admitted=False, code=error.code, status=error.status, message=str(error))
+        # the key table is away, not the key wrong: worth another try
+        wait = 1.0 if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        return Decision(admitted=False, code=error.code, status=error.status, message=str(error), retry_after=wait)
     if isinstance(error, PayloadError):
         return Decision(admitted=False, code="invalid_body", status=error.status, message=str(error))
     if isinstance(error, UnpricedModelError):
