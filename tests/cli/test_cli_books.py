@@ -42,6 +42,9 @@ def test_verify_adds_up_good_books(run, write, sqlite_database):
     for cost in (75, 25):
         write(cost_pico=cost)
     write(cost_pico=7, account=None, key_id=None)
+    nothing = {"decision": "refused", "cost_pico": 0, "input_tokens": 0, "output_tokens": 0}
+    write(**nothing, limit_name="tokens-minute", status=429)
+    write(**nothing, status=400)
 
     ran = run("verify", "--database", sqlite_database)
     result = run("verify", "--database", sqlite_database, "--json").json
@@ -49,7 +52,8 @@ def test_verify_adds_up_good_books(run, write, sqlite_database):
     assert ran.code == 0
     assert "The books agree." in ran.out
     assert result["verified"] is True
-    assert (result["rows"], result["tokens"], result["cost_pico"]) == (3, 45, 107)
+    assert (result["rows"], result["tokens"], result["cost_pico"]) == (5, 45, 107)
+    assert (result["admitted"], result["refused"]) == (3, {"tokens-minute": 1, "status 400": 1})
     assert (result["ledger_pico"], result["balance_pico"], result["unowned_pico"]) == (100, -100, 7)
 
 

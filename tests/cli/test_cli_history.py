@@ -173,8 +173,7 @@ def test_a_refusal_s_names_are_read_from_its_body():
     assert refused_by(b'{"violated-policies": [], "error": {"code": "unpriced_model"}}') == ["unpriced_model"]
 
 
-def test_latency_is_the_difference_of_percentiles():
-    """What the bare app takes is taken off, and never makes it negative."""
-    assert percentiles([5000] * 99 + [9000], [2000] * 100) == {"p50": 3.0, "p99": 7.0}
-    assert percentiles([1000], [2000]) == {"p50": 0.0, "p99": 0.0}
+def test_latency_is_what_is_added_to_the_bare_median():
+    """What the bare app usually takes is taken off; its own slow ones do not flatter the middleware."""
+    assert percentiles([5000] * 99 + [9000], [2000] * 98 + [50_000] * 2) == {"p50": 3.0, "p99": 7.0}
     assert percentiles([], []) == {"p50": 0.0, "p99": 0.0}

@@ -216,6 +216,35 @@ def test_a_broken_limit_ends_with_1(run, steady, monkeypatch):
     assert "BROKEN" in ran.out
 
 
+def test_t16_a_backend_that_is_away_ends_with_1(run, tmp_path):
+    """What was decided by a fallback is no answer about the limits: it is told, and the command ends with 1."""
+    path = trace(tmp_path, [(float(at), 100, 10, {}) for at in range(3)])
+
+    ran = run("replay", path, "--limit", "1M tokens/minute", "--backend", "redis://127.0.0.1:1/0", "--json")
+
+    assert ran.code == 1
+    assert ran.json["degraded"] == 3
+
+
+def test_settings_that_make_the_path_something_else_are_refused(run, steady, tmp_path):
+    """A route that reads the replay's path in another format would count nonsense."""
+    config = tmp_path / "budget.json"
+    config.write_text(json.dumps({"routes": [{"path": "/v1/chat/completions", "format": "anthropic.messages"}]}))
+
+    ran = run("replay", steady, "--config", config)
+
+    assert ran.code == 2
+    assert "another format" in ran.err
+
+
+def test_limits_of_one_name_are_told_apart(run, steady):
+    """Two limits that would have the same name get two."""
+    result = run("replay", steady, "--limit", "9/minute; 50/minute per tenant", "--limit", "9/minute per key", "--json")
+
+    assert result.code == 0
+    assert result.json["refused"]["requests-minute"] == 120 - result.json["admitted"] > 90
+
+
 def test_it_reads_as_text(run, steady):
     """Without --json the same is told in lines: limits, hours, money, books."""
     out = run("replay", steady, "--limit", "11k tokens/minute per key").out

@@ -8,45 +8,27 @@ its usage ends in a database, whose books are proved. The trace's formats are th
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, table
-from tokenbudget_mw.units import format_usd
+from tokenbudget_mw.cli.context import BadUseError, add_json
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from sqlalchemy import Engine
-
     from tokenbudget_mw.cli.context import Context
-    from tokenbudget_mw.cli.replaying.drive import Drive, Flight, Plan
-    from tokenbudget_mw.cli.replaying.history import History
-    from tokenbudget_mw.cli.replaying.tallies import Tallies
-    from tokenbudget_mw.cli.replaying.traces import Traced
-    from tokenbudget_mw.core import Core
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Facts, Subject
+    from tokenbudget_mw.values import Facts, Limit, Subject
 
 __all__ = ["add_arguments", "run"]
 
-BARE_SAMPLE = 2_000
-"""Requests that are also sent through the bare app, to know what the drive itself takes."""
-
-EVERY = 2_000
-"""Requests after which the replay waits for the database, so that no record finds the spool full."""
-
 LEAST_DEADLINE = 5.0
 """Seconds that the backend gets at least: a replay measures limits, not this machine's pauses."""
-
-FLUSH_TIMEOUT = 120.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -77,51 +59,21 @@ def run(context: Context) -> int:
     Run the command.
     """
     from tokenbudget_mw.cli.replaying.books import open_books
+    from tokenbudget_mw.cli.replaying.drive import Plan
+    from tokenbudget_mw.cli.replaying.journey import replay
+    from tokenbudget_mw.cli.replaying.report import lines_of, result_of
     from tokenbudget_mw.cli.replaying.traces import read_trace
 
     args = context.args
     _check(args)
     trace = read_trace(args.trace)
-    run_id = uuid4().hex[:8]
-    settings = _settings(context, run_id)
+    name = f"replay-{uuid4().hex[:8]}"
+    settings = _settings(context, name)
+    plan = Plan(args.model, args.keys, f"{name}-", args.token_ms / 1000, args.max_tokens)
     with open_books(args.database) as engine:
-        outcome = asyncio.run(_replay(args, settings, trace, engine, f"replay-{run_id}-"))
-    result = _result(outcome)
-    context.emit(result, _lines(result))
-    return 0 if result["verified"] and result["limits_held"] else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """
-    What a replay came to.
-
-    Attributes:
-        tallies: Its own sums.
-
-        history: Its own windows.
-
-        database: What the database holds of it.
-
-        is_proved: Whether the books of the database agree.
-
-        dropped: Records that were lost.
-
-        latency_us: What the middleware added, in microseconds.
-
-        seconds: Real time of the drive.
-
-        cpu_seconds: Processor time of the drive.
-    """
-
-    tallies: Tallies
-    history: History
-    database: dict[str, int]
-    is_proved: bool
-    dropped: int
-    latency_us: dict[str, float]
-    seconds: float
-    cpu_seconds: float
+        result = result_of(asyncio.run(replay(settings, trace, engine, plan)))
+    context.emit(result, lines_of(result))
+    return 0 if result["verified"] and result["limits_held"] and not result["degraded"] else 1
 
 
 def _check(args: Namespace) -> None:
@@ -136,12 +88,13 @@ def _check(args: Namespace) -> None:
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def _settings(context: Context, run_id: str) -> Settings:
+def _settings(context: Context, name: str) -> Settings:
     """
     Return the settings whose limits are tried, changed so that the trace reaches them, and nothing else is reached:
     neither the app's own backend nor its database is used unless an argument names them.
     """
-    from tokenbudget_mw.cli.replaying.drive import PATH
+    from tokenbudget_mw.cli.replaying.drive import FORMAT, PATH
+    from tokenbudget_mw.rules.routes import RouteTable
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.values import Route
 
@@ -149,12 +102,16 @@ def _settings(context: Context, run_id: str) -> Settings:
     base = context.settings() if args.config or context.host else Settings.from_mapping({})
     if args.plan is not None and args.plan not in base.plans:
         raise BadUseError(f"--plan: unknown plan {args.plan!r}. Known plans: {', '.join(base.plans) or 'none'}.")
+    routes = (*base.routes, Route(PATH, format=FORMAT))
+    route = RouteTable(routes).match("POST", PATH)
+    if route is None or route.format != FORMAT:
+        raise BadUseError(f"A replay sends {FORMAT} to {PATH}, and the settings' route there is of another format.")
     return base.replace(
         backend=args.backend,
         database=args.database,
         database_alias=None,
-        identify=partial(_identify, plan=args.plan, group=f"replay-{run_id}"),
-        routes=(*base.routes, Route(PATH, format="openai.chat")),
+        identify=partial(_identify, plan=args.plan, group=name),
+        routes=routes,
         exempt=(),
         limits=(*base.limits, *_more_limits(args.limit, base)),
         deadline=max(base.deadline, LEAST_DEADLINE),
@@ -164,18 +121,17 @@ def _settings(context: Context, run_id: str) -> Settings:
     )
 
 
-def _more_limits(texts: Sequence[str], base: Settings) -> list[Any]:
+def _more_limits(texts: Sequence[str], base: Settings) -> list[Limit]:
     from tokenbudget_mw.settings import parse_limit
     from tokenbudget_mw.settings.limits import split_limits
 
-    parts = [part for text in texts for part in split_limits(text)]
-    limits = [parse_limit(part, path=f"--limit[{at}]", rates=base.rates) for at, part in enumerate(parts)]
     taken = {limit.name for limit in (*base.limits, *(one for plan in base.plans.values() for one in plan.limits))}
     found = []
-    for at, limit in enumerate(limits):
-        name = f"{limit.name}-{at + 1}" if limit.name in taken else limit.name
+    for part in [part for text in texts for part in split_limits(text)]:
+        limit = parse_limit(part, path="--limit", rates=base.rates)
+        name = limit.name if limit.name not in taken else f"{limit.name}-{len(taken)}"
         taken.add(name)
-        found.append(parse_limit({"limit": parts[at], "name": name}, rates=base.rates))
+        found.append(replace(limit, name=name))
     return found
 
 
@@ -188,153 +144,3 @@ def _identify(facts: Facts, *, plan: str | None, group: str) -> Subject | None:
 
     key = facts.header(KEY_HEADER)
     return None if key is None else Subject(key, user=key, team=group, project=group, tenant=group, plan=plan)
-
-
-# -- the drive --------------------------------------------------------------------------------------------------------
-
-
-async def _replay(args: Namespace, settings: Settings, trace: Sequence[Traced], engine: Engine, prefix: str) -> Outcome:
-    from tokenbudget_mw.asgi import ASGIMiddleware
-    from tokenbudget_mw.cli.replaying.books import written
-    from tokenbudget_mw.cli.replaying.drive import Clock, Drive, Plan
-    from tokenbudget_mw.cli.replaying.history import History
-    from tokenbudget_mw.cli.replaying.provider import bare, witnessed
-    from tokenbudget_mw.cli.replaying.tallies import Tallies, percentiles
-    from tokenbudget_mw.database.books import verify
-    from tokenbudget_mw.wiring import wire
-
-    clock = Clock(trace[0].at)
-    plan = Plan(args.model, args.keys, prefix, args.token_ms / 1000, args.max_tokens)
-    bare_ns = await _bare_times(Drive, bare, trace[:BARE_SAMPLE], plan)
-    core = wire(settings, clock=clock, engine=engine)
-    history, tallies = History(), Tallies(partial(_price, core))
-    drive = Drive(ASGIMiddleware(witnessed(history), core), clock, plan, tallies.add)
-    started, cpu = time.perf_counter(), time.process_time()
-    try:
-        await _send_all(drive, trace, core)
-        is_flushed = await asyncio.to_thread(core.flush, FLUSH_TIMEOUT)
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-        return Outcome(
-            tallies=tallies,
-            history=history,
-            database=written(engine, core.spool.instance_id),
-            is_proved=is_flushed and verify(engine).verified,
-            dropped=core.spool.dropped,
-            latency_us=percentiles(tallies.busy_ns, bare_ns),
-            seconds=round(seconds, 2),
-            cpu_seconds=round(cpu_seconds, 2),
-        )
-    finally:
-        core.close()
-        await core.async_guard.backend.aclose()
-
-
-async def _bare_times(drive: type[Drive], app: Any, trace: Sequence[Traced], plan: Plan) -> list[int]:
-    from tokenbudget_mw.cli.replaying.drive import Clock
-
-    times: list[int] = []
-    on_end: Callable[[Flight], None] = lambda flight: times.append(flight.busy_ns)  # noqa: E731 - typed by its target
-    bare = drive(app, Clock(trace[0].at), plan, on_end)
-    for traced in trace:
-        await bare.arrive(traced)
-    await bare.end_until(float("inf"))
-    return times
-
-
-async def _send_all(drive: Drive, trace: Sequence[Traced], core: Core) -> None:
-    is_shown = sys.stderr.isatty()
-    for number, traced in enumerate(trace, 1):
-        await drive.arrive(traced)
-        if number % EVERY == 0:
-            await asyncio.to_thread(core.flush, FLUSH_TIMEOUT)
-            if is_shown:
-                print(f"\r{number:,} of {len(trace):,} requests", end="", file=sys.stderr, flush=True)
-    await drive.end_until(float("inf"))
-    if is_shown:
-        print("\r", end="", file=sys.stderr)
-
-
-def _price(core: Core, flight: Flight) -> int:
-    from tokenbudget_mw.rules.tariffs import cost_pico
-
-    price = core.tariffs.quote(flight.model, at=flight.traced.at).price
-    return 0 if price is None else cost_pico(price, flight.usage)
-
-
-# -- the result -------------------------------------------------------------------------------------------------------
-
-
-def _result(outcome: Outcome) -> dict[str, Any]:
-    tallies, database = outcome.tallies, outcome.database
-    mine = {
-        "rows": tallies.admitted + tallies.refusals,
-        "input_tokens": tallies.input_tokens,
-        "output_tokens": tallies.output_tokens,
-        "cost_pico": tallies.cost_pico,
-    }
-    worst = outcome.history.worst
-    return {
-        "requests": tallies.admitted + tallies.refusals,
-        "admitted": tallies.admitted,
-        "refused": dict(tallies.refused),
-        "would_refuse": dict(tallies.would_refuse),
-        "tokens": tallies.input_tokens + tallies.output_tokens,
-        "input_tokens": tallies.input_tokens,
-        "output_tokens": tallies.output_tokens,
-        "cost_pico": tallies.cost_pico,
-        "rows": database["rows"],
-        "verified": outcome.is_proved and outcome.dropped == 0 and mine == database,
-        "latency_us": outcome.latency_us,
-        "database": database,
-        "worst_window": {
-            name: {"key": found.key, "tokens": found.tokens, "cap": found.cap, "at": found.at}
-            for name, found in worst.items()
-        },
-        "limits_held": all(found.tokens <= found.cap for found in worst.values()),
-        "hours": [
-            {"hour": name, "admitted": hour.admitted, "refused": dict(hour.refused)}
-            for name, hour in sorted(tallies.hours.items())
-        ],
-        "seconds": outcome.seconds,
-        "cpu_seconds": outcome.cpu_seconds,
-    }
-
-
-def _lines(result: dict[str, Any]) -> list[str]:
-    names = sorted(result["refused"])
-    hours = [
-        (hour["hour"], hour["admitted"], *(hour["refused"].get(name, 0) for name in names)) for hour in result["hours"]
-    ]
-    database = result["database"]
-    lines = [
-        (
-            f"{result['requests']:,} requests: {result['admitted']:,} admitted, "
-            f"{result['requests'] - result['admitted']:,} refused"
-        ),
-        *(f"  {count:,} refused by '{name}'" for name, count in sorted(result["refused"].items())),
-        *(
-            f"  {count:,} would be refused by '{name}' (shadow)"
-            for name, count in sorted(result["would_refuse"].items())
-        ),
-        "",
-        *table(("hour", "admitted", *names), hours),
-        "",
-        (
-            f"used      {result['input_tokens']:,} input and {result['output_tokens']:,} output tokens, "
-            f"{format_usd(result['cost_pico'])}"
-        ),
-        (
-            f"database  {database['input_tokens']:,} input and {database['output_tokens']:,} output tokens, "
-            f"{format_usd(database['cost_pico'])}, on {database['rows']:,} rows"
-        ),
-        f"books     {'agree' if result['verified'] else 'do NOT agree'}",
-    ]
-    for name, worst in result["worst_window"].items():
-        verdict = "" if worst["tokens"] <= worst["cap"] else ": BROKEN"
-        lines.append(f"fullest   '{name}': {worst['tokens']:,} of {worst['cap']:,} tokens, by {worst['key']}{verdict}")
-    latency = result["latency_us"]
-    lines.append(
-        f"time      {latency['p50']} us added to a request (p99 {latency['p99']} us); {result['seconds']} s in all, "
-        f"{result['cpu_seconds']} s of them CPU"
-    )
-    return lines

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from tokenbudget_mw.cli.context import add_json, add_source
 from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.database.books import BooksReport
 
@@ -34,12 +37,36 @@ def run(context: Context) -> int:
 
     with context.database() as engine:
         report = verify(engine)
-    context.emit(_result(report), _lines(report))
+        refused = _refused(engine)
+    context.emit(_result(report, refused), _lines(report))
     return 0 if report.verified else 1
 
 
-def _result(report: BooksReport) -> dict[str, Any]:
+def _refused(engine: Engine) -> dict[str, int]:
+    """
+    Count the rows of refused requests by the limit that refused them, or by their status where none did.
+    """
+    from sqlalchemy import func, select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.tables import usage
+
+    wanted = (
+        select(usage.c.limit_name, usage.c.status, func.count())
+        .where(usage.c.decision == "refused")
+        .group_by(usage.c.limit_name, usage.c.status)
+    )
+    counts: Counter[str] = Counter()
+    with reader(engine).connect() as connection:
+        for limit, status, count in connection.execute(wanted):
+            counts[limit or f"status {status}"] += count
+    return dict(counts)
+
+
+def _result(report: BooksReport, refused: dict[str, int]) -> dict[str, Any]:
     return {
+        "admitted": report.rows - sum(refused.values()),
+        "refused": refused,
         "rows": report.rows,
         "tokens": report.tokens["input_tokens"] + report.tokens["output_tokens"],
         **report.tokens,

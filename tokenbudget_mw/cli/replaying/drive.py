@@ -21,9 +21,10 @@ from tokenbudget_mw.cli.replaying.prompts import body_of
 from tokenbudget_mw.cli.replaying.traces import Traced
 from tokenbudget_mw.values import Usage
 
-__all__ = ["FLIGHT", "KEY_HEADER", "PATH", "Clock", "Drive", "Flight", "Plan"]
+__all__ = ["FLIGHT", "FORMAT", "KEY_HEADER", "PATH", "Clock", "Drive", "Flight", "Plan"]
 
 PATH = "/v1/chat/completions"
+FORMAT = "openai.chat"
 KEY_HEADER = "x-replay-key"
 
 Message = MutableMapping[str, Any]
@@ -121,6 +122,8 @@ class Flight:
 
         is_over: Whether the stack has returned.
 
+        is_degraded: Whether a fallback let it through because the backend did not answer.
+
         would_refuse: Shadow limits that would have refused it.
 
         entries: Its places in the history.
@@ -138,6 +141,7 @@ class Flight:
     response: bytes = b""
     busy_ns: int = 0
     is_over: bool = False
+    is_degraded: bool = False
     would_refuse: tuple[str, ...] = ()
     entries: list[tuple[str, Entry]] = field(default_factory=list)
     task: asyncio.Future[None] | None = None

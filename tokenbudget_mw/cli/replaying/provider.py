@@ -41,6 +41,7 @@ def witnessed(history: History) -> App:
         flight: Flight = scope[FLIGHT]
         call = current()
         if call.decision is not None:
+            flight.is_degraded = call.decision.degraded
             flight.would_refuse = call.decision.would_refuse
             flight.entries = history.admit(flight.traced.at, call.decision.tallies, call.payer, flight.model)
         await bare(scope, receive, send)
