@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from sqlalchemy import create_engine, inspect, text
-
 from private_servers import ServerMissingError, find_program
+from sqlalchemy import create_engine, inspect, text
 
 if TYPE_CHECKING:
     from private_servers import RedisServer
