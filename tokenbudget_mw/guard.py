@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.rules.admission import decide, settlement_of
+from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.rules.admission import decide, settlement_of, without_backend
 from tokenbudget_mw.values import Decision
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class Guard:
         plan = self.admission.plan(request, now)
         if plan is None:
             return UNLIMITED
-        return decide(plan, self.backend.reserve(plan.ask, now), now=now)
+        try:
+            reply = self.backend.reserve(plan.ask, now)
+        except BackendUnavailableError:
+            return without_backend(plan)
+        return decide(plan, reply, now=now)
 
     def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """
@@ -73,7 +78,11 @@ class AsyncGuard:
         plan = self.admission.plan(request, now)
         if plan is None:
             return UNLIMITED
-        return decide(plan, await self.backend.reserve(plan.ask, now), now=now)
+        try:
+            reply = await self.backend.reserve(plan.ask, now)
+        except BackendUnavailableError:
+            return without_backend(plan)
+        return decide(plan, reply, now=now)
 
     async def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from tokenbudget_mw.rules.admission import METERED_UNITS, Admission, Plan, Request, decide, settlement_of
+from tokenbudget_mw.rules.admission import (
+    METERED_UNITS,
+    Admission,
+    Plan,
+    Request,
+    decide,
+    settlement_of,
+    without_backend,
+)
 from tokenbudget_mw.rules.policy import Plan as LimitPlan
 from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.values import Ask, CheckState, Cost, Limit, Reply, Subject, Window
@@ -128,3 +136,22 @@ def test_backend_away_and_denied_is_503() -> None:
     decision = decide(plan, Reply(False, (CheckState(fits=False, remaining=0),), degraded=True), now=0.0)
 
     assert (decision.status, decision.code, decision.retry_after) == (503, "backend", 1.0)
+
+
+def test_no_answer_at_all() -> None:
+    """Where nothing answers, only limits that all say ``allow`` let a request pass, and it holds nothing."""
+    plan = planned()
+    allowing = replace(plan, limits=tuple(replace(limit, on_backend_error="allow") for limit in plan.limits))
+
+    strict, lenient = without_backend(plan), without_backend(allowing)
+
+    assert (strict.admitted, strict.status, strict.code) == (False, 503, "backend")
+    assert (lenient.admitted, lenient.degraded, lenient.reservation) == (True, True, None)
+
+
+def test_room_is_told_as_what_was_needed() -> None:
+    """A call that says its cost later is told what it needed, not that it needed nothing."""
+    plan = planned(replace(ASKED, upper=Cost(1, concurrent=1), room=Cost(1, 1, 1, 1)))
+    reply = reply_to(plan, tokens=CheckState(fits=False, remaining=0, retry_after=9.0))
+
+    assert "2 tokens needed" in decide(plan, reply, now=0.0).message

@@ -189,7 +189,8 @@ class MemoryBackend:
                 counter = counters.get((tag, name))
             state = counter.windows.get(check.window, EMPTY) if counter is not None else EMPTY
             slot, used = PEEK[check.algorithm](state, check.params, moment)
-            fitted = used + cost <= check.cap or not cost
+            need = cost if cost > check.room else check.room  # noqa: FURB136 - max() costs more than all of this
+            fitted = used + need <= check.cap or not need
             if fitted:
                 pass
             elif check.enforced:
@@ -283,10 +284,10 @@ def _state(look: _Look, moment: int, real: int) -> CheckState:
     reset = (algorithm.empty_at(state, check.params, moment) - real) / 1_000_000
     if fitted:
         wait: float | None = 0.0
-    elif check.cost > check.cap:
+    elif (need := max(check.cost, check.room)) > check.cap:
         wait = None
     else:
-        excess = used + check.cost - check.cap
+        excess = used + need - check.cap
         wait = (algorithm.frees_at(state, check.params, excess, moment) - real) / 1_000_000
     return CheckState(fitted, max(check.cap - used, 0), reset, wait, -1)
 

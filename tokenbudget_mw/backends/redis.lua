@@ -20,7 +20,8 @@ local function is_whole(n)
 end
 
 for _, check in ipairs(checks) do
-  if not (is_whole(check.cost) and is_whole(check.cap or check.actual) and is_whole(check.slot or 0)) then
+  local is_sound = is_whole(check.cost) and is_whole(check.need or 0)
+  if not (is_sound and is_whole(check.cap or check.actual) and is_whole(check.slot or 0)) then
     return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
   end
   if not ALGORITHMS[check.algorithm] then
@@ -150,8 +151,8 @@ local function answer(counter, check, used, fitted, slot)
   local wait = 0
   if not fitted then
     wait = -1
-    if check.cost <= check.cap then
-      wait = algorithm.frees_at(state, check.params, used + check.cost - check.cap, counter.moment) - now
+    if check.need <= check.cap then
+      wait = algorithm.frees_at(state, check.params, used + check.need - check.cap, counter.moment) - now
     end
   end
   local reset = algorithm.empty_at(state, check.params, counter.moment) - now
@@ -178,7 +179,7 @@ local function repeated(counters)
       end
     end
     local _, used = ALGORITHMS[check.algorithm].peek(counter.states[check.window], check.params, counter.moment)
-    local fitted = charged >= 0 or check.cost == 0 or used + check.cost <= check.cap
+    local fitted = charged >= 0 or check.need == 0 or used + check.need <= check.cap
     states[i] = answer(counter, check, used, fitted, charged)
   end
   return {1, states}
@@ -189,7 +190,7 @@ local function reserve(counters, is_charged)
   for i, check in ipairs(checks) do
     local counter = counters[check.key]
     local slot, used = ALGORITHMS[check.algorithm].peek(counter.states[check.window], check.params, counter.moment)
-    local fitted = check.cost == 0 or used + check.cost <= check.cap
+    local fitted = check.need == 0 or used + check.need <= check.cap
     looks[i] = {slot, used, fitted}
     admitted = admitted and (fitted or not check.enforced)
     shadowed = shadowed and (fitted or check.enforced)

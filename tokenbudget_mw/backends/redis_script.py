@@ -133,6 +133,7 @@ def _ask_call(op: str, ask: Ask, now_us: int) -> Call:
             "algorithm": check.algorithm,
             "params": check.params,
             "cost": _whole(check.cost, check.window),
+            "need": _whole(max(check.cost, check.room), check.window),
             "cap": _whole(check.cap, check.window),
             "enforced": check.enforced,
         }

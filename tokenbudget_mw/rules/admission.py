@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.policy import Policy
     from tokenbudget_mw.values import Check, Limit, Route, Subject, Unit
 
-__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of"]
+__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of", "without_backend"]
 
 METERED_UNITS: frozenset[Unit] = frozenset({"tokens", "input_tokens", "output_tokens", "money"})
 """What a model call takes, beside the request that carries it."""
@@ -137,6 +137,27 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     )
 
 
+def without_backend(plan: Plan) -> Decision:
+    """
+    Decide on *plan* when nothing could answer it: admitted, holding nothing, if every enforced limit says ``allow``.
+    """
+    strict = [limit for limit in plan.limits if limit.mode == "enforce" and limit.on_backend_error != "allow"]
+    return _unchecked(tuple([limit.name for limit in strict])) if strict else Decision(admitted=True, degraded=True)
+
+
+def _unchecked(names: tuple[str, ...], tallies: tuple[Tally, ...] = ()) -> Decision:
+    return Decision(
+        admitted=False,
+        code="backend",
+        status=503,
+        message="The limits of this request cannot be checked right now. Try again in a moment.",
+        tallies=tallies,
+        refused_by=names,
+        retry_after=1.0,
+        degraded=True,
+    )
+
+
 def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
     checks, limits = plan.ask.checks, plan.limits
     held = [at for at, state in enumerate(reply.states) if state.slot >= 0]
@@ -153,16 +174,7 @@ def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
 def _refuse(tallies: tuple[Tally, ...], checks: tuple[Check, ...], *, degraded: bool) -> Decision:
     refusing = [tally for tally, check in zip(tallies, checks, strict=True) if check.enforced and not tally.state.fits]
     if degraded and any(tally.limit.on_backend_error == "deny" for tally in refusing):
-        return Decision(
-            admitted=False,
-            code="backend",
-            status=503,
-            message="The limits of this request cannot be checked right now. Try again in a moment.",
-            tallies=tallies,
-            refused_by=tuple([tally.limit.name for tally in refusing]),
-            retry_after=1.0,
-            degraded=True,
-        )
+        return _unchecked(tuple([tally.limit.name for tally in refusing]), tallies)
     waits = [tally.state.retry_after for tally in refusing]
     return Decision(
         admitted=False,

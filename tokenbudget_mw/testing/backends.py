@@ -47,11 +47,12 @@ def check(
     counter: str = "key=k1",
     enforced: bool = True,
     on_error: Any = "local",
+    room: int = 0,
 ) -> Check:
     """
     Make a check; by default one token of ten a minute.
     """
-    return Check(counter, window, algorithm, params, cost, cap, enforced, on_error)
+    return Check(counter, window, algorithm, params, cost, cap, enforced, on_error, room)
 
 
 def in_flight(cap: int = 10, **options: Any) -> Check:
@@ -184,6 +185,24 @@ class BackendContract:
         assert backend.reserve(ask(check(0, 10)), START).admitted
         assert not backend.reserve(ask(check(1, 0)), START).admitted
         assert backend.reserve(ask(), START).admitted
+
+    def test_room_is_needed_and_not_taken(self, backend: Backend) -> None:
+        """
+        A check for room takes its cost alone, is refused by a spent limit, and waits for the room to be there.
+        """
+        asking = check(0, 10, room=1)
+        full = ask(check(10, 10))
+
+        free = backend.reserve(ask(asking), START)
+        taken = backend.reserve(full, START)
+        spent = backend.reserve(ask(asking), START)
+
+        assert (free.admitted, free.states[0].remaining) == (True, 10)
+        assert taken.admitted
+        assert not spent.admitted
+        wait = spent.states[0].retry_after
+        assert wait is not None
+        assert backend.reserve(ask(asking), START + wait).admitted
 
     def test_t09_a_refusal_charges_nothing_anywhere(self, backend: Backend) -> None:
         """
