@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.recording import new_id
@@ -95,7 +97,7 @@ class EndpointLimit:
         route = Route(self.name)
         if call is None:
             return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
-        return replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
+        return msgspec.structs.replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
 
     def _take(self, decision: Decision) -> None:
         if not decision.admitted:

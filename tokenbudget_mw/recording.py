@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from tokenbudget_mw.rules.pricing import Priced, created_of
 from tokenbudget_mw.units import nano_from_pico_ceil
@@ -27,8 +28,7 @@ LONGEST_ID = 128
 MICRO = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """
     One model call's usage and cost, inside a request.
 

@@ -7,6 +7,9 @@ A request goes once through them: `Facts` -> `Subject` -> `Prompt`, `Cost` -> `C
 Units, everywhere: tokens and requests are whole ``int``; money on a record is whole pico-dollars (``_pico``, 1e-12 USD),
 money in a limit counter whole nano-dollars (``_nano``, 1e-9 USD, rounded up); durations and moments are ``float``
 seconds (moments since the Unix epoch) unless the name ends in ``_us`` (whole microseconds).
+
+What is made at start is a frozen dataclass; what each request makes anew is a frozen struct, which is made ten times
+faster.
 """
 
 from __future__ import annotations
@@ -60,8 +63,7 @@ EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
 # -- who asks for what ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """
     What a server knows of a request before its body is read.
 
@@ -87,7 +89,7 @@ class Facts:
     client: str | None = None
     query: str = ""
     server: tuple[str, int | None] | None = None
-    raw: Any = field(default=None, repr=False, compare=False)
+    raw: Any = None
 
     def header(self, name: str) -> str | None:
         """
@@ -175,8 +177,7 @@ class Route:
     settle: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCount:
+class TokenCount(msgspec.Struct, frozen=True, gc=False):
     """
     Tokens of a text.
 
@@ -196,8 +197,7 @@ class TokenCount:
     method: str = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True, gc=False):
     """
     What a request asks of a model.
 
@@ -222,7 +222,7 @@ class Prompt:
     max_output: int | None = None
     stream: bool = False
     service_tier: str | None = None
-    batch: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
+    batch: Mapping[str, str] = EMPTY_TAGS
     choices: int = 1
 
 
@@ -283,8 +283,7 @@ class Limit:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, gc=False):
     """
     What a request takes from limits, a number a dimension.
 
@@ -318,8 +317,7 @@ class Cost:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True, gc=False):
     """
     One question to a backend: "may *counter*'s window *window* take *cost* more, below *cap*?"
 
@@ -356,8 +354,7 @@ class Check:
     room: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """
     All checks of one request, decided in one atomic step: every enforced check fits, or nothing is charged.
 
@@ -380,7 +377,7 @@ class Ask:
     lease: float = 600.0
 
 
-class CheckState(msgspec.Struct, frozen=True, gc=False):  # made thrice a request: ten times cheaper than a dataclass
+class CheckState(msgspec.Struct, frozen=True, gc=False):
     """
     A backend's answer to one `Check`.
 
@@ -420,8 +417,7 @@ class Reply(msgspec.Struct, frozen=True):
     degraded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """
     What a reservation took from one window, and where.
 
@@ -435,8 +431,7 @@ class Hold:
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """
     An admitted request's claim on its limits, until it is settled.
 
@@ -462,8 +457,7 @@ class Reservation:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """
     The truth about a reservation: each held window is moved to *actual*, at the slot that was charged.
 
@@ -480,8 +474,7 @@ class Settlement:
     actual: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True, gc=False):
     """
     One limit, as a decision saw it.
 
@@ -498,8 +491,7 @@ class Tally:
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """
     Whether a request may run, and why.
 
@@ -540,8 +532,7 @@ class Decision:
 # -- usage and money --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """
     Tokens that a model call used, in one meaning for all providers.
 
@@ -631,8 +622,7 @@ class Price:
     completion_window: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True, gc=False):
     """
     The price that applies to a call, and how sure it is.
 

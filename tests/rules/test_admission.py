@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import msgspec
+
 from tokenbudget_mw.rules.admission import (
     METERED_UNITS,
     Admission,
@@ -44,19 +46,19 @@ def test_plan_asks_every_limit_once() -> None:
     asked = dict(zip([limit.name for limit in plan.limits], [check.cost for check in plan.ask.checks], strict=True))
     # the shadow limit of 10 is asked for no more than its whole amount
     assert asked == {"requests-minute": 1, "tokens-minute": 400, "money-month": 42, "shade": 10, "concurrent": 1}
-    assert plan.ask == replace(plan.ask, id=ASKED.id, lease=30.0)
+    assert plan.ask == msgspec.structs.replace(plan.ask, id=ASKED.id, lease=30.0)
 
 
 def test_no_limits_no_question() -> None:
     """A subject that nothing limits is not asked about."""
     unlimited = Admission(Policy({}))
 
-    assert unlimited.plan(replace(ASKED, subject=Subject(key="k1")), 0.0) is None
+    assert unlimited.plan(msgspec.structs.replace(ASKED, subject=Subject(key="k1")), 0.0) is None
 
 
 def test_units_narrow_the_question() -> None:
     """A model call inside a request asks for its tokens and money, not for a second request."""
-    plan = planned(replace(ASKED, units=METERED_UNITS))
+    plan = planned(msgspec.structs.replace(ASKED, units=METERED_UNITS))
 
     assert {limit.unit for limit in plan.limits} == {"tokens", "money"}
 
@@ -141,7 +143,9 @@ def test_backend_away_and_denied_is_503() -> None:
 def test_no_answer_at_all() -> None:
     """Where nothing answers, only limits that all say ``allow`` let a request pass, and it holds nothing."""
     plan = planned()
-    allowing = replace(plan, limits=tuple(replace(limit, on_backend_error="allow") for limit in plan.limits))
+    allowing = msgspec.structs.replace(
+        plan, limits=tuple(replace(limit, on_backend_error="allow") for limit in plan.limits)
+    )
 
     strict, lenient = without_backend(plan), without_backend(allowing)
 
@@ -151,7 +155,7 @@ def test_no_answer_at_all() -> None:
 
 def test_room_is_told_as_what_was_needed() -> None:
     """A call that says its cost later is told what it needed, not that it needed nothing."""
-    plan = planned(replace(ASKED, upper=Cost(1, concurrent=1), room=Cost(1, 1, 1, 1)))
+    plan = planned(msgspec.structs.replace(ASKED, upper=Cost(1, concurrent=1), room=Cost(1, 1, 1, 1)))
     reply = reply_to(plan, tokens=CheckState(fits=False, remaining=0, retry_after=9.0))
 
     assert "2 tokens needed" in decide(plan, reply, now=0.0).message

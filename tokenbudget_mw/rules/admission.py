@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokenbudget_mw.units import format_usd
 from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally
 
@@ -27,8 +29,7 @@ ALL_UNITS: frozenset[Unit] = METERED_UNITS | {"requests", "concurrent"}
 PICO_PER_NANO = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """
     What is asked of the limits.
 
@@ -63,8 +64,7 @@ class Request:
     room: Cost | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """
     A request's question to the backend, and what it takes to read the answer.
 

@@ -4,8 +4,9 @@ What a call may cost, before it runs, and what it did cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.rules.tariffs import cost_pico, upper_pico
@@ -30,8 +31,7 @@ ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
 """What such a call must find left: one of each, so that a spent budget refuses it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """
     What a tariff depends on, beside the model.
 
@@ -48,8 +48,7 @@ class Moment:
     completion_window: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(msgspec.Struct, frozen=True, gc=False):
     """
     A cost, and the price it comes from.
 

@@ -4,9 +4,11 @@ What a call is charged when it has ended, in whatever way it ended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from tokenbudget_mw.values import Cost, Prompt, Usage
 
@@ -43,8 +45,7 @@ SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
 CLIENT_ERROR, SERVER_ERROR = 400, 500
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """
     How a response ended.
 

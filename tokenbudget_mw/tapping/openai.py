@@ -5,10 +5,10 @@ OpenAI's chat completions, completions and embeddings, and all who speak the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
 from tokenbudget_mw.tapping.base import Family

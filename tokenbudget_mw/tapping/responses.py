@@ -5,7 +5,10 @@ Usage of a response object that a handler got from a provider's SDK.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
 from tokenbudget_mw.values import Usage
@@ -144,7 +147,7 @@ def _own(part: Fields) -> Usage | None:
 
 def _fields(value: object) -> Fields | None:
     """
-    Return the fields of a mapping, a pydantic model, a dataclass or a plain object, without its private ones.
+    Return the fields of a mapping, a pydantic model, a dataclass, a struct or a plain object, without its private ones.
     """
     if isinstance(value, Mapping):
         return value
@@ -152,6 +155,8 @@ def _fields(value: object) -> Fields | None:
         return None
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
     attributes = {**getattr(value, "__dict__", {}), **(getattr(value, "__pydantic_extra__", None) or {})}
     return {name: item for name, item in attributes.items() if not name.startswith("_")} or None
 

@@ -5,10 +5,10 @@ The tap of a JSON body.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tokenbudget_mw.tapping.base import CountText, Family
 from tokenbudget_mw.tapping.text import TextMeter
