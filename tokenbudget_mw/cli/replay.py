@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,9 +128,10 @@ def _more_limits(texts: Sequence[str], base: Settings) -> list[Limit]:
     found = []
     for part in [part for text in texts for part in split_limits(text)]:
         limit = parse_limit(part, path="--limit", rates=base.rates)
-        name = limit.name if limit.name not in taken else f"{limit.name}-{len(taken)}"
-        taken.add(name)
-        found.append(replace(limit, name=name))
+        if limit.name in taken:
+            limit = parse_limit({"limit": part, "name": f"{limit.name}-{len(taken)}"}, rates=base.rates)
+        taken.add(limit.name)
+        found.append(limit)
     return found
 
 
