@@ -108,12 +108,11 @@ class _Exchange:
         running.set(self._call)
         try:
             self._iterable = self._app(self._environ, self.start_response)
+            self._iterator = iter(self._iterable)
         except BudgetExceeded as error:
-            return self._exceed(error)
+            self._iterator = self._exceed(error)
         except BaseException:
-            self._failed = True
-            self._end()
-            running.set(None)
+            self._abort()
             raise
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(self._iterable, wrapper):
@@ -122,7 +121,6 @@ class _Exchange:
             self._end()
             running.set(None)
             return self._iterable
-        self._iterator = iter(self._iterable)
         return self
 
     def _admit(self) -> Refusal | None:
@@ -182,6 +180,10 @@ class _Exchange:
             self._is_whole = True
             self._end()
             raise
+        except BudgetExceeded as error:
+            # a generator runs only now, and may be refused before it began to answer
+            self._iterator = self._exceed(error)
+            return next(self._iterator)
         except BaseException:
             self._failed = True
             raise
@@ -199,10 +201,11 @@ class _Exchange:
 
     def close(self) -> None:
         """
-        End the response, in whatever state it is. Servers call this once, always (PEP 3333).
+        End the response, in whatever state it is. Servers call this once, always (PEP 3333); twice is once.
         """
+        closing, self._iterable = self._iterable, ()
         try:
-            close = getattr(self._iterable, "close", None)
+            close = getattr(closing, "close", None)
             if close is not None:
                 close()
         finally:
@@ -221,16 +224,19 @@ class _Exchange:
         for reservation in call.held:
             self._core.guard.settle(reservation, actual)
 
-    def _exceed(self, error: BudgetExceeded) -> Iterable[bytes]:
+    def _abort(self) -> None:
+        self._failed = True
+        self._end()
+        running.set(None)
+
+    def _exceed(self, error: BudgetExceeded) -> Iterator[bytes]:
         if self._call.status is not None:
-            self._failed = True
-            self._end()
+            self._abort()
             raise error
         refusal = self._call.exceed(error.decision)
         self._is_whole = True
         self._end()
-        running.set(None)
-        return self._refuse(refusal)
+        return iter(self._refuse(refusal))
 
     def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
         line = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
@@ -251,7 +257,7 @@ class _Rejoined:
         self._head = BytesIO(head)
         self._rest = rest
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         """
         Read up to *size* bytes, all of them by default.
         """
@@ -260,10 +266,11 @@ class _Rejoined:
             return head + bytes(self._rest.read())
         return head if len(head) == size else head + bytes(self._rest.read(size - len(head)))
 
-    def readline(self, size: int = -1) -> bytes:
+    def readline(self, size: int | None = -1) -> bytes:
         """
         Read one line, of up to *size* bytes.
         """
+        size = -1 if size is None else size
         head = self._head.readline(size)
         if head.endswith(b"\n") or (size >= 0 and len(head) == size):
             return head
