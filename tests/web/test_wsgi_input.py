@@ -1,0 +1,58 @@
+"""A body whose head was read ahead reads like the body itself."""
+
+from io import BytesIO
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenbudget_mw.wsgi import _Rejoined
+
+BODIES = st.binary(max_size=60).map(lambda raw: raw.replace(b"\x00", b"\n"))
+SIZES = st.one_of(st.none(), st.integers(-1, 70))
+READS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), SIZES),
+        st.tuples(st.just("readline"), SIZES),
+        st.tuples(st.just("readlines"), st.none()),
+        st.tuples(st.just("next"), st.none()),
+    ),
+    max_size=12,
+)
+
+
+def read(source: Any, reads: list[tuple[str, int | None]]) -> list[object]:
+    """What *source* answers to *reads*."""
+    answers: list[object] = []
+    for name, size in reads:
+        if name == "next":
+            answers.append(next(iter(source), None))
+        elif name == "readlines":
+            answers.append(source.readlines())
+        else:
+            answers.append(getattr(source, name)(size))
+    return answers
+
+
+@given(body=BODIES, at=st.integers(0, 60), reads=READS)
+def test_rejoined_reads_like_the_whole(body: bytes, at: int, reads: list[tuple[str, int | None]]) -> None:
+    """Wherever the head ends, any reads give what they give of the whole body."""
+    head, rest = body[:at], body[at:]
+
+    assert read(_Rejoined(head, BytesIO(rest)), reads) == read(BytesIO(body), reads)
+
+
+def test_rejoined_does_not_touch_the_rest_early() -> None:
+    """While the head suffices the connection is not asked, where it might wait."""
+
+    class Silent:
+        def read(self, size: int = -1) -> bytes:
+            raise AssertionError("read")
+
+        readline = read
+
+    body = _Rejoined(b"one\ntwo\n", Silent())
+
+    assert body.read(2) == b"on"
+    assert body.readline() == b"e\n"
+    assert body.readline(3) == b"two"
