@@ -68,11 +68,20 @@ def test_the_first_key_comes_with_a_curl(shown):
     assert "90/90 requests" in shown.stderr
 
 
+# a shell starts background jobs with SIGINT ignored, and their children inherit that
+HEEDING = """
+import signal, sys
+from tokenbudget_mw.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stays_until_it_is_stopped(number):
     """With --serve the shown curl works after the summary, and Ctrl-C or SIGTERM ends it with 0."""
-    command = [sys.executable, "-u", "-m", "tokenbudget_mw", "demo", "--serve", "--port", "0", "--requests", "0"]
+    command = [sys.executable, "-u", "-c", HEEDING, "demo", "--serve", "--port", "0", "--requests", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         seen = []
         for line in process.stdout:

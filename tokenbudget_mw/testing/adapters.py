@@ -18,79 +18,20 @@ import json
 import socket
 import sqlite3
 import struct
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from tokenbudget_mw.testing.talk import (
+    CHAT,
+    LONGEST_WAIT,
+    MESSAGES,
+    Answered,
+    Running,
+    chat,
+    eventually,
+    usage_of,
+)
 
 __all__ = ["AdapterContract", "Answered", "Running"]
-
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
-LONGEST_WAIT = 15.0
-
-
-class Running(Protocol):
-    """
-    A server that runs.
-
-    Attributes:
-        port: Its port on the loopback address.
-
-        database: The SQLite file that its usage is written to.
-    """
-
-    port: int
-    database: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """
-    A response, read whole.
-
-    Attributes:
-        status: Its status.
-
-        headers: Lower-case names and values.
-
-        body: Its body.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-    def json(self) -> Any:
-        """
-        Return the body, parsed.
-        """
-        return json.loads(self.body)
-
-
-def chat(*, stream: bool = False, output: int = 50, include_usage: bool = True) -> dict[str, Any]:
-    """
-    Return a small chat request.
-    """
-    body: dict[str, Any] = {
-        "model": "gpt-4o",
-        "messages": [{"role": "user", "content": "one two three four"}],
-        "max_tokens": output,
-    }
-    if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": include_usage}}
-    return body
-
-
-def eventually(look: Callable[[], Any], *, seconds: float = LONGEST_WAIT) -> Any:
-    """
-    Return the first true answer of *look*, or its last, asked again and again for up to *seconds*.
-    """
-    pause, left = threading.Event(), seconds
-    while not (found := look()) and left > 0:
-        pause.wait(0.05)
-        left -= 0.05
-    return found
 
 
 class AdapterContract:
@@ -286,7 +227,7 @@ class AdapterContract:
         """
         A spent budget refuses for good, and tells SDKs not to retry.
         """
-        self.call(server, "/assistant/charge", {"charges": [_usage(1000, 1000)]}, subject="poor:poor")
+        self.call(server, "/assistant/charge", {"charges": [usage_of(1000, 1000)]}, subject="poor:poor")
 
         refused = self.call(server, "/assistant/charge", {"charges": []}, subject="poor:poor")
 
@@ -328,7 +269,7 @@ class AdapterContract:
         """
         A handler's charges are booked to its caller: a row for each model, with the request's tags.
         """
-        charges = [_usage(10, 20), _usage(1, 2), _usage(5, 5, model="gpt-4o-mini")]
+        charges = [usage_of(10, 20), usage_of(1, 2), usage_of(5, 5, model="gpt-4o-mini")]
 
         said = self.call(server, "/assistant/charge", {"charges": charges}, subject="charger").json()
 
@@ -346,7 +287,7 @@ class AdapterContract:
         """
         What a handler charged is gone from the caller's limits at the next request.
         """
-        self.call(server, "/assistant/charge", {"charges": [_usage(300, 200)]}, subject="counted:tokens")
+        self.call(server, "/assistant/charge", {"charges": [usage_of(300, 200)]}, subject="counted:tokens")
 
         assert self.call(server, "/assistant/charge", {"charges": []}, subject="counted:tokens").status == 429
 
@@ -354,7 +295,7 @@ class AdapterContract:
         """
         A reservation is settled at what the call used.
         """
-        body = {"model": "gpt-4o", "prompt": 100, "max_output": 200, "usage": _usage(90, 40)}
+        body = {"model": "gpt-4o", "prompt": 100, "max_output": 200, "usage": usage_of(90, 40)}
 
         answers = [self.call(server, "/assistant/reserve", body, subject="reserver:tokens").status for _ in range(2)]
 
@@ -366,7 +307,7 @@ class AdapterContract:
         """
         A refused reservation that the handler lets through becomes the middleware's own refusal.
         """
-        body = {"model": "gpt-4o", "prompt": 400, "max_output": 300, "usage": _usage(300, 150)}
+        body = {"model": "gpt-4o", "prompt": 400, "max_output": 300, "usage": usage_of(300, 150)}
 
         first = self.call(server, "/assistant/reserve", body, subject="exceeder:tokens")
         second = self.call(server, "/assistant/reserve", body, subject="exceeder:tokens")
@@ -399,8 +340,3 @@ class AdapterContract:
         assert statuses == [200, 200, 429]
         assert self.call(server, "/assistant/limited", subject="another").status == 200
         assert self.call(server, CHAT, chat(), subject="visitor").status == 200
-
-
-def _usage(input_tokens: int, output_tokens: int, *, model: str = "gpt-4o") -> dict[str, Any]:
-    usage = {"prompt_tokens": input_tokens, "completion_tokens": output_tokens}
-    return {"object": "chat.completion", "model": model, "usage": usage}
