@@ -4,6 +4,8 @@ tokenbudget-mw for Django.
     INSTALLED_APPS += ["tokenbudget_mw_django"]
     MIDDLEWARE.insert(0, "tokenbudget_mw_django.TokenBudgetMiddleware")
     TOKENBUDGET = {...}
+
+A project that is served by ASGI takes ``get_asgi_application`` from `tokenbudget_mw_django.asgi`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.core import Core
 
-__all__ = ["core", "database_url", "engine_of", "read_settings"]
+__all__ = ["core", "database_url", "engine_of", "forget", "read_settings"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -55,7 +55,9 @@ def core() -> Core:
         if "core" not in _cores:
             checked = read_settings()
             engine = engine_of(checked.database_alias) if checked.database_alias else None
-            _cores["core"] = wire(checked, engine=engine)
+            made = _cores["core"] = wire(checked, engine=engine)
+            if engine is not None:
+                made.closers.append(engine.dispose)
         return _cores["core"]
 
 
@@ -105,12 +107,19 @@ def _url_of(driver: str, config: dict[str, Any]) -> URL:
     )
 
 
-def _forget(*, setting: str, **_: object) -> None:
+def forget() -> Core | None:
+    """
+    Take this process's core away, for the caller to close; None where none was made.
+    """
+    with _lock:
+        return _cores.pop("core", None)
+
+
+def _renew(*, setting: str, **_: object) -> None:
     if setting in ("TOKENBUDGET", "DATABASES"):
-        with _lock:
-            gone = _cores.pop("core", None)
+        gone = forget()
         if gone is not None:
             gone.close()
 
 
-setting_changed.connect(_forget, dispatch_uid="tokenbudget")
+setting_changed.connect(_renew, dispatch_uid="tokenbudget")

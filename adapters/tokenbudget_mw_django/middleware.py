@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings as django_settings
 from django.http import HttpResponse
 
 from tokenbudget_mw.call import Call, running
@@ -59,7 +60,13 @@ class TokenBudgetMiddleware:
         if refused is not None:
             return refused
         running.set(exchange.call)
-        return exchange.pass_on(self.get_response(request))
+        try:
+            response = self.get_response(request)
+        except BaseException:
+            # Django makes responses of exceptions; what comes through ends the worker
+            exchange.end(failed=True)
+            raise
+        return exchange.pass_on(response)
 
     async def __acall__(self, request: HttpRequest, exchange: _Exchange) -> HttpResponseBase:
         """
@@ -73,6 +80,9 @@ class TokenBudgetMiddleware:
             response = await self.get_response(request)
         except asyncio.CancelledError:
             await exchange.aend(client_gone=True)
+            raise
+        except BaseException:
+            await exchange.aend(failed=True)
             raise
         return await exchange.apass_on(response)
 
@@ -137,11 +147,14 @@ class _Exchange:
     def _read(self) -> None:
         if not self.call.wants_body:
             return
+        most, accepted = self.call.core.settings.max_body, django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         length = self._request.META.get("CONTENT_LENGTH") or ""
-        if length.isdecimal() and int(length) > self.call.core.settings.max_body:
+        # above Django's own bound `body` raises, though a view may read such a request piece by piece
+        if length.isdecimal() and int(length) > (most if accepted is None else accepted):
             self.call.read(b"", False)
         else:
-            self.call.read(self._request.body, True)
+            body = self._request.body
+            self.call.read(body, len(body) <= most)
 
     # -- after the view --------------------------------------------------------------------------------------------
 

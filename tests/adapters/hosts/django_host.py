@@ -20,12 +20,12 @@ settings.configure(
 )
 django.setup()
 
-from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
 from tokenbudget_mw_django import current, limit
+from tokenbudget_mw_django.asgi import get_asgi_application
 from tokenbudget_mw_django.conf import core
 
 IS_ASYNC = os.environ.get("CONTRACT_ASYNC") == "1"
