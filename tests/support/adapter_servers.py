@@ -34,6 +34,28 @@ SERVERS = {
         "127.0.0.1:{port}",
         "{module}:application",
     ],
+    "gunicorn-preload": [
+        "gunicorn",
+        "--log-level",
+        "warning",
+        "--preload",
+        "-w",
+        "2",
+        "-b",
+        "127.0.0.1:{port}",
+        "{module}:application",
+    ],
+    "gunicorn-uvicorn": [
+        "gunicorn",
+        "--log-level",
+        "warning",
+        "-k",
+        "uvicorn_worker.UvicornWorker",
+        "-b",
+        "127.0.0.1:{port}",
+        "{module}:application",
+    ],
+    "hypercorn": ["hypercorn", "--log-level", "warning", "-b", "127.0.0.1:{port}", "{module}:application"],
     "gunicorn-sync": ["gunicorn", "--log-level", "warning", "-b", "127.0.0.1:{port}", "{module}:application"],
 }
 
