@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw import counting, tapping
 from tokenbudget_mw.counting import payloads
-from tokenbudget_mw.counting.sampling import RatioEstimator
+from tokenbudget_mw.counting.learning import RatioEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

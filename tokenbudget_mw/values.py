@@ -189,12 +189,18 @@ class TokenCount(msgspec.Struct, frozen=True, gc=False):
         exact: Whether *estimate* is the tokenizer's own count.
 
         method: How it was found: ``exact``, ``bytes``, ``sampled``, ``learned``, ``none``.
+
+        base: Tokens of the text before the model's factor; 0 where the factor has nothing to learn from it.
+
+        frame: Tokens around the text, which the factor does not touch; 0 where *base* is.
     """
 
     estimate: int
     upper: int
     exact: bool = False
     method: str = "none"
+    base: int = 0
+    frame: int = 0
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
@@ -400,7 +406,7 @@ class CheckState(msgspec.Struct, frozen=True, gc=False):
     slot: int = -1
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """
     A backend's answer to an `Ask`.
 

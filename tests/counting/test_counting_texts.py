@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenbudget_mw.counting import count_text
+from tokenbudget_mw.counting.encoders import default_encoders
 from tokenbudget_mw.counting.meter import EXACT_CHARS
+from tokenbudget_mw.counting.sampling import SNAP_CHARS, USUAL
 from tokenbudget_mw.values import TokenCount
 
 
@@ -26,14 +28,17 @@ def test_the_threshold_itself_is_exact_and_one_more_is_not():
     assert not count_text(text[: EXACT_CHARS + 1], "gpt-4o").exact
 
 
-@pytest.mark.parametrize(("char", "size"), [("a", 1), ("é", 2), ("的", 3), ("😀", 4), ("\ud800", 3)])
-def test_a_long_text_is_estimated_from_its_bytes(char, size):
-    """Above the threshold: a token for three UTF-8 bytes, at most one a byte."""
-    chars = 30_000
+@pytest.mark.parametrize("char", ["a", "é", "的", "😀", "\ud800", " "])
+def test_a_long_text_is_sampled(char):
+    """Above the threshold a text is sampled; where it is the same all over, the sample says nearly what is true."""
+    text = (char * 9 + " ") * 5_000
+    truth = default_encoders().count(text, "o200k_base")
 
-    found = count_text(char * chars, "gpt-4o")
+    found = count_text(text, "gpt-4o")
 
-    assert found == TokenCount(-(-chars * size // 3), chars * size, exact=False, method="bytes")
+    assert (found.exact, found.method) == (False, "sampled")
+    assert found.estimate == pytest.approx(truth, rel=0.02)
+    assert found.upper >= found.estimate
 
 
 def test_a_factor_applies_to_models_without_an_encoding():
@@ -66,8 +71,14 @@ def test_t19_any_text_is_counted(text, model):
 
 
 @pytest.mark.parametrize("text", [" " * 2_000_000, "a" * 1_000_000, "<|endoftext|>" * 10_000, "\x00" * 1_000_000])
-def test_t19_long_texts_are_not_tokenised(text, monkeypatch):
-    """A text of any length costs no more than measuring it."""
-    monkeypatch.setattr("tokenbudget_mw.counting.encoders.Encoder.count", None)
+def test_t19_of_long_texts_a_bounded_part_is_tokenised(text, monkeypatch):
+    """However long a text is, no more than the sample's characters reach the tokenizer, in chunks."""
+    pieces = []
+    monkeypatch.setattr(
+        "tokenbudget_mw.counting.encoders.Encoder.count", lambda _self, piece: pieces.append(len(piece)) or 1
+    )
 
-    assert count_text(text, "gpt-4o").method == "bytes"
+    count_text(text, "gpt-4o")
+
+    assert len(pieces) == USUAL.chunks
+    assert max(pieces) <= USUAL.chars + SNAP_CHARS

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenbudget_mw.counting import payloads
+from tokenbudget_mw.counting.encoders import default_encoders
+from tokenbudget_mw.counting.learning import RatioEstimator
 from tokenbudget_mw.counting.meter import EXACT_CHARS, MAX_STEPS
-from tokenbudget_mw.counting.sampling import RatioEstimator
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
 
@@ -203,16 +204,18 @@ def test_a_ratio_is_always_usable(observed):
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_text_beyond_the_threshold_is_weighed():
-    """A prompt is tokenised up to the threshold; what is more is estimated from its bytes."""
+def test_text_beyond_the_threshold_is_sampled():
+    """A prompt is tokenised up to the threshold; the rest of it is sampled as one text."""
     texts = [f"{number} " + "unique words go here " * 200 for number in range(20)]
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": text} for text in texts]}).encode()
 
     found = payloads.read("openai.chat", body).input
 
     assert sum(map(len, texts)) > EXACT_CHARS
-    assert found.method == "bytes"
-    assert sum(map(len, texts)) / 4.9 < found.estimate < found.upper <= len(body)
+    truth = sum(default_encoders().count(text, "o200k_base") for text in texts)
+    assert found.method == "sampled"
+    assert found.estimate == pytest.approx(truth, rel=0.05)
+    assert found.estimate <= found.upper <= len(body)
 
 
 def test_a_repeated_conversation_becomes_exact():

@@ -1,43 +1,154 @@
 """
-Sampling: count some requests of a route, estimate the others by what was learned.
+Sampling: the tokens of a long text from some of it, at a cost that does not grow with the text.
+
+The text is cut into strata of equal length, and a chunk at a random place in each of them is tokenised. Whoever knows
+the places can hide tokens between them, so they come from a generator that is seeded by the system and never shown.
 """
 
 from __future__ import annotations
 
-__all__ = ["PRIOR_BYTES_A_TOKEN", "RatioEstimator"]
+import math
+import os
+import random
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-PRIOR_BYTES_A_TOKEN = 4.0
-PRIOR_TOKENS = 1_000.0
-MEMORY_TOKENS = 1_000_000.0
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PRECISE", "USUAL", "Sample", "Sampling", "sample", "utf8_size"]
+
+SNAP_CHARS = 32
+CUT_TOKENS = 0.25
+"""What a cut through a word or a run adds, in tokens, on average over languages and code."""
+
+ERRORS = 3.0
+"""Standard errors between estimate and upper bound."""
+
+TOKENS_AN_EXTRA_BYTE = 4 / 3
+"""A character of four bytes, three of them beyond its first, has at most four tokens."""
+
+_secret = random.Random()  # seeded by the system's randomness
+os.register_at_fork(after_in_child=_secret.seed)
 
 
-class RatioEstimator:
+@dataclass(frozen=True, slots=True)
+class Sampling:
     """
-    Bytes of text a token, learned from the counted requests of one route.
+    How much of a long text is tokenised.
 
-    Two sums, which start at a prior worth `PRIOR_TOKENS` and are halved whenever they pass `MEMORY_TOKENS`, so that it
-    follows the traffic and needs constant memory. Both live in one tuple that is replaced as a whole: threads need no
-    lock, a race can lose an observation and no more.
+    Attributes:
+        chunks: Chunks, 2 or more.
+
+        chars: Length of each, in characters.
     """
 
-    __slots__ = ("_sums",)
-
-    def __init__(self) -> None:
-        self._sums = (PRIOR_TOKENS * PRIOR_BYTES_A_TOKEN, PRIOR_TOKENS)
+    chunks: int = 64
+    chars: int = 256
 
     @property
-    def bytes_a_token(self) -> float:
+    def all_chars(self) -> int:
         """
-        UTF-8 bytes that one token stands for, 1 or more.
+        Characters that are tokenised, all chunks together.
         """
-        size, tokens = self._sums
-        return max(1.0, size / tokens)
+        return self.chunks * self.chars
 
-    def observe(self, size: int, tokens: int) -> None:
-        """
-        Learn that texts of *size* UTF-8 bytes had *tokens* tokens.
-        """
-        sums = (self._sums[0] + size, self._sums[1] + tokens)
-        if sums[1] > MEMORY_TOKENS:
-            sums = (sums[0] / 2, sums[1] / 2)
-        self._sums = sums
+
+USUAL = Sampling()
+PRECISE = Sampling(chunks=128)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    What a sample says of a text.
+
+    Attributes:
+        estimate: Tokens of the whole text; right on average.
+
+        error: Standard error of *estimate*, in tokens.
+
+        upper: Bound that the truth hardly ever passes, in tokens; never more than *size*.
+
+        size: UTF-8 bytes of the text, of which no byte-level encoding makes more than one token each.
+    """
+
+    estimate: float
+    error: float
+    upper: int
+    size: int
+
+
+def sample(
+    text: str, count: Callable[[str], int], plan: Sampling = USUAL, draw: Callable[[], float] = _secret.random
+) -> Sample:
+    """
+    Estimate the tokens of *text*.
+
+    Args:
+        text: Any text longer than *plan*'s chunks together.
+
+        count: Tokens of a piece of it.
+
+        plan: How much of it to look at.
+
+        draw: Gives random numbers from 0 to below 1.
+    """
+    pieces = [_piece(text, *bounds) for bounds in _bounds(len(text), plan, draw)]
+    tokens = [max(1.0, count(piece) - CUT_TOKENS * cuts) for piece, cuts in pieces]
+    sizes = [len(piece) for piece, _ in pieces]
+    seen = sum(sizes)
+    density = sum(tokens) / seen
+    error = _error(tokens, sizes, density) * math.sqrt(max(0.0, 1 - seen / len(text))) * len(text)
+    estimate = density * len(text)
+    size = utf8_size(text)
+    # what the bytes beyond ASCII say of the parts that no chunk has met
+    hidden = (size - len(text)) - sum(utf8_size(piece) - len(piece) for piece, _ in pieces) * len(text) / seen
+    upper = math.ceil(estimate + ERRORS * error + TOKENS_AN_EXTRA_BYTE * max(0.0, hidden))
+    return Sample(min(estimate, size), error, min(upper, size), size)
+
+
+def _bounds(length: int, plan: Sampling, draw: Callable[[], float]) -> list[tuple[int, int]]:
+    """
+    Return start and end of a chunk at a random place of each stratum.
+    """
+    edges = [number * length // plan.chunks for number in range(plan.chunks + 1)]
+    bounds = []
+    for low, high in pairwise(edges):
+        start = low + int(draw() * max(1, high - low - plan.chars + 1))
+        bounds.append((start, min(start + plan.chars, high)))
+    return bounds
+
+
+def _piece(text: str, start: int, end: int) -> tuple[str, int]:
+    """
+    Return the chunk from *start* to *end*, both moved to the next space if one is near, and how many are not at one.
+    """
+    cuts = 0
+    if start > 0:
+        space = text.find(" ", start, start + SNAP_CHARS)
+        cuts += space < 0
+        start = max(start, space)
+    if end < len(text):
+        space = text.find(" ", end, end + SNAP_CHARS)
+        cuts += space < 0
+        end = max(end, space)
+    return text[start:end], cuts
+
+
+def _error(tokens: list[float], sizes: list[int], density: float) -> float:
+    """
+    Return the standard error of *density*, in tokens a character, from how much neighbouring strata differ.
+    """
+    rests = [found - density * size for found, size in zip(tokens, sizes, strict=True)]
+    steps = sum((second - first) ** 2 for first, second in pairwise(rests))
+    number = len(rests)
+    return math.sqrt(steps / (2 * (number - 1)) * number) / sum(sizes)
+
+
+def utf8_size(text: str) -> int:
+    """
+    Return the bytes of *text* in UTF-8; a lone surrogate, which has none, as the three of its replacement.
+    """
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -22,8 +22,7 @@ def count_text(text: str, model: str | None, aliases: Mapping[str, str] = NO_ALI
     """
     Return the tokens that *model* makes of *text*. Never raises, and takes bounded time on any text.
 
-    Up to `meter.EXACT_CHARS` characters the text is tokenised; a longer one is estimated at a token for three UTF-8
-    bytes, with a token a byte as the upper bound.
+    Up to `meter.EXACT_CHARS` characters the text is tokenised; a longer one is sampled.
 
     Args:
         text: Any text.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from tokenbudget_mw.counting.sampling import RatioEstimator
+    from tokenbudget_mw.counting.learning import RatioEstimator
 
 __all__ = ["FORMATS", "Format", "bound", "read"]
 
