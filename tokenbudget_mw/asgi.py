@@ -32,6 +32,9 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+READ_HEADERS = frozenset({b"content-type", b"content-encoding"})
+"""Headers of a response that say how it reads."""
+
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
 
@@ -108,6 +111,19 @@ class _Connection:
     One metered connection.
     """
 
+    __slots__ = (
+        "_app",
+        "_call",
+        "_core",
+        "_has_started",
+        "_is_client_gone",
+        "_is_whole",
+        "_receive",
+        "_scope",
+        "_seen",
+        "_send",
+    )
+
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = middleware.app
         self._core = middleware.core
@@ -118,7 +134,6 @@ class _Connection:
         self._has_started = False
         self._is_whole = False
         self._is_client_gone = False
-        self._call: Call
 
     async def run(self, facts: Facts, route: Route) -> None:
         call = self._call = Call(self._core, facts, route)
@@ -216,7 +231,8 @@ class _Connection:
     def _start(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         call = self._call
-        call.respond(message["status"], [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers])
+        read = [(k.lower().decode(), v.decode("latin-1")) for k, v in headers if k.lower() in READ_HEADERS]
+        call.respond(message["status"], read)
         ours = [(name.encode(), value.encode("latin-1")) for name, value in call.limit_headers()]
         return {**message, "headers": headers + ours} if ours else message
 

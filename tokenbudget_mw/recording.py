@@ -12,12 +12,13 @@ import msgspec
 
 from tokenbudget_mw.rules.pricing import Priced, created_of
 from tokenbudget_mw.units import nano_from_pico_ceil
-from tokenbudget_mw.values import Cost, Usage, UsageRecord
+from tokenbudget_mw.values import Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tokenbudget_mw.call import Call
+    from tokenbudget_mw.values import Decision, Route
 
 __all__ = ["Charge", "cost_of", "new_id", "records_of"]
 
@@ -45,6 +46,11 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     is_settled: bool = False
 
 
+NOBODY = Subject(source="unauthenticated")
+NO_PROMPT = Prompt(None, TokenCount(0, 0))
+NO_CHARGE = Charge(Usage(source="none"), Priced())
+
+
 def new_id(moment: float) -> str:
     """
     Return a new UUID of version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits: ordered by *moment*, epoch seconds.
@@ -70,19 +76,20 @@ def records_of(
 
         is_first: Whether the request's own row is among them (it takes the call's id).
     """
-    merged = list(_by_model(charges)) or [Charge(Usage(source="none"), Priced())]
+    merged = _by_model(charges) if charges else (NO_CHARGE,)
     return [
         _record(call, charge, settle_reason, call.id if is_first and at == 0 else new_id(call.core.clock()))
         for at, charge in enumerate(merged)
     ]
 
 
-def _by_model(charges: Sequence[Charge]) -> Iterator[Charge]:
+def _by_model(charges: Sequence[Charge]) -> Sequence[Charge]:
+    if len(charges) == 1:
+        return charges
     groups: dict[tuple[str | None, str | None], list[Charge]] = {}
     for charge in charges:
         groups.setdefault((charge.usage.model, charge.priced.price_id), []).append(charge)
-    for group in groups.values():
-        yield group[0] if len(group) == 1 else _sum(group)
+    return [group[0] if len(group) == 1 else _sum(group) for group in groups.values()]
 
 
 def _sum(group: Sequence[Charge]) -> Charge:
@@ -105,10 +112,10 @@ def _sum(group: Sequence[Charge]) -> Charge:
 
 
 def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> UsageRecord:
-    facts, subject, prompt, decision = call.facts, call.subject, call.prompt, call.decision
-    usage, priced, batch = charge.usage, charge.priced, prompt.batch if prompt else {}
+    facts, subject, prompt = call.facts, call.subject or NOBODY, call.prompt or NO_PROMPT
+    usage, priced, batch = charge.usage, charge.priced, prompt.batch
     server = facts.server or (None, None)
-    created = created_of(batch)
+    created = created_of(batch) if batch else None
     return UsageRecord(
         id=record_id,
         instance_id=call.core.spool.instance_id,
@@ -116,27 +123,27 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         created_at_us=int(call.started_at * MICRO),
         method=facts.method,
         path=facts.path,
-        route=call.route.path if call.route else None,
+        route=call.route.path,
         status=call.status,
         duration_us=int(call.duration * MICRO),
         first_byte_us=None if call.first_byte is None else int(call.first_byte * MICRO),
-        request_model=prompt.model if prompt else None,
+        request_model=prompt.model,
         response_model=usage.model,
-        provider=usage.provider or _provider_of(call),
+        provider=usage.provider or _provider_of(call.route),
         response_type=call.content_type,
         is_stream=call.is_stream,
         server_address=server[0],
         server_port=server[1],
-        key_id=subject.key if subject else None,
-        user_id=subject.user if subject else None,
-        team_id=subject.team if subject else None,
-        project_id=subject.project if subject else None,
-        tenant_id=subject.tenant if subject else None,
-        account=subject.account if subject else None,
+        key_id=subject.key,
+        user_id=subject.user,
+        team_id=subject.team,
+        project_id=subject.project,
+        tenant_id=subject.tenant,
+        account=subject.account,
         plan=call.plan,
-        access_source=subject.source if subject else "unauthenticated",
-        purpose=subject.purpose if subject else "realtime",
-        origin=_origin_of(call),
+        access_source=subject.source,
+        purpose=subject.purpose,
+        origin=_origin_of(subject.purpose, batch),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
@@ -147,12 +154,12 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         cost_pico=priced.cost_pico,
         price_id=priced.price_id,
         price_kind=priced.kind,
-        decision=_decision_of(call),
-        limit_name=next(iter((*decision.refused_by, *decision.would_refuse)), None) if decision else None,
+        decision=_decision_of(call.decision),
+        limit_name=_limit_of(call.decision),
         settle_reason=settle_reason,
         correlation_id=_bounded(facts.header("x-request-id")) or call.id,
         trace_id=_trace_of(facts.header("traceparent")),
-        service_tier=usage.service_tier or (prompt.service_tier if prompt else None),
+        service_tier=usage.service_tier or prompt.service_tier,
         batch_id=batch.get("batch_id"),
         batch_request_id=batch.get("batch_request_id"),
         custom_id=batch.get("custom_id"),
@@ -163,20 +170,23 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
     )
 
 
-def _provider_of(call: Call) -> str | None:
-    wire = call.route.format if call.route else None
-    return wire.partition(".")[0] if wire else None
+def _provider_of(route: Route) -> str | None:
+    return route.format.partition(".")[0] if route.format else None
 
 
-def _origin_of(call: Call) -> str:
-    purpose = call.subject.purpose if call.subject else "realtime"
-    if purpose == "batch" or (call.prompt is not None and "batch_id" in call.prompt.batch):
+def _origin_of(purpose: str, batch: Mapping[str, str]) -> str:
+    if purpose == "batch" or "batch_id" in batch:
         return "batch"
     return "frontend" if purpose == "playground" else "api"
 
 
-def _decision_of(call: Call) -> str:
-    decision = call.decision
+def _limit_of(decision: Decision | None) -> str | None:
+    if decision is None or not (decision.refused_by or decision.would_refuse):
+        return None
+    return (*decision.refused_by, *decision.would_refuse)[0]
+
+
+def _decision_of(decision: Decision | None) -> str:
     if decision is None or not decision.admitted:
         return "refused"
     if decision.would_refuse:

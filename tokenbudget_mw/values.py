@@ -288,6 +288,10 @@ class Limit:
     on_backend_error: OnBackendError = "local"
     text: str = ""
 
+    def __hash__(self) -> int:
+        # names are unique in the settings; hashing all ten fields takes as long as the rest of a look-up together
+        return hash(self.name)
+
 
 class Cost(msgspec.Struct, frozen=True, gc=False):
     """

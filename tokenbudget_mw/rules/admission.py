@@ -159,15 +159,15 @@ def _unchecked(names: tuple[str, ...], tallies: tuple[Tally, ...] = ()) -> Decis
 
 
 def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
-    checks, limits = plan.ask.checks, plan.limits
-    held = [at for at, state in enumerate(reply.states) if state.slot >= 0]
+    ask = plan.ask
+    held = [found for found in zip(plan.limits, ask.checks, reply.states, strict=True) if found[2].slot >= 0]
     return Reservation(
-        id=plan.ask.id,
-        tag=plan.ask.tag,
-        holds=tuple([Hold(checks[at], reply.states[at].slot) for at in held]),
-        units=tuple([limits[at].unit for at in held]),
+        id=ask.id,
+        tag=ask.tag,
+        holds=tuple([Hold(check, state.slot) for _, check, state in held]),
+        units=tuple([limit.unit for limit, _, _ in held]),
         cost=plan.cost,
-        expires_at=now + plan.ask.lease,
+        expires_at=now + ask.lease,
     )
 
 

@@ -152,28 +152,30 @@ def find_credential(facts: Facts, allow_query: bool = False) -> str | None:
         CredentialError: There is more than one (400), or the one cannot be a credential (401). The same one in two places
             is one.
     """
-    found = set(_credentials(facts, allow_query=allow_query))
+    found = _credentials(facts, allow_query=allow_query)
     if not found:
         return None
-    if len(found) > 1 or any("," in value for value in found):
+    value = found[0]
+    if found.count(value) < len(found) or "," in value:
         # servers join repeated headers by a comma, which no credential has
         raise _multiple()
-    (value,) = found
     if len(value) > _MAX_CREDENTIAL or _TOKEN.fullmatch(value) is None:
         raise _invalid()
     return value
 
 
-def _credentials(facts: Facts, *, allow_query: bool) -> Iterator[str]:
+def _credentials(facts: Facts, *, allow_query: bool) -> list[str]:
+    found = []
     for name, value in facts.headers:
         if name == "authorization":
             scheme, _, rest = value.strip().partition(" ")
             if scheme.lower() == "bearer":
-                yield rest.strip()
+                found.append(rest.strip())
         elif name in _HEADERS:
-            yield value.strip()
+            found.append(value.strip())
     if allow_query and _QUERY_NAME in facts.query:
-        yield from (value for name, value in parse_qsl(facts.query, keep_blank_values=True) if name == _QUERY_NAME)
+        found += [value for name, value in parse_qsl(facts.query, keep_blank_values=True) if name == _QUERY_NAME]
+    return found
 
 
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:

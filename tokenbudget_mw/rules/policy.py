@@ -170,12 +170,16 @@ class Policy:
             room: What must be left without being taken; see `Check.room`.
         """
         bound = []
+        per: tuple[Scope, ...] | None = None
+        counter = None
         for limit in limits:
-            unit = limit.unit
-            cost = upper.of(unit)
-            counter = self._counter(limit.per, subject, route, model)
+            if limit.per != per:  # most limits of a request count for the same scopes
+                per = limit.per
+                counter = self._counter(per, subject, route, model)
             if counter is None:
                 continue
+            unit = limit.unit
+            cost = upper.of(unit)
             cap = limit.amount
             if cost > cap:
                 # 1 at least: an amount of 0 blocks whatever is not free

@@ -108,14 +108,23 @@ def price_usage(tariffs: Tariffs, usage: Usage, moment: Moment, *, asked: str | 
     """
     if not (usage.input_tokens or usage.output_tokens):
         return Priced()
-    quotes = [_quote(tariffs, model, moment) for model in (usage.model, asked) if model is not None]
-    known = [quote for quote in quotes if quote is not None and quote.kind == "known"]
-    quote = next(iter(known or [quote for quote in quotes if quote is not None]), None)
-    if quote is None:
-        quote = _quote(tariffs, None, moment) or Quote(tariffs.ceiling, "ceiling")
+    quote = _first_quote(tariffs, (usage.model, asked), moment)
     if quote.price is None:
         return Priced(kind=quote.kind)
     return Priced(cost_pico(quote.price, usage), quote.price.id, quote.kind)
+
+
+def _first_quote(tariffs: Tariffs, models: tuple[str | None, ...], moment: Moment) -> Quote:
+    """
+    Return the price of the first of *models* that has one, else what the settings say of those that have none.
+    """
+    found: Quote | None = None
+    for model in models:
+        quote = None if model is None else _quote(tariffs, model, moment)
+        if quote is not None and quote.kind == "known":
+            return quote
+        found = found or quote
+    return found or _quote(tariffs, None, moment) or Quote(tariffs.ceiling, "ceiling")
 
 
 def _quote(tariffs: Tariffs, model: str | None, moment: Moment) -> Quote | None:

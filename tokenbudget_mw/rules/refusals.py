@@ -159,12 +159,16 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     enforced = [tally for tally in tallies if tally.limit.mode == "enforce"]
     if not enforced:
         return []
-    policy = ", ".join([_policy_item(tally.limit) for tally in enforced])
+    policy = _policy(tuple([tally.limit for tally in enforced]))
     state = ", ".join([_state_item(tally) for tally in enforced])
     return [("ratelimit-policy", policy), ("ratelimit", state)]
 
 
 @lru_cache(maxsize=1024)
+def _policy(limits: tuple[Limit, ...]) -> str:
+    return ", ".join([_policy_item(limit) for limit in limits])
+
+
 def _policy_item(limit: Limit) -> str:
     item = f'"{limit.name}";q={_whole(limit, limit.amount)}'
     seconds = _PERIODS.get(limit.window.period or "", limit.window.seconds) if limit.window else None
