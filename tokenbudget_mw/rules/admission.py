@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokenbudget_mw.units import format_usd
-from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally
+from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokenbudget_mw.rules.policy import Policy
-    from tokenbudget_mw.values import Check, Limit, Route, Subject, Unit
+    from tokenbudget_mw.values import Check, Limit, Route, Subject
 
 __all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of", "without_backend"]
 
-METERED_UNITS: frozenset[Unit] = frozenset({"tokens", "input_tokens", "output_tokens", "money"})
+METERED_UNITS = frozenset[Unit]({"tokens", "input_tokens", "output_tokens", "money"})
 """What a model call takes, beside the request that carries it."""
 
-ALL_UNITS: frozenset[Unit] = METERED_UNITS | {"requests", "concurrent"}
+ALL_UNITS = METERED_UNITS | frozenset[Unit]({"requests", "concurrent"})
 
 PICO_PER_NANO = 1000
 

@@ -212,8 +212,8 @@ class Settings:
             value = getattr(self, each.name)
             default = each.default_factory() if callable(each.default_factory) else each.default
             if value != default:
-                is_url = each.name in {"backend", "database"} and value is not None
-                shown.append(f"{each.name}={redact_url(value) if is_url else value!r}")
+                is_url = each.name in {"backend", "database"} and isinstance(value, str)
+                shown.append(f"{each.name}={redact_url(str(value)) if is_url else value!r}")
         return f"Settings({', '.join(shown)})"
 
 

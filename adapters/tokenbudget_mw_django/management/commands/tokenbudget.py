@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandParser
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
     """
 
     help = "Limits, keys, usage and books of tokenbudget-mw."
-    requires_system_checks: list[str] = []  # noqa: RUF012 - Django's own spelling
+    requires_system_checks: ClassVar[list[str]] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """
