@@ -39,14 +39,14 @@ moves = st.one_of(
 costs = st.one_of(st.sampled_from([0, 1, 9, 10, 11]), st.integers(0, 10))
 
 
-def windows(counter: str, cost: int, more: int) -> tuple[Check, ...]:
+def windows(counter: str, cost: int, more: int, room: int) -> tuple[Check, ...]:
     """
     All that a request may be checked for, on one counter.
     """
     return (
         check(cost, 10, "requests:6", params=(SLOT_US, SLOTS), counter=counter),
-        check(more, 30, "tokens:6", params=(SLOT_US // 2, SLOTS * 2), counter=counter),
-        check(more, 60, "money:day", params=tuple(DAY), algorithm="calendar", counter=counter),
+        check(more, 30, "tokens:6", params=(SLOT_US // 2, SLOTS * 2), counter=counter, room=room),
+        check(more, 60, "money:day", params=tuple(DAY), algorithm="calendar", counter=counter, room=room),
         check(1, 3, "concurrent", params=(), algorithm="concurrent", counter=counter),
         check(more, 5, "shadow:6", params=(SLOT_US, SLOTS), counter=counter, enforced=False),
         check(cost, 4, "shadow:day", params=tuple(DAY), algorithm="calendar", counter=counter, enforced=False),
@@ -60,6 +60,7 @@ steps = st.tuples(
     st.integers(0, 20),
     st.integers(0, 30),
     st.sampled_from([1.0, 3.0, 600.0]),
+    st.sampled_from([0, 0, 0, 1, 10, 31]),
 )
 
 
@@ -88,10 +89,10 @@ class Histories:
             half = SLOT_US // 2
             self.now_us = (self.now_us // half + amount) * half + beside
 
-    def step(self, move: Any, act: str, cost: int, more: int, choice: int, lease: float) -> None:
+    def step(self, move: Any, act: str, cost: int, more: int, choice: int, lease: float, room: int) -> None:
         self.move(*move)
         if act in ("reserve", "peek"):
-            asked = ask(*windows("key=k", cost, more), tag=self.tag, lease=lease)
+            asked = ask(*windows("key=k", cost, more, room), tag=self.tag, lease=lease)
             reply = self.both(lambda backend: getattr(backend, act)(asked, self.now))
             if act == "reserve" and reply.admitted:
                 self.made.append((asked, reply))

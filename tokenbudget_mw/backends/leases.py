@@ -31,7 +31,7 @@ class Lease(msgspec.Struct, Generic[Counter], frozen=True, gc=False):
 
         reply: How it was answered.
 
-        counters: Where each check is counted.
+        counters: What it holds; one counter may stand here more than once.
     """
 
     expires: int

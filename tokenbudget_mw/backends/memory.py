@@ -8,15 +8,15 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State
+from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.values import Ask, Check, Hold, Settlement
+    from tokenbudget_mw.values import Ask, Check, Settlement
 
 __all__ = ["AsyncMemoryBackend", "MemoryBackend"]
 
@@ -26,22 +26,25 @@ KEPT = "requests:"
 EXAMINED = 16
 """How many counters a new one looks at for an idle one."""
 
+LAYOUTS = 1_024
+"""How many different sets of windows are kept once for all counters that have them."""
+
 # Looked up thrice a request.
-PEEK = {name: algorithm.peek for name, algorithm in ALGORITHMS.items()}
-CHARGE = {name: algorithm.charge for name, algorithm in ALGORITHMS.items()}
+TAKE = {name: algorithm.take for name, algorithm in ALGORITHMS.items()}
+RELEASES = frozenset(name for name, algorithm in ALGORITHMS.items() if algorithm.RELEASES)
 
 EMPTY: State = [0]
 """What a window is that was never charged. Never changed."""
 
 
-class _Counter:
+class _Counter(list[State]):
     """
-    All windows of one counter.
+    All windows of one counter: their states, in the order of *windows*.
 
     Attributes:
-        windows: Window -> state.
+        windows: Their names, a tuple that counters of the same windows share: there may be a hundred thousand of them.
 
-        open: Windows that open leases hold something of.
+        open: How often open leases hold it.
 
         busy_until: When everything counted here has left, in microseconds.
     """
@@ -49,7 +52,7 @@ class _Counter:
     __slots__ = ("busy_until", "open", "windows")
 
     def __init__(self) -> None:
-        self.windows: dict[str, State] = {}
+        self.windows: tuple[str, ...] = ()
         self.open = 0
         self.busy_until = 0
 
@@ -58,6 +61,12 @@ class _Counter:
         Tell whether nothing is counted or held here.
         """
         return not self.open and self.busy_until <= moment
+
+    def state(self, window: str) -> State:
+        """
+        Return the state of *window*; `EMPTY` where it was never charged.
+        """
+        return self[self.windows.index(window)] if window in self.windows else EMPTY
 
 
 class MemoryBackend:
@@ -76,6 +85,7 @@ class MemoryBackend:
         self._hand = 0
         self._max_counters = max_counters
         self._leases: Leases[_Counter] = Leases()
+        self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._newest = 0
 
     def reserve(self, ask: Ask, now: float) -> Reply:
@@ -87,26 +97,13 @@ class MemoryBackend:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
             if ask.id in self._leases.open:
                 return self._leases.open[ask.id].reply
-            looks, admitted, shadowed = self._look(ask, moment)
-            if not admitted:
-                return Reply(False, tuple([_state(look, moment, real) for look in looks]))
-            counters = [look[1] or self._counter(ask.tag, look[0], moment) for look in looks]
-            states = []
-            for look, counter in zip(looks, counters):  # noqa: B905 - one a look, as made above
-                check, _, state, slot, _, used = look
-                if not (shadowed or check.enforced):
-                    states.append(_state(look, moment, real))
-                    continue
-                if state is EMPTY:
-                    state = counter.windows.setdefault(check.window, [0])
-                empty_at = CHARGE[check.algorithm](state, check.params, slot, check.cost, moment)
-                counter.busy_until = max(counter.busy_until, empty_at)
-                counter.open += 1
-                left = check.cap - used - check.cost
-                states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
-            reply = Reply(True, tuple(states))
+            held: list[_Counter] = []
+            states = self._take(ask, moment, real, held) or self._take_slowly(ask, moment, real, held)
+            if not held and ask.checks:
+                return Reply(False, states)
+            reply = Reply(True, states)
             self._newest = moment
-            self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, counters))
+            self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
             return reply
 
     def peek(self, ask: Ask, now: float) -> Reply:
@@ -132,7 +129,11 @@ class MemoryBackend:
                 return False
             self._newest = moment
             for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
-                self._move(reservation.tag, hold, actual, moment, is_held=lease is not None)
+                check = hold.check
+                held = check.cost if lease is not None or check.window.startswith(KEPT) else 0
+                more = -held if check.algorithm in RELEASES else actual - held
+                if more:
+                    self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
                 _release(lease)
             return True
@@ -168,49 +169,116 @@ class MemoryBackend:
         if moment >= self._leases.next_due:
             for lease in self._leases.expire(moment):
                 self._newest = moment
-                _give_back(lease)
+                self._give_back(lease)
         return moment
+
+    def _take(self, ask: Ask, moment: int, real: int, held: list[_Counter]) -> tuple[CheckState, ...]:
+        # The way of nearly every request: one pass over known windows, in which everything fits. Where it does not
+        # end well, all is put back exactly and `_take_slowly` starts anew.
+        states: list[CheckState] = []
+        name = None
+        for check in ask.checks:
+            cost = check.cost
+            if check.counter is not name:  # most checks of a request are about the same counter
+                name = check.counter
+                counter = self._counters.get((ask.tag, name))
+                if counter is None:
+                    break
+                counter.open += 1
+                held.append(counter)
+            windows = counter.windows
+            window = check.window
+            if window not in windows or not check.enforced or cost < 0:
+                break
+            room = check.room
+            need = cost if cost > room else room  # noqa: FURB136 - max() costs more than all of this
+            cap = check.cap
+            state = counter[windows.index(window)]
+            taken = TAKE[check.algorithm](state, check.params, cost, cap - need if need else MAX_AMOUNT, moment)
+            if taken is None:
+                break
+            slot, used, empty_at = taken
+            if empty_at > counter.busy_until:  # noqa: PLR1730 - as above
+                counter.busy_until = empty_at
+            left = cap - used - cost
+            states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))  # noqa: FURB136
+        else:
+            return tuple(states)
+        for counter in held:
+            counter.open -= 1
+        held.clear()
+        self._undo(ask, states)
+        return ()
+
+    def _undo(self, ask: Ask, states: list[CheckState]) -> None:
+        for check, state in zip(ask.checks, states, strict=False):
+            counter = self._counters[ask.tag, check.counter]
+            ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
+
+    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[_Counter]) -> tuple[CheckState, ...]:
+        # Looks at everything, then charges what is to be charged; leaves *held* empty where that is nothing.
+        looks, admitted, shadowed = self._look(ask, moment)
+        if not admitted:
+            return tuple([_state(look, moment, real) for look in looks])
+        states = []
+        for look in looks:
+            check = look.check
+            counter = self._counter(ask.tag, check, moment)
+            counter.open += 1
+            held.append(counter)
+            if not (shadowed or check.enforced):
+                states.append(_state(look, moment, real))
+                continue
+            empty_at = self._charge(counter, check, look.slot, check.cost, moment)
+            left = check.cap - look.used - check.cost
+            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, look.slot))
+        return tuple(states)
 
     def _look(self, ask: Ask, moment: int) -> tuple[list[_Look], bool, bool]:
         # Returns the looks, whether all enforced checks fit, and whether all the others do.
         looks: list[_Look] = []
         admitted = shadowed = True
-        tag = ask.tag
-        counters = self._counters
-        name = counter = None
         for check in ask.checks:
-            cost = check.cost
-            if not 0 <= cost <= MAX_AMOUNT:
+            if not 0 <= check.cost <= MAX_AMOUNT:
                 raise ValueError(
-                    f"A cost is a whole number from 0 to 2**53 - 1; {check.window} was asked for {cost!r}."
+                    f"A cost is a whole number from 0 to 2**53 - 1; {check.window} was asked for {check.cost!r}."
                 )
-            if check.counter is not name:  # most checks of a request are about the same counter
-                name = check.counter
-                counter = counters.get((tag, name))
-            state = counter.windows.get(check.window, EMPTY) if counter is not None else EMPTY
-            slot, used = PEEK[check.algorithm](state, check.params, moment)
-            need = cost if cost > check.room else check.room  # noqa: FURB136 - max() costs more than all of this
-            fitted = used + need <= check.cap or not need
-            if fitted:
-                pass
-            elif check.enforced:
-                admitted = False
-            else:
-                shadowed = False
-            looks.append((check, counter, state, slot, fitted, used))
+            counter = self._counters.get((ask.tag, check.counter))
+            state = EMPTY if counter is None else counter.state(check.window)
+            slot, used = ALGORITHMS[check.algorithm].peek(state, check.params, moment)
+            fitted = fits(used, max(check.cost, check.room), check.cap)
+            admitted = admitted and (fitted or not check.enforced)
+            shadowed = shadowed and (fitted or check.enforced)
+            looks.append(_Look(check, state, slot, used, fitted))
         return looks, admitted, shadowed
 
-    def _move(self, tag: str, hold: Hold, actual: int, moment: int, *, is_held: bool) -> None:
-        check = hold.check
+    def _charge(self, counter: _Counter, check: Check, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
+        if check.window in counter.windows:
+            empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
+        else:
+            state = [0]
+            empty_at = algorithm.charge(state, check.params, slot, amount, moment)
+            counter.append(state.copy())  # the copy is no longer than it must be
+            counter.windows = self._layout((*counter.windows, check.window))
+        counter.busy_until = max(counter.busy_until, empty_at)
+        return empty_at
+
+    def _move(self, tag: str, check: Check, slot: int, more: int, moment: int) -> None:
         counter = self._counter(tag, check, moment)
-        state = counter.windows.setdefault(check.window, [0])
-        held = check.cost if is_held or check.window.startswith(KEPT) else 0
-        more = -held if algorithm.RELEASES else actual - held
         if more > 0:
-            counter.busy_until = max(counter.busy_until, algorithm.charge(state, check.params, hold.slot, more, moment))
-        elif more < 0:
-            algorithm.give_back(state, hold.slot, -more)
+            self._charge(counter, check, slot, more, moment)
+        elif check.window in counter.windows:
+            ALGORITHMS[check.algorithm].give_back(counter.state(check.window), slot, -more)
+
+    def _give_back(self, lease: Lease[_Counter]) -> None:
+        # Undoes what a lease holds that ended unsettled, but not the requests: they were made.
+        ask = lease.ask
+        for check, state in zip(ask.checks, lease.reply.states, strict=True):
+            if state.slot >= 0 and not check.window.startswith(KEPT):
+                counter = self._counters[ask.tag, check.counter]
+                ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
+        _release(lease)
 
     # -- which counters are kept --------------------------------------------------------------------------------------
 
@@ -221,6 +289,11 @@ class MemoryBackend:
             self._make_room(key, moment)
             counter = self._counters[key] = _Counter()
         return counter
+
+    def _layout(self, windows: tuple[str, ...]) -> tuple[str, ...]:
+        if len(self._layouts) < LAYOUTS:
+            return self._layouts.setdefault(windows, windows)
+        return self._layouts.get(windows, windows)
 
     def _make_room(self, key: tuple[str, str], moment: int) -> None:
         # A clock hand goes round: each new counter looks at a few old ones, and takes the place of an idle one.
@@ -271,41 +344,49 @@ class AsyncMemoryBackend:
         """
 
 
-_Look = tuple["Check", "_Counter | None", State, int, bool, int]
-"""A check, its counter, its state, the slot of now, whether it fits, what counts now."""
+class _Look(NamedTuple):
+    """
+    What a check found.
+
+    Attributes:
+        check: The check.
+
+        state: The state of its window.
+
+        slot: Where a charge would go.
+
+        used: What counts now.
+
+        fitted: Whether it fits.
+    """
+
+    check: Check
+    state: State
+    slot: int
+    used: int
+    fitted: bool
 
 
 def _state(look: _Look, moment: int, real: int) -> CheckState:
     """
     Answer a check that is not charged.
     """
-    check, _, state, _, fitted, used = look
+    check = look.check
     algorithm = ALGORITHMS[check.algorithm]
-    reset = (algorithm.empty_at(state, check.params, moment) - real) / 1_000_000
-    if fitted:
+    reset = (algorithm.empty_at(look.state, check.params, moment) - real) / 1_000_000
+    if look.fitted:
         wait: float | None = 0.0
     elif (need := max(check.cost, check.room)) > check.cap:
         wait = None
     else:
-        excess = used + need - check.cap
-        wait = (algorithm.frees_at(state, check.params, excess, moment) - real) / 1_000_000
-    return CheckState(fitted, max(check.cap - used, 0), reset, wait, -1)
+        excess = look.used + need - check.cap
+        wait = (algorithm.frees_at(look.state, check.params, excess, moment) - real) / 1_000_000
+    return CheckState(look.fitted, max(check.cap - look.used, 0), reset, wait, -1)
 
 
 def _release(lease: Lease[_Counter]) -> None:
     """
     Take a lease off the counters that it holds.
     """
-    for counter, state in zip(lease.counters, lease.reply.states, strict=True):
-        if state.slot >= 0:
-            counter.open -= 1
-
-
-def _give_back(lease: Lease[_Counter]) -> None:
-    """
-    Undo what a lease holds that ended unsettled, but not the requests: they were made.
-    """
-    for check, counter, state in zip(lease.ask.checks, lease.counters, lease.reply.states, strict=True):
-        if state.slot >= 0 and not check.window.startswith(KEPT):
-            ALGORITHMS[check.algorithm].give_back(counter.windows[check.window], state.slot, check.cost)
-    _release(lease)
+    for counter in lease.counters:
+        counter.open -= 1

@@ -43,6 +43,18 @@ class Algorithm(Protocol):
         """
         ...
 
+    def take(
+        self, state: State, params: tuple[int, ...], cost: int, most: int, now: int
+    ) -> tuple[int, int, int] | None:
+        """
+        Charge *cost* now if at most *most* counts already: the short way of `peek` and `charge`.
+
+        Returns:
+            The slot, the total that counted before, and `empty_at`. None where it does not fit or the short way does
+            not lead there; the state is as it was then. What it did is undone, exactly, by `give_back`.
+        """
+        ...
+
     def charge(self, state: State, params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
         """
         Add *amount* at *slot*, unless that slot has left the window; forget what has left. Returns `empty_at`.

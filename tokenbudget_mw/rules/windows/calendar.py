@@ -10,7 +10,7 @@ in microseconds since the epoch.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek"]
+__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -24,6 +24,17 @@ def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]
     """
     start, _ = _period(state, params, now)
     return start, state[0] if len(state) > 1 and state[1] == start else 0
+
+
+def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: int) -> tuple[int, int, int] | None:
+    """
+    Add *cost* to the period that is counted already.
+    """
+    if len(state) == 1 or now >= params[1] or state[1] != params[0] or not state[0] <= most:
+        return None
+    used, start, end = state
+    state[0] += cost
+    return start, used, end if state[0] else now
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:

@@ -7,7 +7,7 @@ after `RETRY_US`.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "RETRY_US", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek"]
+__all__ = ["RELEASES", "RETRY_US", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = True
 RETRY_US = 1_000_000
@@ -18,6 +18,17 @@ def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]
     Return slot 0 and the calls in flight.
     """
     return 0, state[0]
+
+
+def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: int) -> tuple[int, int, int] | None:
+    """
+    Add *cost* calls where at most *most* are in flight.
+    """
+    used = state[0]
+    if not used <= most:
+        return None
+    state[0] = used + cost
+    return 0, used, empty_at(state, params, now)
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:  # noqa: ARG001

@@ -11,7 +11,7 @@ slot's end, in microseconds since the epoch; so entries of another slot length s
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek"]
+__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -36,6 +36,36 @@ def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]
     return slot, used
 
 
+def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: int) -> tuple[int, int, int] | None:
+    """
+    Add *cost* to the slot of *now*, where entries stand already and none of a later slot.
+
+    >>> state = [7, 60, 3, 120, 4]
+    >>> take(state, (60, 2), 1, 10, 110), state
+    ((120, 7, 240), [8, 60, 3, 120, 5])
+    """
+    used = state[0]
+    if not used:
+        return None
+    slot_us, slots = params
+    length = slot_us * slots
+    slot = state[-2]
+    if state[1] <= now - length:
+        # What had left when the newest entry was made is forgotten; what left since then may yet have to come back.
+        _forget(state, slot - slot_us - length)
+        used = peek(state, params, now)[1]
+    if not used <= most:
+        return None
+    if not slot - slot_us <= now < slot:
+        slot = (now // slot_us + 1) * slot_us
+        if slot <= state[-2] or not cost:
+            return None
+        state += (slot, 0)
+    state[0] += cost
+    state[-1] += cost
+    return slot, used, slot + length
+
+
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
     """
     Add *amount* at *slot*, unless that has left the window; forget what has.
@@ -51,9 +81,7 @@ def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, no
             state[0] += amount
             state[-1] += amount
             return slot + length
-        while len(state) > 1 and state[1] <= gone:
-            state[0] -= state[2]
-            del state[1:3]
+        _forget(state, gone)
     if amount and slot > gone:
         _add(state, slot, amount)
     return state[-2] + length if len(state) > 1 else now
@@ -95,6 +123,14 @@ def lifetime(params: tuple[int, ...], now: int) -> int:  # noqa: ARG001 - one si
     Return the window and the slot in which a charge may stand.
     """
     return params[0] * (params[1] + 1)
+
+
+def _forget(state: list[int], gone: int) -> None:
+    end = 1
+    while end < len(state) and state[end] <= gone:
+        state[0] -= state[end + 1]
+        end += 2
+    del state[1:end]
 
 
 def _add(state: list[int], slot: int, amount: int) -> None:
