@@ -141,7 +141,8 @@ class KeyAdmin(ReadOnlyAdmin):
         """
         Whether the user may suspend, resume and revoke keys: Django's "change" permission.
         """
-        return bool(request.user.has_perm("tokenbudget_mw_django.change_key"))
+        # Django's own answer, which this class overrides for the form
+        return admin.ModelAdmin.has_change_permission(self, request)
 
     @admin.action(description="Suspend the selected keys", permissions=["switch"])
     def suspend(self, request: HttpRequest, keys: QuerySet[Key]) -> None:
