@@ -1,0 +1,202 @@
+"""From an ended call to its rows."""
+
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsgi_rig import Rig, chat
+
+from tokenbudget_mw import current
+from tokenbudget_mw.recording import Charge, cost_of, new_id
+from tokenbudget_mw.rules.pricing import Priced
+from tokenbudget_mw.values import Subject, Usage, UsageRecord
+
+MOMENTS = st.floats(0, 4e9)
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+@given(MOMENTS)
+def test_id_is_a_uuid_of_version_7(moment: float) -> None:
+    """An id has the version, the variant and the moment that RFC 9562 asks for."""
+    found = uuid.UUID(new_id(moment))
+
+    assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    assert found.int >> 80 == int(moment * 1000)
+    assert len(new_id(moment)) == 32
+
+
+@given(MOMENTS, st.floats(0.002, 1e6))
+def test_ids_are_ordered_by_moment(moment: float, later: float) -> None:
+    """Ids sort as their moments do, so that rows land at the end of an index."""
+    assert new_id(moment) < new_id(moment + later)
+
+
+def test_ids_of_one_moment_are_unique() -> None:
+    """Ten thousand ids of one millisecond are all different."""
+    assert len({new_id(1_700_000_000.0) for _ in range(10_000)}) == 10_000
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def usage(model: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """A provider's response with nothing but usage."""
+    figures = {"prompt_tokens": input_tokens, "completion_tokens": output_tokens}
+    return {"object": "chat.completion", "model": model, "usage": figures}
+
+
+def charging(*responses: Any) -> Any:
+    """An app that charges *responses*."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        for response in responses:
+            current().charge(response)
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"ok"]
+
+    return app
+
+
+def rows_of(app: Any, body: Any = b"", **changes: Any) -> list[UsageRecord]:
+    """The rows of one request to *app*."""
+    settings = changes.pop("settings", {})
+    rig = Rig(app, **settings)
+    rig.run(body, **{"PATH_INFO": "/plain/x", **changes})
+    return rig.rows()
+
+
+def test_charges_of_one_model_are_merged() -> None:
+    """Charges of the same model are one row with their sums; another model is a row of its own."""
+    first, second = rows_of(charging(usage("gpt-4o", 10, 20), usage("gpt-4o-mini", 5, 6), usage("gpt-4o", 1, 2)))
+
+    assert (first.response_model, first.input_tokens, first.output_tokens) == ("gpt-4o", 11, 22)
+    assert (second.response_model, second.input_tokens, second.output_tokens) == ("gpt-4o-mini", 5, 6)
+    assert first.cost_pico == 11 * 2_500_000 + 22 * 10_000_000
+    assert first.id != second.id
+    assert first.correlation_id == second.correlation_id == first.id
+    assert second.sequence == first.sequence + 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**6), st.integers(0, 10**9)), max_size=12))
+def test_cost_is_the_sum_of_its_charges(parts: list[tuple[str, int, int]]) -> None:
+    """Tokens add up, and money is rounded up once, to the nano-dollar, over all charges."""
+    charges = [Charge(Usage(tokens, 2 * tokens, model=model), Priced(pico, "p")) for model, tokens, pico in parts]
+
+    cost = cost_of(charges, requests=1)
+
+    total = sum(pico for _, _, pico in parts)
+    assert cost.input_tokens * 2 == cost.output_tokens
+    assert cost.input_tokens == sum(tokens for _, tokens, _ in parts)
+    assert total <= cost.money_nano * 1000 < total + 1000
+    assert (cost.requests, cost.concurrent) == (1, 1)
+
+
+def test_call_without_a_model_has_a_row() -> None:
+    """A request that used no model is one row without tokens, cost or model."""
+    (row,) = rows_of(charging())
+
+    assert (row.input_tokens, row.output_tokens, row.cost_pico, row.usage_source) == (0, 0, 0, "none")
+    assert (row.response_model, row.provider, row.route, row.path) == (None, None, "/plain/*", "/plain/x")
+    assert row.response_type == "text/plain"
+
+
+def test_row_says_who_and_where() -> None:
+    """A row carries every scope of its subject, the server, the method and the plan."""
+    whole = Subject(key="k", user="u", team="t", project="p", tenant="acme", plan="one", source="custom")
+    (row,) = rows_of(charging(), settings={"identify": lambda _: whole}, SERVER_PORT="8080")
+
+    assert (row.key_id, row.user_id, row.team_id, row.project_id, row.tenant_id) == ("k", "u", "t", "p", "acme")
+    assert (row.account, row.plan, row.access_source) == ("tenant:acme", "one", "custom")
+    assert (row.server_address, row.server_port, row.method) == ("127.0.0.1", 8080, "POST")
+
+
+@pytest.mark.parametrize(
+    ("header", "trace"),
+    [
+        (f"00-{TRACE}-00f067aa0ba902b7-01", TRACE),
+        (f"cc-{TRACE}-00f067aa0ba902b7-01-what-comes-later", TRACE),
+        (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", None),
+        (f"00-{TRACE}", None),
+        ("x" * 10_000, None),
+    ],
+)
+def test_trace_id_is_read_from_traceparent(header: str, trace: str | None) -> None:
+    """The trace id is W3C's, of every version; what is none is left out."""
+    (row,) = rows_of(charging(), HTTP_TRACEPARENT=header)
+
+    assert row.trace_id == trace
+
+
+def test_correlation_id_is_bounded() -> None:
+    """The client's request id is kept, cut to what a column holds."""
+    (short,) = rows_of(charging(), HTTP_X_REQUEST_ID="req-1")
+    (long,) = rows_of(charging(), HTTP_X_REQUEST_ID="x" * 5000)
+    (none,) = rows_of(charging(), HTTP_X_REQUEST_ID="")
+
+    assert short.correlation_id == "req-1"
+    assert long.correlation_id == "x" * 128
+    assert none.correlation_id == none.id
+
+
+@pytest.mark.parametrize(
+    ("purpose", "origin"), [("realtime", "api"), ("playground", "frontend"), ("batch", "batch"), ("other", "api")]
+)
+def test_origin_follows_the_purpose_of_the_key(purpose: str, origin: str) -> None:
+    """A playground's key is the frontend, a batch's the batch, every other the API."""
+    (row,) = rows_of(charging(), settings={"identify": lambda _: Subject(key="k", purpose=purpose)})
+
+    assert (row.purpose, row.origin) == (purpose, origin)
+
+
+def test_content_type_is_bounded() -> None:
+    """A content type of any length is cut, and lower case."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "TEXT/" + "x" * 500)])
+        return [b"ok"]
+
+    (row,) = rows_of(app)
+
+    assert row.response_type == "text/" + "x" * 59
+
+
+def test_refusals_are_recorded_unless_told_not_to() -> None:
+    """A refused request has a row of its own, at no cost; ``record_refusals: False`` leaves it out."""
+    said = Rig(charging(), plans={"one": ["1 request/minute"]})
+    silent = Rig(charging(), plans={"one": ["1 request/minute"]}, record_refusals=False)
+    for rig in (said, silent):
+        rig.run(b"", PATH_INFO="/plain/x")
+        assert rig.run(b"", PATH_INFO="/plain/x").status == 429
+
+    assert [row.decision for row in said.rows()] == ["admitted", "refused"]
+    assert [row.decision for row in silent.rows()] == ["admitted"]
+    assert (said.records[1].limit_name, said.records[1].cost_pico) == ("requests-minute", 0)
+
+
+def test_unknown_callers_have_no_row() -> None:
+    """Who is nobody pays nothing, and fills no table."""
+    rig = Rig(charging())
+    assert rig.run(b"", PATH_INFO="/plain/x", subject=None).status == 401
+
+    assert rig.rows() == []
+
+
+def test_row_holds_neither_prompt_nor_answer_nor_key() -> None:
+    """No text of the request or the response, and no credential, is in any field of a row."""
+    canary = "canary-7f3a"
+    body = chat(messages=[{"role": "user", "content": canary}])
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json"), ("X-Own", canary)])
+        return [b'{"choices": [{"message": {"content": "canary-7f3a"}}]}']
+
+    rig = Rig(app)
+    rig.run(body, HTTP_AUTHORIZATION=f"Bearer {canary}", QUERY_STRING=f"api_key={canary}")
+
+    (row,) = rig.rows()
+    assert canary not in repr(row)
