@@ -122,6 +122,20 @@ class TestSample:
         assert found.estimate <= found.upper + 1
         assert found.upper <= found.size
 
+    def test_of_a_huge_text_not_even_all_bytes_are_read(self, monkeypatch):
+        """Beyond a million characters the bytes are estimated, too: a run of dense characters still raises the bound."""
+        looked = []
+        real = sampling.utf8_size
+        monkeypatch.setattr(sampling, "utf8_size", lambda piece: looked.append(len(piece)) or real(piece))
+        text = "é plain words " * 400_000
+
+        found = sample(text, count)
+
+        assert sum(looked) < sampling.LOOK_CHARS + 2 * USUAL.all_chars
+        assert found.size == 4 * len(text)
+        assert found.estimate == pytest.approx(count(text), rel=0.03)
+        assert found.estimate < found.upper < 1.1 * found.estimate
+
     @pytest.mark.parametrize("length", [16_385, 20_000, 100_000, 3_000_000])
     def test_its_size_does_not_depend_on_the_text(self, length):
         """64 chunks are counted, each at most a little longer than planned, whatever the text's length."""

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["PRECISE", "USUAL", "Sample", "Sampling", "sample", "utf8_size"]
 
@@ -24,10 +24,16 @@ CUT_TOKENS = 0.25
 """What a cut through a word or a run adds, in tokens, on average over languages and code."""
 
 ERRORS = 3.0
-"""Standard errors between estimate and upper bound."""
+SHARE = 0.01
+"""Between estimate and upper bound: standard errors, and a share of the estimate, for errors have errors of their own."""
+
+LOOK_CHARS = 2**20
+"""Of how many characters at most the bytes are looked at, in as many places as there are chunks."""
 
 TOKENS_AN_EXTRA_BYTE = 4 / 3
 """A character of four bytes, three of them beyond its first, has at most four tokens."""
+
+MAX_CHAR_BYTES = 4
 
 _secret = random.Random()  # seeded by the system's randomness
 os.register_at_fork(after_in_child=_secret.seed)
@@ -71,7 +77,7 @@ class Sample:
 
         upper: Bound that the truth hardly ever passes, in tokens; never more than *size*.
 
-        size: UTF-8 bytes of the text, of which no byte-level encoding makes more than one token each.
+        size: Bound of the text's UTF-8 bytes, of which no byte-level encoding makes more than one token each.
     """
 
     estimate: float
@@ -100,13 +106,33 @@ def sample(
     sizes = [len(piece) for piece, _ in pieces]
     seen = sum(sizes)
     density = sum(tokens) / seen
-    error = _error(tokens, sizes, density) * math.sqrt(max(0.0, 1 - seen / len(text))) * len(text)
     estimate = density * len(text)
-    size = utf8_size(text)
+    error = _error(tokens, sizes, density) * math.sqrt(max(0.0, 1 - seen / len(text))) * len(text)
+    size, extra = _bytes(text, plan, draw)
     # what the bytes beyond ASCII say of the parts that no chunk has met
-    hidden = (size - len(text)) - sum(utf8_size(piece) - len(piece) for piece, _ in pieces) * len(text) / seen
-    upper = math.ceil(estimate + ERRORS * error + TOKENS_AN_EXTRA_BYTE * max(0.0, hidden))
+    hidden = extra - _extra(piece for piece, _ in pieces) * len(text) / seen if extra else 0.0
+    upper = math.ceil(estimate * (1 + SHARE) + ERRORS * error + TOKENS_AN_EXTRA_BYTE * max(0.0, hidden))
     return Sample(min(estimate, size), error, min(upper, size), size)
+
+
+def _bytes(text: str, plan: Sampling, draw: Callable[[], float]) -> tuple[int, float]:
+    """
+    Return a bound of *text*'s UTF-8 bytes, and about how many of them are not the first of their character.
+
+    Both are exact up to `LOOK_CHARS` characters, and for ASCII.
+    """
+    if text.isascii():
+        return len(text), 0.0
+    if len(text) <= LOOK_CHARS:
+        size = utf8_size(text)
+        return size, size - len(text)
+    bounds = _bounds(len(text), Sampling(plan.chunks, LOOK_CHARS // plan.chunks), draw)
+    looked = sum(end - start for start, end in bounds)
+    return MAX_CHAR_BYTES * len(text), _extra(text[start:end] for start, end in bounds) * len(text) / looked
+
+
+def _extra(pieces: Iterable[str]) -> int:
+    return sum(utf8_size(piece) - len(piece) for piece in pieces)
 
 
 def _bounds(length: int, plan: Sampling, draw: Callable[[], float]) -> list[tuple[int, int]]:
