@@ -19,6 +19,7 @@ from tokenbudget_mw.settings.limits import parse_limit
 from tokenbudget_mw.values import Route
 
 if TYPE_CHECKING:
+    from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.errors import TokenBudgetError
     from tokenbudget_mw.rules.refusals import Refusal
@@ -75,7 +76,7 @@ class EndpointLimit:
         subject = self._subject_here() or core.identifier.resolve(facts)
         decision = core.guard.admit(self._request(core, subject))
         self._take(decision)
-        if running.get() is None and decision.reservation is not None:
+        if _running() is None and decision.reservation is not None:
             core.guard.settle(decision.reservation, ONE_REQUEST)
 
     async def aadmit(self, core: Core, facts: Facts) -> None:
@@ -85,15 +86,15 @@ class EndpointLimit:
         subject = self._subject_here() or await core.identifier.aresolve(facts)
         decision = await core.async_guard.admit(self._request(core, subject))
         self._take(decision)
-        if running.get() is None and decision.reservation is not None:
+        if _running() is None and decision.reservation is not None:
             await core.async_guard.settle(decision.reservation, ONE_REQUEST)
 
     def _subject_here(self) -> Subject | None:
-        call = running.get()
+        call = _running()
         return call.subject if call is not None else None
 
     def _request(self, core: Core, subject: Subject) -> Request:
-        call = running.get()
+        call = _running()
         route = Route(self.name)
         if call is None:
             return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
@@ -102,9 +103,15 @@ class EndpointLimit:
     def _take(self, decision: Decision) -> None:
         if not decision.admitted:
             raise BudgetExceeded(decision)
-        call = running.get()
+        call = _running()
         if call is not None:
             call.hold(decision)
+
+
+def _running() -> Call | None:
+    call = running.get()
+    # a call that has ended, as for a background task's, settles nothing any more
+    return None if call is None or call.is_ended else call
 
 
 def refusal_of(error: TokenBudgetError) -> Refusal:
