@@ -7,8 +7,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
+from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.values import Usage
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class Core:
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
-    _aside: ThreadPoolExecutor | None = None
+    _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
 
     def record(self, record: UsageRecord) -> None:
         """
@@ -118,9 +120,7 @@ class Core:
         """
         Do *work* soon, in a thread, so that the caller's event loop does not wait for it.
         """
-        if self._aside is None:
-            self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenbudget-aside")
-        self._aside.submit(work)
+        self._aside.get().submit(work)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """
@@ -131,10 +131,32 @@ class Core:
     def close(self, timeout: float = 2.0) -> None:
         """
         Write what waits, for up to *timeout* seconds, and give back threads and connections.
+
+        A later request starts again what it needs: test clients end an app's lifespan and begin another.
         """
-        if self._aside is not None:
-            self._aside.shutdown(wait=True)
-            self._aside = None
+        self._aside.get().stop()
         self.flusher.close(timeout)
-        while self.closers:
-            self.closers.pop(0)()
+        for closer in self.closers:
+            closer()
+
+
+class _Aside:
+    """
+    One process's thread for what must not hold up an event loop.
+    """
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = Lock()
+
+    def submit(self, work: Callable[[], object]) -> None:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenbudget-aside")
+            self._threads.submit(work)
+
+    def stop(self) -> None:
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=True)

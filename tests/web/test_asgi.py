@@ -427,6 +427,30 @@ def test_lifespan_passes_and_drains() -> None:
     assert len(rig.records) == 1
 
 
+@pytest.mark.parametrize("backend", ["memory", "redis"])
+def test_a_second_lifespan_begins_again(backend: str, request: pytest.FixtureRequest) -> None:
+    """An app whose lifespan has ended may begin another, on a new loop: counters go on, records are written."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await answering(scope, receive, send)
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    url = "memory://" if backend == "memory" else request.getfixturevalue("redis_db")
+    rig = Rig(app, backend=url, plans={"one": ["9 requests/minute"]})
+
+    async def life() -> bytes:
+        sent = await rig.arun(chat())
+        await rig.arun(type="lifespan")
+        return dict(sent[0]["headers"])[b"ratelimit"]
+
+    left = [asyncio.run(life()) for _ in range(3)]
+
+    assert [each.split(b";")[1] for each in left] == [b"r=8", b"r=7", b"r=6"]
+    assert len(rig.records) == 3
+
+
 def test_background_work_may_charge_late() -> None:
     """What a handler charges after its response counts, on a row of its own."""
 

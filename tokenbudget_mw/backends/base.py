@@ -49,7 +49,7 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """
-        Give back connections. A closed backend is not used again.
+        Give back connections. A closed backend that is used again opens new ones.
         """
         ...
 

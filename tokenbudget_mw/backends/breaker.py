@@ -180,6 +180,7 @@ class Guarded:
         # Not alive: never started, or left behind by a fork.
         with self._start:
             if self._prober is None or not self._prober.is_alive():
+                self._closed.clear()  # used again after it was closed: a test client's next lifespan
                 self._prober = threading.Thread(target=self._probe, args=(now,), name="tokenbudget-probe", daemon=True)
                 self._prober.start()
 

@@ -186,6 +186,7 @@ class Fallback:
         # Not alive: never started, finished, or left behind by a fork.
         with self._start:
             if self._teller is None or not self._teller.is_alive():
+                self._closed.clear()  # used again after it was closed
                 self._teller = threading.Thread(target=self._keep_telling, name="tokenbudget-settle", daemon=True)
                 self._teller.start()
 
