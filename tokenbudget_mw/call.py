@@ -241,9 +241,9 @@ class Call:
         """
         Take a piece of the response's body that is about to pass.
         """
-        if not chunk or self.is_ended:
-            return
         if self.first_byte is None:
+            if not chunk or self.is_ended:
+                return
             self.first_byte = self.core.timer() - self.started
         if self.tap is not None:
             self.tap.feed(chunk)
@@ -356,6 +356,7 @@ class Call:
             reported = tuple(self._charges)
         self.duration = self.core.timer() - self.started
         tapped = self.tap.usage() if self.tap is not None else None
+        self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         outcome = outcome_of(ending, None if reported else tapped)
         charges = reported or self._settled(outcome, tapped)
         self._record(charges, settle_reason=outcome)

@@ -15,7 +15,7 @@ from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.values import Decision, Route
@@ -203,14 +203,13 @@ def _bounded(text: str | None) -> str | None:
     return text[:LONGEST_ID] if text else None
 
 
-def cost_of(charges: Sequence[Charge], *, requests: int = 0) -> Cost:
+def cost_of(charges: Iterable[Charge], *, requests: int = 0) -> Cost:
     """
-    Add up what *charges* take from limits.
+    Add up what *charges* take from limits, beside *requests*.
     """
-    return Cost(
-        requests=requests,
-        input_tokens=sum([charge.usage.input_tokens for charge in charges]),
-        output_tokens=sum([charge.usage.output_tokens for charge in charges]),
-        money_nano=nano_from_pico_ceil(sum([charge.priced.cost_pico for charge in charges])),
-        concurrent=requests,
-    )
+    input_tokens = output_tokens = pico = 0
+    for charge in charges:
+        input_tokens += charge.usage.input_tokens
+        output_tokens += charge.usage.output_tokens
+        pico += charge.priced.cost_pico
+    return Cost(requests, input_tokens, output_tokens, nano_from_pico_ceil(pico), requests)

@@ -20,7 +20,7 @@ LEAST = Cost(requests=1, input_tokens=300, money_nano=3000, concurrent=1)
 
 
 def checks(policy, limits, *, subject=ALICE, route=None, model="gpt-4o", upper=UPPER, least=LEAST, now=NOW):
-    return [check for _, check in policy.bind(limits, subject, route, model, upper, least, now)]
+    return policy.bind(limits, subject, route, model, upper, least, now)[1]
 
 
 def one(limit, **kwargs):

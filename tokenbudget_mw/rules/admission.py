@@ -106,7 +106,7 @@ class Admission:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         if not limits:
             return None
-        bound = self.policy.bind(
+        bound, checks = self.policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
         if not bound:
@@ -114,25 +114,32 @@ class Admission:
         ask = Ask(
             id=request.id,
             tag=self.policy.tag_of(request.subject),
-            checks=tuple([check for _, check in bound]),
+            checks=tuple(checks),
             lease=self.lease,
         )
-        return Plan(ask, tuple([limit for limit, _ in bound]), request.upper)
+        return Plan(ask, tuple(bound), request.upper)
 
 
 def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     """
     Turn the backend's *reply* to *plan* into a decision.
     """
-    pairs = zip(plan.limits, plan.ask.checks, reply.states, strict=True)
-    tallies = tuple([Tally(limit, state, max(check.cost, check.room)) for limit, check, state in pairs])
+    ask = plan.ask
+    tallies: list[Tally] = []
+    holds: list[Hold] = []
+    units: list[Unit] = []
+    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
+        tallies.append(Tally(limit, state, max(check.cost, check.room)))
+        if state.slot >= 0:
+            holds.append(Hold(check, state.slot))
+            units.append(limit.unit)
     if not reply.admitted:
-        return _refuse(tallies, plan.ask.checks, degraded=reply.degraded)
+        return _refuse(tuple(tallies), ask.checks, degraded=reply.degraded)
     return Decision(
         admitted=True,
-        tallies=tallies,
+        tallies=tuple(tallies),
         would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
-        reservation=_reservation(plan, reply, now),
+        reservation=Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease),
         degraded=reply.degraded,
     )
 
@@ -155,19 +162,6 @@ def _unchecked(names: tuple[str, ...], tallies: tuple[Tally, ...] = ()) -> Decis
         refused_by=names,
         retry_after=1.0,
         degraded=True,
-    )
-
-
-def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
-    ask = plan.ask
-    held = [found for found in zip(plan.limits, ask.checks, reply.states, strict=True) if found[2].slot >= 0]
-    return Reservation(
-        id=ask.id,
-        tag=ask.tag,
-        holds=tuple([Hold(check, state.slot) for _, check, state in held]),
-        units=tuple([limit.unit for limit, _, _ in held]),
-        cost=plan.cost,
-        expires_at=now + ask.lease,
     )
 
 

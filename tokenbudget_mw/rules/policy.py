@@ -145,9 +145,9 @@ class Policy:
         least: Cost,
         now: float,
         room: Cost | None = None,
-    ) -> tuple[tuple[Limit, Check], ...]:
+    ) -> tuple[list[Limit], list[Check]]:
         """
-        Turn *limits* into checks.
+        Turn *limits* into checks: return those that ask something of this request, and what they ask.
 
         A limit asks for the most that the request may cost, but for no more than its whole amount: a request whose true
         cost fits an empty window is never refused there. Limits of which the request has no scope value are skipped.
@@ -169,7 +169,8 @@ class Policy:
 
             room: What must be left without being taken; see `Check.room`.
         """
-        bound = []
+        bound: list[Limit] = []
+        checks: list[Check] = []
         per: tuple[Scope, ...] | None = None
         counter = None
         for limit in limits:
@@ -199,8 +200,9 @@ class Policy:
                 limit.on_backend_error,
                 0 if room is None else room.of(unit),
             )
-            bound.append((limit, check))
-        return tuple(bound)
+            bound.append(limit)
+            checks.append(check)
+        return bound, checks
 
     def tag_of(self, subject: Subject) -> str:
         """

@@ -46,13 +46,14 @@ def choose(prices: Sequence[Price], *, at: float, purpose: str, completion_windo
         completion_window: Completion window of the call's batch; None without one.
     """
     best: Price | None = None
-    best_key = (_NEVER, 0.0)
+    best_rank, best_since = _NEVER, 0.0
     for price in prices:
         rank = _rank(price, purpose, completion_window)
-        if rank < _NEVER and _is_valid(price, at):
-            key = (rank, -_since(price))
-            if key < best_key:
-                best, best_key = price, key
+        if rank > best_rank or rank == _NEVER or not _is_valid(price, at):
+            continue
+        since = float("-inf") if price.valid_from is None else price.valid_from
+        if rank < best_rank or since > best_since:
+            best, best_rank, best_since = price, rank, since
     return best
 
 
@@ -76,10 +77,6 @@ def _rank(price: Price, purpose: str, completion_window: str | None) -> int:
 def _is_valid(price: Price, at: float) -> bool:
     begun = price.valid_from is None or price.valid_from <= at
     return begun and (price.valid_until is None or at < price.valid_until)
-
-
-def _since(price: Price) -> float:
-    return float("-inf") if price.valid_from is None else price.valid_from
 
 
 def cost_pico(price: Price, usage: Usage) -> int:
@@ -141,7 +138,7 @@ def _classes(price: Price) -> tuple[int, int, int, int]:
 
 
 def _part(value: int, whole: int) -> int:
-    return min(max(value, 0), whole)
+    return min(value, whole) if value > 0 else 0
 
 
 class Tariffs:
