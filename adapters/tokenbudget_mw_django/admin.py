@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 
-from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, Usage
+from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, RollupDay, RollupHour, RollupSubject, Usage
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
     from django.http import HttpRequest
 
-__all__ = ["BalanceAdmin", "KeyAdmin", "LedgerEntryAdmin", "UsageAdmin"]
+__all__ = [
+    "BalanceAdmin",
+    "KeyAdmin",
+    "LedgerEntryAdmin",
+    "RollupDayAdmin",
+    "RollupHourAdmin",
+    "RollupSubjectAdmin",
+    "UsageAdmin",
+]
 
 _PICO = 10**12
 
@@ -123,6 +131,53 @@ class BalanceAdmin(ReadOnlyAdmin):
         Return the balance in dollars.
         """
         return dollars(row.balance_pico)
+
+
+class RollupAdmin(ReadOnlyAdmin):
+    """
+    Usage added up.
+    """
+
+    @admin.display(description="cost", ordering="cost_pico")
+    def cost(self, row: RollupDay) -> str:
+        """
+        Return the cost in dollars.
+        """
+        return dollars(row.cost_pico)
+
+
+_FIGURES = ("requests", "refused", "errors", "input_tokens", "output_tokens", "cost")
+
+
+@admin.register(RollupSubject)
+class RollupSubjectAdmin(RollupAdmin):
+    """
+    Usage by subject, the newest day first.
+    """
+
+    list_display = ("day", "account", "key_id", "model", *_FIGURES)
+    ordering = ("-day",)
+    search_fields = ("=account", "=key_id")
+
+
+@admin.register(RollupHour)
+class RollupHourAdmin(RollupAdmin):
+    """
+    Usage by hour, the newest first.
+    """
+
+    list_display = ("hour", "model", "route", *_FIGURES)
+    ordering = ("-hour",)
+
+
+@admin.register(RollupDay)
+class RollupDayAdmin(RollupAdmin):
+    """
+    Usage by day, the newest first.
+    """
+
+    list_display = ("day", "model", "route", *_FIGURES)
+    ordering = ("-day",)
 
 
 @admin.register(Key)

@@ -12,7 +12,7 @@ from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
 
-__all__ = ["Balance", "Key", "LedgerEntry", "Usage"]
+__all__ = ["Balance", "Key", "LedgerEntry", "RollupDay", "RollupHour", "RollupSubject", "Usage"]
 
 
 class Usage(models.Model):
@@ -177,6 +177,106 @@ class Key(models.Model):
         db_table = "tokenbudget_keys"
         verbose_name = "key"
         verbose_name_plural = "keys"
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class RollupSubject(models.Model):
+    """
+    Usage by day, subject and model.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    day = MomentField()
+    account = VarcharField(max_length=255)
+    key_id = VarcharField(max_length=128)
+    model = VarcharField(max_length=255)
+    requests = models.BigIntegerField()
+    refused = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    input_tokens = PicoField()
+    output_tokens = PicoField()
+    cache_read_tokens = PicoField()
+    cache_write_tokens = PicoField()
+    cache_write_1h_tokens = PicoField()
+    reasoning_tokens = PicoField()
+    duration_us = PicoField()
+    cost_pico = PicoField()
+
+    class Meta:
+        db_table = "tokenbudget_rollup_subjects"
+        verbose_name = "usage by subject"
+        verbose_name_plural = "usage by subject"
+        indexes = (
+            Index(fields=["key_id", "day"], name="tokenbudget_rollup_key_ix"),
+            Index(fields=["day"], name="tokenbudget_rollup_day_ix"),
+        )
+        constraints = (
+            UniqueConstraint(fields=["account", "day", "key_id", "model"], name="tokenbudget_rollup_subjects_uq"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class RollupHour(models.Model):
+    """
+    Usage by hour, model and route.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    hour = MomentField()
+    model = VarcharField(max_length=255)
+    route = VarcharField(max_length=255)
+    requests = models.BigIntegerField()
+    refused = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    input_tokens = PicoField()
+    output_tokens = PicoField()
+    cache_read_tokens = PicoField()
+    cache_write_tokens = PicoField()
+    cache_write_1h_tokens = PicoField()
+    reasoning_tokens = PicoField()
+    duration_us = PicoField()
+    cost_pico = PicoField()
+
+    class Meta:
+        db_table = "tokenbudget_rollup_hours"
+        verbose_name = "usage by hour"
+        verbose_name_plural = "usage by hour"
+        constraints = (UniqueConstraint(fields=["hour", "model", "route"], name="tokenbudget_rollup_hours_uq"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class RollupDay(models.Model):
+    """
+    Usage by day, model and route.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    day = MomentField()
+    model = VarcharField(max_length=255)
+    route = VarcharField(max_length=255)
+    requests = models.BigIntegerField()
+    refused = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    input_tokens = PicoField()
+    output_tokens = PicoField()
+    cache_read_tokens = PicoField()
+    cache_write_tokens = PicoField()
+    cache_write_1h_tokens = PicoField()
+    reasoning_tokens = PicoField()
+    duration_us = PicoField()
+    cost_pico = PicoField()
+
+    class Meta:
+        db_table = "tokenbudget_rollup_days"
+        verbose_name = "usage by day"
+        verbose_name_plural = "usage by day"
+        constraints = (UniqueConstraint(fields=["day", "model", "route"], name="tokenbudget_rollup_days_uq"),)
 
     def __str__(self) -> str:
         return str(self.pk)

@@ -61,6 +61,7 @@ def test_honest_books_are_verified(kept: Engine) -> None:
         "ledger_usage_pico": 47,
         "ledger_pico": 47,
         "balance_pico": -47,
+        "rollup_pico": 56,
         "differences": (),
         "truncated": False,
     }
@@ -125,7 +126,9 @@ def test_whatever_is_changed_is_found(kept: Engine, statement: str, found: set[t
     report = books.verify(kept)
 
     assert not report.verified
-    assert {(d.kind, d.account, d.expected_pico, d.found_pico) for d in report.differences} == found
+    money = [difference for difference in report.differences if difference.kind != "rollup"]
+    assert {(d.kind, d.account, d.expected_pico, d.found_pico) for d in money} == found
+    assert (len(money) < len(report.differences)) == ("tokenbudget_usage" in statement)
 
 
 def test_two_errors_that_cancel_out_are_found(kept: Engine) -> None:
@@ -138,7 +141,49 @@ def test_two_errors_that_cancel_out_are_found(kept: Engine) -> None:
     report = books.verify(kept)
 
     assert report.usage_pico == report.ledger_usage_pico == -report.balance_pico
-    assert len(report.differences) == 2
+    assert [difference.kind for difference in report.differences] == ["entry", "entry"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (
+            "UPDATE tokenbudget_usage SET input_tokens = 11 WHERE sequence = 2",
+            ["rollup_subjects of 2025-10-09, tenant:acme, none: expected input_tokens 31, found 30"],
+        ),
+        (
+            "DELETE FROM tokenbudget_rollup_subjects WHERE account = 'key:k9'",
+            [
+                "rollup_subjects of 2025-10-09, key:k9, none: expected requests 1, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none: expected input_tokens 10, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none: expected output_tokens 5, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none: expected cost_pico 5, found 0",
+                "rollup_hours of 2025-10-09, none: expected requests 4, found 5",
+                "rollup_hours of 2025-10-09, none: expected input_tokens 40, found 50",
+                "rollup_hours of 2025-10-09, none: expected output_tokens 20, found 25",
+                "rollup_hours of 2025-10-09, none: expected cost_pico 51, found 56",
+            ],
+        ),
+        (
+            "UPDATE tokenbudget_rollup_hours SET cost_pico = cost_pico - 1",
+            [
+                "rollup_hours of 2025-10-09, none: expected cost_pico 56, found 55",
+                "rollup_days of 2025-10-09, none, none: expected cost_pico 55, found 56",
+            ],
+        ),
+        (
+            "UPDATE tokenbudget_rollup_days SET requests = 6",
+            ["rollup_days of 2025-10-09, none, none: expected requests 5, found 6"],
+        ),
+    ],
+)
+def test_a_changed_rollup_is_found(kept: Engine, statement: str, found: list[str]) -> None:
+    """
+    A row or a rollup that was changed is listed with the day, where in it, and both figures.
+    """
+    tamper(kept, statement)
+
+    assert [str(difference) for difference in books.verify(kept).differences] == found
 
 
 def test_a_difference_reads_as_a_sentence(kept: Engine) -> None:
@@ -158,7 +203,10 @@ def test_sums_beyond_64_bits_are_exact(engine: Engine, record: MakeRecord) -> No
     """
     sink = DatabaseSink(engine)
     most = 2**63 - 1
-    sink.write([record(n, account=f"tenant:{n}", cost_pico=most, input_tokens=most) for n in range(5)])
+    day = 86_400_000_000
+    sink.write(
+        [record(n, account=f"tenant:{n}", cost_pico=most, input_tokens=most, created_at_us=n * day) for n in range(5)]
+    )
 
     report = books.verify(engine)
 

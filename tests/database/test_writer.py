@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from tokenbudget_mw.database import books, tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.database.writers import find_writer
 from tokenbudget_mw.errors import ConfigurationError, PermanentSinkError
@@ -95,6 +96,64 @@ def test_a_write_makes_one_entry_an_account_and_lowers_its_balance(engine: Engin
     assert sorted(entries(engine)) == [("key:k9", 5, 1), ("tenant:acme", 7, 2), ("tenant:acme", 10, 1)]
     assert balances(engine) == {"tenant:acme": -17, "key:k9": -5}
     assert books.verify(engine).verified
+
+
+def rollups(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    with engine.connect() as connection:
+        return {
+            rollup.table.name.removeprefix("tokenbudget_rollup_"): [
+                tuple(row)
+                for row in connection.execute(
+                    select(*(rollup.table.c[name] for name in (*rollup.keys, *tables.FIGURES))).order_by(
+                        *(rollup.table.c[name] for name in rollup.keys)
+                    )
+                )
+            ]
+            for rollup in ROLLUPS
+        }
+
+
+def test_a_write_adds_to_the_rollups(engine: Engine, record: MakeRecord) -> None:
+    """
+    Usage is added up by day, subject and model, by hour, model and route, and by day, model and route.
+    """
+    sink = DatabaseSink(engine)
+    late = {"created_at_us": int(datetime(2025, 10, 9, 23, 59, 59, 999_999, UTC).timestamp()) * 10**6 + 999_999}
+    gpt = {"request_model": "gpt", "response_model": "gpt-4o", "route": "/chat", "duration_us": 7}
+    claude = {"request_model": "claude", "key_id": "k9", "account": None, "route": "/chat"}
+
+    sink.write([record(1, cost_pico=3, status=200, **gpt), record(2, cost_pico=4, status=500, **gpt)])
+    sink.write([record(2, cost_pico=4, status=500, **gpt), record(3, cost_pico=5, cache_read_tokens=2, **gpt, **late)])
+    sink.write([record(4, cost_pico=0, decision="refused", status=429, input_tokens=0, output_tokens=0, **claude)])
+
+    day, morning, night = (datetime(2025, 10, 9, hour, tzinfo=UTC) for hour in (0, 8, 23))
+    refused = (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    whole = (3, 0, 1, 30, 15, 2, 0, 0, 0, 21, 12)
+    assert rollups(engine) == {
+        "subjects": [("", day, "k9", "claude", *refused), ("tenant:acme", day, "", "gpt-4o", *whole)],
+        "hours": [
+            (morning, "claude", "/chat", *refused),
+            (morning, "gpt-4o", "/chat", 2, 0, 1, 20, 10, 0, 0, 0, 0, 14, 7),
+            (night, "gpt-4o", "/chat", 1, 0, 0, 10, 5, 2, 0, 0, 0, 7, 5),
+        ],
+        "days": [(day, "claude", "/chat", *refused), (day, "gpt-4o", "/chat", *whole)],
+    }
+    assert books.verify(engine).verified
+
+
+def test_a_rollup_that_sqlite_cannot_hold_is_refused(sqlite_engine: Engine, record: MakeRecord) -> None:
+    """
+    Where numbers end at 2^63, a sum beyond it is an error and never a float.
+    """
+    sink = DatabaseSink(sqlite_engine)
+    sink.write([record(1, input_tokens=2**63 - 1)])
+
+    with pytest.raises(PermanentSinkError):
+        sink.write([record(2, input_tokens=1)])
+    sink.write([record(3, input_tokens=0)])
+
+    assert rollups(sqlite_engine)["days"][0][3:7] == (2, 0, 0, 2**63 - 1)
+    assert books.verify(sqlite_engine).verified
 
 
 def test_an_entry_leads_to_its_rows(engine: Engine, record: MakeRecord) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, inspect, text
+from sqlalchemy import MetaData, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 
 import tokenbudget_mw_alembic
-from tokenbudget_mw.database import tables
+from tokenbudget_mw.database import books, tables
+from tokenbudget_mw.database.rows import COLUMNS, new_rows
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.values import UsageRecord
 
 if TYPE_CHECKING:
     import subprocess
@@ -119,6 +121,53 @@ def test_both_chains_make_the_same_tables(engine: Engine, django: Django) -> Non
     run_chain("django", engine, django)
 
     assert schema(engine) == by_alembic
+
+
+@pytest.mark.parametrize("chain", ["alembic", "django"])
+def test_rollups_are_filled_from_older_rows(engine: Engine, django: Django, chain: str) -> None:
+    """
+    Rows that an older version wrote are in the rollups after the upgrade, by the same days, hours and names.
+    """
+    if chain == "alembic":
+        tokenbudget_mw_alembic.upgrade(engine, "0001")
+    else:
+        assert django("migrate", "tokenbudget_mw_django", "0001", "--verbosity=0").returncode == 0
+        engine.dispose()
+    hours = [0, 3_599_999_999, 3_600_000_000, 86_399_999_999, 86_400_000_000]
+    records = [
+        UsageRecord(
+            id=f"r{at}",
+            instance_id="i",
+            sequence=at,
+            created_at_us=1_760_054_400_000_000 + hour,
+            method="POST",
+            path="/",
+            route=[None, "/chat"][at % 2],
+            request_model=[None, "gpt-4o"][at % 2],
+            status=[200, 500][at % 2],
+            input_tokens=at,
+            cost_pico=10**at,
+        )
+        for at, hour in enumerate(hours)
+    ]
+    with engine.begin() as connection:
+        connection.execute(
+            insert(tables.usage), [dict(zip(COLUMNS, row, strict=True)) for row in new_rows(records, "w")]
+        )
+
+    run_chain(chain, engine, django)
+    report = books.verify(engine)
+
+    with engine.connect() as connection:
+        starts = connection.scalars(select(tables.rollup_hours.c.hour).order_by(tables.rollup_hours.c.hour)).all()
+    assert (report.verified, report.rollup_pico) == (True, 11111)
+    assert [f"{start:%d %H:%M:%S.%f}" for start in starts] == [
+        "10 00:00:00.000000",
+        "10 00:00:00.000000",
+        "10 01:00:00.000000",
+        "10 23:00:00.000000",
+        "11 00:00:00.000000",
+    ]
 
 
 def test_the_database_refuses_negative_numbers(migrate: Callable[[], None], engine: Engine) -> None:

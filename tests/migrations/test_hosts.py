@@ -188,10 +188,10 @@ ADMIN = """
 from django.contrib import admin
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
-from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, Usage
+from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, RollupDay, RollupHour, RollupSubject, Usage
 request = RequestFactory().get("/")
 request.user = AnonymousUser()
-for model in (Balance, Key, LedgerEntry, Usage):
+for model in (Balance, Key, LedgerEntry, RollupDay, RollupHour, RollupSubject, Usage):
     page = admin.site.get_model_admin(model)
     print(page.has_add_permission(request), page.has_change_permission(request), page.has_delete_permission(request))
 keys = admin.site.get_model_admin(Key)
@@ -221,7 +221,7 @@ def test_the_admin_shows_and_switches_keys_and_edits_nothing(engine: Engine, dja
 
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        *["False False False"] * 4,
+        *["False False False"] * 7,
         "[]",
         "['resume', 'revoke', 'suspend']",
         "suspended False",

@@ -9,11 +9,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
 
-from tokenbudget_mw.database.types import Moment, Pico, text, varchar
+from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
-__all__ = ["PREFIX", "REVENUE", "balances", "keys", "ledger", "metadata", "usage"]
+__all__ = [
+    "FIGURES",
+    "PREFIX",
+    "REVENUE",
+    "TOKENS",
+    "balances",
+    "keys",
+    "ledger",
+    "metadata",
+    "rollup_days",
+    "rollup_hours",
+    "rollup_subjects",
+    "usage",
+]
 
 PREFIX = "tokenbudget_"
 
@@ -28,7 +52,7 @@ _MYSQL_TABLE: dict[str, Any] = {
     for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
 }
 
-_TOKENS = (
+TOKENS = (
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -36,6 +60,10 @@ _TOKENS = (
     "cache_write_1h_tokens",
     "reasoning_tokens",
 )
+"""The classes of tokens, as columns."""
+
+FIGURES = ("requests", "refused", "errors", *TOKENS, "duration_us", "cost_pico")
+"""What a rollup adds up; *errors* are answers with a status of 500 and above."""
 
 
 def _not_negative(table: str, what: str, *columns: str) -> CheckConstraint:
@@ -73,7 +101,7 @@ usage = Table(
     Column("access_source", varchar(32), nullable=False),
     Column("purpose", varchar(32), nullable=False),
     Column("origin", varchar(32), nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in _TOKENS),
+    *(Column(name, BigInteger, nullable=False) for name in TOKENS),
     Column("usage_source", varchar(16), nullable=False),
     Column("cost_pico", BigInteger, nullable=False),
     Column("price_id", varchar(255)),
@@ -96,7 +124,7 @@ usage = Table(
     Index("tokenbudget_usage_key_ix", "key_id", "created_at", "id"),
     Index("tokenbudget_usage_account_ix", "account", "created_at", "id"),
     Index("tokenbudget_usage_created_ix", "created_at"),
-    _not_negative("usage", "tokens", *_TOKENS),
+    _not_negative("usage", "tokens", *TOKENS),
     _not_negative("usage", "cost", "cost_pico"),
     **_MYSQL_TABLE,
 )
@@ -155,5 +183,53 @@ keys = Table(
     Column("rotated_to", varchar(32)),
     Column("last_used_at", Moment),
     Column("tags", text(), nullable=False),
+    **_MYSQL_TABLE,
+)
+
+
+# -- rollups: usage added up, in the transaction that adds the rows. What a row does not have is the empty text here. ---
+
+
+def _figures(*names: str) -> list[Column[Any]]:
+    counts = {"requests", "refused", "errors"}
+    return [Column(name, BigInteger if name in counts else Total, nullable=False) for name in names]
+
+
+rollup_subjects = Table(
+    "tokenbudget_rollup_subjects",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("day", Moment, nullable=False),
+    Column("account", varchar(255), nullable=False),
+    Column("key_id", varchar(128), nullable=False),
+    Column("model", varchar(255), nullable=False),
+    *_figures(*FIGURES),
+    UniqueConstraint("account", "day", "key_id", "model", name="tokenbudget_rollup_subjects_uq"),
+    Index("tokenbudget_rollup_key_ix", "key_id", "day"),
+    Index("tokenbudget_rollup_day_ix", "day"),
+    **_MYSQL_TABLE,
+)
+
+rollup_hours = Table(
+    "tokenbudget_rollup_hours",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("hour", Moment, nullable=False),
+    Column("model", varchar(255), nullable=False),
+    Column("route", varchar(255), nullable=False),
+    *_figures(*FIGURES),
+    UniqueConstraint("hour", "model", "route", name="tokenbudget_rollup_hours_uq"),
+    **_MYSQL_TABLE,
+)
+
+rollup_days = Table(
+    "tokenbudget_rollup_days",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("day", Moment, nullable=False),
+    Column("model", varchar(255), nullable=False),
+    Column("route", varchar(255), nullable=False),
+    *_figures(*FIGURES),
+    UniqueConstraint("day", "model", "route", name="tokenbudget_rollup_days_uq"),
     **_MYSQL_TABLE,
 )

@@ -7,14 +7,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, Numeric, String, Text, types
+from sqlalchemy import BigInteger, DateTime, Integer, Numeric, String, Text, types
 from sqlalchemy.dialects import mysql
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["MAX_BIGINT", "MYSQL_CHARSET", "MYSQL_COLLATION", "Moment", "Pico", "text", "varchar"]
+__all__ = ["MAX_BIGINT", "MYSQL_CHARSET", "MYSQL_COLLATION", "Moment", "Pico", "Total", "serial", "text", "varchar"]
 
 MAX_BIGINT = 2**63 - 1
 
@@ -38,6 +38,13 @@ def text() -> TypeEngine[str]:
     Return the type of a longer text (64 KiB on MySQL).
     """
     return Text().with_variant(mysql.TEXT(charset=MYSQL_CHARSET, collation=MYSQL_COLLATION), *_MYSQL)
+
+
+def serial() -> TypeEngine[int]:
+    """
+    Return the type of a primary key that the database counts up; SQLite does so for its own ``INTEGER`` only.
+    """
+    return BigInteger().with_variant(Integer(), "sqlite")
 
 
 class Moment(types.TypeDecorator[datetime]):
@@ -103,7 +110,7 @@ class Pico(types.TypeDecorator[int]):
         """
         del dialect
         if value is not None and type(value) is not int:
-            raise TypeError(f"money is whole pico-dollars (int), got {type(value).__name__}")
+            raise TypeError(f"money and totals are whole numbers (int), got {type(value).__name__}")
         return value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
@@ -112,3 +119,11 @@ class Pico(types.TypeDecorator[int]):
         """
         del dialect
         return None if value is None else int(value)
+
+
+class Total(Pico):
+    """
+    A sum of whole numbers, as wide as money: what one row may hold at most, a day of rows can exceed.
+    """
+
+    cache_ok = True

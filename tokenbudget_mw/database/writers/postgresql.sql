@@ -1,6 +1,7 @@
--- One statement, one round trip: rows that are new, their ledger entries, the balances.
--- {columns} and {fields} are the columns of tokenbudget_usage, bare and with their types; :rows is a JSON array of
--- objects. Every INSERT is ordered, so that concurrent writers lock in the same order.
+-- One statement, one round trip: rows that are new, their ledger entries, the balances, the rollups.
+-- {columns} and {fields} are the columns of tokenbudget_usage, bare and with their types; {figures}, {sums}, {totals} and
+-- {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets. :rows is a JSON array of objects.
+-- Every INSERT is ordered, so that concurrent writers lock in the same order.
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
 ),
@@ -8,7 +9,7 @@ added AS (
     INSERT INTO tokenbudget_usage ({columns})
     SELECT {columns} FROM incoming ORDER BY instance_id, sequence
     ON CONFLICT DO NOTHING
-    RETURNING instance_id, sequence, account, cost_pico
+    RETURNING *
 ),
 sums AS (
     SELECT
@@ -40,5 +41,32 @@ taken AS (
     SELECT account, -SUM(amount_pico), :at FROM posted GROUP BY account ORDER BY account
     ON CONFLICT (account) DO UPDATE
     SET balance_pico = balance.balance_pico + excluded.balance_pico, updated_at = excluded.updated_at
+),
+fresh AS (
+    SELECT
+        DATE_TRUNC('day', created_at, 'UTC') AS day,
+        DATE_TRUNC('hour', created_at, 'UTC') AS hour,
+        COALESCE(added.account, '') AS account,
+        COALESCE(added.key_id, '') AS key_id,
+        COALESCE(response_model, request_model, '') AS model,
+        COALESCE(added.route, '') AS route,
+        {sums}
+    FROM added
+    GROUP BY 1, 2, 3, 4, 5, 6
+),
+by_subject AS (
+    INSERT INTO tokenbudget_rollup_subjects AS rollup (account, day, key_id, model, {figures})
+    SELECT account, day, key_id, model, {totals} FROM fresh GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    ON CONFLICT (account, day, key_id, model) DO UPDATE SET {added}
+),
+by_hour AS (
+    INSERT INTO tokenbudget_rollup_hours AS rollup (hour, model, route, {figures})
+    SELECT hour, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (hour, model, route) DO UPDATE SET {added}
+),
+by_day AS (
+    INSERT INTO tokenbudget_rollup_days AS rollup (day, model, route, {figures})
+    SELECT day, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (day, model, route) DO UPDATE SET {added}
 )
 SELECT COUNT(*) FROM added

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import case, insert, null, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.types import Moment
+from tokenbudget_mw.database.types import MAX_BIGINT, Moment
 from tokenbudget_mw.database.writers.entries import debits, new_entries, stored_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -42,6 +44,7 @@ def write_rows(connection: Connection, write: Write) -> int:
     if entries:
         connection.execute(insert(tables.ledger), entries)
         _take(connection, debits(entries), write)
+    _add_up(connection, rows)
     return added
 
 
@@ -77,3 +80,20 @@ def _balances(connection: Connection, names: list[str]) -> dict[str, int]:
         some = names[start : start + _MOST_PARAMETERS]
         known.update((row[0], row[1]) for row in connection.execute(select(account, balance).where(account.in_(some))))
     return known
+
+
+def _add_up(connection: Connection, rows: Sequence[Row]) -> None:
+    for rollup in ROLLUPS if rows else ():
+        statement = upsert(rollup.table)
+        # what a NOT NULL refuses: a sum that SQLite would turn into a float
+        added = {
+            name: case(
+                (rollup.table.c[name] > MAX_BIGINT - statement.excluded[name], null()),
+                else_=rollup.table.c[name] + statement.excluded[name],
+            )
+            for name in tables.FIGURES
+        }
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=list(rollup.keys), set_=added),
+            rollup.values(rollup.add_up(rows)),
+        )

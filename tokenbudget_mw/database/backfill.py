@@ -1,0 +1,65 @@
+"""
+SQL with which a migration fills the rollups from usage rows that an older version wrote.
+"""
+
+from __future__ import annotations
+
+__all__ = ["fill_rollups"]
+
+# No colon may follow a space or a quote here: Alembic would take it for a parameter.
+_STARTS = {
+    "sqlite": {
+        "day": "SUBSTR(created_at, 1, 11) || '00:00:00.000000'",
+        "hour": "SUBSTR(created_at, 1, 14) || '00:00.000000'",
+    },
+    "postgresql": {
+        "day": "DATE_TRUNC('day', created_at, 'UTC')",
+        "hour": "DATE_TRUNC('hour', created_at, 'UTC')",
+    },
+    "mysql": {
+        "day": "CAST(DATE(created_at) AS DATETIME(6))",
+        "hour": "CAST(DATE(created_at) AS DATETIME(6)) + INTERVAL HOUR(created_at) HOUR",
+    },
+}
+
+_MODEL = "COALESCE(response_model, request_model, '')"
+_KEYS = {
+    "tokenbudget_rollup_subjects": {
+        "day": None,
+        "account": "COALESCE(account, '')",
+        "key_id": "COALESCE(key_id, '')",
+        "model": _MODEL,
+    },
+    "tokenbudget_rollup_hours": {"hour": None, "model": _MODEL, "route": "COALESCE(route, '')"},
+    "tokenbudget_rollup_days": {"day": None, "model": _MODEL, "route": "COALESCE(route, '')"},
+}
+
+_FIGURES = {
+    "requests": "COUNT(*)",
+    "refused": "SUM(CASE WHEN decision = 'refused' THEN 1 ELSE 0 END)",
+    "errors": "SUM(CASE WHEN status >= 500 THEN 1 ELSE 0 END)",
+    "input_tokens": "SUM(input_tokens)",
+    "output_tokens": "SUM(output_tokens)",
+    "cache_read_tokens": "SUM(cache_read_tokens)",
+    "cache_write_tokens": "SUM(cache_write_tokens)",
+    "cache_write_1h_tokens": "SUM(cache_write_1h_tokens)",
+    "reasoning_tokens": "SUM(reasoning_tokens)",
+    "duration_us": "SUM(duration_us)",
+    "cost_pico": "SUM(cost_pico)",
+}
+
+
+def fill_rollups(dialect: str) -> list[str]:
+    """
+    Return a statement for each rollup, in the SQL of *dialect*.
+    """
+    starts = _STARTS["mysql" if dialect == "mariadb" else dialect]
+    return [_fill(table, {name: sql or starts[name] for name, sql in keys.items()}) for table, keys in _KEYS.items()]
+
+
+def _fill(table: str, keys: dict[str, str]) -> str:
+    names = ", ".join([*keys, *_FIGURES])
+    values = ", ".join([*keys.values(), *_FIGURES.values()])
+    groups = ", ".join(str(number) for number in range(1, len(keys) + 1))
+    # names and expressions are all from above
+    return f"INSERT INTO {table} ({names}) SELECT {values} FROM tokenbudget_usage GROUP BY {groups}"  # noqa: S608

@@ -1,0 +1,243 @@
+"""
+Where the books may differ, and the exact sums that show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, func, literal, select, type_coerce, union_all
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.rollups import day_of, model_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Select
+
+__all__ = [
+    "Difference",
+    "balance_differences",
+    "entry_differences",
+    "exact_sum",
+    "joined_pairs",
+    "rollup_differences",
+]
+
+_HALF = 2**31
+"""SQLite's SUM gives up at 2^63: there, the upper and lower halves of the amounts are summed, and joined in Python."""
+
+_COMPARED = ("requests", *tables.TOKENS, "cost_pico")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """
+    One place where the books do not agree.
+
+    Attributes:
+        kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance) or
+            ``rollup`` (a rollup against the rows, or against another rollup).
+
+        account: Whose; empty where no account is compared.
+
+        write_id: Which write; None for a balance and a rollup.
+
+        expected_pico: What it should be, in pico-dollars: the rows' cost, or minus the ledger's sum. For a rollup in the
+            unit of *figure*.
+
+        found_pico: What it is; None where the entry or the balance is missing.
+
+        place: Which rollup, and where in it: its day, model, route.
+
+        figure: Which column of the rollup.
+    """
+
+    kind: str
+    account: str
+    write_id: str | None
+    expected_pico: int
+    found_pico: int | None
+    place: str = ""
+    figure: str = "cost_pico"
+
+    def __str__(self) -> str:
+        if self.kind == "rollup":
+            return f"{self.place}: expected {self.figure} {self.expected_pico}, found {self.found_pico}"
+        where = f" of write {self.write_id}" if self.write_id else ""
+        found = "missing" if self.found_pico is None else str(self.found_pico)
+        return f"{self.kind} of {self.account}{where}: expected {self.expected_pico} pico-dollars, found {found}"
+
+
+# -- exact sums -------------------------------------------------------------------------------------------------------
+
+
+def exact_sum(connection: Connection, column: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """
+    Return the sum of *column* in two halves, which `joined_pairs` joins.
+    """
+    if connection.dialect.name != "sqlite":
+        return literal(0), func.coalesce(func.sum(column), 0)
+    whole = type_coerce(column, BigInteger)
+    return func.coalesce(func.sum(whole // _HALF), 0), func.coalesce(func.sum(whole % _HALF), 0)
+
+
+def _joined(upper: Any, lower: Any) -> int:
+    return int(upper) * _HALF + int(lower)
+
+
+def joined_pairs(row: Iterable[Any]) -> list[int]:
+    """
+    Return the sums in *row*, whose values are the halves of `exact_sum`, one pair after the other.
+    """
+    values = list(row)
+    return [_joined(*values[at : at + 2]) for at in range(0, len(values), 2)]
+
+
+# -- money ------------------------------------------------------------------------------------------------------
+
+
+def entry_differences(connection: Connection) -> Iterator[Difference]:
+    """
+    Yield the writes whose usage rows and ledger entry differ, for each account: a full join, by one grouping of both.
+    """
+    usage, ledger = tables.usage.c, tables.ledger.c
+    both = union_all(
+        select(
+            usage.account,
+            usage.write_id,
+            usage.instance_id,
+            usage.cost_pico.label("rows_pico"),
+            literal(1).label("row_count"),
+            literal(0).label("entry_pico"),
+            literal(0).label("entry_count"),
+        ).where(usage.account.is_not(None), usage.cost_pico > 0),
+        select(
+            ledger.account,
+            ledger.write_id,
+            ledger.instance_id,
+            literal(0),
+            literal(0),
+            ledger.amount_pico,
+            ledger.entries,
+        ).where(ledger.kind == "usage"),
+    ).subquery("both")
+    group = both.c.account, both.c.write_id, both.c.instance_id
+    wanted = select(
+        *group,
+        func.sum(both.c.row_count),
+        func.sum(both.c.entry_count),
+        *exact_sum(connection, both.c.rows_pico),
+        *exact_sum(connection, both.c.entry_pico),
+    ).group_by(*group)
+    for account, write_id, _instance, rows, entries, *amounts in _stream(connection, wanted):
+        expected, found = joined_pairs(amounts)
+        if expected != found or rows != entries:
+            yield Difference("entry", account, write_id, expected, found if entries else None)
+
+
+def balance_differences(connection: Connection) -> Iterator[Difference]:
+    """
+    Yield the accounts whose balance is not minus the sum of their ledger entries.
+    """
+    ledger, balances = tables.ledger.c, tables.balances.c
+    both = union_all(
+        select(
+            ledger.account,
+            ledger.amount_pico.label("ledger_pico"),
+            literal(0).label("balance_pico"),
+            literal(0).label("balances"),
+        ),
+        select(balances.account, literal(0), balances.balance_pico, literal(1)),
+    ).subquery("both")
+    wanted = select(
+        both.c.account,
+        func.sum(both.c.balances),
+        *exact_sum(connection, both.c.ledger_pico),
+        *exact_sum(connection, both.c.balance_pico),
+    ).group_by(both.c.account)
+    for account, balances_of_account, *amounts in _stream(connection, wanted):
+        ledger_pico, found = joined_pairs(amounts)
+        if -ledger_pico != found:
+            yield Difference("balance", account, None, -ledger_pico, found if balances_of_account else None)
+
+
+# -- rollups ----------------------------------------------------------------------------------------------------------
+
+
+def rollup_differences(connection: Connection) -> Iterator[Difference]:
+    """
+    Yield where a rollup differs: the subjects' from the rows, the hours' from the subjects', the days' from the hours'.
+    """
+    subjects, hours, days = tables.rollup_subjects.c, tables.rollup_hours.c, tables.rollup_days.c
+    hours_day = day_of(hours.hour, connection.dialect.name)
+    yield from _compared(
+        connection,
+        "rollup_subjects",
+        _rows_by_subject(connection),
+        _of_rollup(subjects.day, subjects.account, subjects.model, table=subjects),
+    )
+    yield from _compared(
+        connection,
+        "rollup_hours",
+        _of_rollup(subjects.day, subjects.model, table=subjects),
+        _of_rollup(hours_day, hours.model, table=hours),
+    )
+    yield from _compared(
+        connection,
+        "rollup_days",
+        _of_rollup(hours_day, hours.model, hours.route, table=hours),
+        _of_rollup(days.day, days.model, days.route, table=days),
+    )
+
+
+def _rows_by_subject(connection: Connection) -> Select[Any]:
+    usage = tables.usage.c
+    keys = day_of(usage.created_at, connection.dialect.name), func.coalesce(usage.account, ""), model_of(usage)
+    return _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
+
+
+def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:
+    return _keyed(keys, {name: table[name] for name in _COMPARED})
+
+
+def _keyed(keys: Iterable[ColumnElement[Any]], figures: dict[str, ColumnElement[Any]]) -> Select[Any]:
+    named = [key.label(f"key_{at}") for at, key in enumerate(keys)]
+    return select(*named, *(column.label(name) for name, column in figures.items()))
+
+
+def _compared(connection: Connection, rollup: str, expected: Select[Any], found: Select[Any]) -> Iterator[Difference]:
+    """
+    Yield every figure that is not the same in *expected* and *found*: a full join, by one grouping of both.
+    """
+    names = [column.name for column in expected.selected_columns if column.name.startswith("key_")]
+    both = union_all(_sided(expected, names, 0), _sided(found, names, 1)).subquery("both")
+    figures = [both.c[f"{name}_{side}"] for name in _COMPARED for side in (0, 1)]
+    keys = [both.c[name] for name in names]
+    wanted = select(*keys, *(part for figure in figures for part in exact_sum(connection, figure))).group_by(*keys)
+    for row in _stream(connection, wanted):
+        place, sums = row[: len(names)], joined_pairs(row[len(names) :])
+        for name, left, right in zip(_COMPARED, sums[::2], sums[1::2], strict=True):
+            if left != right:
+                yield Difference("rollup", "", None, left, right, _place(rollup, place), name)
+
+
+def _sided(part: Select[Any], names: list[str], side: int) -> Select[Any]:
+    inner = part.subquery()
+    columns = [
+        (inner.c[name] if which == side else literal(0)).label(f"{name}_{which}")
+        for name in _COMPARED
+        for which in (0, 1)
+    ]
+    return select(*(inner.c[name] for name in names), *columns)
+
+
+def _place(rollup: str, keys: Iterable[Any]) -> str:
+    day, *others = keys
+    return f"{rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
+
+
+def _stream(connection: Connection, wanted: Select[Any]) -> Iterator[Any]:
+    with connection.execute(wanted.execution_options(yield_per=1000)) as result:
+        yield from result
