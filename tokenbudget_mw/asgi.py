@@ -207,8 +207,9 @@ class _Connection:
         """
         kind = message["type"]
         if kind == "http.response.body":
-            self._call.feed(message.get("body", b""))
-            if not message.get("more_body", False):
+            if chunk := message.get("body"):
+                self._call.feed(chunk)
+            if not message.get("more_body"):
                 self._is_whole = True
                 await self._end()
         elif kind == "http.response.start":

@@ -55,10 +55,10 @@ def new_id(moment: float) -> str:
     """
     Return a new UUID of version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits: ordered by *moment*, epoch seconds.
     """
-    low = random.getrandbits(74)
     milliseconds = int(moment * 1000) & 0xFFFF_FFFF_FFFF
-    value = milliseconds << 80 | 0x7 << 76 | (low >> 62) << 64 | 0b10 << 62 | low & 0x3FFF_FFFF_FFFF_FFFF
-    return f"{value:032x}"
+    high = milliseconds << 16 | 0x7 << 12 | random.getrandbits(12)
+    low = 0b10 << 62 | random.getrandbits(62)
+    return f"{high:016x}{low:016x}"
 
 
 def records_of(

@@ -101,8 +101,7 @@ class Facts(msgspec.Struct, frozen=True):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, gc=False):
     """
     Who pays and is limited.
 
