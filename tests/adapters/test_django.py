@@ -1,0 +1,507 @@
+"""Django: both colours, streams, settings that change, checks, commands and the admin."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from asgi_rig import DISCONNECT, scope_of
+from asgiref.sync import iscoroutinefunction
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.test import AsyncClient, Client, override_settings
+from django_rig import ANSWER, OURS, PIECES, TOKENBUDGET, rows
+
+from tokenbudget_mw.call import running
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw_django import TokenBudgetMiddleware, conf
+from tokenbudget_mw_django.asgi import get_asgi_application
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Counters of the test's own."""
+    with override_settings(TOKENBUDGET=dict(TOKENBUDGET)):
+        yield
+    running.set(None)
+
+
+def post(path: str, subject: str | None, body: Any = BODY, **options: Any) -> Any:
+    """Send one request through Django's test client."""
+    client = Client(raise_request_exception=False, headers={"x-subject": subject} if subject else None)
+    return client.post(path, body, content_type="application/json", **options)
+
+
+async def apost(path: str, subject: str, body: Any = BODY) -> Any:
+    """Send one request through Django's async test client."""
+    client = AsyncClient(raise_request_exception=False)
+    return await client.post(path, body, content_type="application/json", headers={"x-subject": subject})
+
+
+def serve(path: str, subject: str, *, leave_after: int | None = None) -> list[Any]:
+    """Send one request through the ASGI application, and leave after some pieces of its body."""
+    sent: list[Any] = []
+    left = asyncio.Event()
+    incoming = [{"type": "http.request", "body": b"{}"}]
+
+    async def receive() -> Any:
+        if incoming:
+            return incoming.pop()
+        await left.wait()
+        return DISCONNECT
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if leave_after is not None and len(sent) > leave_after:
+            left.set()
+            await asyncio.Event().wait()
+
+    scope = scope_of(path=path, subject=subject, headers={"host": "test"}) | {"root_path": ""}
+    asyncio.run(get_asgi_application()(scope, receive, send))
+    return sent
+
+
+# -- the middleware ---------------------------------------------------------------------------------------------------
+
+
+def test_colour_follows_the_next_layer() -> None:
+    """The middleware is a coroutine function exactly where what it wraps is one."""
+
+    async def later(request: Any) -> None:
+        return None
+
+    assert iscoroutinefunction(TokenBudgetMiddleware(later))
+    assert not iscoroutinefunction(TokenBudgetMiddleware(lambda request: None))
+    assert TokenBudgetMiddleware.sync_capable
+    assert TokenBudgetMiddleware.async_capable
+
+
+def test_sync_client() -> None:
+    """Django's test client goes through the middleware, and its request is booked."""
+    answered = post(CHAT, "sync")
+
+    (row,) = rows("sync")
+    assert (answered.status_code, answered.content) == (200, ANSWER)
+    assert '"tokens-minute";r=' in answered.headers["RateLimit"]
+    assert (row["input_tokens"], row["output_tokens"], row["settle_reason"]) == (8, 5, "complete")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/plain/achat"])
+def test_async_client(path: str) -> None:
+    """The async client goes through its async half, to sync and async views."""
+    answered = asyncio.run(apost(path, f"async-{path}"))
+
+    assert (answered.status_code, answered.content) == (200, ANSWER)
+    assert [row["settle_reason"] for row in rows(f"async-{path}")] == ["complete"]
+
+
+def test_unmetered_path_passes() -> None:
+    """A path that no route names is none of our business."""
+    answered = post("/free", None)
+
+    assert answered.status_code == 200
+    assert "RateLimit" not in answered.headers
+
+
+def test_refusal_comes_before_the_view() -> None:
+    """Without credentials no view runs, in either colour."""
+    assert post(CHAT, None).status_code == 401
+    assert asyncio.run(AsyncClient().post(CHAT, BODY, content_type="application/json")).status_code == 401
+
+
+def test_disabled_passes_everything() -> None:
+    """``enabled: False`` takes the middleware out of the way."""
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "enabled": False}):
+        assert post(CHAT, None).status_code == 200
+        assert asyncio.run(AsyncClient().post(CHAT, BODY, content_type="application/json")).status_code == 200
+
+
+def test_malformed_body_is_a_400() -> None:
+    """A body that makes no sense is refused with what is wrong with it."""
+    answered = post(CHAT, "malformed", {"model": "gpt-4o", "messages": 7})
+
+    assert answered.status_code == 400
+    assert "messages" in answered.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("bound", [1000, None])
+def test_long_body_reaches_a_view_that_reads_it_in_pieces(bound: int | None) -> None:
+    """A body above the bounds is not held against its view, though Django's ``request.body`` would raise."""
+    routes = [{"path": "/plain/drain", "format": "openai.chat"}]
+    changed = {**TOKENBUDGET, "routes": routes, "max_body": 2000, "plans": {"one": ["100k tokens/minute"]}}
+    with override_settings(TOKENBUDGET=changed, DATA_UPLOAD_MAX_MEMORY_SIZE=bound):
+        answered = post("/plain/drain", "long", b"x" * 5000)
+
+    assert (answered.status_code, answered.content) == (200, b"5000")
+
+
+# -- how requests end -------------------------------------------------------------------------------------------------
+
+
+def is_free(subject: str) -> bool:
+    """Whether the only slot of *subject* is free, by asking for it."""
+    return bool(post(CHAT, subject).status_code == 200)
+
+
+def test_stream_under_wsgi() -> None:
+    """A stream passes, and is booked when it has ended."""
+    answered = post("/plain/streamed", "streams")
+    before = conf.core().flush() and rows("streams")
+    body = b"".join(answered.streaming_content)
+
+    assert before == []
+    assert body == b"".join(PIECES)
+    assert [row["settle_reason"] for row in rows("streams")] == ["complete"]
+
+
+def test_t07_stream_that_is_closed_early() -> None:
+    """A client that leaves in the middle is one row, and its slot is free."""
+    answered = post("/plain/streamed", "leaves")
+    next(iter(answered.streaming_content))
+    answered.close()
+    answered.close()
+
+    assert [row["settle_reason"] for row in rows("leaves")] == ["client_gone"]
+    assert is_free("leaves")
+
+
+def test_t08_stream_that_fails() -> None:
+    """A stream that raises is booked as such, and its error passes through."""
+    answered = post("/plain/breaking", "breaks")
+    with pytest.raises(RuntimeError, match="the stream fails"):
+        b"".join(answered.streaming_content)
+    answered.close()
+
+    assert [row["settle_reason"] for row in rows("breaks")] == ["app_error_late"]
+    assert is_free("breaks")
+
+
+def test_async_stream_under_asgi() -> None:
+    """An async stream passes piece by piece under ASGI."""
+    sent = serve("/plain/astreamed", "astreams")
+
+    assert [message["body"] for message in sent[1:] if message.get("body")] == PIECES
+    assert [row["settle_reason"] for row in rows("astreams")] == ["complete"]
+
+
+def test_sync_stream_under_asgi() -> None:
+    """A sync stream under ASGI passes as Django passes it: with its warning, gathered, and booked once."""
+    with pytest.warns(Warning, match="must consume synchronous iterators"):
+        sent = serve("/plain/streamed", "gathered")
+
+    assert b"".join(message.get("body", b"") for message in sent[1:]) == b"".join(PIECES)
+    assert [row["settle_reason"] for row in rows("gathered")] == ["complete"]
+    assert is_free("gathered")
+
+
+def test_t07_client_leaves_an_async_stream() -> None:
+    """A client that disconnects from an async stream is one row, and its slot is free."""
+    serve("/plain/astreamed", "aleaves", leave_after=1)
+
+    (row,) = rows("aleaves")
+    assert row["settle_reason"] == "client_gone"
+    assert is_free("aleaves")
+
+
+def test_t08_view_raises() -> None:
+    """A view that raises gives Django's own 500 and one row that charges nothing, in both colours."""
+    assert post("/plain/fail", "fails").status_code == 500
+    assert asyncio.run(apost("/plain/fail", "fails")).status_code == 500
+
+    assert [(row["status"], row["cost_pico"]) for row in rows("fails")] == [(500, 0), (500, 0)]
+    assert is_free("fails")
+
+
+def test_t08_worker_is_told_to_exit() -> None:
+    """An exit in the middle of a view leaves no slot behind."""
+    with pytest.raises(SystemExit):
+        post("/plain/leave", "leaves-for-good")
+
+    assert [row["settle_reason"] for row in rows("leaves-for-good")] == ["app_error"]
+    assert is_free("leaves-for-good")
+
+
+@pytest.mark.parametrize("path", ["/plain/exceed", "/plain/aexceed"])
+def test_process_exception_renders_a_refused_reservation(path: str) -> None:
+    """A refused reservation that a view lets through is the middleware's refusal, whatever the colours."""
+    sync, later = post(path, f"sync{path}"), asyncio.run(apost(path, f"async{path}"))
+
+    for answered in (sync, later):
+        assert answered.status_code == 429
+        assert "tokens-minute" in answered.json()["error"]["message"]
+    assert [row["decision"] for row in rows(f"sync{path}") + rows(f"async{path}")] == ["refused", "refused"]
+
+
+def test_other_exceptions_stay_what_they_are() -> None:
+    """`process_exception` has no word on errors that are not ours."""
+    request: Any = object()
+
+    assert TokenBudgetMiddleware(lambda _: None).process_exception(request, ValueError("theirs")) is None
+
+
+def test_limit_decorator_in_both_colours() -> None:
+    """``@limit`` holds on sync and async views, in metered paths and in others."""
+    assert [post("/plain/limited", "v").status_code for _ in range(2)] == [200, 429]
+    assert post("/free/limited", "v").status_code == 429
+    assert [asyncio.run(apost("/plain/alimited", "v")).status_code for _ in range(2)] == [200, 429]
+
+
+def test_limit_without_a_subject_outside_of_routes() -> None:
+    """Where no route meters the path, a limited view still asks who is there."""
+    assert post("/free/limited", None).status_code == 401
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_override_settings_makes_a_new_core() -> None:
+    """Changed settings take effect at the next request, and the old core is closed with its rows written."""
+    post(CHAT, "before")
+    old = conf.core()
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "plans": {"one": ["1 request/minute"]}}):
+        assert conf.core() is not old
+        assert [post(CHAT, "after").status_code for _ in range(2)] == [200, 429]
+
+    assert len(old.spool) == 0
+    assert conf.core() is not old
+    assert len(rows("before")) == 1
+
+
+def test_other_settings_leave_the_core() -> None:
+    """A setting that is not ours changes nothing."""
+    before = conf.core()
+    with override_settings(APPEND_SLASH=False):
+        assert conf.core() is before
+
+
+@pytest.mark.parametrize(
+    ("config", "url"),
+    [
+        ({"ENGINE": "sqlite3", "NAME": "/tmp/x.db"}, "sqlite:////tmp/x.db"),
+        (
+            {"ENGINE": "postgresql", "NAME": "app", "USER": "u", "PASSWORD": "p@ss", "HOST": "db", "PORT": "5433"},
+            "postgresql+psycopg://u:p%40ss@db:5433/app",
+        ),
+        (
+            {"ENGINE": "postgresql", "NAME": "app", "HOST": "/run/pg"},
+            "postgresql+psycopg:///app?host=%2Frun%2Fpg",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "app", "HOST": "/run/my.sock"},
+            "mysql+pymysql:///app?unix_socket=%2Frun%2Fmy.sock",
+        ),
+    ],
+)
+def test_alias_becomes_a_url(config: dict[str, str], url: str) -> None:
+    """Every form of Django's database settings is SQLAlchemy's URL of the same database."""
+    whole = config | {"ENGINE": f"django.db.backends.{config['ENGINE']}"}
+    with patch.dict(settings.DATABASES, {"other": whole}):
+        assert conf.database_url("other").render_as_string(hide_password=False) == url
+
+
+def test_alias_with_a_file_uri_opens_that_file(tmp_path: Path) -> None:
+    """A database name that is a ``file:`` URI, as in Django's shared-cache tests, is opened as one."""
+    uri = f"file:{tmp_path / 'uri.db'}?mode=rwc"
+    with patch.dict(settings.DATABASES, {"uri": {"ENGINE": "django.db.backends.sqlite3", "NAME": uri}}):
+        engine = conf.engine_of("uri")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+    engine.dispose()
+
+    assert (tmp_path / "uri.db").stat().st_size > 0
+
+
+# -- system checks ----------------------------------------------------------------------------------------------------
+
+
+def found() -> list[tuple[str, str]]:
+    """Ids and hints of what the system checks find, those of deployment included."""
+    messages = run_checks(tags=["tokenbudget"], include_deployment_checks=True)
+    return [(message.id or "", message.hint or "") for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("changed", "id_", "hint"),
+    [
+        ({"TOKENBUDGET": {"rutes": []}}, "E001", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"database": {"alias": "nowhere"}, "backend": "redis://x"}}, "E002", "Mend TOKENBUDGET"),
+        ({"MIDDLEWARE": []}, "W001", "MIDDLEWARE.insert(0, 'tokenbudget_mw_django.TokenBudgetMiddleware')"),
+        ({"MIDDLEWARE": [OURS, OURS]}, "E003", "Keep the first one"),
+        ({}, "W002", "redis://"),
+    ],
+)
+def test_checks_find_it(changed: dict[str, Any], id_: str, hint: str) -> None:
+    """Each check finds its fault, under its id, and says how to mend it."""
+    with override_settings(**changed):
+        by_id = dict(found())
+
+    assert hint in by_id[f"tokenbudget.{id_}"]
+
+
+def test_checks_find_nothing_in_a_sound_project() -> None:
+    """A project that shares its counters is passed without a word."""
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "backend": "redis://localhost/0"}):
+        assert found() == []
+
+
+def test_unsupported_engine_is_an_error() -> None:
+    """A database that we cannot write to is found before the first request."""
+    oracle = {"ENGINE": "django.db.backends.oracle", "NAME": "x"}
+    with (
+        patch.dict(settings.DATABASES, {"oracle": oracle}),
+        override_settings(TOKENBUDGET={"database": {"alias": "oracle"}, "backend": "redis://x"}),
+    ):
+        assert [id_ for id_, _ in found()] == ["tokenbudget.E002"]
+        with pytest.raises(ConfigurationError, match="oracle"):
+            conf.core()
+
+
+def test_manage_check() -> None:
+    """``manage.py check`` passes a sound project, and stops at a misspelt setting with its name and a suggestion."""
+    call_command("check")
+
+    with override_settings(TOKENBUDGET={"rutes": []}), pytest.raises(SystemCheckError) as caught:
+        call_command("check")
+
+    assert "(tokenbudget.E001)" in str(caught.value)
+    assert "did you mean 'routes'" in str(caught.value)
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_command_check_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    """``manage.py tokenbudget check`` says what the project's settings enforce."""
+    call_command("tokenbudget", "check")
+
+    assert "one" in capsys.readouterr().out
+
+
+def test_command_verify_proves_the_books(capsys: pytest.CaptureFixture[str]) -> None:
+    """``manage.py tokenbudget verify`` proves the books in the database of the alias."""
+    post(CHAT, "verified")
+    assert rows("verified")
+
+    call_command("tokenbudget", "verify", "--json")
+
+    assert json.loads(capsys.readouterr().out)["verified"] is True
+
+
+def test_command_verify_ends_with_its_code() -> None:
+    """Books that disagree end the command with a code that a script can see."""
+    post(CHAT, "tampered")
+    assert rows("tampered")
+    change = "UPDATE tokenbudget_usage SET cost_pico = cost_pico {} 7 WHERE key_id = 'tampered'"
+    _execute(change.format("+"))
+
+    with pytest.raises(SystemExit) as caught:
+        call_command("tokenbudget", "verify")
+    _execute(change.format("-"))
+
+    assert caught.value.code == 1
+
+
+def _execute(statement: str) -> None:
+    with conf.engine_of("default").begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_command_keys_uses_the_projects_database(capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that ``manage.py tokenbudget keys`` makes is in the host's table, and opens the door."""
+    from tokenbudget_mw_django.models import Key
+
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "identify": "api_key", "pepper": "p" * 32}):
+        call_command("tokenbudget", "keys", "create", "--name", "ada", "--json")
+        key = json.loads(capsys.readouterr().out)
+        client = Client(headers={"authorization": f"Bearer {key['key']}"})
+        status = client.post(CHAT, BODY, content_type="application/json").status_code
+
+    assert status == 200
+    assert Key.objects.get(name="ada").status == "active"
+
+
+# -- admin ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def superuser() -> Client:
+    """A superuser, logged in."""
+    user = get_user_model().objects.create_superuser("root", "root@example.org", "secret")
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.parametrize("model", ["usage", "ledgerentry", "balance", "key"])
+def test_admin_shows_and_changes_nothing(superuser: Client, model: str) -> None:
+    """Lists open for a superuser, and offer no way to add, change or delete a row."""
+    post(CHAT, "admin")
+    assert rows("admin")
+    shown = superuser.get(f"/admin/tokenbudget_mw_django/{model}/")
+    added = superuser.get(f"/admin/tokenbudget_mw_django/{model}/add/")
+
+    assert shown.status_code == 200
+    assert f"/{model}/add/".encode() not in shown.content
+    assert b"delete_selected" not in shown.content
+    assert added.status_code == 403
+
+
+def test_admin_cannot_be_posted_to(superuser: Client) -> None:
+    """A usage row can be looked at, and a forged form neither changes nor deletes it."""
+    post(CHAT, "forged")
+    (row,) = rows("forged")
+    place = f"/admin/tokenbudget_mw_django/usage/{row['id']}/"
+
+    assert superuser.get(f"{place}change/").status_code == 200
+    assert superuser.post(f"{place}change/", {"cost_pico": "0"}).status_code == 403
+    assert superuser.post(f"{place}delete/", {"post": "yes"}).status_code == 403
+    assert rows("forged") == [row]
+
+
+def test_admin_does_not_show_digests(superuser: Client) -> None:
+    """The form of a key shows nothing that helps to guess it."""
+    from tokenbudget_mw.database.keys import KeyStore
+
+    engine = conf.engine_of("default")
+    made = KeyStore(engine, "p" * 32).create(name="shown")
+    engine.dispose()
+    from tokenbudget_mw_django.models import Key
+
+    key = Key.objects.get(name="shown")
+
+    page = superuser.get(f"/admin/tokenbudget_mw_django/key/{key.kid}/change/").content.decode()
+    assert key.digest not in page
+    assert made.text not in page
+    assert "shown" in page
+
+
+# -- ASGI lifespan ----------------------------------------------------------------------------------------------------
+
+
+def test_lifespan_writes_what_waits() -> None:
+    """Django's application, ours around it, answers the lifespan and has written everything when it is over."""
+    post(CHAT, "lifespan")
+    core = conf.core()
+    incoming = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(get_asgi_application()({"type": "lifespan"}, receive, send))
+
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert len(core.spool) == 0
+    assert len(rows("lifespan")) == 1
