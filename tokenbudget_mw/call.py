@@ -134,6 +134,14 @@ class Call:
             raise TokenBudgetError(message)
         return self.subject
 
+    @property
+    def model_name(self) -> str | None:
+        """
+        The one name of the model that is asked for, however the request spells it.
+        """
+        prompt = self.prompt
+        return None if prompt is None or prompt.model is None else self.core.model_name(prompt.model)
+
     # -- before the app --------------------------------------------------------------------------------------------
 
     @property
@@ -169,9 +177,8 @@ class Call:
         moment = moment_of(subject, self.prompt, self.started_at)
         reserve = self.core.settings.output_reserve
         upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
-        model = self.prompt.model if self.prompt else None
         room = ROOM if self.prompt is None else None
-        return Request(self.id, subject, self.route, model, upper, least, room=room)
+        return Request(self.id, subject, self.route, self.model_name, upper, least, room=room)
 
     def refuse(self, decision: Decision) -> Refusal:
         """
@@ -332,8 +339,9 @@ class Call:
         self._record([charge], settle_reason="late", is_first=False)
 
         def work() -> None:
-            now = self.core.clock()
-            request = Request(new_id(now), self.payer, self.route, charge.usage.model, NOTHING, NOTHING, METERED_UNITS)
+            model = charge.usage.model and self.core.model_name(charge.usage.model)
+            name = new_id(self.core.clock())
+            request = Request(name, self.payer, self.route, model, NOTHING, NOTHING, METERED_UNITS)
             reservation = self.core.guard.admit(request).reservation
             if reservation is not None:
                 self.core.guard.settle(reservation, cost_of([charge]))

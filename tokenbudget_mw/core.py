@@ -81,6 +81,8 @@ class Core:
 
         tariffs: Prices.
 
+        model_name: Gives a model's one name, however a request spells it; counters of limits per model go by it.
+
         guard: Admission and settlement, for threads.
 
         async_guard: The same, for event loops.
@@ -101,6 +103,7 @@ class Core:
     identifier: Identifier
     meter: Meter
     tariffs: Tariffs
+    model_name: Callable[[str], str]
     guard: Guard
     async_guard: AsyncGuard
     spool: Spool

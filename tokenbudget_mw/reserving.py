@@ -79,7 +79,8 @@ class Reserved:
         moment = moment_of(call.payer, self._prompt, now)
         reserve = call.core.settings.output_reserve
         upper, least = estimate(call.core.tariffs, self._prompt, moment, output_reserve=reserve)
-        return Request(new_id(now), call.payer, call.route, self._prompt.model, upper, least, METERED_UNITS)
+        model = call.core.model_name(self._prompt.model or "")
+        return Request(new_id(now), call.payer, call.route, model, upper, least, METERED_UNITS)
 
     def _decide(self, decision: Decision) -> None:
         self.decision = decision

@@ -8,6 +8,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.core import Core
@@ -63,12 +64,14 @@ def wire(
     database = _Database(checked, engine)
     policy = Policy(checked.plans, checked.limits, checked.default_plan, checked.timezone, routes=checked.routes)
     admission = Admission(policy, checked.lease)
+    model_name = _model_names(checked)
     core = Core(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
         identifier=_identifier(checked, database, now),
         meter=_meter(checked),
-        tariffs=_tariffs(checked),
+        tariffs=_tariffs(checked, model_name),
+        model_name=model_name,
         guard=Guard(admission, backend, now),
         async_guard=AsyncGuard(admission, async_backend, now),
         clock=now,
@@ -170,17 +173,17 @@ def _meter(settings: Settings) -> Any:
     return TokenMeter(settings.models)
 
 
-def _tariffs(settings: Settings) -> Tariffs:
+def _tariffs(settings: Settings, model_name: Callable[[str], str]) -> Tariffs:
     from tokenbudget_mw import prices
+
+    return Tariffs(settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name)
+
+
+def _model_names(settings: Settings) -> Callable[[str], str]:
     from tokenbudget_mw.counting.models import normalise
 
-    return Tariffs(
-        settings.tariffs,
-        prices.load().find,
-        settings.unknown_price,
-        settings.ceiling,
-        lambda model: settings.models.get(model) or normalise(model),
-    )
+    # bounded, because clients choose the names
+    return lru_cache(4096)(lambda model: settings.models.get(model) or normalise(model))
 
 
 def _accounting(settings: Settings, sink: Sink | None, database: _Database) -> dict[str, Any]:

@@ -350,6 +350,16 @@ def test_compressed_request_is_refused() -> None:
     assert status_of(sent) == 415
 
 
+def test_a_model_has_one_counter_however_it_is_spelt() -> None:
+    """A limit per model is not walked around by another spelling, a provider's prefix or a deployment's name."""
+    rig = Rig(answering, plans={"one": ["2 requests/minute per model"]}, models={"our-gpt": "gpt-4o"})
+
+    spellings = ["gpt-4o", "GPT-4o", "openai/gpt-4o", "our-gpt", "gpt-4o-mini"]
+    statuses = [status_of(rig.run(chat(model=model))) for model in spellings]
+
+    assert statuses == [200, 200, 429, 429, 200]
+
+
 def test_head_refusal_has_no_body() -> None:
     """A refused HEAD request has headers only (RFC 9110, section 9.3.2)."""
     sent = Rig(answering).run(request(b""), method="HEAD", subject=None)
