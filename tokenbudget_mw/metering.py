@@ -7,13 +7,14 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw import counting, tapping
+from tokenbudget_mw import tapping
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.learning import RatioEstimator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from tokenbudget_mw.counting.tokenizers import Tokenizers
     from tokenbudget_mw.tapping.base import CountText, Tap
     from tokenbudget_mw.values import Prompt, Route, TokenCount, Usage
 
@@ -25,13 +26,13 @@ class TokenMeter:
     Counts prompts and reads responses. See `core.Meter`.
 
     Args:
-        aliases: Deployment name -> model name.
+        tokenizers: What counts.
 
         draw: Gives a number from 0 to 1, for routes that count a sample.
     """
 
-    def __init__(self, aliases: Mapping[str, str], draw: Callable[[], float] = random.random) -> None:
-        self._aliases = aliases
+    def __init__(self, tokenizers: Tokenizers, draw: Callable[[], float] = random.random) -> None:
+        self._tokenizers = tokenizers
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
 
@@ -39,17 +40,16 @@ class TokenMeter:
         """
         Read a whole request body.
         """
-        if route.count != "sample":
-            return payloads.read(route.format or "", body, aliases=self._aliases, count=route.count)
+        has_ratio = route.count in ("sample", "async")
         return payloads.read(
             route.format or "",
             body,
-            aliases=self._aliases,
-            count="sample",
+            tokenizers=self._tokenizers,
+            count=route.count,
             sample=route.sample,
-            draw=self._draw(),
+            draw=self._draw() if route.count == "sample" else 0.0,
             # one a route of the settings, so their number is bounded
-            ratio=self._ratios.setdefault(route.path, RatioEstimator()),
+            ratio=self._ratios.setdefault(route.path, RatioEstimator()) if has_ratio else None,
         )
 
     def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:
@@ -62,7 +62,13 @@ class TokenMeter:
         """
         Count a text's tokens for *model*.
         """
-        return counting.count_text(text, model, self._aliases)
+        return self._tokenizers.count(text, model)
+
+    def learn(self, model: str | None, estimate: TokenCount, actual: int) -> None:
+        """
+        Learn that a prompt for *model*, counted as *estimate*, had *actual* input tokens by the provider's usage.
+        """
+        self._tokenizers.learn(model, estimate, actual)
 
     def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
         """
@@ -82,4 +88,4 @@ class TokenMeter:
         return tapping.read_response(response)
 
     def _counter_of(self, model: str | None) -> CountText:
-        return lambda text: counting.count_text(text, model, self._aliases).estimate
+        return lambda text: self._tokenizers.count(text, model).estimate

@@ -148,29 +148,46 @@ def _identifier(settings: Settings, database: _Database, clock: Callable[[], flo
 
 
 def _import(path: str) -> Callable[..., Any]:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        message = (
-            f"at `identify`: cannot import {path!r} ({exc}). Give 'api_key', 'ip', a callable or 'package.module.name'."
-        )
-        raise ConfigurationError(message) from exc
+    found = _object(path, "identify", "Give 'api_key', 'ip', a callable or 'package.module.name'.")
     if not callable(found):
         message = f"at `identify`: {path!r} is a {type(found).__name__}, not a callable."
         raise ConfigurationError(message)
     return found  # type: ignore[no-any-return]
 
 
+def _object(path: str, setting: str, hint: str) -> Any:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        message = f"at `{setting}`: cannot import {path!r} ({exc}). {hint}"
+        raise ConfigurationError(message) from exc
+
+
 def _meter(settings: Settings) -> Any:
+    from tokenbudget_mw.counting.encoders import default_encoders
+    from tokenbudget_mw.counting.meter import Depth
+    from tokenbudget_mw.counting.sampling import PRECISE, USUAL
+    from tokenbudget_mw.counting.tokenizers import Tokenizers
     from tokenbudget_mw.metering import TokenMeter
 
+    encoders = default_encoders(settings.tokenizer)
     if any(route.format is not None and route.count != "off" for route in settings.routes):
-        from tokenbudget_mw.counting.encoders import default_encoders
-
         # at start, never in a request: loading takes a quarter of a second and holds the GIL
-        default_encoders().warm()
-    return TokenMeter(settings.models)
+        encoders.warm()
+    depth = Depth(settings.exact_chars, PRECISE if settings.precise_counts else USUAL)
+    counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
+    return TokenMeter(Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth))
+
+
+def _counter(model: str, counter: Any) -> Any:
+    if not isinstance(counter, str):
+        return counter
+    setting = f"counters.{model}"
+    found = _object(counter, setting, "Give an object with a method `count`, or 'package.module.name'.")
+    if not callable(getattr(found, "count", None)):
+        raise ConfigurationError(f"at `{setting}`: {counter!r} has no method `count`.")
+    return found
 
 
 def _tariffs(settings: Settings, model_name: Callable[[str], str]) -> Tariffs:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tokenbudget_mw.cli.replaying.prompts import LEAST, body_of
 from tokenbudget_mw.cli.replaying.traces import Traced, read_trace
+from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.metering import TokenMeter
 from tokenbudget_mw.values import Route
@@ -85,7 +86,7 @@ def test_a_missing_trace_is_named(tmp_path):
 @given(tokens=st.one_of(st.integers(0, 60), st.integers(0, 40_000)))
 def test_a_prompt_counts_to_what_was_wanted(model, tokens):
     """The middleware's own counting of a made prompt is exact and gives the trace's tokens, in both encodings."""
-    prompt = TokenMeter({}).read_prompt(CHAT, body_of(model, tokens, 7))
+    prompt = TokenMeter(Tokenizers()).read_prompt(CHAT, body_of(model, tokens, 7))
 
     assert prompt.input.exact
     assert prompt.input.estimate == max(tokens, LEAST)

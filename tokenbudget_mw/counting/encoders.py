@@ -9,11 +9,13 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.counting import ranks
+from tokenbudget_mw.counting import engines, ranks
 from tokenbudget_mw.counting.memory import CountMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from tokenbudget_mw.counting.engines import Engine
 
 __all__ = ["Encoder", "Encoders", "default_encoders"]
 
@@ -28,26 +30,31 @@ class Encoder:
     """
     One encoding. Safe to share between threads.
 
+    Args:
+        name: Name of the encoding.
+
+        count: Tokens of up to `SLICE_CHARS` characters.
+
     Attributes:
         name: Name of the encoding.
 
         memory: Counts of texts seen lately.
     """
 
-    __slots__ = ("_encode", "memory", "name")
+    __slots__ = ("_count", "memory", "name")
 
-    def __init__(self, name: str, encode: Callable[[str], list[int]]) -> None:
+    def __init__(self, name: str, count: Callable[[str], int]) -> None:
         self.name = name
         self.memory = CountMemory()
-        self._encode = encode
+        self._count = count
 
     def count(self, text: str) -> int:
         """
         Return the tokens of *text*; text that spells a special token is plain text. Never raises.
         """
         if len(text) <= SLICE_CHARS:
-            return len(self._encode(text))
-        return sum(len(self._encode(part)) for part in slices(text, SLICE_CHARS))
+            return self._count(text)
+        return sum(map(self._count, slices(text, SLICE_CHARS)))
 
 
 def slices(text: str, size: int) -> Iterator[str]:
@@ -68,24 +75,20 @@ def slices(text: str, size: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _load(name: str) -> Encoder:
-    import tiktoken  # 20 ms that only a process that counts should pay
-
-    data = ranks.load(name)
-    # No special tokens: what a client writes is text, whatever it looks like.
-    encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens={}
-    )
-    data.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
-    return Encoder(name, encoding.encode_ordinary)
-
-
 class Encoders:
     """
     The encoders of a process, each loaded once: by `warm` at start, or when first used. Never uses the network.
+
+    Args:
+        engine: The library that counts.
+
+    Raises:
+        ConfigurationError: The engine is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine = "tiktoken") -> None:
+        engines.check(engine)
+        self.engine = engine
         self._loaded: dict[str, Encoder] = {}
         self._lock = threading.Lock()
 
@@ -108,7 +111,7 @@ class Encoders:
             return found
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = _load(name)
+                self._loaded[name] = Encoder(name, engines.load(self.engine, name, ranks.load(name)))
             return self._loaded[name]
 
     def count(self, text: str, encoding: str) -> int:
@@ -119,8 +122,11 @@ class Encoders:
 
 
 @cache
-def default_encoders() -> Encoders:
+def default_encoders(engine: Engine = "tiktoken") -> Encoders:
     """
-    Return the encoders that the whole process shares.
+    Return the encoders that the whole process shares, one set an engine.
+
+    Raises:
+        ConfigurationError: The engine is not installed.
     """
-    return Encoders()
+    return Encoders(engine)

@@ -12,12 +12,12 @@ from tokenbudget_mw.counting.sampling import USUAL, sample, utf8_size
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.counting.encoders import Encoders
+    from tokenbudget_mw.counting.encoders import Encoder
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.models import ModelFamily
     from tokenbudget_mw.counting.sampling import Sample, Sampling
 
-__all__ = ["EXACT_CHARS", "MAX_STEPS", "Depth", "Meter", "TooManyPartsError"]
+__all__ = ["EXACT_CHARS", "MAX_STEPS", "USUAL_DEPTH", "Depth", "Meter", "TooManyPartsError"]
 
 EXACT_CHARS = 16_384
 """Most characters of a prompt that are tokenised, remembered ones not counted; about 5 ms on the worst text."""
@@ -65,7 +65,7 @@ class Meter:
     Args:
         family: How to count for the request's model.
 
-        encoders: The encoders to use; None weighs all text in bytes instead of tokenising it.
+        encoder: Counts texts in the family's encoding; None weighs them in bytes instead.
 
         ratio: What the route has learned of bytes and tokens; None takes the constants.
 
@@ -101,7 +101,7 @@ class Meter:
     def __init__(
         self,
         family: ModelFamily,
-        encoders: Encoders | None,
+        encoder: Encoder | None,
         *,
         ratio: RatioEstimator | None = None,
         depth: Depth = USUAL_DEPTH,
@@ -111,7 +111,7 @@ class Meter:
         self.frame = 0
         self.counted = 0
         self.weighed = 0
-        self._encoder = None if encoders is None else encoders.get(family.encoding)
+        self._encoder = encoder
         self._ratio = ratio
         self._left = depth.exact
         self._sampling = depth.sample

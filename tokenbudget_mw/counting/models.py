@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_NAME", "ModelFamily", "normalise", "resolve"]
+__all__ = ["MAX_NAME", "ModelFamily", "normalise", "original", "resolve"]
 
 MAX_NAME = 256
 """Longest model name that is read, in characters; the rest is cut off."""
@@ -141,10 +141,15 @@ def resolve(model: str | None, aliases: Mapping[str, str] = NO_ALIASES) -> Model
 
         aliases: Deployment names of the host -> models, for example ``{"my-gpt": "gpt-4o"}``.
     """
+    return _resolve(original(model, aliases))
+
+
+def original(model: str | None, aliases: Mapping[str, str]) -> str:
+    """
+    Return the name of the model that *model* stands for.
+    """
     name = (model or "")[:MAX_NAME]
-    if aliases:
-        name = aliases.get(name) or aliases.get(normalise(name)) or name
-    return _resolve(name)
+    return (aliases.get(name) or aliases.get(normalise(name)) or name) if aliases else name
 
 
 @lru_cache(maxsize=1024)  # clients choose names: never more than these

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.counting.encoders import default_encoders
-from tokenbudget_mw.counting.meter import Meter
-from tokenbudget_mw.counting.models import NO_ALIASES, resolve
+from tokenbudget_mw.counting.models import NO_ALIASES
+from tokenbudget_mw.counting.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +30,4 @@ def count_text(text: str, model: str | None, aliases: Mapping[str, str] = NO_ALI
 
         aliases: Deployment names of the host -> models.
     """
-    meter = Meter(resolve(model, aliases), default_encoders())
-    meter.text(text)
-    return meter.result()
+    return Tokenizers(aliases).count(text, model)

@@ -43,6 +43,8 @@ _TYPES = {
     "Literal['ignore', 'protect']": "'ignore' or 'protect'",
     "Literal['deny', 'ceiling', 'flag']": "'deny', 'ceiling' or 'flag'",
     "Literal['auto', 'openai', 'anthropic', 'problem']": "'auto', 'openai', 'anthropic' or 'problem'",
+    "Literal['tiktoken', 'fastokens']": "'tiktoken' or 'fastokens'",
+    "Mapping[str, Any]": "dict of objects or str",
     "float": "seconds",
     "str | None": "str",
     "tuple[str, ...]": "list of str",

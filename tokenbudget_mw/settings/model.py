@@ -141,6 +141,24 @@ class Settings:
         _NONE,
         reading.pairs(reading.text),
     )
+    tokenizer: Literal["tiktoken", "fastokens"] = _setting(
+        "The library that counts tokens: `tiktoken`, or `fastokens` (the extra `[fast]`), faster and seconds slower to start.",
+        "tiktoken",
+        reading.choice("tiktoken", "fastokens"),
+    )
+    exact_chars: int = _setting(
+        "Up to how many characters of a prompt are tokenised, all of them; the rest of a longer one is sampled.",
+        16_384,
+        reading.whole(0, 10**7),
+    )
+    precise_counts: bool = _setting(
+        "Whether long prompts are sampled twice as densely, at twice the cost.", False, reading.boolean
+    )
+    counters: Mapping[str, Any] = _setting(
+        "Your own token counters, as objects or dotted paths to them, such as `{'my-llama*': 'myapp.tokens.llama'}`.",
+        _NONE,
+        reading.pairs(reading.counter),
+    )
     refusals: Literal["auto", "openai", "anthropic", "problem"] = _setting(
         "How a refusal's body looks: as the route's format has it (`auto`), or always the same.",
         "auto",

@@ -25,6 +25,7 @@ __all__ = [
     "address",
     "boolean",
     "choice",
+    "counter",
     "did_you_mean",
     "identify",
     "items",
@@ -267,8 +268,25 @@ def identify(value: Any) -> Any:
         return value
     if not isinstance(value, str):
         raise Invalid(f"'api_key', 'ip', a dotted path or a callable is expected, not {kind_of(value)}")
-    parts = value.replace(":", ".").split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+    if not _is_dotted(value):
         hint = did_you_mean(value, ("api_key", "ip"))
         raise Invalid(f"unknown way '{value}'{hint} (or a dotted path such as 'myapp.limits.subject_of')")
     return value
+
+
+def counter(value: Any) -> Any:
+    """
+    Read a token counter: an object with a method `count`, or the dotted path to one.
+    """
+    if isinstance(value, str):
+        if not _is_dotted(value):
+            raise Invalid(f"'{value}' is no dotted path; write it like 'myapp.tokens.llama'")
+        return value
+    if not callable(getattr(value, "count", None)):
+        raise Invalid(f"an object with a method `count`, or the dotted path to one, is expected, not {kind_of(value)}")
+    return value
+
+
+def _is_dotted(path: str) -> bool:
+    parts = path.replace(":", ".").split(".")
+    return len(parts) >= 2 and all(part.isidentifier() for part in parts)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenbudget_mw.counting.encoders import default_encoders
-from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, Meter, TooManyPartsError
-from tokenbudget_mw.counting.models import NO_ALIASES, normalise, resolve
+from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, TooManyPartsError
+from tokenbudget_mw.counting.models import normalise
 from tokenbudget_mw.counting.payloads import anthropic, fields, media, openai
+from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
 
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     import msgspec
 
     from tokenbudget_mw.counting.learning import RatioEstimator
+    from tokenbudget_mw.counting.meter import Depth, Meter
 
 __all__ = ["FORMATS", "Format", "bound", "read"]
+
+USUAL = Tokenizers()
 
 HEAD_BYTES = 16_384
 """How much of a body that is not read is searched for its model."""
@@ -74,11 +77,12 @@ def read(
     format: str,  # noqa: A002 - the word that routes use
     body: bytes,
     *,
-    aliases: Mapping[str, str] = NO_ALIASES,
-    count: Literal["full", "sample", "off"] = "full",
+    tokenizers: Tokenizers = USUAL,
+    count: Literal["full", "sample", "async", "off"] = "full",
     sample: float = 1.0,
     draw: float = 0.0,
     ratio: RatioEstimator | None = None,
+    depth: Depth | None = None,
 ) -> Prompt:
     """
     Return what *body* asks of a model.
@@ -88,16 +92,18 @@ def read(
 
         body: The whole request body, content encoding undone.
 
-        aliases: Deployment names of the host -> models.
+        tokenizers: What counts.
 
-        count: ``full`` tokenises the prompt, ``sample`` a share of the requests, ``off`` none; texts that are not
-            tokenised are estimated from their bytes, with their bytes as the upper bound.
+        count: ``full`` tokenises the prompt, ``sample`` a share of the requests, ``async`` and ``off`` none; texts that
+            are not tokenised are estimated from their bytes, with their bytes as the upper bound.
 
         sample: That share, 0 to 1.
 
         draw: A random number from 0 to below 1, the request's own.
 
-        ratio: What the route has learned, for ``sample``; counted requests teach it.
+        ratio: What the route has learned, for ``sample`` and ``async``; counted requests teach it.
+
+        depth: How much of the prompt is tokenised; None takes the tokenizers' own.
 
     Raises:
         PayloadError: The body is not a request of this format.
@@ -110,14 +116,13 @@ def read(
     containers = _containers(body)
     is_crowded = containers > MAX_CONTAINERS
     request = fields.parse(fields.OUTERMOST if is_crowded else kind.decoder, body)
-    family = resolve(request.model, aliases)
     if is_crowded:
-        tokens = _by_size(len(body), body, family.name)
+        tokens = _by_size(len(body), body, tokenizers.resolve(request.model).name)
         prompts = 1 if kind.prompts is _one else containers
     else:
         is_counted = count == "full" or (count == "sample" and draw < sample)
-        learned = ratio if count == "sample" else None
-        meter = Meter(family, default_encoders() if is_counted else None, ratio=learned)
+        learned = ratio if count in ("sample", "async") else None
+        meter = tokenizers.meter(request.model, is_counted=is_counted, ratio=learned, depth=depth)
         tokens = _count(kind, request, meter, body)
         prompts = kind.prompts(request)
     return Prompt(

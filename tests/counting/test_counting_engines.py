@@ -1,0 +1,87 @@
+"""
+Engines: whichever library counts, the counts are the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import tempfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenbudget_mw.counting import engines, ranks
+from tokenbudget_mw.counting.encoders import Encoders, default_encoders
+from tokenbudget_mw.errors import ConfigurationError
+
+HAS_FAST = importlib.util.find_spec("fastokens") is not None
+needs_fast = pytest.mark.skipif(not HAS_FAST, reason="fastokens is not installed: pip install 'tokenbudget-mw[fast]'")
+
+SPECIMENS = [
+    "",
+    "<|endoftext|><|fim_prefix|>",
+    "\ud800",
+    "ok \udfff ok \ud83d\ude00",
+    "\x00" * 500,
+    " " * 50_000,
+    "\n\t " * 10_000,
+    "a" * 60_000,
+    "😀👩\u200d👩\u200d👧" * 2_000,
+    "令和七年十一月二十一日" * 2_000,
+    "don't I'LL we'Ve ARE'n't\r\n\r\n  x",
+    "".join(map(chr, range(0x250))),
+]
+
+
+def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch):
+    """Asking for fastokens without the package names the extra."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'tokenbudget-mw\[fast\]'"):
+        Encoders("fastokens")
+
+
+def test_the_process_shares_a_set_an_engine():
+    """Everybody who asks for an engine gets the same encoders."""
+    assert default_encoders() is default_encoders()
+    assert default_encoders().engine == "tiktoken"
+
+
+@pytest.fixture(scope="module")
+def fast() -> Encoders:
+    return Encoders("fastokens")
+
+
+@needs_fast
+@pytest.mark.parametrize("name", ranks.NAMES)
+class TestFastokens:
+    @pytest.mark.parametrize("text", SPECIMENS, ids=range(len(SPECIMENS)))
+    def test_difficult_texts_count_alike(self, fast, name, text):
+        """Special tokens, surrogates, NULs and runs count as with tiktoken."""
+        assert fast.count(text, name) == default_encoders("tiktoken").count(text, name)
+
+    @settings(max_examples=500, deadline=None)
+    @given(text=st.text())
+    def test_any_text_counts_alike(self, fast, name, text):
+        """Any text counts as with tiktoken."""
+        assert fast.count(text, name) == default_encoders("tiktoken").count(text, name)
+
+    def test_random_unicode_counts_alike(self, fast, name):
+        """Long texts of random characters, of all planes, count as with tiktoken."""
+        rng = random.Random(5)
+        text = "".join(chr(rng.randrange(0x110000)) for _ in range(40_000))
+
+        assert fast.count(text, name) == default_encoders("tiktoken").count(text, name)
+
+
+@needs_fast
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    """The file that fastokens reads is gone when it has."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    count = engines.load("fastokens", "cl100k_base", ranks.load("cl100k_base"))
+
+    assert count("hello world") == 2
+    assert list(tmp_path.iterdir()) == []

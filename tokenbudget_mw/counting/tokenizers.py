@@ -1,0 +1,113 @@
+"""
+The tokenizers of an app: which model is counted by which, how much of a prompt they read, and what they have learned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.counting.encoders import Encoder, default_encoders
+from tokenbudget_mw.counting.learning import Factors
+from tokenbudget_mw.counting.meter import USUAL_DEPTH, Depth, Meter
+from tokenbudget_mw.counting.models import NO_ALIASES, ModelFamily, normalise, original
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenbudget_mw.counting.base import Counter
+    from tokenbudget_mw.counting.encoders import Encoders
+    from tokenbudget_mw.counting.learning import RatioEstimator
+    from tokenbudget_mw.values import TokenCount
+
+__all__ = ["Tokenizers"]
+
+
+class Tokenizers:
+    """
+    Makes the meter of a prompt. Safe to share between threads.
+
+    Args:
+        aliases: Deployment names of the host -> models.
+
+        counters: Model -> the host's own counter for it; a name that ends in ``*`` stands for all that begin so. They come
+            before the built-in families, and what they say is exact.
+
+        encoders: The encodings; None takes those that the process shares.
+
+        depth: How much of a prompt is tokenised.
+    """
+
+    def __init__(
+        self,
+        aliases: Mapping[str, str] = NO_ALIASES,
+        *,
+        counters: Mapping[str, Counter] | None = None,
+        encoders: Encoders | None = None,
+        depth: Depth = USUAL_DEPTH,
+    ) -> None:
+        self._aliases = aliases
+        self._own = {name: Encoder(name, counter.count) for name, counter in (counters or {}).items()}
+        self._encoders = encoders
+        self._depth = depth
+        self._factors = Factors()
+
+    def resolve(self, model: str | None) -> ModelFamily:
+        """
+        Return how to count for *model*, with what was learned.
+        """
+        if self._own:
+            name = original(model, self._aliases)
+            found = self._own_for(name)
+            if found is not None:
+                return ModelFamily(normalise(name), found.name, 1.0, exact=True, family="own")
+        return self._factors.resolve(model, self._aliases)
+
+    def meter(
+        self,
+        model: str | None,
+        *,
+        is_counted: bool = True,
+        ratio: RatioEstimator | None = None,
+        depth: Depth | None = None,
+    ) -> Meter:
+        """
+        Return a meter for one prompt to *model*.
+
+        Args:
+            model: Model as the request names it.
+
+            is_counted: Whether texts are tokenised; else they are weighed.
+
+            ratio: What the route has learned; see `Meter`.
+
+            depth: How much is tokenised, this time.
+        """
+        family = self.resolve(model)
+        encoder = self._encoder(family) if is_counted else None
+        return Meter(family, encoder, ratio=ratio, depth=depth or self._depth)
+
+    def count(self, text: str, model: str | None) -> TokenCount:
+        """
+        Return the tokens that *model* makes of *text*.
+        """
+        meter = self.meter(model)
+        meter.text(text)
+        return meter.result()
+
+    def learn(self, model: str | None, count: TokenCount, actual: int) -> None:
+        """
+        Learn that a prompt for *model*, counted as *count*, had *actual* tokens by the provider's usage.
+        """
+        self._factors.learn(model, count, actual, self._aliases)
+
+    def _own_for(self, model: str) -> Encoder | None:
+        for name in (model, normalise(model)):
+            if name in self._own:
+                return self._own[name]
+        plain = normalise(model)
+        return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
+
+    def _encoder(self, family: ModelFamily) -> Encoder:
+        if family.family == "own":
+            return self._own[family.encoding]
+        return (self._encoders or default_encoders()).get(family.encoding)
