@@ -1,7 +1,7 @@
 """
 Flushing: Python's share of writing a record to the database, in batches of 1,000.
 
-Ours writes the usage row, the ledger entry and the balance; the baseline only the row, by SQLAlchemy's own bulk insert.
+Ours writes the usage row, the ledger entry, the balance and three rollups; the baseline only the row, by SQLAlchemy's own bulk insert.
 On SQLite the database works inside the process, so its time is part of both figures.
 """
 

@@ -22,7 +22,7 @@ from tokenbudget_mw.database.types import MAX_BIGINT, Moment
 from tokenbudget_mw.errors import PermanentSinkError
 from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["COLUMNS", "MAX_TAGS_BYTES", "Row", "clean_id", "clean_text", "encode_tags", "moment", "new_rows"]
+__all__ = ["COLUMNS", "EPOCH", "MAX_TAGS_BYTES", "Row", "clean_id", "clean_text", "encode_tags", "moment", "new_rows"]
 
 Row = tuple[Any, ...]
 
@@ -39,7 +39,7 @@ COLUMNS: tuple[str, ...] = tuple(column.name for column in tables.usage.columns)
 _INSTANCE = COLUMNS.index("instance_id")
 _SEQUENCE = COLUMNS.index("sequence")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INT = 2**31 - 1
 _BAD = re.compile("[\x00\ud800-\udfff]")
 _IDENTITIES = frozenset(
@@ -69,7 +69,7 @@ def moment(microseconds: int) -> datetime:
     >>> moment(1_000_001)
     datetime.datetime(1970, 1, 1, 0, 0, 1, 1, tzinfo=datetime.timezone.utc)
     """
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return EPOCH + timedelta(microseconds=microseconds)
 
 
 def clean_text(value: str, length: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from tokenbudget_mw.database.faults import is_missing_schema, is_permanent
-from tokenbudget_mw.database.rows import moment, new_rows
+from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writers import Write, find_writer
 from tokenbudget_mw.errors import PermanentSinkError
 
@@ -45,7 +45,7 @@ class DatabaseSink:
 
     def write(self, records: Sequence[UsageRecord]) -> int:
         """
-        Store *records* with their ledger entries and balances in one transaction.
+        Store *records* with their ledger entries, balances and rollups in one transaction.
 
         Records that are there already, by instance and sequence or by id, change nothing. Any error but
         `PermanentSinkError` may pass: the same records can be written again.
@@ -58,8 +58,7 @@ class DatabaseSink:
         """
         if not records:
             return 0
-        write_id = uuid.uuid4().hex
-        write = Write(write_id, moment(int(self._clock() * 1_000_000)), new_rows(records, write_id))
+        write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
         try:
             with self._engine.begin() as connection:
                 added = self._write_rows(connection, write)

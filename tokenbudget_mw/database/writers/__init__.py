@@ -10,12 +10,14 @@ from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw.database.rows import new_rows
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenbudget_mw.database.rows import Row
+    from tokenbudget_mw.values import UsageRecord
 
 __all__ = ["Write", "WriteRows", "find_writer"]
 
@@ -30,16 +32,25 @@ class Write:
 
         at: When it happens.
 
-        rows: What to store, in the order of `rows.COLUMNS`, sorted by instance and sequence.
+        records: What to store.
     """
 
     id: str
     at: datetime
-    rows: Sequence[Row]
+    records: Sequence[UsageRecord]
+
+    def rows(self) -> list[Row]:
+        """
+        Return the records as rows, in the order of `rows.COLUMNS`, sorted by instance and sequence.
+
+        Raises:
+            PermanentSinkError: A value does not fit its column.
+        """
+        return new_rows(self.records, self.id)
 
 
 WriteRows = Callable[["Connection", Write], int]
-"""Stores a write inside the caller's transaction and returns how many rows were new."""
+"""Stores a write inside the caller's transaction and returns how many rows were new; raises as `Write.rows` does."""
 
 _WRITERS = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 

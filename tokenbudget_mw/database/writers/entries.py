@@ -5,7 +5,7 @@ Ledger entries of a write, for databases that cannot sum what they have just ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -26,19 +26,19 @@ _ID, _INSTANCE, _SEQUENCE, _ACCOUNT, _COST = (
 )
 
 
-def stored_rows(connection: Connection, write: Write) -> list[Row]:
+def stored_rows(connection: Connection, write: Write, rows: Sequence[Row]) -> list[Row]:
     """
-    Return the rows of *write* that it added itself, read back by one index range an instance.
+    Return those of *rows* that *write* added itself, read back by one index range an instance.
     """
     usage = tables.usage.c
     stored: set[tuple[str, int, str]] = set()
-    for instance, (low, high) in _spans(write.rows).items():
+    for instance, (low, high) in _spans(rows).items():
         ours = usage.instance_id == instance, usage.sequence.between(low, high), usage.write_id == write.id
         found = connection.execute(select(usage.instance_id, usage.sequence, usage.id).where(*ours))
         stored.update((row[0], row[1], row[2]) for row in found)
     # of two equal events in one batch the first was stored
     first: dict[tuple[str, int, str], Row] = {}
-    for row in write.rows:
+    for row in rows:
         first.setdefault((row[_INSTANCE], row[_SEQUENCE], row[_ID]), row)
     return [row for event, row in first.items() if event in stored]
 

@@ -33,8 +33,9 @@ def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """
-    connection.exec_driver_sql(_INSERT, list(write.rows))
-    rows = stored_rows(connection, write)
+    given = write.rows()
+    connection.exec_driver_sql(_INSERT, given)
+    rows = stored_rows(connection, write, given)
     entries = new_entries(rows, write)
     if entries:
         connection.execute(insert(tables.ledger), entries)

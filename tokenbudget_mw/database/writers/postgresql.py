@@ -7,25 +7,26 @@ JSON costs an application a tenth of what driver-side parameters cost, and passe
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-from sqlalchemy import bindparam, text
+from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import String, Text
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.rows import COLUMNS
 from tokenbudget_mw.database.types import Moment
+from tokenbudget_mw.database.writers.json_rows import STORED, encode_rows, field_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, TextClause
+    from sqlalchemy import Column, Connection, TextClause
+    from sqlalchemy.types import TypeEngine
 
     from tokenbudget_mw.database.writers import Write
 
 __all__ = ["write_rows"]
 
-_encode = msgspec.json.Encoder().encode
+# in two parts, because an interval is multiplied as a double
+_MOMENT = "TIMESTAMPTZ 'epoch' + {name} / 1000000 * INTERVAL '1 second' + {name} % 1000000 * INTERVAL '1 microsecond'"
 
 
 def _rollup_lists() -> dict[str, str]:
@@ -43,11 +44,20 @@ def _rollup_lists() -> dict[str, str]:
     }
 
 
+def _field_type(column: Column[Any]) -> TypeEngine[Any]:
+    return BigInteger() if isinstance(column.type, Moment) else column.type
+
+
 def _statement() -> TextClause:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    fields = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in tables.usage.columns)
+    lists = {
+        "columns": ", ".join(column.name for column in STORED),
+        "fields": ", ".join(f"{field_of(column)} {_field_type(column).compile(dialect)}" for column in STORED),
+        "values": ", ".join(_MOMENT.format(name=field_of(c)) if isinstance(c.type, Moment) else c.name for c in STORED),
+        **_rollup_lists(),
+    }
     sql = files(__package__).joinpath("postgresql.sql").read_text("utf-8")
-    for name, value in {"columns": ", ".join(COLUMNS), "fields": fields, **_rollup_lists()}.items():
+    for name, value in lists.items():
         sql = sql.replace(f"{{{name}}}", value)
     return text(sql).bindparams(
         bindparam("rows", type_=Text), bindparam("write_id", type_=String), bindparam("at", type_=Moment)
@@ -61,8 +71,6 @@ def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """
-    rows = _encode([dict(zip(COLUMNS, row, strict=True)) for row in write.rows]).decode()
-    added: int = connection.execute(
-        _WRITE, {"rows": rows, "write_id": write.id, "at": write.at, "contra": tables.REVENUE}
-    ).scalar_one()
+    values = {"rows": encode_rows(write.records), "write_id": write.id, "at": write.at, "contra": tables.REVENUE}
+    added: int = connection.execute(_WRITE, values).scalar_one()
     return added

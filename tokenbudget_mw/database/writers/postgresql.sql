@@ -1,13 +1,13 @@
 -- One statement, one round trip: rows that are new, their ledger entries, the balances, the rollups.
--- {columns} and {fields} are the columns of tokenbudget_usage, bare and with their types; {figures}, {sums}, {totals} and
--- {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets. :rows is a JSON array of objects.
--- Every INSERT is ordered, so that concurrent writers lock in the same order.
+-- {columns} are those of tokenbudget_usage, {fields} those of the JSON with their types, {values} made of these; {figures},
+-- {sums}, {totals} and {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets.
+-- :rows is a JSON array of objects. Every INSERT is ordered, so that concurrent writers lock in the same order.
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
 ),
 added AS (
-    INSERT INTO tokenbudget_usage ({columns})
-    SELECT {columns} FROM incoming ORDER BY instance_id, sequence
+    INSERT INTO tokenbudget_usage ({columns}, write_id)
+    SELECT {values}, :write_id FROM incoming ORDER BY instance_id, sequence
     ON CONFLICT DO NOTHING
     RETURNING *
 ),

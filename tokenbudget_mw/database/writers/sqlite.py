@@ -38,8 +38,9 @@ def write_rows(connection: Connection, write: Write) -> int:
     """
     Store *write* inside the caller's transaction and return how many rows were new.
     """
-    added = connection.exec_driver_sql(_INSERT, [_plain(row) for row in write.rows]).rowcount
-    rows = write.rows if added == len(write.rows) else stored_rows(connection, write)
+    given = write.rows()
+    added = connection.exec_driver_sql(_INSERT, [_plain(row) for row in given]).rowcount
+    rows = given if added == len(given) else stored_rows(connection, write, given)
     entries = new_entries(rows, write)
     if entries:
         connection.execute(insert(tables.ledger), entries)
