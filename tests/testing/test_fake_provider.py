@@ -23,6 +23,7 @@ PATHS = {
     "openai.chat": ("/v1/chat/completions", CHAT),
     "openai.completions": ("/v1/completions", {"model": "gpt-4o", "prompt": "say two words"}),
     "openai.embeddings": ("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["one two", "three"]}),
+    "openai.responses": ("/v1/responses", {"model": "gpt-5", "input": "four words are here"}),
     "anthropic.messages": ("/v1/messages", MESSAGES),
 }
 
@@ -68,7 +69,12 @@ def get(app, path, body, headers=()):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("wire", "input_tokens", "output_tokens"),
-    [("openai.chat", 5, 12), ("openai.completions", 3, 12), ("anthropic.messages", 3, 5)],
+    [
+        ("openai.chat", 5, 12),
+        ("openai.completions", 3, 12),
+        ("openai.responses", 4, 12),
+        ("anthropic.messages", 3, 5),
+    ],
 )
 def test_usage_is_the_words_of_prompt_and_answer(wire, input_tokens, output_tokens, stream):
     """Each format gives one token a word, whole and streamed, and the taps read it."""
@@ -105,12 +111,12 @@ def test_a_chat_stream_has_usage_only_where_it_was_asked_for():
     assert (spoken.source, spoken.output_tokens) == ("provider", 12)
 
 
-@pytest.mark.parametrize("wire", ["openai.chat", "anthropic.messages"])
+@pytest.mark.parametrize("wire", ["openai.chat", "openai.responses", "anthropic.messages"])
 def test_usage_can_be_left_out_or_said_twice(wire):
     """`never` sends no figures at all, `twice` sends them twice and they count once."""
     assert tapped(wire, answer(wire, Script(usage="never"), stream=True)).source == "counted"
     twice = answer(wire, Script(usage="twice"), stream=True)
-    assert tapped(wire, twice).output_tokens == (12 if wire == "openai.chat" else 5)
+    assert tapped(wire, twice).output_tokens == (5 if wire == "anthropic.messages" else 12)
     assert len(twice.chunks) == len(answer(wire, Script(usage="always"), stream=True).chunks) + 1
 
 

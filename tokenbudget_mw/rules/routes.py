@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
 
-FORMATS: tuple[str, ...] = ("openai.chat", "openai.completions", "openai.embeddings", "anthropic.messages")
+FORMATS: tuple[str, ...] = (
+    "openai.chat",
+    "openai.completions",
+    "openai.embeddings",
+    "openai.responses",
+    "anthropic.messages",
+)
 """Wire formats of request and response that a route may name."""
 
 ANY = Route("*")

@@ -4,13 +4,17 @@ Usage of a response, while it passes.
 
 from __future__ import annotations
 
-from tokenbudget_mw.tapping import anthropic, openai
-from tokenbudget_mw.tapping.base import CountText, Family, Tap
+from collections.abc import Callable
+
+from tokenbudget_mw.tapping import anthropic, openai, openai_responses
+from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
+from tokenbudget_mw.tapping.eventstream import FrameReader
+from tokenbudget_mw.tapping.ndjson import LineReader
 from tokenbudget_mw.tapping.responses import read_response
 from tokenbudget_mw.tapping.sniffing import SniffingTap
+from tokenbudget_mw.tapping.sse import EventReader
 from tokenbudget_mw.tapping.stream import StreamTap
-from tokenbudget_mw.tapping.unary import UnaryTap
 
 __all__ = ["FAMILIES", "CountText", "Tap", "open_tap", "read_response"]
 
@@ -18,9 +22,18 @@ FAMILIES: dict[str, Family] = {
     "openai.chat": openai.CHAT,
     "openai.completions": openai.COMPLETIONS,
     "openai.embeddings": openai.EMBEDDINGS,
+    "openai.responses": openai_responses.RESPONSES,
     "anthropic.messages": anthropic.MESSAGES,
 }
 """Format of a route -> how its responses read."""
+
+READERS: dict[str, Callable[[], Reader]] = {
+    "text/event-stream": EventReader,
+    "application/x-ndjson": LineReader,
+    "application/jsonl": LineReader,
+    "application/vnd.amazon.eventstream": FrameReader,
+}
+"""Content type -> what cuts such a stream; of all others the first byte tells."""
 
 
 def open_tap(
@@ -36,8 +49,7 @@ def open_tap(
     Args:
         format: The route's format, a name in `FAMILIES`; None where the handler reports its usage.
 
-        content_type: The response's ``Content-Type``. Event streams and JSON are told apart by it, or, where it names
-            neither, by the first byte.
+        content_type: The response's ``Content-Type``. Where it names no kind of stream, the first byte tells.
 
         content_encoding: The response's ``Content-Encoding``; of one that cannot be undone nothing is read.
 
@@ -46,17 +58,10 @@ def open_tap(
     family = None if format is None else FAMILIES.get(format)
     if family is None:
         return None
-    tap = _reader(family, content_type.lower(), count_text)
+    reader = READERS.get(content_type.partition(";")[0].strip().lower())
+    tap: Tap = SniffingTap(family, count_text) if reader is None else StreamTap(family, count_text, reader())
     coding = content_encoding.strip().lower()
     if coding in {"", "identity"}:
         return tap
     decoder = open_decoder(coding)
     return None if decoder is None else DecodingTap(decoder, tap)
-
-
-def _reader(family: Family, content_type: str, count_text: CountText | None) -> Tap:
-    if "event-stream" in content_type:
-        return StreamTap(family, count_text)
-    if "json" in content_type:
-        return UnaryTap(family, count_text)
-    return SniffingTap(family, count_text)

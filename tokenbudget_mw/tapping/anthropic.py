@@ -4,7 +4,7 @@ Anthropic's Messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
 from tokenbudget_mw.tapping.base import Family
-from tokenbudget_mw.tapping.text import strings_of
+from tokenbudget_mw.tapping.text import joined, strings_of
 from tokenbudget_mw.values import Usage
 
 __all__ = ["MESSAGES", "AnthropicStream"]
@@ -102,9 +102,9 @@ class AnthropicStream:
         except (ValueError, RecursionError):
             return strings_of(event, *_TEXTS)
         if found.delta is not None:
-            return _joined((found.delta.text, found.delta.thinking, found.delta.partial_json))
+            return joined((found.delta.text, found.delta.thinking, found.delta.partial_json))
         if found.content_block is not None:
-            return _joined((found.content_block.name, found.content_block.text, found.content_block.thinking))
+            return joined((found.content_block.name, found.content_block.text, found.content_block.thinking))
         return ""
 
     def usage(self, counted: int) -> Usage:
@@ -140,15 +140,11 @@ def body_text(body: bytes) -> str:
         blocks = _body.decode(body).content or ()
     except (ValueError, RecursionError):
         return strings_of(body, *_TEXTS)
-    return "".join(_joined((block.name, block.text, block.thinking, _tool_input(block))) for block in blocks)
+    return "".join(joined((block.name, block.text, block.thinking, _tool_input(block))) for block in blocks)
 
 
 def _tool_input(block: _Block) -> str:
     return bytes(block.input).decode(errors="replace")
-
-
-def _joined(texts: Iterable[object]) -> str:
-    return "".join(text for text in texts if isinstance(text, str))
 
 
 MESSAGES = Family("anthropic", shapes.anthropic, AnthropicStream, body_text)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Usage
 
-__all__ = ["CountText", "Family", "Stream", "Tap"]
+__all__ = ["Answer", "CountText", "Family", "Reader", "Stream", "Tap"]
 
 CountText = Callable[[str], int]
 """Tokens of a text, for responses that carry no usage: model already bound, bounded time, never raises."""
@@ -35,6 +37,30 @@ class Tap(Protocol):
         ``complete`` is True only where the format's own end was seen (``[DONE]``, ``message_stop``, a whole JSON body).
         Without the provider's figures, ``output_tokens`` is counted from the text that passed and ``source`` is
         ``"counted"``; ``input_tokens`` is then 0, unless the stream gave it before it broke off (Anthropic does).
+        """
+        ...
+
+
+class Reader(Protocol):
+    """
+    Cuts a stream into its events, however the stream itself was cut, in constant memory. Never raises on any bytes.
+    """
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """
+        Return the events that *data* completes.
+        """
+        ...
+
+    def close(self) -> list[bytes]:
+        """
+        Return what is left at the end, if a `Stream` can make something of it: an event that was cut off.
+        """
+        ...
+
+    def data(self, event: bytes) -> bytes:
+        """
+        Return the data of *event*, JSON as a rule; empty where it has none.
         """
         ...
 
@@ -70,6 +96,36 @@ class Stream(Protocol):
         ...
 
 
+class Answer(msgspec.Struct, gc=False):
+    """
+    What a JSON body says beside its text. Families whose bodies say it elsewhere have one of their own.
+
+    Attributes:
+        model: Model that answered.
+
+        usage: The object that the family's `shape` reads.
+
+        service_tier: Tier that served it.
+
+        error: What went wrong, in a body that is no answer.
+    """
+
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
+    error: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """
+        Whether this is the whole answer.
+        """
+        return self.error is None
+
+
+_answer = msgspec.json.Decoder(Answer)
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """
@@ -83,9 +139,18 @@ class Family:
         stream: Opens a reader of event streams.
 
         body_text: Output text of a JSON body, whole or broken.
+
+        answer: Reads the rest of a JSON body.
+
+        mark: The key before the figures, quotes included: only what has it is searched for them.
+
+        is_lines: Whether a JSON body may be one line of a stream.
     """
 
     provider: str
     shape: Callable[[Mapping[str, object]], Usage | None]
     stream: Callable[[], Stream]
     body_text: Callable[[bytes], str]
+    answer: msgspec.json.Decoder[Any] = _answer
+    mark: bytes = b'"usage"'
+    is_lines: bool = False

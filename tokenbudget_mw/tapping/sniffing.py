@@ -1,10 +1,13 @@
 """
-The tap of a response whose content type names neither JSON nor an event stream.
+The tap of a response whose content type does not tell how it is framed.
 """
 
 from __future__ import annotations
 
 from tokenbudget_mw.tapping.base import CountText, Family, Tap
+from tokenbudget_mw.tapping.eventstream import FrameReader
+from tokenbudget_mw.tapping.json_values import ValueReader
+from tokenbudget_mw.tapping.sse import EventReader
 from tokenbudget_mw.tapping.stream import StreamTap
 from tokenbudget_mw.tapping.unary import UnaryTap
 from tokenbudget_mw.values import Usage
@@ -14,7 +17,10 @@ __all__ = ["SniffingTap"]
 
 class SniffingTap:
     """
-    Tells JSON from an event stream by the first byte that is no white space.
+    Tells a JSON body from a stream by the first byte that is no white space.
+
+    ``{`` begins a body (or a line of a stream, in a family that has lines), ``[`` a stream in a JSON array, NUL a binary
+    frame (its length), and anything else an event stream.
 
     Args:
         family: The format of the response.
@@ -37,12 +43,18 @@ class SniffingTap:
             chunk = chunk.lstrip()
             if not chunk:
                 return
-            kind = UnaryTap if chunk[0] in b"{[" else StreamTap
-            self._tap = kind(self._family, self._count_text)
+            self._tap = self._open(chunk[:1])
         self._tap.feed(chunk)
 
     def usage(self) -> Usage:
         """
         Return what was read; of an empty body, that nothing was.
         """
-        return (self._tap or StreamTap(self._family, self._count_text)).usage()
+        return (self._tap or self._open(b"")).usage()
+
+    def _open(self, first: bytes) -> Tap:
+        if first == b"{" and not self._family.is_lines:
+            return UnaryTap(self._family, self._count_text)
+        if first in (b"{", b"["):
+            return StreamTap(self._family, self._count_text, ValueReader())
+        return StreamTap(self._family, self._count_text, FrameReader() if first == b"\0" else EventReader())

@@ -4,10 +4,12 @@ Server-sent events, read piecewise (WHATWG HTML, 9.2.6 "Interpreting an event st
 
 from __future__ import annotations
 
+from tokenbudget_mw.tapping.text import TAIL
+
 __all__ = ["MAX_EVENT", "EventReader", "data_of"]
 
 MAX_EVENT = 1 << 20
-"""Longest event that is read, in bytes; a longer one is skipped."""
+"""Longest event that is read, in bytes; of a longer one only the end is."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -19,7 +21,7 @@ class EventReader:
     Knows LF, CRLF and CR, several ``data`` lines an event, comments, other fields (ignored) and a byte order mark.
 
     Attributes:
-        skipped: Events that were longer than the bound and were not read.
+        skipped: Events that were longer than the bound, and of which only the end was kept.
     """
 
     __slots__ = ("_fresh", "_limit", "_rest", "_skipping", "skipped")
@@ -42,7 +44,7 @@ class EventReader:
         blocks = data.split(b"\n\n")
         self._rest = blocks.pop() + held
         if self._skipping and blocks:
-            del blocks[0]
+            blocks[0] = b"data: " + blocks[0]
             self._skipping = False
         if len(self._rest) > self._limit:
             self._skip()
@@ -56,6 +58,12 @@ class EventReader:
         self._rest = b""
         return [block] if block else []
 
+    def data(self, event: bytes) -> bytes:
+        """
+        Return the data of *event*, its lines joined; empty where it has none (a comment, a ping).
+        """
+        return data_of(event)
+
     def _without_bom(self, data: bytes) -> bytes:
         if self._fresh and (len(data) >= len(_BOM) or not _BOM.startswith(data)):
             self._fresh = False
@@ -66,7 +74,9 @@ class EventReader:
         if not self._skipping:
             self._skipping = True
             self.skipped += 1
-        self._rest = self._rest[-2:]  # the blank line that ends the event may have begun
+        self._rest = self._rest[
+            -min(TAIL, self._limit) :
+        ]  # figures stand there, and the blank line that ends it may have begun
 
 
 def data_of(event: bytes) -> bytes:

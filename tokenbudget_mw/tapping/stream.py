@@ -4,8 +4,7 @@ The tap of an event stream.
 
 from __future__ import annotations
 
-from tokenbudget_mw.tapping.base import CountText, Family
-from tokenbudget_mw.tapping.sse import EventReader, data_of
+from tokenbudget_mw.tapping.base import CountText, Family, Reader
 from tokenbudget_mw.tapping.text import TextMeter
 from tokenbudget_mw.values import Usage
 
@@ -20,19 +19,22 @@ _FIRST, _LAST = 2, 4
 
 class StreamTap:
     """
-    Reads server-sent events in batches: taking a chunk costs an append, and text is looked at only where figures lack.
+    Reads events in batches: taking a chunk costs an append, and text is looked at only where figures lack.
 
     Args:
         family: The format of the stream.
 
         count_text: Counts the output text of a stream without figures.
+
+        reader: Cuts the stream into events.
     """
 
-    __slots__ = ("_held", "_reader", "_stream", "_text")
+    __slots__ = ("_held", "_mark", "_reader", "_stream", "_text")
 
-    def __init__(self, family: Family, count_text: CountText | None) -> None:
+    def __init__(self, family: Family, count_text: CountText | None, reader: Reader) -> None:
         self._stream = family.stream()
-        self._reader = EventReader()
+        self._mark = family.mark
+        self._reader = reader
         self._text = TextMeter(count_text)
         self._held = bytearray()
 
@@ -69,21 +71,21 @@ class StreamTap:
         """
         at_ends = events if len(events) <= _FIRST + _LAST else events[:_FIRST] + events[-_LAST:]
         for event in at_ends:
-            self._stream.note(data_of(event))
-        if not self._stream.settled and len(at_ends) < len(events) and _may_tell(data):
+            self._stream.note(self._reader.data(event))
+        if not self._stream.settled and len(at_ends) < len(events) and self._may_tell(data):
             for event in events:
-                if _may_tell(event):
-                    self._stream.note(data_of(event))
+                if self._may_tell(event):
+                    self._stream.note(self._reader.data(event))
 
     def _add_text(self, events: list[bytes]) -> None:
         for event in events:
-            if data := data_of(event):
+            if data := self._reader.data(event):
                 self._text.add(self._stream.text(data))
 
-
-def _may_tell(data: bytes) -> bool:
-    """
-    Say whether *data* may hold figures or an error: most events hold text and, where usage is asked for, a null.
-    """
-    nulls = data.count(b'"usage":null') + data.count(b'"usage": null')
-    return data.count(b'"usage"') > nulls or b'"error"' in data
+    def _may_tell(self, data: bytes) -> bool:
+        """
+        Say whether *data* may hold figures or an error: most events hold text and, where usage is asked for, a null.
+        """
+        mark = self._mark
+        nulls = data.count(mark + b":null") + data.count(mark + b": null")
+        return data.count(mark) > nulls or b'"error"' in data

@@ -5,18 +5,24 @@ Output text without usage figures: found in events and bodies, counted in bounde
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from tokenbudget_mw.tapping.base import CountText
 
-__all__ = ["TextMeter", "strings_of"]
+__all__ = ["TAIL", "TextMeter", "endings", "joined", "strings_of"]
 
 PIECE = 16_384
 """Characters that are counted at a time: what the tokenizer counts exactly."""
 
 HELD = 65_536
 """Most characters that wait to be counted; few responses are longer, so most are never counted in vain."""
+
+TAIL = 1 << 16
+"""Bytes that are kept of the end of what is too long: providers write the usage last."""
+
+_ATTEMPTS = 8
 
 _STRING = rb'"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)'
 
@@ -62,6 +68,35 @@ class TextMeter:
         self._waiting.clear()
         self._length = 0
         self._tokens += sum(self._count(text[at : at + PIECE]) for at in range(0, len(text), PIECE))
+
+
+def joined(texts: Iterable[object]) -> str:
+    """
+    Return the strings among *texts* as one.
+    """
+    return "".join([text for text in texts if isinstance(text, str)])
+
+
+def endings(data: bytes, mark: bytes, *, depth: int = 0) -> Iterator[bytes]:
+    """
+    Yield *data* from each *mark* on, the last one first, behind an opening brace.
+
+    Such an ending is JSON only if the mark is a key *depth* objects below the outermost one; so figures that a model has
+    written into its answer are never taken for the provider's.
+
+    >>> [*endings(b'… "a": {"usage": 1}, "usage": 2}', b'"usage"')]
+    [b'{"usage": 2}', b'{"usage": 1}, "usage": 2}']
+    """
+    closed = data.rstrip()
+    if depth and not closed.endswith(b"}" * depth):
+        return
+    closed = closed[: len(closed) - depth]
+    at = closed.rfind(mark)
+    for _ in range(_ATTEMPTS):
+        if at < 0:
+            return
+        yield b"{" + closed[at:]
+        at = closed.rfind(mark, 0, at)
 
 
 def strings_of(data: bytes, *names: str) -> str:

@@ -4,36 +4,18 @@ The tap of a JSON body.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import msgspec
 from msgspec.structs import replace
 
-from tokenbudget_mw.tapping.base import CountText, Family
-from tokenbudget_mw.tapping.text import TextMeter
+from tokenbudget_mw.tapping.base import Answer, CountText, Family
+from tokenbudget_mw.tapping.text import TAIL, TextMeter, endings
 from tokenbudget_mw.values import Usage
 
-__all__ = ["HEAD", "TAIL", "UnaryTap"]
+__all__ = ["HEAD", "UnaryTap"]
 
 HEAD = 1 << 20
 """Bytes of a body that are kept from its beginning; most bodies are shorter and are read whole."""
-
-TAIL = 1 << 16
-"""Bytes that are kept from the end of a longer body: providers write the usage last."""
-
-_USAGE = b'"usage"'
-_ATTEMPTS = 8
-
-
-class _Answer(msgspec.Struct, gc=False):
-    model: Any = None
-    usage: Any = None
-    service_tier: Any = None
-    error: Any = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
 
 
 class UnaryTap:
@@ -74,41 +56,33 @@ class UnaryTap:
         """
         answer = self._read()
         if answer is None:
-            return self._counted(_Answer(), complete=False)
+            return self._counted(Answer(), complete=False)
         found = self._family.shape(answer.usage) if isinstance(answer.usage, Mapping) else None
         if found is None:
-            return self._counted(answer, complete=answer.error is None)
+            return self._counted(answer, complete=answer.is_complete)
         return replace(
             found,
             model=_text(answer.model),
             service_tier=_text(answer.service_tier) or found.service_tier,
-            complete=answer.error is None,
+            complete=answer.is_complete,
         )
 
-    def _read(self) -> _Answer | None:
+    def _read(self) -> Answer | None:
         if self._size <= HEAD:
-            return _decoded(self._head)
-        return next(self._endings(), None)
+            return self._decoded(self._head)
+        return self._last()
 
-    def _endings(self) -> Iterator[_Answer]:
+    def _last(self) -> Answer | None:
         """
-        Yield what the kept end of the body says from each ``"usage"`` on, the last one first.
-
-        Behind an opening brace, the end of the body is JSON only if that key belongs to the outermost object; so a
-        "usage" that a model has written into its answer is never taken for the provider's.
+        Return what the kept end of the body says.
         """
         end = bytes((self._head + self._tail)[-TAIL:])
-        at = end.rfind(_USAGE)
-        for _ in range(_ATTEMPTS):
-            if at < 0:
-                return
-            answer = _decoded(b"{" + end[at:])
-            if answer is not None:
-                answer.model = answer.model or _first_model(self._head)
-                yield answer
-            at = end.rfind(_USAGE, 0, at)
+        found = next(filter(None, map(self._decoded, endings(end, self._family.mark))), None)
+        if found is not None:
+            found.model = found.model or _first_model(self._head)
+        return found
 
-    def _counted(self, answer: _Answer, *, complete: bool) -> Usage:
+    def _counted(self, answer: Answer, *, complete: bool) -> Usage:
         seen = len(self._head) + len(self._tail)
         self._text.add(self._family.body_text(bytes(self._head + self._tail)))
         return Usage(
@@ -120,12 +94,12 @@ class UnaryTap:
             complete=complete,
         )
 
-
-def _decoded(body: bytes | bytearray) -> _Answer | None:
-    try:
-        return _answer.decode(body)
-    except (ValueError, RecursionError):
-        return None
+    def _decoded(self, body: bytes | bytearray) -> Answer | None:
+        try:
+            found: Answer = self._family.answer.decode(body)
+        except (ValueError, RecursionError):
+            return None
+        return found
 
 
 def _first_model(head: bytes | bytearray) -> str | None:

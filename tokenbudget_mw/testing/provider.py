@@ -1,5 +1,5 @@
 """
-A fake LLM provider: OpenAI chat, completions and embeddings, Anthropic messages; no network, no model, no chance.
+A fake LLM provider that speaks the wire formats of `shapes` and `families`; no network, no model, no chance.
 
 A token is a word: of the prompt's texts for the input, of the answer for the output. It can be told to misbehave, for
 all requests by its `Script`, or for one by a header: ``x-fake: {"abort_at": 2, "usage": "never"}``.
@@ -15,12 +15,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from tokenbudget_mw.testing.shapes import FORMATS, Reply, Shape, words_of
+from tokenbudget_mw.testing import families, shapes
+from tokenbudget_mw.testing.shapes import Reply, Shape
 
 __all__ = ["SCRIPT_HEADER", "Answer", "FakeProvider", "ProviderAbortedError", "Script"]
 
 SCRIPT_HEADER = "x-fake"
 """Header with a JSON object of `Script` fields, for one request."""
+
+FORMATS: Mapping[str, Shape] = {**shapes.FORMATS, **families.FORMATS}
+"""End of a path -> the format that is spoken there; the first that fits holds."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -161,7 +165,7 @@ class FakeProvider:
         fields = _decode(body)
         if fields is None:
             return _json_answer(400, shape.error(400), script)
-        answer = _answer(shape, fields, script)
+        answer = _answer(shape, path, fields, script)
         answer.check(0)
         return answer
 
@@ -197,31 +201,27 @@ class FakeProvider:
         return answer.iterate(self._wait)
 
 
-def _answer(shape: Shape, fields: Mapping[str, Any], script: Script) -> Answer:
+def _answer(shape: Shape, path: str, fields: Mapping[str, Any], script: Script) -> Answer:
     if script.status >= HTTPStatus.BAD_REQUEST:
         return _json_answer(script.status, shape.error(script.status), script)
-    is_stream = bool(fields.get("stream"))
-    reply = _reply(shape, fields, script, is_stream=is_stream)
+    is_stream = shape.wants_stream(path, fields)
+    reply = _reply(shape, path, fields, script)
     if not is_stream:
         return _json_answer(script.status, shape.whole(reply), script)
-    headers = (("content-type", "text/event-stream"), ("cache-control", "no-cache"))
+    headers = (("content-type", shape.stream_type), ("cache-control", "no-cache"))
     return _coded(Answer(script.status, headers, tuple(shape.events(reply)), script.abort_at), script)
 
 
-def _reply(shape: Shape, fields: Mapping[str, Any], script: Script, *, is_stream: bool) -> Reply:
+def _reply(shape: Shape, path: str, fields: Mapping[str, Any], script: Script) -> Reply:
     most = shape.max_output(fields)
-    asked = not is_stream or shape.wants_usage(fields)
-    model = script.model or fields.get("model")
+    asked = not shape.wants_stream(path, fields) or shape.wants_usage(fields)
+    model = script.model or shape.model(path, fields)
     return Reply(
         model=model if isinstance(model, str) else "fake-llm",
-        input_tokens=_input_tokens(shape, fields) if script.input_tokens is None else script.input_tokens,
+        input_tokens=shape.input_tokens(fields) if script.input_tokens is None else script.input_tokens,
         output_tokens=script.output_tokens if most is None else max(0, min(script.output_tokens, most)),
         usages={"asked": int(asked), "always": 1, "never": 0, "twice": 2}[script.usage],
     )
-
-
-def _input_tokens(shape: Shape, fields: Mapping[str, Any]) -> int:
-    return words_of(fields.get("system")) + words_of(fields.get(shape.prompt))
 
 
 def _json_answer(status: int, fields: Mapping[str, Any], script: Script) -> Answer:

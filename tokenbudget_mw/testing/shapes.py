@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["FORMATS", "Reply", "Shape", "words_of"]
+__all__ = ["CREATED", "FORMATS", "Reply", "Shape", "data", "event", "words_of"]
 
 VOCABULARY = ["the", "budget", "holds", "and", "every", "token", "is", "counted", "once", "in", "these", "books"]
 
@@ -61,8 +61,30 @@ class Shape:
     """
 
     prompt = "messages"
+    system = "system"
     kind = "chat.completion"
     most: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
+    stream_type = "text/event-stream"
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """
+        Tell whether the request is for a stream.
+        """
+        del path
+        return bool(body.get("stream"))
+
+    def model(self, path: str, body: Mapping[str, Any]) -> object:
+        """
+        Return the model that is asked for.
+        """
+        del path
+        return body.get("model")
+
+    def input_tokens(self, body: Mapping[str, Any]) -> int:
+        """
+        Count the words of the prompt in *body*.
+        """
+        return words_of(body.get(self.system)) + words_of(body.get(self.prompt))
 
     def max_output(self, body: Mapping[str, Any]) -> int | None:
         """
@@ -90,10 +112,10 @@ class Shape:
         """
         head = self._head(reply, f"{self.kind}.chunk")
         for word in reply.words:
-            yield _data({**head, "choices": [self._delta(word, None)]})
-        yield _data({**head, "choices": [self._delta("", "stop")]})
+            yield data({**head, "choices": [self._delta(word, None)]})
+        yield data({**head, "choices": [self._delta("", "stop")]})
         for _ in range(reply.usages):
-            yield _data({**head, "choices": [], "usage": self._usage(reply)})
+            yield data({**head, "choices": [], "usage": self._usage(reply)})
         yield b"data: [DONE]\n\n"
 
     def error(self, status: int) -> dict[str, Any]:
@@ -155,9 +177,9 @@ class _Embeddings(Shape):
         """
         Return the response.
         """
-        data = [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5, 0.125]}]
+        vectors = [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5, 0.125]}]
         usage = {"prompt_tokens": reply.input_tokens, "total_tokens": reply.input_tokens}
-        return {"object": "list", "data": data, "model": reply.model} | ({"usage": usage} if reply.usages else {})
+        return {"object": "list", "data": vectors, "model": reply.model} | ({"usage": usage} if reply.usages else {})
 
     def events(self, reply: Reply) -> Iterator[bytes]:
         """
@@ -193,15 +215,15 @@ class _Messages(Shape):
         Return the stream, event by event.
         """
         usage = {"usage": self._figures(reply, 1)} if reply.usages else {}
-        yield _event("message_start", message=self._message(reply, [], None) | usage)
-        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        yield event("message_start", message=self._message(reply, [], None) | usage)
+        yield event("content_block_start", index=0, content_block={"type": "text", "text": ""})
         for word in reply.words:
-            yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
-        yield _event("content_block_stop", index=0)
+            yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+        yield event("content_block_stop", index=0)
         end = {"stop_reason": "end_turn", "stop_sequence": None}
         for _ in range(reply.usages):
-            yield _event("message_delta", delta=end, usage={"output_tokens": reply.output_tokens})
-        yield _event("message_stop")
+            yield event("message_delta", delta=end, usage={"output_tokens": reply.output_tokens})
+        yield event("message_stop")
 
     def error(self, status: int) -> dict[str, Any]:
         """
@@ -254,9 +276,15 @@ def _texts(value: object) -> Iterable[str]:
             yield from _texts(part)
 
 
-def _data(fields: Mapping[str, Any]) -> bytes:
+def data(fields: Mapping[str, Any]) -> bytes:
+    """
+    Return a server-sent event.
+    """
     return b"data: " + _json(fields) + b"\n\n"
 
 
-def _event(name: str, **fields: Any) -> bytes:
-    return f"event: {name}\n".encode() + _data({"type": name, **fields})
+def event(name: str, **fields: Any) -> bytes:
+    """
+    Return a server-sent event that has a name, in its data too.
+    """
+    return f"event: {name}\n".encode() + data({"type": name, **fields})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, TooManyPartsError
 from tokenbudget_mw.counting.models import normalise
-from tokenbudget_mw.counting.payloads import anthropic, fields, media, openai
+from tokenbudget_mw.counting.payloads import anthropic, fields, media, openai, openai_responses
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
@@ -68,6 +68,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openai.chat": Format(openai.CHAT, openai.add_chat),
         "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
         "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
+        "openai.responses": Format(openai_responses.RESPONSES, openai_responses.add_responses),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
     }
 )

@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["CHAT", "COMPLETION", "EMBEDDING", "add_chat", "add_completion", "add_embedding", "prompts_of"]
+__all__ = [
+    "CHAT",
+    "COMPLETION",
+    "EMBEDDING",
+    "FRAME",
+    "REPLY_PRIMING",
+    "TOOL_CALL",
+    "UNPUBLISHED_FRAME",
+    "add_chat",
+    "add_completion",
+    "add_content",
+    "add_embedding",
+    "add_tools",
+    "prompts_of",
+]
 
 
 # -- chat -------------------------------------------------------------------------------------------------------------
@@ -102,7 +116,7 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
     meter.frame += REPLY_PRIMING
     functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
     if functions:
-        _add_tools(functions, meter, frame)
+        add_tools(functions, meter, frame)
     if isinstance(request.response_format, dict) and "json_schema" in request.response_format:
         add_json(meter, request.response_format["json_schema"])
 
@@ -194,7 +208,10 @@ def _add_tool_calls(calls: Any, meter: Meter) -> None:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-def _add_tools(functions: list[Any], meter: Meter, frame: Frame) -> None:
+def add_tools(functions: list[Any], meter: Meter, frame: Frame = FRAME) -> None:
+    """
+    Add the declarations of tools.
+    """
     for function in functions:
         meter.step()
         meter.guess(frame.function, frame.function + 3)

@@ -1,0 +1,104 @@
+"""
+Answers of every provider family as they go over the wire: streamed and whole, with the usage that they mean.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from tokenbudget_mw.values import Usage
+
+__all__ = ["RECORDINGS", "Recording", "sse"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    One answer.
+
+    Attributes:
+        format: Its wire format.
+
+        events: Its stream, event by event, framed.
+
+        usage: What it used.
+
+        words: Words of its output text, in the stream and in the body.
+
+        body: The same answer as a body.
+
+        type: Content type of the stream.
+
+        head, tail: What stands around the events.
+    """
+
+    format: str
+    events: tuple[bytes, ...]
+    usage: Usage
+    words: int
+    body: dict
+    type: str = "text/event-stream"
+    head: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def stream(self) -> bytes:
+        """The whole stream."""
+        return self.head + b"".join(self.events) + self.tail
+
+
+def sse(event: dict) -> bytes:
+    """One server-sent event, with its name if it has one."""
+    name = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{name}data: {json.dumps(event)}\n\n".encode()
+
+
+def openai_responses() -> Recording:
+    """Reasoning, text that speaks of usage, a tool call; each text comes twice, piecewise and whole."""
+    usage = {
+        "input_tokens": 100,
+        "input_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 8},
+        "output_tokens": 30,
+        "output_tokens_details": {"reasoning_tokens": 20},
+        "total_tokens": 130,
+    }
+    text = 'one "usage": {"input_tokens": 1, "output_tokens": 1} two'
+    output = [
+        {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "let me think "}]},
+        {"type": "message", "id": "msg", "content": [{"type": "output_text", "text": text, "annotations": []}]},
+        {"type": "function_call", "id": "fc", "name": " find ", "arguments": '{"q": 1}', "call_id": "call"},
+    ]
+    head = {"id": "resp", "object": "response", "error": None, "instructions": "be brief", "model": "gpt-5-2025-08-07"}
+    begun = {**head, "status": "in_progress", "output": [], "usage": None, "service_tier": "auto", "metadata": {}}
+    body = {**begun, "status": "completed", "output": output, "usage": usage, "service_tier": "default"}
+    place = {"item_id": "x", "output_index": 0}
+    pieces = [
+        ("response.output_item.added", {"item": {"type": "reasoning", "id": "rs", "summary": []}}),
+        ("response.reasoning_summary_text.delta", {"delta": "let me ", "obfuscation": "a b c"}),
+        ("response.reasoning_summary_text.delta", {"delta": "think "}),
+        ("response.reasoning_summary_text.done", {"text": "let me think "}),
+        ("response.output_item.done", {"item": output[0]}),
+        ("response.content_part.added", {"part": {"type": "output_text", "text": ""}}),
+        *(("response.output_text.delta", {"delta": f"{word} ", "logprobs": []}) for word in text.split(" ")),
+        ("response.output_text.done", {"text": text}),
+        ("response.output_item.added", {"item": {"type": "function_call", "name": " find ", "arguments": ""}}),
+        ("response.function_call_arguments.delta", {"delta": '{"q": '}),
+        ("response.function_call_arguments.delta", {"delta": "1}"}),
+        ("response.function_call_arguments.done", {"arguments": '{"q": 1}'}),
+        ("response.output_item.done", {"item": output[2]}),
+    ]
+    events = [{"type": "response.created", "response": begun}, {"type": "response.in_progress", "response": begun}]
+    events += [{"type": kind, **place, **more} for kind, more in pieces]
+    events += [{"type": "response.completed", "response": body}]
+    return Recording(
+        "openai.responses",
+        tuple(sse({**event, "sequence_number": number}) for number, event in enumerate(events)),
+        Usage(100, 30, 64, 8, 0, 20, "gpt-5-2025-08-07", "openai", "default"),
+        words=len(["let", "me", "think", *text.split(), "find", '{"q":', "1}"]),
+        body=body,
+    )
+
+
+RECORDINGS = {recording.format: recording for recording in (openai_responses(),)}
+"""Format -> an answer in it."""

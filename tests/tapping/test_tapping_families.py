@@ -1,0 +1,209 @@
+"""
+Every provider family: however its answer is cut, framed, encoded or broken off, the same usage.
+"""
+
+# ruff: noqa: A002 - the words of the product
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from recordings import RECORDINGS, Recording
+
+from tokenbudget_mw import tapping
+from tokenbudget_mw.counting import payloads
+from tokenbudget_mw.rules.routes import FORMATS
+from tokenbudget_mw.tapping.sse import MAX_EVENT
+from tokenbudget_mw.tapping.stream import BATCH
+from tokenbudget_mw.values import Usage
+
+ALL = pytest.mark.parametrize("recorded", RECORDINGS.values(), ids=list(RECORDINGS))
+
+
+def read(recorded: Recording, *chunks: bytes, type: str | None = None, encoding: str = "") -> Usage:
+    tap = tapping.open_tap(
+        recorded.format,
+        content_type=recorded.type if type is None else type,
+        content_encoding=encoding,
+        count_text=lambda text: len(text.split()),
+    )
+    assert tap is not None
+    for chunk in chunks:
+        tap.feed(chunk)
+    return tap.usage()
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def test_formats_are_known_in_every_room() -> None:
+    """Routes, taps and request readers know the same formats."""
+    assert set(tapping.FAMILIES) == set(payloads.FORMATS) == set(FORMATS)
+
+
+@ALL
+class TestWhole:
+    def test_every_boundary(self, recorded: Recording) -> None:
+        """A stream cut in two at any byte gives the same usage."""
+        data = recorded.stream
+
+        assert {read(recorded, data[:at], data[at:]) for at in range(len(data))} == {recorded.usage}
+
+    def test_byte_by_byte(self, recorded: Recording) -> None:
+        """A stream that drips byte by byte gives the same usage."""
+        assert read(recorded, *(bytes([byte]) for byte in recorded.stream)) == recorded.usage
+
+    @settings(max_examples=40, deadline=None)
+    @given(cuts=st.lists(st.integers(0, 20_000), max_size=40))
+    def test_random_cuts(self, recorded: Recording, cuts: list[int]) -> None:
+        """Any cuts, of the stream and of its gzip, give the same usage."""
+        assert read(recorded, *pieces(recorded.stream, cuts)) == recorded.usage
+        assert read(recorded, *pieces(gzip.compress(recorded.stream), cuts), encoding="gzip") == recorded.usage
+
+    @pytest.mark.parametrize("type", ["", "text/plain", "application/octet-stream", "application/json"])
+    def test_wrong_content_type(self, recorded: Recording, type: str) -> None:
+        """A stream whose content type does not say so is known by its first byte."""
+        data = recorded.stream
+
+        assert read(recorded, *(data[at : at + 7] for at in range(0, len(data), 7)), type=type) == recorded.usage
+
+    def test_t05_unary_and_stream_agree(self, recorded: Recording) -> None:
+        """The same answer as a body gives the same usage, however the body is written."""
+        for indent in (None, 2):
+            body = json.dumps(recorded.body, indent=indent).encode()
+            for size in (1, 50, len(body)):
+                chunks = [body[at : at + size] for at in range(0, len(body), size)]
+                assert read(recorded, *chunks, type="application/json") == recorded.usage
+
+    def test_long_stream(self, recorded: Recording) -> None:
+        """A stream of many batches gives its figures, and no more than a batch is held."""
+        many = (4 * BATCH // len(recorded.events[4])) * recorded.events[4]
+        data = recorded.head + b"".join(recorded.events[:4]) + many + b"".join(recorded.events[4:]) + recorded.tail
+        assert read(recorded, *pieces(data, list(range(0, len(data), 997)))) == recorded.usage
+
+    def test_events_without_figures_are_counted(self, recorded: Recording) -> None:
+        """A stream that is cut before its figures is not complete, and the text that passed is counted once."""
+        found = read(recorded, recorded.head, *recorded.events[: recorded_end(recorded)])
+
+        assert (found.source, found.complete) == ("counted", False)
+        assert found.output_tokens == recorded.words
+
+    @settings(max_examples=40, deadline=None)
+    @given(at=st.integers(0, 20_000))
+    def test_t07_cut_anywhere(self, recorded: Recording, at: int) -> None:
+        """A stream that breaks off gives no more than the whole, and says whether it is complete."""
+        found = read(recorded, recorded.stream[: at % len(recorded.stream)])
+
+        assert found.output_tokens <= max(recorded.words, recorded.usage.output_tokens)
+        assert found.input_tokens <= recorded.usage.input_tokens
+        if found.complete:
+            assert found == recorded.usage
+
+    def test_body_without_figures(self, recorded: Recording) -> None:
+        """A body without figures is counted from its text."""
+        found = read(recorded, json.dumps(without_figures(recorded)).encode(), type="application/json")
+
+        assert (found.source, found.output_tokens) == ("counted", recorded.words)
+
+    def test_cut_body(self, recorded: Recording) -> None:
+        """A body that is cut off is not complete, and its text is counted as far as it came."""
+        body = json.dumps(without_figures(recorded)).encode()
+
+        found = read(recorded, body[:-1], type="application/json")
+
+        assert (found.source, found.complete) == ("counted", False)
+        assert 0 < found.output_tokens <= recorded.words + 3
+
+    def test_error_body(self, recorded: Recording) -> None:
+        """An error has used nothing and completed nothing."""
+        found = read(recorded, b'{"error": {"message": "no", "code": 1}}', type="application/json")
+
+        assert (found.input_tokens, found.output_tokens, found.complete) == (0, 0, False)
+
+    @settings(max_examples=100, deadline=None)
+    @given(data=st.binary(max_size=200), at=st.integers(0, 5_000))
+    def test_any_bytes(self, recorded: Recording, data: bytes, at: int) -> None:
+        """No bytes in the middle of a stream make a tap raise."""
+        stream, at = recorded.stream, at % len(recorded.stream)
+
+        assert read(recorded, stream[:at] + data + stream[at:]).output_tokens >= 0
+
+
+def recorded_end(recorded: Recording) -> int:
+    """Number of the first event that has the final figures."""
+    for number in range(1, len(recorded.events) + 1):
+        if read(recorded, recorded.head, *recorded.events[:number]).source == "provider":
+            return number - 1
+    raise AssertionError
+
+
+FIGURES = {"usage", "usageMetadata", "meta", "prompt_eval_count", "eval_count"}
+
+
+def without_figures(recorded: Recording) -> dict:
+    return {name: value for name, value in recorded.body.items() if name not in FIGURES}
+
+
+class TestResponses:
+    RECORDED = RECORDINGS["openai.responses"]
+
+    def end(self, kind: str, **response: object) -> Usage:
+        last = {"type": kind, "response": {**self.RECORDED.body, **response}}
+        return read(self.RECORDED, *self.RECORDED.events[:-1], b"data: " + json.dumps(last).encode() + b"\n\n")
+
+    def test_incomplete_is_an_end(self) -> None:
+        """An answer that met its maximum is whole: that is how it ends."""
+        assert self.end("response.incomplete", status="incomplete") == self.RECORDED.usage
+
+    def test_failed(self) -> None:
+        """A response that failed is not complete; its figures, if it has any, hold."""
+        assert self.end("response.failed", status="failed") == replace(self.RECORDED.usage, complete=False)
+        found = self.end("response.failed", status="failed", usage=None, error={"code": "server_error"})
+        assert (found.source, found.output_tokens, found.complete) == ("counted", self.RECORDED.words, False)
+
+    def test_error_event(self) -> None:
+        """An error event ends a stream that is not complete."""
+        error = b'event: error\ndata: {"type":"error","code":"x","message":"no"}\n\n'
+
+        assert not read(self.RECORDED, self.RECORDED.stream, error).complete
+
+    @pytest.mark.parametrize("status", ["queued", "in_progress", "failed", "cancelled"])
+    def test_background(self, status: str) -> None:
+        """A body that only says that an answer will come is not complete."""
+        body = {**self.RECORDED.body, "status": status, "usage": None, "output": []}
+
+        found = read(self.RECORDED, json.dumps(body).encode(), type="application/json")
+
+        assert (found.output_tokens, found.complete) == (0, False)
+
+    @pytest.mark.parametrize("size", [997, BATCH, 3 * MAX_EVENT])
+    def test_overlong_last_event(self, size: int) -> None:
+        """A last event with an image of megabytes in it still gives its figures."""
+        image = {"type": "image_generation_call", "result": "iVBORw0KGgo" * (2 * MAX_EVENT // 11)}
+        response = {"object": "response", "model": "gpt-5", "output": [image], "usage": self.RECORDED.body["usage"]}
+        last = {"type": "response.completed", "response": {**response, "user": None, "metadata": {}}}
+        data = b"".join(self.RECORDED.events[:-1]) + b"data: " + json.dumps(last).encode() + b"\n\n"
+
+        found = read(self.RECORDED, *(data[at : at + size] for at in range(0, len(data), size)))
+
+        assert (found.input_tokens, found.output_tokens, found.complete) == (100, 30, True)
+        assert found.model == ("gpt-5" if size > MAX_EVENT else "gpt-5-2025-08-07")
+
+    def test_audio_is_no_text(self) -> None:
+        """Pieces of audio are not counted as text, their transcript is."""
+        events = [
+            {"type": "response.audio.delta", "delta": "UklGR iQAAAB XQVZF"},
+            {"type": "response.audio.transcript.delta", "delta": "two words"},
+        ]
+
+        found = read(self.RECORDED, *(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events))
+
+        assert found.output_tokens == 2

@@ -1,0 +1,106 @@
+"""
+Bodies of OpenAI's Responses API.
+
+How the API frames them is not published; the frames of chats are taken. What a request refers to on OpenAI's side (an
+earlier response, a conversation, a prompt template) is not in it and not counted: its tokens show in the usage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tokenbudget_mw.counting.payloads import openai
+from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenbudget_mw.counting.meter import Meter
+
+__all__ = ["RESPONSES", "add_responses"]
+
+
+class ResponsesRequest(Request):
+    """
+    Body of ``POST /v1/responses``.
+    """
+
+    input: str | list[Any] | None = None
+    instructions: str | list[Any] | None = None
+    tools: list[Any] | None = None
+    text: Any = None
+    prompt: Any = None
+
+
+RESPONSES = msgspec.json.Decoder(ResponsesRequest)
+
+
+def add_responses(request: ResponsesRequest, meter: Meter) -> None:
+    """
+    Add a request's instructions, input and tools to *meter*.
+    """
+    meter.guess(*openai.UNPUBLISHED_FRAME)
+    for field in (request.instructions, request.input):
+        if isinstance(field, str):
+            _add_message({"content": field}, meter)
+        for item in field if isinstance(field, list) else ():
+            _add_item(item, meter)
+    meter.frame += openai.REPLY_PRIMING
+    if request.tools:
+        openai.add_tools(request.tools, meter)
+    if isinstance(request.text, dict) and "format" in request.text:
+        add_json(meter, request.text["format"])
+    if isinstance(request.prompt, dict) and "variables" in request.prompt:
+        add_strings(meter, request.prompt["variables"])
+
+
+def _add_item(item: Any, meter: Meter) -> None:
+    meter.step()
+    if not isinstance(item, dict):
+        add_strings(meter, item)
+        return
+    kind = item.get("type", "message")
+    ITEMS.get(kind if isinstance(kind, str) else "", _add_unknown)(item, meter)
+
+
+def _add_message(item: dict[str, Any], meter: Meter) -> None:
+    meter.frame += openai.FRAME.message + 1  # and its role
+    if item.get("content") is not None:
+        openai.add_content(item["content"], meter)
+
+
+def _add_call(item: dict[str, Any], meter: Meter) -> None:
+    meter.guess(openai.TOOL_CALL, 2 * openai.TOOL_CALL)
+    add_strings(meter, [item.get("name"), item.get("arguments"), item.get("input")])
+
+
+def _add_output(item: dict[str, Any], meter: Meter) -> None:
+    meter.frame += openai.FRAME.message
+    if item.get("output") is not None:
+        openai.add_content(item["output"], meter)
+
+
+def _add_reasoning(item: dict[str, Any], meter: Meter) -> None:
+    for field in ("summary", "content"):
+        if item.get(field) is not None:
+            add_strings(meter, item[field])
+    sealed = item.get("encrypted_content")
+    if isinstance(sealed, str):
+        meter.guess(len(sealed) // 6, len(sealed))
+
+
+def _add_unknown(item: dict[str, Any], meter: Meter) -> None:
+    add_strings(meter, item)
+
+
+ITEMS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
+    "message": _add_message,
+    "function_call": _add_call,
+    "custom_tool_call": _add_call,
+    "function_call_output": _add_output,
+    "custom_tool_call_output": _add_output,
+    "reasoning": _add_reasoning,
+}

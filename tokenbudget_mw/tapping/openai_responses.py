@@ -1,0 +1,167 @@
+"""
+OpenAI's Responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tokenbudget_mw.tapping import shapes
+from tokenbudget_mw.tapping.base import Answer, Family
+from tokenbudget_mw.tapping.text import TAIL, endings, joined, strings_of
+from tokenbudget_mw.values import Usage
+
+__all__ = ["RESPONSES", "ResponsesStream"]
+
+_DONE = ("response.completed", "response.incomplete")
+_FAILED = ("response.failed", "response.cancelled", "error")
+_UNFINISHED = ("queued", "in_progress", "failed", "cancelled")
+
+
+class _Answer(Answer):
+    status: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """
+        Whether it has been answered: one that is to be fetched later (``background``) has not.
+        """
+        return self.error is None and self.status not in _UNFINISHED
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: Any = None
+    response: _Answer | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    text: Any = None
+    refusal: Any = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+    name: Any = None
+    arguments: Any = None
+    input: Any = None
+    code: Any = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    type: Any = None
+    delta: Any = None
+    item: _Item | None = None
+
+
+class _Body(msgspec.Struct, gc=False):
+    output: list[_Item] | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_event = msgspec.json.Decoder(_Event)
+_delta = msgspec.json.Decoder(_Delta)
+_body = msgspec.json.Decoder(_Body)
+
+
+class ResponsesStream:
+    """
+    A stream that ends in ``response.completed``, ``.incomplete`` or ``.failed``, with the whole response in it.
+
+    There is no ``[DONE]``. Each text comes piecewise in events that end in ``.delta`` and whole in those that end in
+    ``.done``; only the pieces count.
+    """
+
+    __slots__ = ("_done", "_failed", "_usage", "model", "service_tier", "settled")
+
+    def __init__(self) -> None:
+        self.settled = False
+        self.model: str | None = None
+        self.service_tier: str | None = None
+        self._usage: Usage | None = None
+        self._done = False
+        self._failed = False
+
+    def note(self, event: bytes) -> None:
+        """
+        Take the figures of *event*.
+        """
+        found = _read(event)
+        if found is None:
+            return
+        self._done = self._done or found.type in _DONE
+        self._failed = self._failed or found.type in _FAILED
+        if found.response is not None:
+            self._take(found.response)
+
+    def text(self, event: bytes) -> str:
+        """
+        Return the piece of text, of a refusal, of reasoning or of a tool's input in *event*, or the name of a tool.
+        """
+        try:
+            found = _delta.decode(event)
+        except (ValueError, RecursionError):
+            return strings_of(event, "delta")
+        if found.type == "response.output_item.added" and found.item is not None:
+            return joined((found.item.name,))
+        is_audio = found.type == "response.audio.delta"  # base64
+        return found.delta if isinstance(found.delta, str) and not is_audio else ""
+
+    def usage(self, counted: int) -> Usage:
+        """
+        Return the usage of the whole response, or what was counted.
+        """
+        found = self._usage or Usage(output_tokens=counted, provider="openai", source="counted")
+        complete = self._done and not self._failed
+        return replace(found, model=self.model, service_tier=self.service_tier, complete=complete)
+
+    def _take(self, response: _Answer) -> None:
+        if isinstance(response.model, str) and response.model:
+            self.model = response.model
+        if isinstance(response.service_tier, str):
+            self.service_tier = response.service_tier
+        usage = shapes.openai_responses(response.usage) if isinstance(response.usage, Mapping) else None
+        if usage is not None:
+            self._usage = usage
+            self.settled = True
+
+
+def _read(event: bytes) -> _Event | None:
+    """
+    Return what *event* says; of one so long that only its end was kept, the usage: it is the last one then.
+    """
+    try:
+        return _event.decode(event)
+    except (ValueError, RecursionError):
+        pass
+    for ending in endings(event, b'"usage"', depth=1) if len(event) >= TAIL else ():
+        try:
+            return _Event(_DONE[0], _answer.decode(ending))
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def body_text(body: bytes) -> str:
+    """
+    Return the output text of a response: text, refusals, reasoning, and what tools were called with.
+    """
+    try:
+        items = _body.decode(body).output or ()
+    except (ValueError, RecursionError):
+        return strings_of(body, "text", "refusal", "arguments", "input", "code")
+    return "".join(joined(_texts(item)) for item in items)
+
+
+def _texts(item: _Item) -> Iterator[object]:
+    for part in (*(item.content or ()), *(item.summary or ())):
+        yield part.text
+        yield part.refusal
+    yield from (item.name, item.arguments, item.input, item.code)
+
+
+RESPONSES = Family("openai", shapes.openai_responses, ResponsesStream, body_text, answer=_answer)

@@ -1,0 +1,72 @@
+"""
+The bodies of further provider families, for `testing.provider`: deterministic, of one token a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, event
+
+__all__ = ["FORMATS", "Responses"]
+
+
+class Responses(Shape):
+    """
+    OpenAI's Responses.
+    """
+
+    prompt = "input"
+    system = "instructions"
+    most = ("max_output_tokens",)
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        part = {"type": "output_text", "text": reply.text, "annotations": []}
+        item = {"type": "message", "id": "msg_fake", "role": "assistant", "status": "completed", "content": [part]}
+        usage = self._figures(reply) if reply.usages else None
+        return self._response(reply, "completed", output=[item], usage=usage)
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, event by event; usage that is sent twice comes with a second last event.
+        """
+        yield event("response.created", response=self._response(reply, "in_progress", output=[], usage=None))
+        place = {"item_id": "msg_fake", "output_index": 0, "content_index": 0}
+        for word in reply.words:
+            yield event("response.output_text.delta", **place, delta=word)
+        yield event("response.output_text.done", **place, text=reply.text)
+        for _ in range(max(reply.usages, 1)):
+            yield event("response.completed", response=self.whole(reply))
+
+    def _response(self, reply: Reply, status: str, *, output: list[Any], usage: object) -> dict[str, Any]:
+        return {
+            "id": "resp_fake",
+            "object": "response",
+            "created_at": CREATED,
+            "status": status,
+            "error": None,
+            "model": reply.model,
+            "output": output,
+            "usage": usage,
+        }
+
+    def _figures(self, reply: Reply) -> dict[str, int]:
+        total = reply.input_tokens + reply.output_tokens
+        return {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens, "total_tokens": total}
+
+
+FORMATS: Mapping[str, Shape] = {
+    "/responses": Responses(),
+}
+"""End of a path -> the format that is spoken there."""
