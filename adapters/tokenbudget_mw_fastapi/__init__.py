@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketState
 
-from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
+from tokenbudget_mw.asgi import POLICY_VIOLATION, ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import BudgetExceeded, CredentialError, UnpricedModelError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from tokenbudget_mw.settings import Settings
 
 __all__ = ["RESPONSES", "TokenBudget", "current"]
+
+EXTENSION = "websocket.http.response"
+"""The ASGI extension by which a server can answer a websocket that is not accepted with a response."""
 
 Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[None]]
 
@@ -81,9 +85,19 @@ class TokenBudget:
         return limited
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse(connection: Any, error: Exception) -> Any:
+    # Starlette calls one handler for requests and websockets; its types know handlers of either
     if not isinstance(error, BudgetExceeded | CredentialError | UnpricedModelError):
         raise error
     refusal = refusal_of(error)
-    body = b"" if request.method == "HEAD" else refusal.body
-    return Response(body, refusal.status, dict(refusal.headers))
+    is_head = connection.scope.get("method") == "HEAD"
+    response = Response(b"" if is_head else refusal.body, refusal.status, dict(refusal.headers))
+    if not isinstance(connection, WebSocket):
+        return response
+    if connection.application_state is WebSocketState.CONNECTING and EXTENSION in connection.scope.get(
+        "extensions", {}
+    ):
+        await connection.send_denial_response(response)
+    else:
+        await connection.close(POLICY_VIOLATION)
+    return None
