@@ -1,0 +1,324 @@
+"""FastAPI: dependencies, routers, mounted apps, background tasks, OpenAPI and the lifespan."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from asgi_rig import subject_of
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.values import UsageRecord
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw_fastapi import RESPONSES, TokenBudget, current
+
+WIDE: dict[str, Any] = {
+    "identify": subject_of,
+    "routes": [{"path": "/plain/*"}],
+    "plans": {"one": ["100 requests/minute", "1000 tokens/minute"]},
+    "default_plan": "one",
+}
+USAGE = {"model": "gpt-4o", "usage": {"prompt_tokens": 300, "completion_tokens": 400}}
+
+
+class Host:
+    """A FastAPI app, its extension and its records."""
+
+    def __init__(self, settings: Any = None, **options: Any) -> None:
+        self.records: list[UsageRecord] = []
+        self.app = FastAPI(**options)
+        self.core = wire(settings or WIDE, sink=CallableSink(self.records.extend))
+        self.budget = TokenBudget(self.app, self.core)
+
+    def get(self, path: str, subject: str | None = "k1", **headers: str) -> Any:
+        """The response to one request."""
+        sent = headers | ({"x-subject": subject} if subject else {})
+        return TestClient(self.app, raise_server_exceptions=False).get(path, headers=sent)
+
+    def rows(self) -> list[UsageRecord]:
+        """What was recorded so far."""
+        assert self.core.flush()
+        return self.records
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host with wide limits."""
+    found = Host()
+    yield found
+    found.core.close()
+
+
+# -- what handlers see ------------------------------------------------------------------------------------------------
+
+
+def test_wrong_settings_fail_when_the_app_is_made() -> None:
+    """A misspelt setting fails at once, not at the first request."""
+    with pytest.raises(ConfigurationError, match="did you mean 'routes'"):
+        TokenBudget(FastAPI(), {"rutes": []})
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_handlers_of_both_colours_charge_their_caller(host: Host, colour: str) -> None:
+    """`current` is the request's call in a coroutine and in FastAPI's worker threads."""
+
+    def sync() -> dict[str, Any]:
+        return {"tokens": current().charge(USAGE).output_tokens}
+
+    async def later() -> dict[str, Any]:
+        return sync()
+
+    host.app.get("/plain/ask")(sync if colour == "sync" else later)
+
+    assert host.get("/plain/ask").json() == {"tokens": 400}
+    assert [(row.input_tokens, row.key_id) for row in host.rows()] == [(300, "k1")]
+
+
+def test_refused_reservation_in_a_sync_endpoint(host: Host) -> None:
+    """A refused reservation that crosses from a worker thread becomes the middleware's refusal."""
+
+    @host.app.get("/plain/exceed")
+    def exceed() -> str:
+        with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            return "never"
+
+    answered = host.get("/plain/exceed")
+
+    assert answered.status_code == 429
+    assert "tokens-minute" in answered.json()["error"]["message"]
+    assert len(answered.headers.get_list("content-type")) == 1
+    assert [row.decision for row in host.rows()] == ["refused"]
+
+
+def test_refused_reservation_in_an_async_endpoint(host: Host) -> None:
+    """On the loop, too."""
+
+    @host.app.get("/plain/exceed")
+    async def exceed() -> str:
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            return "never"
+
+    assert host.get("/plain/exceed").status_code == 429
+
+
+def test_unpriced_model_is_a_400_by_name() -> None:
+    """Under ``unknown_price: deny`` a reservation of an unknown model is refused by name, not a 500."""
+    host = Host(WIDE | {"unknown_price": "deny"})
+
+    @host.app.get("/plain/unpriced")
+    async def unpriced() -> str:
+        async with current().reserve(model="nobody-knows-this", prompt=1, max_output=1):
+            return "never"
+
+    answered = host.get("/plain/unpriced")
+
+    assert answered.status_code == 400
+    assert "nobody-knows-this" in answered.text
+
+
+def test_t08_endpoint_raises(host: Host) -> None:
+    """An endpoint that raises gives Starlette's own 500, and a row that charges nothing."""
+
+    @host.app.get("/plain/fail")
+    async def fail() -> str:
+        raise RuntimeError("the endpoint fails")
+
+    assert host.get("/plain/fail").status_code == 500
+    assert [row.cost_pico for row in host.rows()] == [0]
+
+
+def test_stream_is_booked_at_its_end(host: Host) -> None:
+    """A streaming response may charge in its generator, after the first bytes are out."""
+
+    @host.app.get("/plain/stream")
+    async def stream() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[str]:
+            yield "one "
+            current().charge(USAGE)
+            yield "two"
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    assert host.get("/plain/stream").text == "one two"
+    assert [(row.output_tokens, row.is_stream, row.settle_reason) for row in host.rows()] == [(400, True, "complete")]
+
+
+def test_background_task_charges_late(host: Host) -> None:
+    """What a background task charges after the response counts against the limits, on a row of its own."""
+
+    @host.app.get("/plain/later")
+    async def later(tasks: BackgroundTasks) -> str:
+        call = current()
+        tasks.add_task(lambda: call.charge(USAGE))
+        return "soon"
+
+    statuses = [host.get("/plain/later").status_code for _ in range(2)]
+    host.core.close()
+    statuses.append(host.get("/plain/later").status_code)
+
+    first, late = host.records[:2]
+    assert (first.input_tokens, late.input_tokens, late.settle_reason) == (0, 300, "late")
+    assert late.correlation_id == first.id
+    assert statuses == [200, 200, 429]
+
+
+# -- limits on endpoints ----------------------------------------------------------------------------------------------
+
+
+def test_limit_on_an_endpoint_by_its_path_template(host: Host) -> None:
+    """An endpoint is one counter, whatever its path parameters say."""
+
+    @host.app.get("/plain/items/{item}", dependencies=[Depends(host.budget.limit("2 requests/minute"))])
+    async def item(item: str) -> str:
+        return item
+
+    assert [host.get(f"/plain/items/{number}").status_code for number in range(3)] == [200, 200, 429]
+
+
+def test_limit_on_a_router_by_name(host: Host) -> None:
+    """A named dependency on a router is one counter for all of its endpoints."""
+    limit = host.budget.limit("2 requests/minute", name="search")
+    router = APIRouter(prefix="/plain/search", dependencies=[Depends(limit)])
+    for name in ("a", "b"):
+        router.add_api_route(f"/{name}", lambda: "found")
+    host.app.include_router(router)
+
+    assert [host.get(f"/plain/search/{name}").status_code for name in "aba"] == [200, 200, 429]
+
+
+def test_limit_on_a_router_without_a_name(host: Host) -> None:
+    """Without a name each endpoint of the router has a counter of its own."""
+    router = APIRouter(prefix="/plain/search", dependencies=[Depends(host.budget.limit("1 request/minute"))])
+    for name in ("a", "b"):
+        router.add_api_route(f"/{name}", lambda: "found")
+    host.app.include_router(router)
+
+    assert [host.get(f"/plain/search/{name}").status_code for name in "aba"] == [200, 200, 429]
+
+
+def test_limit_outside_of_routes(host: Host) -> None:
+    """Where no route meters the path the limit holds, refuses as the middleware does, and asks who is there."""
+    host.app.get("/free", dependencies=[Depends(host.budget.limit("1 request/minute"))])(lambda: "x")
+
+    refused = [host.get("/free") for _ in range(2)][1]
+
+    assert refused.status_code == 429
+    assert "requests-minute-endpoint" in refused.json()["error"]["message"]
+    assert host.get("/free", None).status_code == 401
+    assert host.rows() == []
+
+
+def test_refused_head_has_no_body(host: Host) -> None:
+    """A HEAD that an endpoint's limit refuses has headers only."""
+    host.app.api_route("/free", methods=["HEAD"], dependencies=[Depends(host.budget.limit("1 request/minute"))])(
+        lambda: None
+    )
+    client = TestClient(host.app)
+
+    refused = client.head("/free")
+
+    assert (refused.status_code, refused.content) == (401, b"")
+
+
+@pytest.mark.parametrize("path", ["/plain/socket", "/free/socket"])
+def test_limit_on_a_websocket(host: Host, path: str) -> None:
+    """A dependency limits websockets, metered or not: the one above the limit gets the refusal, and no connection."""
+
+    @host.app.websocket(path, dependencies=[Depends(host.budget.limit("1 request/minute"))])
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text("hello")
+        await socket.close()
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    with client.websocket_connect(path) as connected:
+        text = connected.receive_text()
+    with pytest.raises(WebSocketDenialResponse) as denied, client.websocket_connect(path):
+        pass
+
+    assert text == "hello"
+    assert denied.value.status_code == 429
+    assert "requests-minute-endpoint" in denied.value.json()["error"]["message"]
+
+
+def test_websocket_that_exceeds_after_it_was_accepted(host: Host) -> None:
+    """A refused reservation in an open websocket closes it with the code for a broken rule."""
+
+    @host.app.websocket("/plain/socket")
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            await socket.send_text("never")
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    with client.websocket_connect("/plain/socket") as connected, pytest.raises(WebSocketDisconnect) as closed:
+        connected.receive_text()
+
+    assert closed.value.code == 1008
+
+
+# -- around the app ---------------------------------------------------------------------------------------------------
+
+
+def test_mounted_app_is_metered_by_its_whole_path() -> None:
+    """An app that is mounted inside answers under its whole path, which is what routes name."""
+    host, inner = Host(), FastAPI()
+
+    @inner.get("/ask")
+    async def ask(request: Request) -> str:
+        return current().payer.key
+
+    host.app.mount("/plain/inner", inner)
+
+    assert host.get("/plain/inner/ask").json() == "k1"
+    assert host.get("/plain/inner/ask", None).status_code == 401
+    assert [(row.path, row.route) for row in host.rows()] == [("/plain/inner/ask", "/plain/*")]
+
+
+def test_middleware_of_a_mounted_app_meets_its_whole_path() -> None:
+    """Where the extension is on the mounted app itself, its routes still name whole paths, prefix included."""
+    outer, host = FastAPI(), Host()
+    host.app.get("/ask")(lambda: current().payer.key)
+    outer.mount("/plain", host.app)
+
+    answered = TestClient(outer).get("/plain/ask", headers={"x-subject": "k1"})
+
+    assert (answered.status_code, answered.json()) == (200, "k1")
+    assert TestClient(outer).get("/plain/ask").status_code == 401
+
+
+def test_openapi_lists_the_refusals() -> None:
+    """With ``responses=RESPONSES`` the schema says what the middleware may answer."""
+    host = Host(responses=RESPONSES)
+    host.app.get("/plain/ask")(lambda: "x")
+
+    listed = host.app.openapi()["paths"]["/plain/ask"]["get"]["responses"]
+
+    assert {"401", "402", "429"} <= set(listed)
+    assert "Retry-After" in listed["429"]["description"]
+
+
+def test_lifespan_drains_at_shutdown() -> None:
+    """When the app's own lifespan is over, every row is written, and the app's shutdown ran first."""
+    order: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        order.append("app")
+
+    slow = WIDE | {"flush_interval": 3600}
+    host = Host(slow, lifespan=lifespan)
+    host.core.closers.append(lambda: order.append("core"))
+    host.app.get("/plain/ask")(lambda: "x")
+    with TestClient(host.app) as client:
+        client.get("/plain/ask", headers={"x-subject": "k1"})
+        before = len(host.records)
+
+    assert (before, len(host.records)) == (0, 1)
+    assert order == ["app", "core"]

@@ -1,0 +1,307 @@
+"""Flask: the extension convention, limits on views, errors, and the command group."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi_rig import subject_of
+from flask import Flask, Response
+from flask.cli import FlaskGroup
+from sqlalchemy import create_engine
+
+from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.call import running
+from tokenbudget_mw.database.tables import metadata
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.values import UsageRecord
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw_flask import TokenBudget, core_of, current
+
+WIDE = {"identify": subject_of, "routes": [{"path": "/plain/*"}], "plans": {"one": ["100 requests/minute"]}}
+WIDE |= {"default_plan": "one"}
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of the test's own, for the default database, and no call left for the next."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    running.set(None)  # Flask's test client closes a response when it is collected, and not before
+
+
+def app_with(settings: Any, records: list[UsageRecord] | None = None) -> tuple[Flask, TokenBudget]:
+    """An app whose extension writes to *records*."""
+    app = Flask("host")
+    kept = [] if records is None else records
+    budget = TokenBudget(app, wire(settings, sink=CallableSink(kept.extend)))
+    return app, budget
+
+
+def get(app: Flask, path: str, subject: str | None = "k1", method: str = "GET") -> Any:
+    """The response to one request."""
+    return app.test_client().open(path, method=method, headers={"x-subject": subject} if subject else {})
+
+
+# -- the extension ----------------------------------------------------------------------------------------------------
+
+
+def test_settings_come_from_the_config() -> None:
+    """Without an argument the extension reads ``app.config``."""
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = WIDE | {"plans": {"one": ["1 request/minute"]}}
+    app.add_url_rule("/plain/x", view_func=lambda: "x")
+    TokenBudget().init_app(app)
+
+    assert [get(app, "/plain/x").status_code for _ in range(2)] == [200, 429]
+    core_of(app).spool.commit(len(core_of(app).spool.take(10)))  # there are no tables to write to
+
+
+def test_argument_comes_before_the_config() -> None:
+    """Settings that are given count, and the app's config is not read."""
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = {"rutes": []}
+
+    TokenBudget(app, WIDE)
+
+    assert core_of(app).settings.default_plan == "one"
+
+
+def test_wrong_config_fails_at_init() -> None:
+    """A misspelt setting fails when the app is made, and leaves the app as it was."""
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = {"rutes": []}
+    before = app.wsgi_app
+
+    with pytest.raises(ConfigurationError, match="did you mean 'routes'"):
+        TokenBudget(app)
+    assert app.wsgi_app == before
+    assert app.extensions == {}
+
+
+def test_one_object_serves_two_apps() -> None:
+    """One extension object keeps neither of two apps: each has its own core, counters and settings."""
+    budget, apps = TokenBudget(), []
+    for most in (1, 2):
+        app = Flask(f"host{most}")
+        app.config["TOKENBUDGET"] = WIDE | {"limits": [f"{most} requests/minute"]}
+        budget.init_app(app)
+        app.add_url_rule("/free", "free", budget.limit("1 request/hour")(lambda: "free"))
+        apps.append(app)
+    one, two = apps
+
+    assert core_of(one) is not core_of(two)
+    assert [get(one, "/free").status_code for _ in range(2)] == [200, 429]
+    assert [get(two, "/free").status_code for _ in range(2)] == [200, 429]
+
+
+def test_core_of_an_app_without_the_extension() -> None:
+    """An app that was never initialised has no core, and says so as extensions do."""
+    with pytest.raises(KeyError, match="tokenbudget"):
+        core_of(Flask("host"))
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_view_sees_its_call_and_is_booked() -> None:
+    """Inside a view `current` is the request's call; afterwards there is a row with what it charged."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+
+    @app.get("/plain/ask")
+    def ask() -> dict[str, Any]:
+        usage = current().charge({"model": "gpt-4o", "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+        current().tag(feature="ask")
+        return {"output": usage.output_tokens, "key": current().subject.key if current().subject else None}
+
+    answered = get(app, "/plain/ask")
+
+    assert core_of(app).flush()
+    (row,) = records
+    assert answered.json == {"output": 4, "key": "k1"}
+    assert "RateLimit" in answered.headers
+    assert (row.input_tokens, row.output_tokens, row.tags) == (3, 4, {"feature": "ask"})
+
+
+def test_stream_with_context_is_booked_at_its_end() -> None:
+    """A generator response runs inside its call, chunk by chunk, and may charge at its end."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+
+    @app.get("/plain/stream")
+    def stream() -> Response:
+        def pieces() -> Iterator[str]:
+            yield "one "
+            yield "two"
+            current().charge({"model": "gpt-4o", "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+
+        return Response(pieces(), mimetype="text/event-stream")
+
+    answered = get(app, "/plain/stream")
+
+    assert answered.text == "one two"
+    assert core_of(app).flush()
+    assert [(row.output_tokens, row.is_stream) for row in records] == [(4, True)]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_unknown_caller_never_reaches_the_view(method: str) -> None:
+    """Without credentials the view does not run, by GET or HEAD."""
+    app, _ = app_with(WIDE)
+    app.add_url_rule("/plain/x", view_func=lambda: pytest.fail("reached"))
+
+    assert get(app, "/plain/x", None, method).status_code == 401
+
+
+def test_t08_view_raises() -> None:
+    """A view that raises gives Flask's own 500, and a row that charges nothing."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/plain/fail")
+    def fail() -> str:
+        raise RuntimeError("the view fails")
+
+    assert get(app, "/plain/fail").status_code == 500
+    assert core_of(app).flush()
+    assert [(row.status, row.cost_pico) for row in records] == [(500, 0)]
+
+
+def test_error_handler_renders_a_refused_reservation() -> None:
+    """A refused reservation that a view lets through is the middleware's refusal; other errors keep their handlers."""
+    app, _ = app_with(WIDE | {"plans": {"one": ["100 tokens/minute"]}})
+
+    @app.get("/plain/exceed")
+    def exceed() -> str:
+        with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            return "never"
+
+    answered = get(app, "/plain/exceed")
+
+    assert answered.status_code == 429
+    assert "tokens-minute" in json.loads(answered.data)["error"]["message"]
+    assert len(answered.headers.getlist("Content-Type")) == 1
+    assert len(answered.headers.getlist("RateLimit")) == 1
+
+
+def test_error_handler_renders_an_unpriced_model() -> None:
+    """Under ``unknown_price: deny`` a view's reservation of an unknown model is a 400 by name, not a 500."""
+    app, _ = app_with(WIDE | {"unknown_price": "deny"})
+
+    @app.get("/plain/unpriced")
+    def unpriced() -> str:
+        with current().reserve(model="nobody-knows-this", prompt=1, max_output=1):
+            return "never"
+
+    answered = get(app, "/plain/unpriced")
+
+    assert answered.status_code == 400
+    assert "nobody-knows-this" in answered.text
+
+
+# -- limits on views --------------------------------------------------------------------------------------------------
+
+
+def test_limit_counts_each_view_by_its_endpoint() -> None:
+    """Two views with the same limit have counters of their own."""
+    app, budget = app_with(WIDE)
+    for name in ("one", "two"):
+        app.add_url_rule(f"/plain/{name}", name, budget.limit("1 request/minute")(lambda: "x"))
+
+    assert [get(app, f"/plain/{name}").status_code for name in ("one", "one", "two")] == [200, 429, 200]
+
+
+def test_named_limit_is_shared() -> None:
+    """Views whose limits have one name share the counter."""
+    app, budget = app_with(WIDE)
+    for name in ("one", "two"):
+        app.add_url_rule(f"/plain/{name}", name, budget.limit("1 request/minute", name="both")(lambda: "x"))
+
+    assert [get(app, f"/plain/{name}").status_code for name in ("one", "two")] == [200, 429]
+
+
+def test_limit_on_an_async_view() -> None:
+    """An async view is limited, too, and awaited by Flask's own rules."""
+    pytest.importorskip("asgiref")
+    app, budget = app_with(WIDE)
+
+    @app.get("/plain/later")
+    @budget.limit("1 request/minute")
+    async def later() -> str:
+        return current().id
+
+    first, second = get(app, "/plain/later"), get(app, "/plain/later")
+
+    assert (first.status_code, len(first.text)) == (200, 32)
+    assert second.status_code == 429
+
+
+def test_limit_keeps_the_views_name() -> None:
+    """The decorator leaves a view's name alone, from which Flask makes its endpoint."""
+    app, budget = app_with(WIDE)
+
+    @app.get("/plain/x")
+    @budget.limit("1 request/minute")
+    def search() -> str:
+        return "x"
+
+    assert "search" in app.view_functions
+
+
+def test_limit_outside_of_routes_asks_who_is_there() -> None:
+    """On a path that no route meters the limit holds, and a caller whom nobody knows is a 401."""
+    app, budget = app_with(WIDE)
+    app.add_url_rule("/free", "free", budget.limit("1 request/minute")(lambda: "x"))
+
+    assert [get(app, "/free").status_code for _ in range(2)] == [200, 429]
+    assert get(app, "/free", None).status_code == 401
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def booked(tmp_path: Path) -> Flask:
+    """An app with a database."""
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    engine.dispose()
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = WIDE | {"identify": "api_key", "database": url, "pepper": "p" * 32}
+    TokenBudget(app)
+    app.add_url_rule("/plain/x", view_func=lambda: "x")
+    return app
+
+
+def flask(app: Flask, *arguments: str) -> Any:
+    """What the ``flask`` command does for *app*: it finds our commands in the entry points of what is installed."""
+    return app.test_cli_runner().invoke(FlaskGroup(create_app=lambda: app), args=list(arguments))
+
+
+def test_commands_run_with_the_apps_settings(booked: Flask) -> None:
+    """``flask tokenbudget keys`` makes a key in the app's database, which opens the app; ``verify`` proves its books."""
+    made = flask(booked, "tokenbudget", "keys", "create", "--name", "ada", "--json")
+    key = json.loads(made.output)["key"]
+
+    answered = booked.test_client().get("/plain/x", headers={"authorization": f"Bearer {key}"})
+    core_of(booked).close()
+    verified = flask(booked, "tokenbudget", "verify", "--json")
+
+    assert answered.status_code == 200
+    assert (made.exit_code, verified.exit_code) == (0, 0)
+    assert json.loads(verified.output)["verified"] is True
+
+
+def test_command_passes_its_exit_code_on(booked: Flask) -> None:
+    """A command that fails ends with its code, and its own usage text is shown for ``--help``."""
+    assert flask(booked, "tokenbudget", "nonsense").exit_code == 2
+    assert "verify" in flask(booked, "tokenbudget", "--help").output
+
+
+def test_command_group_is_found_by_entry_point(booked: Flask) -> None:
+    """The group is there without a line in the app: Flask finds it in the installed package."""
+    assert "tokenbudget" in flask(booked, "--help").output
