@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "check": "Check a configuration, and say in words what it enforces for whom.",
+    "count": "Count the tokens of a text for a model: estimate, bound, method, time and price.",
     "demo": "Show the middleware at work on a fake LLM: no services, no network.",
     "doctor": "Look for what is wrong with this setup: settings, database, backend, prices.",
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
