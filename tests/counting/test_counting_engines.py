@@ -45,7 +45,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch):
 
 def test_the_process_shares_a_set_an_engine():
     """Everybody who asks for an engine gets the same encoders."""
-    assert default_encoders() is default_encoders()
+    assert default_encoders() is default_encoders("tiktoken") is default_encoders(engine="tiktoken")
     assert default_encoders().engine == "tiktoken"
 
 

@@ -172,10 +172,12 @@ class TestChunks:
     @pytest.mark.parametrize(
         ("start", "end", "expected"),
         [
-            (0, 9, ("one two three", 0)),
-            (1, 5, (" two", 0)),
+            (0, 10, ("one two three", 0)),
+            (1, 6, ("ne two", 1)),
+            (1, 9, (" two t", 1)),
             (4, 18, (" three four", 0)),
-            (8, 18, (" four", 0)),
+            (9, 18, ("hree four", 1)),
+            (8, 11, ("thr", 2)),
             (14, 18, ("four", 1)),
         ],
     )

@@ -121,7 +121,6 @@ class Encoders:
         return self.get(encoding).count(text)
 
 
-@cache
 def default_encoders(engine: Engine = "tiktoken") -> Encoders:
     """
     Return the encoders that the whole process shares, one set an engine.
@@ -129,4 +128,9 @@ def default_encoders(engine: Engine = "tiktoken") -> Encoders:
     Raises:
         ConfigurationError: The engine is not installed.
     """
+    return _shared(engine)
+
+
+@cache  # called with and without its argument, a cached function would hold two sets
+def _shared(engine: Engine) -> Encoders:
     return Encoders(engine)

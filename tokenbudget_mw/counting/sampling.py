@@ -21,7 +21,8 @@ __all__ = ["PRECISE", "USUAL", "Sample", "Sampling", "sample", "utf8_size"]
 
 SNAP_CHARS = 32
 CUT_TOKENS = 0.25
-"""What a cut through a word or a run adds, in tokens, on average over languages and code."""
+CUT_SHARE = 0.01
+"""What a cut through a word or a run adds, on average over languages and code: tokens, and at most a share of a chunk's."""
 
 ERRORS = 3.0
 SHARE = 0.01
@@ -47,7 +48,7 @@ class Sampling:
     Attributes:
         chunks: Chunks, 2 or more.
 
-        chars: Length of each, in characters.
+        chars: Length of each, in characters, 1 or more.
     """
 
     chunks: int = 64
@@ -102,7 +103,7 @@ def sample(
         draw: Gives random numbers from 0 to below 1.
     """
     pieces = [_piece(text, *bounds) for bounds in _bounds(len(text), plan, draw)]
-    tokens = [max(1.0, count(piece) - CUT_TOKENS * cuts) for piece, cuts in pieces]
+    tokens = [_uncut(count(piece), cuts) for piece, cuts in pieces]
     sizes = [len(piece) for piece, _ in pieces]
     seen = sum(sizes)
     density = sum(tokens) / seen
@@ -152,15 +153,23 @@ def _piece(text: str, start: int, end: int) -> tuple[str, int]:
     Return the chunk from *start* to *end*, both moved to the next space if one is near, and how many are not at one.
     """
     cuts = 0
+    near = min(SNAP_CHARS, (end - start) // 2)
     if start > 0:
-        space = text.find(" ", start, start + SNAP_CHARS)
+        space = text.find(" ", start, start + near)
         cuts += space < 0
         start = max(start, space)
     if end < len(text):
-        space = text.find(" ", end, end + SNAP_CHARS)
+        space = text.find(" ", end, end + near)
         cuts += space < 0
         end = max(end, space)
     return text[start:end], cuts
+
+
+def _uncut(tokens: int, cuts: int) -> float:
+    """
+    Return the *tokens* of a chunk without what its *cuts* have added.
+    """
+    return tokens - min(CUT_TOKENS * cuts, CUT_SHARE * tokens)
 
 
 def _error(tokens: list[float], sizes: list[int], density: float) -> float:

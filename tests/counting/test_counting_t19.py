@@ -1,0 +1,139 @@
+"""
+Nothing that a client sends makes counting raise, take long, or call the network: every tier, thousands of texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+
+import pytest
+from asgi_rig import Rig, chat, status_of
+
+from tokenbudget_mw.counting import payloads
+from tokenbudget_mw.counting.encoders import default_encoders
+from tokenbudget_mw.counting.meter import Depth
+from tokenbudget_mw.counting.sampling import PRECISE, SNAP_CHARS, USUAL, Sampling, utf8_size
+from tokenbudget_mw.counting.tokenizers import Tokenizers
+
+TINY = Depth(exact=0, sample=Sampling(4, 8))
+MODELS = ("gpt-4o", "gpt-4", "claude-opus-4", "gemini-2.5-pro", "unheard-of", None)
+ATOMS = (
+    *("<|endoftext|>", "<|im_start|>", "\x00", "\ud800", "\udfff", "\ud83d\ude00", "\ufeff", "\u2028", "\u200d"),
+    *(" " * 700, "\n" * 300, "\t ", "\r\n", "a" * 500, "-" * 400, "0" * 300, "的" * 200, "😀" * 100, "e\u0301" * 90),
+    *("don't ", "I'LL ", "word ", "/path/x.py:12 ", '{"a": [1, 2]}', "data:image/png;base64,", "AAAA" * 80, "𠮷", "ß"),
+)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """
+    Make every socket an error.
+    """
+
+    def forbidden(*_args, **_kwargs):
+        raise AssertionError("a socket was opened")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, forbidden)
+
+
+def texts(seed: int, number: int):
+    """
+    Random texts of all kinds: atoms that broke tokenizers before, and characters from everywhere.
+    """
+    rng = random.Random(seed)
+    for _ in range(number):
+        if rng.random() < 0.7:
+            yield "".join(rng.choices(ATOMS, k=rng.randint(0, 8)))
+        else:
+            yield "".join(chr(rng.randrange(0x110000)) for _ in range(rng.randint(0, 120)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_t19_thirty_thousand_texts_through_every_tier(seed, no_network):
+    """Whatever the text: exact, sampled and precise counts are in order, and a body with it is read."""
+    exact, sampled = Tokenizers(), Tokenizers(depth=TINY)
+    precise = Tokenizers(depth=Depth(exact=0, sample=Sampling(PRECISE.chunks, 4)))
+    for number, text in enumerate(texts(seed, 3_000)):
+        model = MODELS[number % len(MODELS)]
+        size = len(text.encode("utf-8", "surrogatepass"))
+        for tokenizers in (exact, sampled, precise):
+            found = tokenizers.count(text, model)
+            assert 0 <= found.estimate <= found.upper
+            assert (found.estimate > 0) == (text != "")
+            assert found.exact or found.method in ("exact", "sampled")
+            assert not (found.exact or found.method == "sampled") or found.upper <= max(size, 1) * (
+                1 + 2 * (not found.exact)
+            )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_t19_a_body_of_any_texts_is_read(seed, no_network):
+    """Bodies made of such texts, escaped as JSON does, are read in every way of counting."""
+    for number, text in enumerate(texts(100 + seed, 300)):
+        plain = text.encode("utf-8", "replace").decode()  # JSON in UTF-8 cannot hold lone surrogates
+        body = json.dumps({"model": MODELS[number % 5], "messages": [{"role": "user", "content": plain}]}).encode()
+        for count in ("full", "sample", "async", "off"):
+            found = payloads.read("openai.chat", body, count=count).input
+            assert 0 < found.estimate <= found.upper
+
+
+MONSTERS = {
+    "spaces": " " * 2_000_000,
+    "spaces and a letter": " " * 1_500_000 + "x",
+    "newlines": "\n" * 2_000_000,
+    "one letter": "a" * 1_000_000,
+    "dashes": "-" * 1_000_000,
+    "letters": "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000)),
+    "Han": "".join(map(chr, random.Random(2).choices(range(0x4E00, 0x9FFF), k=400_000))),
+    "everything": "".join(map(chr, random.Random(3).choices(range(0x110000), k=400_000))),
+    "special tokens": "<|endoftext|>" * 80_000,
+    "surrogates": "\ud800" * 400_000,
+}
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "claude-opus-4"])
+@pytest.mark.parametrize("name", MONSTERS)
+def test_t19_monsters_are_counted(name, model, no_network):
+    """A million characters of anything are counted, in order, whole or sampled."""
+    text = MONSTERS[name]
+
+    usual, precise = (Tokenizers(depth=Depth(sample=plan)).count(text, model) for plan in (USUAL, PRECISE))
+    whole = Tokenizers(depth=Depth(exact=10**7)).count(text, model).estimate
+    truth = min(whole, utf8_size(text))
+
+    for found in (usual, precise):
+        assert found.method == "sampled"
+        assert found.estimate <= found.upper
+        assert found.estimate == pytest.approx(truth, rel=0.05)
+        assert found.upper >= 0.97 * truth
+
+
+def test_t19_eight_clients_with_a_megabyte_each():
+    """While eight clients send a megabyte each, no request hands the loop's tokenizer more than its share."""
+    steps: list[int] = []
+    encoder = default_encoders().get("o200k_base")
+    real = encoder._count
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def crowd():
+        bodies = [chat(messages=[{"role": "user", "content": f"{at} " + "plain words " * 87_000}]) for at in range(8)]
+        return await asyncio.gather(*(rig.arun(body, subject=f"k{at}") for at, body in enumerate(bodies)))
+
+    rig = Rig(app, plans={"one": ["10M tokens/minute"]})
+    encoder._count = lambda text: steps.append(len(text)) or real(text)
+    try:
+        answers = asyncio.run(crowd())
+    finally:
+        encoder._count = real
+
+    assert [status_of(sent) for sent in answers] == [200] * 8
+    assert max(steps) <= USUAL.chars + SNAP_CHARS
+    assert sum(steps) <= 8 * 1.05 * USUAL.all_chars
