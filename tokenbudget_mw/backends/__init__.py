@@ -95,7 +95,7 @@ def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode
     try:
         from tokenbudget_mw.backends.redis import AsyncRedisBackend, RedisBackend
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] != "redis":
+        if (exc.name or "").partition(".")[0] not in {"redis", "hiredis"}:
             raise
         scheme = url.partition("://")[0]
         raise MissingExtraError(f"{scheme}:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc

@@ -69,6 +69,9 @@ class _Counter(list[State]):
         return self[self.windows.index(window)] if window in self.windows else EMPTY
 
 
+NOBODY = _Counter()
+
+
 class MemoryBackend:
     """
     A `Backend` for one process.
@@ -176,14 +179,16 @@ class MemoryBackend:
         # The way of nearly every request: one pass over known windows, in which everything fits. Where it does not
         # end well, all is put back exactly and `_take_slowly` starts anew.
         states: list[CheckState] = []
-        name = None
+        name: str | None = None
+        counter = NOBODY
         for check in ask.checks:
             cost = check.cost
             if check.counter is not name:  # most checks of a request are about the same counter
                 name = check.counter
-                counter = self._counters.get((ask.tag, name))
-                if counter is None:
+                found = self._counters.get((ask.tag, name))
+                if found is None:
                     break
+                counter = found
                 counter.open += 1
                 held.append(counter)
             windows = counter.windows

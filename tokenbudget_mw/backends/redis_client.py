@@ -20,10 +20,12 @@ from redis.connection import AbstractConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from tokenbudget_mw.errors import BackendUnavailableError
+
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["async_options", "deadline_options", "seconds_left", "start_deadline"]
+__all__ = ["async_options", "deadline_options", "seconds_left", "start_deadline", "unavailable"]
 
 _call = threading.local()
 
@@ -142,3 +144,12 @@ def _ours(retry: type[Retry | AsyncRetry]) -> dict[str, Any]:
         "max_connections": 1_000,  # ours to bound: a pool that is exhausted raises at once
         **_NAMELESS,
     }
+
+
+def unavailable(exc: BaseException, deadline: float) -> BackendUnavailableError:
+    """
+    Return our error for a driver's. Only its class is named: a driver's text may hold what a URL holds.
+    """
+    return BackendUnavailableError(
+        f"Redis did not answer within {deadline * 1000:.0f} ms, or answered with an error: {type(exc).__name__}."
+    )

@@ -1,7 +1,7 @@
 """
 What both colours of the Redis backend say to Redis, and how they read its answer.
 
-The script is put together from ``redis.lua`` and the window algorithms' Lua files, which stand beside the Python ones.
+The script is put together from ``redis.lua``, ``redis_long.lua`` and the window algorithms' Lua files, which stand beside the Python ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ __all__ = ["Call", "Script", "abandon_call", "parse_reply", "peek_call", "reserv
 
 SERVER_CLOCK = -1
 
+NOTHING_ASKED = Reply(True, ())
+
+DOUBTS = 1024
+"""How many reservations of unknown outcome are remembered, to be given back."""
+
+DOUBTS_AT_ONCE = 16
+
 
 class Call(NamedTuple):
     """
@@ -44,6 +51,12 @@ class Call(NamedTuple):
         """
         return len(self.keys), (*self.keys, self.payload)
 
+    def parts(self) -> list[bytes]:
+        """
+        Return the same as the parts of a command.
+        """
+        return [b"%d" % len(self.keys), *[key.encode() for key in self.keys], self.payload]
+
 
 class Script:
     """
@@ -57,11 +70,12 @@ class Script:
 
     def __init__(self) -> None:
         windows = files("tokenbudget_mw.rules.windows")
-        parts = ["local ALGORITHMS = {}\n"]
+        parts = ["local MODULES = {}\n"]
         for name in ALGORITHMS:
             source = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
-            parts.append(f"ALGORITHMS.{name} = (function()\n{source}end)()\n")
-        parts.append(files("tokenbudget_mw.backends").joinpath("redis.lua").read_text(encoding="utf-8"))
+            parts.append(f"MODULES.{name} = function()\n{source}end\n")
+        here = files("tokenbudget_mw.backends")
+        parts += [here.joinpath(name).read_text(encoding="utf-8") for name in ("redis.lua", "redis_long.lua")]
         self.text = "".join(parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -86,19 +100,13 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     """
     reservation = settlement.reservation
     keys: dict[str, int] = {}
-    holds = [
-        {
-            "key": keys.setdefault(hold.check.counter, len(keys) + 1),
-            "window": hold.check.window,
-            "algorithm": hold.check.algorithm,
-            "params": hold.check.params,
-            "cost": _whole(hold.check.cost, hold.check.window),
-            "actual": _whole(actual, hold.check.window),
-            "slot": hold.slot,
-        }
-        for hold, actual in zip(reservation.holds, settlement.actual, strict=True)
-    ]
-    return _call(("settle", now_us, reservation.id, 0, holds), _names(reservation.tag, keys))
+    values: list[Any] = ["settle", now_us, reservation.id, 0]
+    for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
+        check = hold.check
+        key = keys.setdefault(check.counter, len(keys) + 1)
+        amounts = _whole(check.cost, check.window), hold.slot, _whole(actual, check.window)
+        values += (key, check.window, check.algorithm, check.params, *amounts, True)
+    return _call(values, _names(reservation.tag, keys))
 
 
 def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
@@ -108,15 +116,17 @@ def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     keys: dict[str, int] = {}
     for check in ask.checks:
         keys.setdefault(check.counter, len(keys) + 1)
-    return _call(("abandon", now_us, ask.id, 0, []), _names(ask.tag, keys))
+    return _call(["abandon", now_us, ask.id, 0], _names(ask.tag, keys))
 
 
 def parse_reply(answer: Sequence[Any]) -> Reply:
     """
     Read the script's answer to `reserve_call` or `peek_call`.
     """
-    admitted, states = answer
-    return Reply(bool(admitted), tuple([_state(*state) for state in states]))
+    values = iter(answer[1:])
+    return Reply(
+        bool(answer[0]), tuple([_state(*state) for state in zip(values, values, values, values, values, strict=True)])
+    )
 
 
 def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) -> CheckState:
@@ -126,28 +136,22 @@ def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) 
 
 def _ask_call(op: str, ask: Ask, now_us: int) -> Call:
     keys: dict[str, int] = {}
-    checks = [
-        {
-            "key": keys.setdefault(check.counter, len(keys) + 1),
-            "window": check.window,
-            "algorithm": check.algorithm,
-            "params": check.params,
-            "cost": _whole(check.cost, check.window),
-            "need": _whole(max(check.cost, check.room), check.window),
-            "cap": _whole(check.cap, check.window),
-            "enforced": check.enforced,
-        }
-        for check in ask.checks
-    ]
-    return _call((op, now_us, ask.id, int(ask.lease * 1_000_000), checks), _names(ask.tag, keys))
+    values: list[Any] = [op, now_us, ask.id, int(ask.lease * 1_000_000)]
+    for check in ask.checks:
+        cost, window = check.cost, check.window
+        key = keys.setdefault(check.counter, len(keys) + 1)
+        amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
+        values += (key, window, check.algorithm, check.params, *amounts, check.enforced)
+    return _call(values, _names(ask.tag, keys))
 
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def _call(argument: tuple[str, int, str, int, list[Any]], keys: tuple[str, ...]) -> Call:
-    # The argument: operation, moment, reservation id, lease in microseconds, checks or holds.
-    return Call(keys, _pack(argument))
+def _call(values: list[Any], keys: tuple[str, ...]) -> Call:
+    # Operation, moment, reservation id, lease in microseconds; then of each check its key, window, algorithm,
+    # parameters, cost, need, cap, whether it is enforced (of a hold: cost, slot, actual amount).
+    return Call(keys, _pack(values))
 
 
 def _names(tag: str, counters: dict[str, int]) -> tuple[str, ...]:

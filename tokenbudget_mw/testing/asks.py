@@ -1,0 +1,113 @@
+"""
+What tests ask of a backend: short ways to make checks, asks and settlements, and a blocking face for loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reply, Reservation, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from tokenbudget_mw.backends.base import AsyncBackend
+    from tokenbudget_mw.values import Unit
+
+__all__ = ["HOUR", "MINUTE", "START", "Blocking", "ask", "check", "in_flight", "settlement"]
+
+MINUTE = (1_000_000, 60)
+HOUR = (60_000_000, 60)
+START = 1_700_000_000.0
+
+
+def check(
+    cost: int = 1,
+    cap: int = 10,
+    window: str = "tokens:60",
+    *,
+    params: tuple[int, ...] = MINUTE,
+    algorithm: str = "strict_log",
+    counter: str = "key=k1",
+    enforced: bool = True,
+    on_error: Any = "local",
+    room: int = 0,
+) -> Check:
+    """
+    Make a check; by default one token of ten a minute.
+    """
+    return Check(counter, window, algorithm, params, cost, cap, enforced, on_error, room)
+
+
+def in_flight(cap: int = 10, **options: Any) -> Check:
+    """
+    Make a check of concurrency.
+    """
+    return check(1, cap, "concurrent", params=(), algorithm="concurrent", **options)
+
+
+def ask(*checks: Check, id: str | None = None, lease: float = 600.0, tag: str = "acme") -> Ask:  # noqa: A002
+    """
+    Make an ask of *checks*.
+    """
+    return Ask(id or uuid.uuid4().hex, tag, checks, lease)
+
+
+def settlement(asked: Ask, reply: Reply, *actual: int) -> Settlement:
+    """
+    Settle what *reply* says that *asked* was charged; by default exactly that.
+    """
+    holds = tuple(Hold(c, s.slot) for c, s in zip(asked.checks, reply.states, strict=True) if s.slot >= 0)
+    amounts = actual or tuple(hold.check.cost for hold in holds)
+    units: tuple[Unit, ...] = tuple("tokens" for _ in holds)
+    reservation = Reservation(asked.id, asked.tag, holds, units, Cost(), 0.0)
+    return Settlement(reservation, amounts)
+
+
+class Blocking:
+    """
+    An `AsyncBackend` as a `Backend`: each call runs on a loop of its own thread.
+    """
+
+    def __init__(self, backend: AsyncBackend) -> None:
+        self._backend = backend
+        self._loop = asyncio.new_event_loop()
+        self._thread = ThreadPoolExecutor(1)
+        self._running = self._thread.submit(self._loop.run_forever)
+
+    def _run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(30)
+
+    def reserve(self, ask: Ask, now: float) -> Reply:
+        """
+        Take all costs of *ask*, or none.
+        """
+        reply: Reply = self._run(self._backend.reserve(ask, now))
+        return reply
+
+    def peek(self, ask: Ask, now: float) -> Reply:
+        """
+        Answer as `reserve` would, and charge nothing.
+        """
+        reply: Reply = self._run(self._backend.peek(ask, now))
+        return reply
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """
+        Move every held window to its actual amount.
+        """
+        is_moved: bool = self._run(self._backend.settle(settlement, now))
+        return is_moved
+
+    def close(self) -> None:
+        """
+        Close the backend and its loop.
+        """
+        self._run(self._backend.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._running.result(30)
+        self._thread.shutdown()
+        self._loop.close()
