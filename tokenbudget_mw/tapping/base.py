@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
@@ -44,7 +44,12 @@ class Tap(Protocol):
 class Reader(Protocol):
     """
     Cuts a stream into its events, however the stream itself was cut, in constant memory. Never raises on any bytes.
+
+    Attributes:
+        boundary: What ends an event wherever it stands, though others may, too; empty where nothing does.
     """
+
+    boundary: ClassVar[bytes]
 
     def feed(self, data: bytes) -> list[bytes]:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 
@@ -36,6 +37,7 @@ class FrameReader:
     """
 
     __slots__ = ("_broken", "_limit", "_rest", "_skip")
+    boundary: ClassVar[bytes] = b""
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._limit = max_event

@@ -5,6 +5,7 @@ Streams of JSON objects that no line end tells apart: in an array, one after the
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 from tokenbudget_mw.tapping.text import TAIL
@@ -23,6 +24,7 @@ class ValueReader:
     """
 
     __slots__ = ("_at", "_depth", "_limit", "_rest", "_start")
+    boundary: ClassVar[bytes] = b""
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._limit = max_event

@@ -4,6 +4,8 @@ Streams of JSON, a value a line (NDJSON, JSON Lines).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 from tokenbudget_mw.tapping.text import TAIL
 
@@ -16,6 +18,7 @@ class LineReader:
     """
 
     __slots__ = ("_limit", "_rest")
+    boundary: ClassVar[bytes] = b"\n"
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._limit = max_event

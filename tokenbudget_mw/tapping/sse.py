@@ -4,6 +4,8 @@ Server-sent events, read piecewise (WHATWG HTML, 9.2.6 "Interpreting an event st
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tokenbudget_mw.tapping.text import TAIL
 
 __all__ = ["MAX_EVENT", "EventReader", "data_of"]
@@ -25,6 +27,7 @@ class EventReader:
     """
 
     __slots__ = ("_fresh", "_limit", "_rest", "_skipping", "skipped")
+    boundary: ClassVar[bytes] = b"\n\n"
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self.skipped = 0

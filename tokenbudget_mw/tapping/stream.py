@@ -10,10 +10,10 @@ from tokenbudget_mw.values import Usage
 
 __all__ = ["BATCH", "StreamTap"]
 
-BATCH = 1 << 16
+BATCH = 1 << 15
 """Bytes that are held before they are read: most streams are shorter, and are read once, when their usage is known."""
 
-_FIRST, _LAST = 2, 4
+_FIRST, _LAST = 2, 3
 """Events at the beginning and the end of a batch that are always read: ``message_start``, the usage, ``[DONE]``."""
 
 
@@ -52,13 +52,36 @@ class StreamTap:
         """
         Read the rest and return the usage.
         """
+        self._skim()
+        if not self._stream.settled:
+            self._finish()
+        return self._stream.usage(0 if self._stream.settled else self._text.tokens())
+
+    def _finish(self) -> None:
         data, events = self._read()
         events += self._reader.close()
         self._note(data, events)
-        if self._stream.settled:
-            return self._stream.usage(0)
-        self._add_text(events)
-        return self._stream.usage(self._text.tokens())
+        if not self._stream.settled:
+            self._add_text(events)
+
+    def _skim(self) -> None:
+        """
+        Note the events at both ends of what is held, without cutting out those between.
+        """
+        held, boundary = self._held, self._reader.boundary
+        if not boundary or boundary not in held:
+            return
+        first = held.index(boundary) + len(boundary)
+        begun = self._reader.feed(bytes(held[:first]))
+        del held[:first]
+        at = len(held)
+        for _ in range(_LAST + 1):  # the last one has a boundary behind it, as a rule
+            at = max(0, held.rfind(boundary, 0, at))
+        for event in begun + bytes(held[at:]).split(boundary):
+            if data := self._reader.data(event):
+                self._stream.note(data)
+        if not self._stream.settled:
+            self._add_text(begun)
 
     def _read(self) -> tuple[bytes, list[bytes]]:
         data = bytes(self._held)
@@ -78,9 +101,9 @@ class StreamTap:
                     self._stream.note(self._reader.data(event))
 
     def _add_text(self, events: list[bytes]) -> None:
-        for event in events:
-            if data := self._reader.data(event):
-                self._text.add(self._stream.text(data))
+        texts = [self._stream.text(data) for data in map(self._reader.data, events) if data]
+        # joined at once: a text an event takes far more room than the batch
+        self._text.add("".join(texts))
 
     def _may_tell(self, data: bytes) -> bool:
         """
