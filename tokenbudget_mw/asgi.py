@@ -59,7 +59,7 @@ class ASGIMiddleware:
         """
         kind = scope["type"]
         if kind == "lifespan":
-            await self.app(scope, receive, _closing(self.core, send))
+            await _live(self.app, scope, receive, _closing(self.core, send))
         elif kind in ("http", "websocket") and self.core.settings.enabled:
             facts = facts_of(scope)
             route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
@@ -85,6 +85,34 @@ def facts_of(scope: Scope) -> Facts:
         server=(server[0], server[1]) if server else None,
         raw=scope,
     )
+
+
+async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """
+    Pass the lifespan on; answer it in the place of an app that has none, because its end is when usage is written.
+    """
+    is_known = False
+
+    async def asking() -> Message:
+        nonlocal is_known
+        is_known = True
+        return await receive()
+
+    async def saying(message: Message) -> None:
+        nonlocal is_known
+        is_known = True
+        await send(message)
+
+    try:
+        await app(scope, asking, saying)
+    except Exception:
+        # an app that knows no lifespan says so by an exception, before anything else (ASGI, "Lifespan Protocol")
+        if is_known:
+            raise
+    kind = "lifespan.shutdown" if is_known else ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
 
 
 def _closing(core: Core, send: Send) -> Send:
