@@ -27,6 +27,7 @@ STREAM = json.dumps(json.loads(BODY) | {"stream": True, "stream_options": {"incl
 
 ASGI = [
     ("uvicorn", "asgi_host", {}),
+    ("uvicorn", "bare_host", {}),
     ("uvicorn", "fastapi_host", {}),
     ("hypercorn", "fastapi_host", {}),
     ("gunicorn-uvicorn", "fastapi_host", {}),
@@ -35,6 +36,7 @@ WSGI = [
     ("gunicorn-sync", "flask_host", {}),
     ("gunicorn", "wsgi_host", {}),
     ("gunicorn-preload", "flask_host", {}),
+    ("gunicorn-recycling", "flask_host", {}),
 ]
 DJANGO = [
     ("gunicorn", "django_host", {}),

@@ -45,6 +45,18 @@ SERVERS = {
         "127.0.0.1:{port}",
         "{module}:application",
     ],
+    "gunicorn-recycling": [
+        "gunicorn",
+        "--log-level",
+        "warning",
+        "--max-requests",
+        "15",
+        "-w",
+        "2",
+        "-b",
+        "127.0.0.1:{port}",
+        "{module}:application",
+    ],
     "gunicorn-uvicorn": [
         "gunicorn",
         "--log-level",
