@@ -18,6 +18,8 @@ _TABLE = {
     "record_hot": "accounting:record_hot",
     "flush_python": "flushing:flush_python",
     "count_chat": "counting:count_chat",
+    "count_1mb": "counting_long:count_1mb",
+    "count_upper": "counting_long:count_upper",
     "key_check": "keys:key_check",
     "full_request": "full:full_request",
     "full_stream": "full:full_stream",

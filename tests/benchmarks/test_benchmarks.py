@@ -20,6 +20,8 @@ NAMES = [
     "record_hot",
     "flush_python",
     "count_chat",
+    "count_1mb",
+    "count_upper",
     "key_check",
     "full_request",
     "full_stream",
