@@ -39,6 +39,7 @@ running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
 
 NOTHING = Cost()
+STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 
 
 def current() -> Call:
@@ -163,11 +164,11 @@ class Call:
             message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
             raise PayloadError(message, status=415)
         if is_whole:
-            self.prompt = meter.read_prompt(self.route, body)
+            self.prompt = meter.read_prompt(self.route, body, self.facts.path)
         else:
             length = self.facts.header("content-length")
             known = int(length) if length is not None and length.isdecimal() else None
-            self.prompt = meter.bound_prompt(known, body)
+            self.prompt = meter.bound_prompt(self.route, known, body, self.facts.path)
 
     def request(self) -> Request:
         """
@@ -239,7 +240,7 @@ class Call:
                 self.content_type = value.partition(";")[0].strip().lower()[:64]
             elif name == "content-encoding":
                 encoding = value
-        self.is_stream = self.content_type in ("text/event-stream", "application/x-ndjson")
+        self.is_stream = self.content_type in STREAM_TYPES
         if self.route.format is not None:
             model = self.prompt.model if self.prompt else None
             self.tap = self.core.meter.open_tap(self.route.format, self.content_type or "", encoding, model)

@@ -34,13 +34,13 @@ class Meter(Protocol):
     Reads tokens out of requests and responses, in every format that is known.
     """
 
-    def read_prompt(self, route: Route, body: bytes) -> Prompt:
+    def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
         """
-        Read a whole request body. Raises `PayloadError` where it makes no sense.
+        Read a whole request body. Raises `PayloadError` where it makes no sense. Some formats name the model in the path.
         """
         ...
 
-    def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:
+    def bound_prompt(self, route: Route, content_length: int | None, head: bytes, path: str = "") -> Prompt:
         """
         Bound a request body that is too long to read, by its length.
         """

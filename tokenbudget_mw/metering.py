@@ -36,7 +36,7 @@ class TokenMeter:
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
 
-    def read_prompt(self, route: Route, body: bytes) -> Prompt:
+    def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
         """
         Read a whole request body.
         """
@@ -44,6 +44,7 @@ class TokenMeter:
         return payloads.read(
             route.format or "",
             body,
+            path=path,
             tokenizers=self._tokenizers,
             count=route.count,
             sample=route.sample,
@@ -52,11 +53,11 @@ class TokenMeter:
             ratio=self._ratios.setdefault(route.path, RatioEstimator()) if has_ratio else None,
         )
 
-    def bound_prompt(self, content_length: int | None, head: bytes) -> Prompt:
+    def bound_prompt(self, route: Route, content_length: int | None, head: bytes, path: str = "") -> Prompt:
         """
         Bound a request body that is too long to read, by its length.
         """
-        return payloads.bound(content_length, head)
+        return payloads.bound(content_length, head, format=route.format or "", path=path)
 
     def count(self, text: str, model: str | None) -> TokenCount:
         """

@@ -5,7 +5,7 @@ Answers of every provider family as they go over the wire: streamed and whole, w
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenbudget_mw.values import Usage
 
@@ -31,6 +31,10 @@ class Recording:
         type: Content type of the stream.
 
         head, tail: What stands around the events.
+
+        cut: Output of the stream without its last figures, if earlier ones say more than its text.
+
+        framing: How the stream is framed, where a format has several ways.
     """
 
     format: str
@@ -41,6 +45,8 @@ class Recording:
     type: str = "text/event-stream"
     head: bytes = b""
     tail: bytes = b""
+    cut: int = 0
+    framing: str = ""
 
     @property
     def stream(self) -> bytes:
@@ -100,5 +106,48 @@ def openai_responses() -> Recording:
     )
 
 
-RECORDINGS = {recording.format: recording for recording in (openai_responses(),)}
-"""Format -> an answer in it."""
+def gemini() -> Recording:
+    """Thoughts, text that speaks of usage, a function call; usage on every chunk, and no mark at the end."""
+    texts = ['one "usageMetadata": {"promptTokenCount": 1, ', '"candidatesTokenCount": 1} two ']
+    parts: list[dict] = [
+        {"text": "let me think ", "thought": True},
+        *({"text": text} for text in texts),
+        {"functionCall": {"name": "find ", "args": {"q": 1}}},
+        {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}},
+    ]
+
+    def chunk(parts: list[dict], answer: int | None, finish: str | None = None) -> dict:
+        candidate = {"content": {"parts": parts, "role": "model"}, "index": 0}
+        usage = {
+            "promptTokenCount": 90,
+            "toolUsePromptTokenCount": 10,
+            "cachedContentTokenCount": 50,
+            "thoughtsTokenCount": 13,
+            "totalTokenCount": 113 + (answer or 0),
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 90}],
+            **({} if answer is None else {"candidatesTokenCount": answer}),
+        }
+        ended = {} if finish is None else {"finishReason": finish}
+        return {"candidates": [candidate | ended], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
+
+    answers = [None, 1, 2, 3, 4]
+    chunks = [chunk([part], answer) for part, answer in zip(parts, answers, strict=True)]
+    chunks.append(chunk([{"text": ""}], 7, "STOP"))
+    words = " ".join(["let me think", *texts, 'find {"q": 1}']).split()
+    usage = Usage(100, 20, 50, 0, 0, 13, "gemini-2.5-flash", "google")
+    body = chunk(parts, 7, "STOP")
+    return Recording("gemini", tuple(sse(each) for each in chunks), usage, len(words), body, cut=17)
+
+
+def gemini_array() -> Recording:
+    """The same as a JSON array that comes piecewise, as without ``alt=sse``."""
+    plain = gemini()
+    chunks = [json.dumps(json.loads(event.partition(b"data: ")[2]), indent=2).encode() for event in plain.events]
+    events = tuple((b",\r\n" if number else b"") + chunk for number, chunk in enumerate(chunks))
+    return replace(plain, events=events, type="application/json", head=b"[", tail=b"\n]\n", framing="array")
+
+
+_ALL = (openai_responses(), gemini(), gemini_array())
+
+RECORDINGS = {f"{each.format} {each.framing}".strip(): each for each in _ALL}
+"""Format, and framing where there are several -> an answer in it."""

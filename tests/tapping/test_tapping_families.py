@@ -94,7 +94,7 @@ class TestWhole:
         found = read(recorded, recorded.head, *recorded.events[: recorded_end(recorded)])
 
         assert (found.source, found.complete) == ("counted", False)
-        assert found.output_tokens == recorded.words
+        assert found.output_tokens == max(recorded.words, recorded.cut)
 
     @settings(max_examples=40, deadline=None)
     @given(at=st.integers(0, 20_000))
@@ -150,6 +150,56 @@ FIGURES = {"usage", "usageMetadata", "meta", "prompt_eval_count", "eval_count"}
 
 def without_figures(recorded: Recording) -> dict:
     return {name: value for name, value in recorded.body.items() if name not in FIGURES}
+
+
+class TestGemini:
+    RECORDED = RECORDINGS["gemini"]
+
+    def test_a_blocked_prompt_is_an_end(self) -> None:
+        """A prompt that is not answered costs its input and is complete."""
+        blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 8}}
+
+        for found in (
+            read(self.RECORDED, b"data: " + json.dumps(blocked).encode() + b"\n\n"),
+            read(self.RECORDED, json.dumps(blocked).encode(), type="application/json"),
+            read(RECORDINGS["gemini array"], b"[" + json.dumps(blocked).encode() + b"]"),
+        ):
+            assert (found.input_tokens, found.output_tokens, found.complete) == (8, 0, True)
+
+    def test_error_within_the_stream(self) -> None:
+        """A stream with an error in it is not complete."""
+        error = b'data: {"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}\n\n'
+
+        assert not read(self.RECORDED, *self.RECORDED.events[:3], error).complete
+
+    def test_no_figures_at_all(self) -> None:
+        """A stream without usage is counted, and complete by its reason to finish."""
+        bare = [event.replace(b"usageMetadata", b"x") for event in self.RECORDED.events]
+
+        found = read(self.RECORDED, *bare)
+
+        assert (found.source, found.complete, found.output_tokens) == ("counted", True, self.RECORDED.words)
+
+    @pytest.mark.parametrize("name", ["gemini", "gemini array"])
+    @pytest.mark.parametrize("size", [997, BATCH, 3 * MAX_EVENT])
+    def test_overlong_chunk(self, name: str, size: int) -> None:
+        """A chunk with an image of megabytes in it, and the only usage behind that, still gives its figures."""
+        image = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo" * (2 * MAX_EVENT // 11)}}
+        chunk = {"candidates": [{"content": {"parts": [image]}, "finishReason": "STOP"}], "usageMetadata": {}}
+        chunk |= {"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 1290}, "modelVersion": "gemini-3"}
+        data = json.dumps(chunk).encode()
+        data = b"data: " + data + b"\n\n" if name == "gemini" else b"[" + data + b"]"
+
+        found = read(RECORDINGS[name], *(data[at : at + size] for at in range(0, len(data), size)))
+
+        assert (found.input_tokens, found.output_tokens, found.model, found.complete) == (9, 1290, "gemini-3", True)
+
+    def test_overlong_body(self) -> None:
+        """So does a body."""
+        image = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo" * (2 * MAX_EVENT // 11)}}
+        body = {**self.RECORDED.body, "candidates": [{"content": {"parts": [image]}, "finishReason": "STOP"}]}
+
+        assert read(self.RECORDED, json.dumps(body).encode(), type="application/json") == self.RECORDED.usage
 
 
 class TestResponses:

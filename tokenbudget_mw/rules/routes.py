@@ -27,6 +27,7 @@ FORMATS: tuple[str, ...] = (
     "openai.embeddings",
     "openai.responses",
     "anthropic.messages",
+    "gemini",
 )
 """Wire formats of request and response that a route may name."""
 

@@ -14,6 +14,7 @@ __all__ = ["ValueReader"]
 
 # a string is one token, so that brackets within it are none; possessive: linear on any bytes
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?P<end>")?|[{}\[\]]', re.DOTALL)
+_REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+(?P<end>")?', re.DOTALL)
 
 
 class ValueReader:
@@ -23,7 +24,7 @@ class ValueReader:
     Of an object that is too long, the end is kept.
     """
 
-    __slots__ = ("_at", "_depth", "_limit", "_rest", "_start")
+    __slots__ = ("_at", "_depth", "_is_in_string", "_limit", "_rest", "_start")
     boundary: ClassVar[bytes] = b""
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
@@ -32,6 +33,7 @@ class ValueReader:
         self._at = 0
         self._start = 0
         self._depth = 0
+        self._is_in_string = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """
@@ -39,15 +41,15 @@ class ValueReader:
         """
         self._rest += data
         found = []
-        for token in _TOKEN.finditer(self._rest, self._at):
-            if token[0][:1] == b'"':
-                if token["end"] is None:
-                    self._at = token.start()
-                    break
-            elif self._step(token[0]):
-                found.append(self._rest[self._start : token.end()])
-                self._start = token.end()
-            self._at = token.end()
+        self._end_string()
+        if not self._is_in_string:
+            for token in _TOKEN.finditer(self._rest, self._at):
+                self._at = token.end()
+                if token[0][:1] == b'"':
+                    self._is_in_string = token["end"] is None  # which is so for the last token only
+                elif self._step(token[0]):
+                    found.append(self._rest[self._start : self._at])
+                    self._start = self._at
         self._forget()
         return found
 
@@ -63,6 +65,14 @@ class ValueReader:
         Return the object.
         """
         return event.lstrip(b"[, \t\r\n")
+
+    def _end_string(self) -> None:
+        """
+        Read on in a string that the last piece did not end.
+        """
+        if self._is_in_string and (rest := _REST_OF_STRING.match(self._rest, self._at)):
+            self._at = rest.end()
+            self._is_in_string = rest["end"] is None
 
     def _step(self, bracket: bytes) -> bool:
         """

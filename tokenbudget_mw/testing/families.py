@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, event
+from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, data, event
 
-__all__ = ["FORMATS", "Responses"]
+__all__ = ["FORMATS", "Gemini", "Responses"]
 
 
 class Responses(Shape):
@@ -66,7 +66,70 @@ class Responses(Shape):
         return {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens, "total_tokens": total}
 
 
+class Gemini(Shape):
+    """
+    Google's Gemini, streams as server-sent events.
+    """
+
+    prompt = "contents"
+    system = "systemInstruction"
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """
+        Tell whether the request is for a stream: its path says so.
+        """
+        del body
+        return path.endswith(":streamGenerateContent")
+
+    def model(self, path: str, body: Mapping[str, Any]) -> object:
+        """
+        Return the model that the path names.
+        """
+        del body
+        return path.rpartition("/")[2].partition(":")[0]
+
+    def max_output(self, body: Mapping[str, Any]) -> int | None:
+        """
+        Return the most output tokens that *body* asks for.
+        """
+        most = (body.get("generationConfig") or {}).get("maxOutputTokens")
+        return most if type(most) is int else None
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        return self._chunk(reply, reply.text, reply.output_tokens, "STOP")
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, event by event, the usage until then on each.
+        """
+        for number, word in enumerate(reply.words, 1):
+            yield data(self._chunk(reply, word, number, None))
+        for _ in range(max(reply.usages, 1)):
+            yield data(self._chunk(reply, "", reply.output_tokens, "STOP"))
+
+    def _chunk(self, reply: Reply, text: str, output: int, finish: str | None) -> dict[str, Any]:
+        candidate: dict[str, Any] = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0}
+        if finish is not None:
+            candidate["finishReason"] = finish
+        total = reply.input_tokens + output
+        usage = {"promptTokenCount": reply.input_tokens, "candidatesTokenCount": output, "totalTokenCount": total}
+        figures = {"usageMetadata": usage} if reply.usages else {}
+        return {"candidates": [candidate], **figures, "modelVersion": reply.model, "responseId": "fake"}
+
+
 FORMATS: Mapping[str, Shape] = {
     "/responses": Responses(),
+    ":generateContent": Gemini(),
+    ":streamGenerateContent": Gemini(),
 }
 """End of a path -> the format that is spoken there."""

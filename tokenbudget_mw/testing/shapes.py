@@ -270,7 +270,7 @@ def _texts(value: object) -> Iterable[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from _texts(value.get("content", value.get("text")))
+        yield from _texts(next((value[name] for name in ("content", "parts", "text") if name in value), None))
     elif isinstance(value, Sequence):
         for part in value:
             yield from _texts(part)

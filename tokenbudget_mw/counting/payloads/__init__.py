@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, TooManyPartsError
 from tokenbudget_mw.counting.models import normalise
-from tokenbudget_mw.counting.payloads import anthropic, fields, media, openai, openai_responses
+from tokenbudget_mw.counting.payloads import anthropic, fields, gemini, media, openai, openai_responses
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
@@ -38,8 +38,15 @@ MAX_CONTAINERS = 16_384
 """Most arrays and objects that are worth building; only the outermost fields of a body with more are read."""
 
 
+NOTHING = TokenCount(0, 0, exact=True, method="exact")
+
+
 def _one(_request: Any) -> int:
     return 1
+
+
+def _no_target(_path: str) -> fields.Target:
+    return fields.Target()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,18 @@ class Format:
         prompts: How many prompts a request has, each with an answer of its own.
 
         has_output: Whether its answers have output tokens.
+
+        head: Bytes to the same struct without its prompt, for bodies that are not worth building.
+
+        target: What the request's path says of it.
     """
 
     decoder: msgspec.json.Decoder[Any]
     add: Callable[[Any, Meter], None]
     prompts: Callable[[Any], int] = _one
     has_output: bool = True
+    head: msgspec.json.Decoder[Any] = fields.OUTERMOST
+    target: Callable[[str], fields.Target] = _no_target
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -70,6 +83,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
         "openai.responses": Format(openai_responses.RESPONSES, openai_responses.add_responses),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
+        "gemini": Format(gemini.GENERATE, gemini.add_generate, head=gemini.HEAD, target=gemini.target),
     }
 )
 
@@ -78,6 +92,7 @@ def read(
     format: str,  # noqa: A002 - the word that routes use
     body: bytes,
     *,
+    path: str = "",
     tokenizers: Tokenizers = USUAL,
     count: Literal["full", "sample", "async", "off"] = "full",
     sample: float = 1.0,
@@ -92,6 +107,8 @@ def read(
         format: Name in `FORMATS`.
 
         body: The whole request body, content encoding undone.
+
+        path: The request's path, decoded; some formats name the model there.
 
         tokenizers: What counts.
 
@@ -116,7 +133,10 @@ def read(
         raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
     containers = _containers(body)
     is_crowded = containers > MAX_CONTAINERS
-    request = fields.parse(fields.OUTERMOST if is_crowded else kind.decoder, body)
+    request = fields.parse(kind.head if is_crowded else kind.decoder, body)
+    target = _target(kind, path)
+    request.model = target.model or request.model
+    has_output = kind.has_output and target.has_output
     if is_crowded:
         tokens = _by_size(len(body), body, tokenizers.resolve(request.model).name)
         prompts = 1 if kind.prompts is _one else containers
@@ -128,16 +148,16 @@ def read(
         prompts = kind.prompts(request)
     return Prompt(
         model=request.model or None,
-        input=tokens,
-        max_output=fields.max_output(request, prompts) if kind.has_output else 0,
-        stream=request.stream is True,
+        input=tokens if target.has_input else NOTHING,
+        max_output=fields.max_output(request, prompts) if has_output else 0,
+        stream=target.stream or request.is_stream,
         service_tier=fields.short_text(request.service_tier),
         batch=fields.batch_fields(request),
-        choices=fields.choices(request, prompts) if kind.has_output else 1,
+        choices=fields.choices(request, prompts) if has_output else 1,
     )
 
 
-def bound(content_length: int | None, seen: bytes) -> Prompt:
+def bound(content_length: int | None, seen: bytes, *, format: str = "", path: str = "") -> Prompt:  # noqa: A002
     """
     Return what can be said of a body that is too long to be read.
 
@@ -147,10 +167,23 @@ def bound(content_length: int | None, seen: bytes) -> Prompt:
         content_length: The whole body's size in bytes, if the request tells it.
 
         seen: The body's beginning.
+
+        format: Name in `FORMATS`, if the path may name the model.
+
+        path: The request's path.
     """
-    model = _model_in(seen[:HEAD_BYTES])
+    kind = FORMATS.get(format)
+    target = fields.Target() if kind is None else _target(kind, path)
+    model = target.model or _model_in(seen[:HEAD_BYTES])
     size = max(content_length or 0, len(seen))
-    return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")))
+    return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
+
+
+def _target(kind: Format, path: str) -> fields.Target:
+    target = kind.target(path)
+    if target.model is not None:
+        fields.check_model(target.model)
+    return target
 
 
 def _count(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:

@@ -4,7 +4,7 @@ What the bodies of all formats have in common: how they are parsed, checked and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -14,7 +14,21 @@ from tokenbudget_mw.values import EMPTY_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_OUTPUT", "OUTERMOST", "Request", "batch_fields", "choices", "max_output", "model_name", "parse", "short_text"]
+__all__ = [
+    "MAX_OUTPUT",
+    "OUTERMOST",
+    "Choices",
+    "Request",
+    "Size",
+    "Target",
+    "batch_fields",
+    "check_model",
+    "choices",
+    "max_output",
+    "model_name",
+    "parse",
+    "short_text",
+]
 
 MAX_OUTPUT = 2**31
 """Most output tokens that a request may allow, all its choices together."""
@@ -50,6 +64,45 @@ class Request(msgspec.Struct):
     metadata: Any = None
     custom_id: Any = None
 
+    def sizes(self) -> tuple[int | None, ...]:
+        """
+        Return the maxima that it names for the output tokens of one answer; the largest holds.
+        """
+        return self.max_tokens, self.max_completion_tokens, self.max_output_tokens
+
+    def answers(self) -> int:
+        """
+        Return how many answers it asks for, to each of its prompts.
+        """
+        return max(self.n or 1, self.best_of or 1)
+
+    @property
+    def is_stream(self) -> bool:
+        """
+        Whether it asks for a stream.
+        """
+        return self.stream is True
+
+
+class Target(NamedTuple):
+    """
+    What the path of a request says of it, in formats whose paths say it.
+
+    Attributes:
+        model: Model that is asked; it holds over the body's.
+
+        stream: Whether a stream is asked for.
+
+        has_input: Whether its input is charged.
+
+        has_output: Whether its answers have output tokens.
+    """
+
+    model: str | None = None
+    stream: bool = False
+    has_input: bool = True
+    has_output: bool = True
+
 
 OUTERMOST = msgspec.json.Decoder(Request)
 """Reads what all formats have in common, and builds nothing else."""
@@ -79,6 +132,19 @@ def parse(decoder: msgspec.json.Decoder[RequestT], body: bytes) -> RequestT:
     return request
 
 
+def check_model(model: str) -> None:
+    """
+    Check the *model* that a path names.
+
+    Raises:
+        PayloadError: It is too long, or cannot be printed.
+    """
+    if len(model) > MAX_MODEL or not model.isprintable():
+        raise PayloadError(
+            f"The path's model must be at most {MAX_MODEL} characters that can be printed.", param="model"
+        )
+
+
 def max_output(request: Request, prompts: int = 1) -> int | None:
     """
     Return the most output tokens that *request* allows for its *prompts* prompts; None where it does not say.
@@ -86,8 +152,7 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     Raises:
         PayloadError: That is more than `MAX_OUTPUT`.
     """
-    sizes = (request.max_tokens, request.max_completion_tokens, request.max_output_tokens)
-    named = [size for size in sizes if size is not None]
+    named = [size for size in request.sizes() if size is not None]
     if not named:
         return None
     total = max(named) * choices(request, prompts)
@@ -102,7 +167,7 @@ def choices(request: Request, prompts: int = 1) -> int:
     """
     Return how many answers *request* asks for, to its *prompts* prompts together.
     """
-    return max(request.n or 1, request.best_of or 1) * prompts
+    return request.answers() * prompts
 
 
 def batch_fields(request: Request) -> Mapping[str, str]:
