@@ -265,7 +265,7 @@ class Limit:
 
         per: Scopes that together name the counter, ``("key", "model")``.
 
-        algorithm: Name of the window algorithm: ``strict_log``, ``calendar``, ``concurrent``.
+        algorithm: Name of the window algorithm: ``strict_log``, ``gcra``, ``calendar``, ``concurrent``.
 
         slots: How finely a trailing window is cut.
 

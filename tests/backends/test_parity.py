@@ -48,6 +48,7 @@ def windows(counter: str, cost: int, more: int, room: int) -> tuple[Check, ...]:
         check(more, 30, "tokens:6", params=(SLOT_US // 2, SLOTS * 2), counter=counter, room=room),
         check(more, 60, "money:day", params=tuple(DAY), algorithm="calendar", counter=counter, room=room),
         check(1, 3, "concurrent", params=(), algorithm="concurrent", counter=counter),
+        check(cost, 12, "tokens:7/gcra", params=(7_000_000, 12), algorithm="gcra", counter=counter, room=room),
         check(more, 5, "shadow:6", params=(SLOT_US, SLOTS), counter=counter, enforced=False),
         check(cost, 4, "shadow:day", params=tuple(DAY), algorithm="calendar", counter=counter, enforced=False),
     )

@@ -15,6 +15,7 @@ PARAMS = {
     "strict_log": (SLOT, SLOTS),
     "calendar": (START - 50, START + 100, START + 300),
     "concurrent": (),
+    "gcra": (60, CAP),
 }
 
 steps = st.one_of(st.sampled_from([0, 1, 9, 10, 11, 59, 60, 61, 70]), st.integers(0, 200))

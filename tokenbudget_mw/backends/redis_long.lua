@@ -163,9 +163,9 @@ local function look(counter, check)
 end
 
 local function charge(counter, check, slot)
-  local algorithm = ALGORITHMS[check.algorithm]
-  algorithm.charge(state_of(counter, check.window), check.params, slot, check.cost, counter.moment)
-  counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment) + lease)
+  local algorithm, state = ALGORITHMS[check.algorithm], state_of(counter, check.window)
+  algorithm.charge(state, check.params, slot, check.cost, counter.moment)
+  counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state) + lease)
   counter.dirty[check.window] = true
   for _, value in ipairs({check.window, check.algorithm, slot, check.cost}) do
     table.insert(counter.holds, value)
@@ -238,8 +238,9 @@ local function move(counter, check)
   end
   local more = algorithm.releases and -held or check.actual - held
   if more > 0 then
-    algorithm.charge(state_of(counter, check.window), check.params, check.slot, more, counter.moment)
-    counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment))
+    local state = state_of(counter, check.window)
+    algorithm.charge(state, check.params, check.slot, more, counter.moment)
+    counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
     counter.dirty[check.window] = true
   elseif more < 0 then
     algorithm.give_back(state_of(counter, check.window), check.slot, -more)

@@ -315,6 +315,8 @@ def _window(limit: Limit) -> str:
     if limit.window.period is not None:
         return f"{limit.unit}:{limit.window.period}"
     slots = "" if limit.slots == _DEFAULT_SLOTS else f"/{limit.slots}"
+    if limit.algorithm == "gcra":
+        slots = "/gcra"  # another kind of count
     return f"{limit.unit}:{limit.window.seconds:g}{slots}"
 
 
@@ -322,6 +324,8 @@ def _params(limit: Limit) -> tuple[int, ...]:
     if limit.window is None or limit.window.seconds is None:
         return ()
     length_us = round(limit.window.seconds * _US)
+    if limit.algorithm == "gcra":
+        return (length_us, max(limit.amount, 1))
     return (-(-length_us // limit.slots), limit.slots)
 
 

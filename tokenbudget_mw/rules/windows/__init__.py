@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from tokenbudget_mw.rules.windows import calendar, concurrent, strict_log
+from tokenbudget_mw.rules.windows import calendar, concurrent, gcra, strict_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +89,7 @@ class Algorithm(Protocol):
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     {
         "strict_log": strict_log,
+        "gcra": gcra,
         "calendar": calendar,
         "concurrent": concurrent,
     }
