@@ -17,6 +17,7 @@ __all__ = [
     "MissingExtraError",
     "PayloadError",
     "PermanentSinkError",
+    "SpoolFullError",
     "TokenBudgetError",
     "TokenBudgetWarning",
     "UnknownKeyError",
@@ -115,6 +116,12 @@ class PermanentSinkError(TokenBudgetError):
     The sink refuses these records for good: writing the same ones again cannot help.
 
     Any other exception of a sink counts as transient and is retried.
+    """
+
+
+class SpoolFullError(TokenBudgetError):
+    """
+    The usage spool is full and `spool_full` is 'raise': this request's usage was not recorded.
     """
 
 

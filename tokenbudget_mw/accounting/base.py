@@ -10,6 +10,7 @@ from tokenbudget_mw.errors import PermanentSinkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tokenbudget_mw.values import UsageRecord
 
@@ -35,6 +36,13 @@ class Spool(Protocol):
         """
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """
+        Where the spool keeps its files; None where it has none.
+        """
+        ...
+
     def next_sequence(self) -> int:
         """
         Return the next sequence number of this instance, from 1 on, never the same twice.
@@ -44,27 +52,49 @@ class Spool(Protocol):
     def listen(self, wake: Callable[[int], None]) -> None:
         """
         Call *wake* after every put, with the number of records that wait: 1 where none did. One listener a spool.
+
+        The number is `sys.maxsize` where the spool wants `tend` to be called soon.
         """
         ...
 
     def put(self, record: UsageRecord) -> bool:
         """
-        Keep *record* until it is committed. Never waits, never raises.
+        Keep *record* until it is committed. Never waits, never raises, unless the spool was told to when it is full.
 
         Returns:
             False where the spool is full and the record was dropped (and counted).
+
+        Raises:
+            SpoolFullError: The spool is full, and was told to raise.
+        """
+        ...
+
+    def tend(self) -> float | None:
+        """
+        Do what must not be done in `put`, in the flusher's thread: make room, look for records of dead processes.
+
+        Returns:
+            Seconds until it wants to be called again; None where that does not matter.
         """
         ...
 
     def take(self, most: int) -> list[UsageRecord]:
         """
-        Return up to *most* of the oldest records without forgetting them.
+        Return up to *most* of the oldest records without forgetting them. Those of dead processes may be among them.
+
+        `take`, `commit`, `tend` and `close` are called by one thread at a time.
         """
         ...
 
     def commit(self, count: int) -> None:
         """
         Forget the *count* oldest records: they are in the sink.
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Give back what nothing waits in. A later `put` starts again.
         """
         ...
 

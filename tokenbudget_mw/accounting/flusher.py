@@ -129,11 +129,11 @@ class Flusher:
 
     def wake(self) -> None:
         """
-        Look whether something waits. Only needed for records that the spool did not get by `put`.
+        Look whether something waits. Only needed for records that the spool did not get by `put`, as those are that a
+        process left behind which has died: a server may call this when it starts, in the process that serves.
         """
-        depth = len(self._spool)
-        if depth:
-            self._notice(depth)
+        if len(self._spool) or self._spool.folder is not None:
+            self._notice(_NEVER)
 
     def tick(self) -> float | None:
         """
@@ -184,10 +184,21 @@ class Flusher:
             log.error("The usage sink hangs: %s usage records were not written at the end.", len(self._spool))
             return False
         is_drained = self._drain(worker, worker.done + len(self._spool), deadline - self._clock())
+        self._spool.close()
         self._sink.close()
         if not is_drained:
             log.error("%s usage records were not written at the end.", len(self._spool))
         return is_drained
+
+    def close_at_exit(self) -> None:
+        """
+        Close, unless there is nothing to do: then the sink is left as it is.
+        """
+        if len(self._spool):
+            self.close()
+        else:
+            self._stop(self._mine.get(), self._clock() + _GRACE)
+            self._spool.close()
 
     def stats(self) -> FlusherStats:
         """
@@ -237,7 +248,8 @@ class Flusher:
             delay = self.tick()
             self._awaited = self._threshold(worker, delay)
             if len(self._spool) < self._awaited:
-                worker.event.wait(delay)
+                waits = [each for each in (delay, worker.tend_in) if each is not None]
+                worker.event.wait(min(waits, default=None))
             worker.event.clear()  # everything that sets it has changed the state before, and the state is read next
 
     def _threshold(self, worker: _Worker, delay: float | None) -> int:
@@ -260,6 +272,7 @@ class Flusher:
     # -- writing, under `worker.writing` ------------------------------------------------------------------------------
 
     def _tick(self, worker: _Worker) -> float | None:
+        worker.tend_in = self._spool.tend()
         delay = self._due_in(worker)
         if delay == 0.0:
             self._attempt(worker)
@@ -359,6 +372,7 @@ class _Worker:
         self.dead = 0
         self.retries = 0
         self.last_error: str | None = None
+        self.tend_in: float | None = None  # seconds
 
     def is_running(self) -> bool:
         return self.thread is not None and self.thread.is_alive() and not self.is_stopping
@@ -380,5 +394,5 @@ def _threads_run() -> bool:
 
 def _close_at_exit(reference: weakref.ref[Flusher]) -> None:
     flusher = reference()
-    if flusher is not None and flusher.stats().depth:
-        flusher.close()
+    if flusher is not None:
+        flusher.close_at_exit()

@@ -27,12 +27,15 @@ class PerProcess(Generic[T]):
 
     Args:
         build: Makes the value of a process.
+
+        discard: Gives back, in the child, what it has inherited: open files, mapped memory.
     """
 
-    __slots__ = ("__weakref__", "_build", "_values")
+    __slots__ = ("__weakref__", "_build", "_discard", "_values")
 
-    def __init__(self, build: Callable[[], T]) -> None:
+    def __init__(self, build: Callable[[], T], discard: Callable[[T], None] | None = None) -> None:
         self._build = build
+        self._discard = discard
         self._values = {os.getpid(): build()}
         _call_in_children(self.renew)
 
@@ -47,14 +50,21 @@ class PerProcess(Generic[T]):
         """
         Forget every value; the next `get` builds one.
         """
-        self._values = {}
+        inherited, self._values = self._values, {}
+        self._give_back(inherited)
 
     def _adopt(self) -> T:
         # setdefault is one step, so two threads of a new process end with the same value.
         pid = os.getpid()
         value = self._values.setdefault(pid, self._build())
-        self._values = {pid: value}
+        inherited, self._values = self._values, {pid: value}
+        self._give_back({owner: each for owner, each in inherited.items() if owner != pid})
         return value
+
+    def _give_back(self, inherited: dict[int, T]) -> None:
+        if self._discard is not None:
+            for value in inherited.values():
+                self._discard(value)
 
 
 def _call_in_children(method: Callable[[], None]) -> None:

@@ -65,6 +65,13 @@ class MemorySpool:
         """
         return self._mine.get().dropped
 
+    @property
+    def folder(self) -> None:
+        """
+        None: there are no files.
+        """
+        return None
+
     def next_sequence(self) -> int:
         """
         Return the next sequence number of this process, from 1 on. A gap in the database is a dropped record.
@@ -120,6 +127,16 @@ class MemorySpool:
         if queue.is_full and len(queue) <= self._size // 2:
             queue.is_full = False
             log.warning("The usage spool has room again. %s usage records were dropped so far.", queue.dropped)
+
+    def tend(self) -> None:
+        """
+        Do nothing: memory needs no care.
+        """
+
+    def close(self) -> None:
+        """
+        Do nothing: there are no files.
+        """
 
     def __len__(self) -> int:
         return len(self._mine.get())
