@@ -156,17 +156,16 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
 
     Money is given in micro-dollars, since the fields hold integers.
     """
-    enforced = [tally for tally in tallies if tally.limit.mode == "enforce"]
-    if not enforced:
+    policy = _policy(tuple([tally.limit for tally in tallies]))
+    if not policy:
         return []
-    policy = _policy(tuple([tally.limit for tally in enforced]))
-    state = ", ".join([_state_item(tally) for tally in enforced])
+    state = ", ".join([_state_item(tally) for tally in tallies if tally.limit.mode == "enforce"])
     return [("ratelimit-policy", policy), ("ratelimit", state)]
 
 
 @lru_cache(maxsize=1024)
 def _policy(limits: tuple[Limit, ...]) -> str:
-    return ", ".join([_policy_item(limit) for limit in limits])
+    return ", ".join([_policy_item(limit) for limit in limits if limit.mode == "enforce"])
 
 
 def _policy_item(limit: Limit) -> str:
@@ -191,7 +190,8 @@ _UNITS = {
 
 
 def _state_item(tally: Tally) -> str:
-    return f'"{tally.limit.name}";r={_whole(tally.limit, tally.state.remaining)};t={math.ceil(tally.state.reset)}'
+    limit, state = tally.limit, tally.state
+    return f'"{limit.name}";r={_whole(limit, state.remaining)};t={math.ceil(state.reset)}'
 
 
 def _whole(limit: Limit, amount: int) -> int:

@@ -28,11 +28,11 @@ class UnaryTap:
         count_text: Counts the output text of a body without figures.
     """
 
-    __slots__ = ("_family", "_head", "_size", "_tail", "_text")
+    __slots__ = ("_count_text", "_family", "_head", "_size", "_tail")
 
     def __init__(self, family: Family, count_text: CountText | None) -> None:
         self._family = family
-        self._text = TextMeter(count_text)
+        self._count_text = count_text
         self._head = bytearray()
         self._tail = bytearray()
         self._size = 0
@@ -42,6 +42,9 @@ class UnaryTap:
         Take the next piece of the body.
         """
         self._size += len(chunk)
+        if self._size <= HEAD:
+            self._head += chunk
+            return
         if room := HEAD - len(self._head):
             self._head += chunk[:room]
             chunk = chunk[room:]
@@ -84,9 +87,10 @@ class UnaryTap:
 
     def _counted(self, answer: Answer, *, complete: bool) -> Usage:
         seen = len(self._head) + len(self._tail)
-        self._text.add(self._family.body_text(bytes(self._head + self._tail)))
+        text = TextMeter(self._count_text)
+        text.add(self._family.body_text(bytes(self._head + self._tail)))
         return Usage(
-            output_tokens=self._text.tokens() * self._size // seen if seen else 0,  # what was not kept is like the rest
+            output_tokens=text.tokens() * self._size // seen if seen else 0,  # what was not kept is like the rest
             model=_text(answer.model),
             provider=self._family.provider,
             service_tier=_text(answer.service_tier),
