@@ -77,7 +77,7 @@ def records_of(
         is_first: Whether the request's own row is among them (it takes the call's id).
     """
     merged = _by_model(charges) if charges else (NO_CHARGE,)
-    records = []
+    records: list[UsageRecord] = []
     for charge in merged:
         record_id = call.id if is_first and not records else new_id(call.core.clock())
         records.append(_record(call, charge, settle_reason, record_id))
