@@ -46,9 +46,23 @@ class Meter(Protocol):
         """
         ...
 
+    def recount(
+        self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = ...
+    ) -> TokenCount:
+        """
+        Count a whole request body exactly, in a thread that may take its time; raises where *is_cancelled* says so.
+        """
+        ...
+
     def count(self, text: str, model: str | None) -> TokenCount:
         """
         Count a text's tokens for *model*.
+        """
+        ...
+
+    def learn(self, model: str | None, estimate: TokenCount, actual: int) -> None:
+        """
+        Learn that a prompt for *model*, counted as *estimate*, had *actual* input tokens by the provider's usage.
         """
         ...
 
@@ -61,6 +75,12 @@ class Meter(Protocol):
     def read_response(self, response: object) -> Usage:
         """
         Read the usage out of any provider's response object or dict.
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Give back what was opened.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw import tapping
 from tokenbudget_mw.counting import payloads
+from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import RatioEstimator
 
 if TYPE_CHECKING:
@@ -35,13 +36,14 @@ class TokenMeter:
         self._tokenizers = tokenizers
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
+        self._aside = Aside()
 
     def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
         """
         Read a whole request body.
         """
-        has_ratio = route.count in ("sample", "async")
-        return payloads.read(
+        ratio = self._ratio(route) if route.count in ("sample", "async") else None
+        prompt = payloads.read(
             route.format or "",
             body,
             path=path,
@@ -49,9 +51,37 @@ class TokenMeter:
             count=route.count,
             sample=route.sample,
             draw=self._draw() if route.count == "sample" else 0.0,
-            # one a route of the settings, so their number is bounded
-            ratio=self._ratios.setdefault(route.path, RatioEstimator()) if has_ratio else None,
+            ratio=ratio,
         )
+        if route.count == "async":
+            # where too much waits this prompt teaches nothing; its estimate stands
+            self._aside.submit(lambda: self.recount(route, body, path))
+        return prompt
+
+    def recount(
+        self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> TokenCount:
+        """
+        Count a whole request body exactly, however long that takes: for a thread, not for an event loop.
+
+        Raises:
+            CountCancelledError: *is_cancelled* said so.
+        """
+        prompt = payloads.read(
+            route.format or "",
+            body,
+            path=path,
+            tokenizers=self._tokenizers.exactly(is_cancelled),
+            count="sample",
+            ratio=self._ratio(route),
+        )
+        return prompt.input
+
+    def close(self) -> None:
+        """
+        Let go of the thread that counts aside.
+        """
+        self._aside.close()
 
     def bound_prompt(self, route: Route, content_length: int | None, head: bytes, path: str = "") -> Prompt:
         """
@@ -87,6 +117,10 @@ class TokenMeter:
         Read the usage out of any provider's response object or dict.
         """
         return tapping.read_response(response)
+
+    def _ratio(self, route: Route) -> RatioEstimator:
+        # one a route of the settings, so their number is bounded
+        return self._ratios.setdefault(route.path, RatioEstimator())
 
     def _counter_of(self, model: str | None) -> CountText:
         return lambda text: self._tokenizers.count(text, model).estimate

@@ -158,7 +158,8 @@ class Route:
 
         methods: Methods that it covers; empty for all.
 
-        count: How prompts are counted: ``full``, ``sample`` (with *sample*), ``off``.
+        count: How prompts are counted: ``full``, ``sample`` (with *sample*), ``async`` (estimated at once, counted later
+            in a thread, which teaches the estimate), ``off``.
 
         sample: Share of the requests whose prompt is counted exactly, 0 to 1.
 
@@ -170,7 +171,7 @@ class Route:
     path: str
     format: str | None = None
     methods: frozenset[str] = frozenset()
-    count: Literal["full", "sample", "off"] = "full"
+    count: Literal["full", "sample", "async", "off"] = "full"
     sample: float = 1.0
     limits: tuple[Limit, ...] = ()
     settle: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)

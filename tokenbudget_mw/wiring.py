@@ -78,7 +78,7 @@ def wire(
         timer=clock or time.perf_counter,
         **_accounting(checked, sink, database),
     )
-    core.closers += [backend.close, database.close]
+    core.closers += [core.meter.close, backend.close, database.close]
     return core
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tokenbudget_mw.counting import learning, payloads
 from tokenbudget_mw.counting.base import Counter
+from tokenbudget_mw.counting.encoders import CountCancelledError, default_encoders
 from tokenbudget_mw.counting.learning import Factors
 from tokenbudget_mw.counting.meter import Depth
 from tokenbudget_mw.counting.models import resolve
@@ -84,12 +85,43 @@ class TestDepth:
         assert shallow.count("x y " * 16, "gpt-4o").exact
         assert shallow.count("x y " * 17, "gpt-4o").method == "sampled"
 
-    def test_a_meter_can_go_deeper_once(self):
-        """One prompt may be counted deeper than the others."""
-        meter = Tokenizers(depth=Depth(exact=10)).meter("gpt-4o", depth=Depth(exact=10**6))
-        meter.text("word " * 50_000)
+    def test_exactly_counts_any_length_whole(self):
+        """A long text can be counted exactly, with the same result as in one piece."""
+        text = "Some words of a line.\n" * 20_000
 
-        assert meter.result().exact
+        found = Tokenizers().exactly().count(text, "gpt-4o")
+
+        assert found.exact
+        assert found.estimate == default_encoders().count(text, "o200k_base")
+
+    def test_what_was_counted_exactly_is_remembered_for_all(self):
+        """An exact count and a usual one share their memory."""
+        ours = Tokenizers(counters={"mine": Words()})
+        text = "word " * 3_000
+        ours.exactly().count(text, "mine")
+        ours._own["mine"]._count = None
+
+        assert ours.count(text, "mine").estimate == 3_000
+
+    def test_an_exact_count_can_be_stopped(self):
+        """Between slices a count asks whether it is still wanted."""
+        asked = []
+
+        def is_cancelled():
+            asked.append(None)
+            return len(asked) > 3
+
+        with pytest.raises(CountCancelledError):
+            Tokenizers().exactly(is_cancelled).count("word " * 100_000, "gpt-4o")
+
+        assert len(asked) == 4
+
+    def test_usual_counts_are_never_stopped(self):
+        """Whoever counts exactly leaves the tokenizers that it came from as they are."""
+        ours = Tokenizers()
+        ours.exactly(lambda: True)
+
+        assert ours.count("word " * 10_000, "gpt-4o").method == "sampled"
 
 
 class TestFactors:

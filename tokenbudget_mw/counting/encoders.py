@@ -11,19 +11,29 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw.counting import engines, ranks
 from tokenbudget_mw.counting.memory import CountMemory
+from tokenbudget_mw.errors import TokenBudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from tokenbudget_mw.counting.engines import Engine
 
-__all__ = ["Encoder", "Encoders", "default_encoders"]
+__all__ = ["CountCancelledError", "Encoder", "Encoders", "default_encoders"]
 
 SLICE_CHARS = 65_536
 """Most characters given to tiktoken at once: its regular expressions fail on runs of a million spaces."""
 
+STEP_CHARS = 16_384
+"""The same for a count that others do not wait for: between steps it can be stopped, and other threads get their turn."""
+
 # Counts on both sides of such a cut add up exactly: no piece of either encoding reaches over it.
 _CLEAN_CUT = re.compile(r"\n(?=[^\s/])")
+
+
+class CountCancelledError(TokenBudgetError):
+    """
+    A count was stopped by whoever asked for it.
+    """
 
 
 class Encoder:
@@ -47,6 +57,24 @@ class Encoder:
         self.name = name
         self.memory = CountMemory()
         self._count = count
+
+    def cancellable(self, is_cancelled: Callable[[], bool]) -> Encoder:
+        """
+        Return an encoder that counts the same, and remembers with this one, but can be stopped.
+
+        Args:
+            is_cancelled: Asked before every `STEP_CHARS` characters; where it says so, `CountCancelledError` is raised.
+        """
+        other = Encoder(
+            self.name, lambda text: sum(self._step(part, is_cancelled) for part in slices(text, STEP_CHARS))
+        )
+        other.memory = self.memory
+        return other
+
+    def _step(self, text: str, is_cancelled: Callable[[], bool]) -> int:
+        if is_cancelled():
+            raise CountCancelledError
+        return self._count(text)
 
     def count(self, text: str) -> int:
         """

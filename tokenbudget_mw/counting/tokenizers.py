@@ -4,7 +4,9 @@ The tokenizers of an app: which model is counted by which, how much of a prompt 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import sys
+from typing import TYPE_CHECKING, Self
 
 from tokenbudget_mw.counting.encoders import Encoder, default_encoders
 from tokenbudget_mw.counting.learning import Factors
@@ -12,7 +14,7 @@ from tokenbudget_mw.counting.meter import USUAL_DEPTH, Depth, Meter
 from tokenbudget_mw.counting.models import NO_ALIASES, ModelFamily, normalise, original
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tokenbudget_mw.counting.base import Counter
     from tokenbudget_mw.counting.encoders import Encoders
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import TokenCount
 
 __all__ = ["Tokenizers"]
+
+WHOLE = Depth(exact=sys.maxsize)
 
 
 class Tokenizers:
@@ -35,6 +39,11 @@ class Tokenizers:
         encoders: The encodings; None takes those that the process shares.
 
         depth: How much of a prompt is tokenised.
+
+    Attributes:
+        depth: The same.
+
+        is_cancelled: See `exactly`; None where counts are not stopped.
     """
 
     def __init__(
@@ -48,8 +57,9 @@ class Tokenizers:
         self._aliases = aliases
         self._own = {name: Encoder(name, counter.count) for name, counter in (counters or {}).items()}
         self._encoders = encoders
-        self._depth = depth
+        self.depth = depth
         self._factors = Factors()
+        self.is_cancelled: Callable[[], bool] | None = None
 
     def resolve(self, model: str | None) -> ModelFamily:
         """
@@ -68,7 +78,6 @@ class Tokenizers:
         *,
         is_counted: bool = True,
         ratio: RatioEstimator | None = None,
-        depth: Depth | None = None,
     ) -> Meter:
         """
         Return a meter for one prompt to *model*.
@@ -79,12 +88,22 @@ class Tokenizers:
             is_counted: Whether texts are tokenised; else they are weighed.
 
             ratio: What the route has learned; see `Meter`.
-
-            depth: How much is tokenised, this time.
         """
         family = self.resolve(model)
         encoder = self._encoder(family) if is_counted else None
-        return Meter(family, encoder, ratio=ratio, depth=depth or self._depth)
+        return Meter(family, encoder, ratio=ratio, depth=self.depth)
+
+    def exactly(self, is_cancelled: Callable[[], bool] = lambda: False) -> Self:
+        """
+        Return the same tokenizers, but exact however long a text is: for a thread, not for an event loop.
+
+        Args:
+            is_cancelled: Asked between slices of a long text; where it says so, `CountCancelledError` is raised.
+        """
+        other = copy.copy(self)
+        other.depth = WHOLE
+        other.is_cancelled = is_cancelled
+        return other
 
     def count(self, text: str, model: str | None) -> TokenCount:
         """
@@ -108,6 +127,6 @@ class Tokenizers:
         return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
 
     def _encoder(self, family: ModelFamily) -> Encoder:
-        if family.family == "own":
-            return self._own[family.encoding]
-        return (self._encoders or default_encoders()).get(family.encoding)
+        is_own = family.family == "own"
+        encoder = self._own[family.encoding] if is_own else (self._encoders or default_encoders()).get(family.encoding)
+        return encoder if self.is_cancelled is None else encoder.cancellable(self.is_cancelled)

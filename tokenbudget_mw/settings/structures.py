@@ -20,7 +20,7 @@ __all__ = ["read_database", "read_plans", "read_routes", "read_top_limits"]
 
 _PLAN_KEYS = ("limits", "holder", "mode")
 _ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle")
-_COUNTS = ("full", "sample", "off")
+_COUNTS = ("full", "sample", "async", "off")
 _read_url = reading.url("sqlite:///tokenbudget.db")
 
 

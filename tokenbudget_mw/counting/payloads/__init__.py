@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from tokenbudget_mw.counting.learning import RatioEstimator
-    from tokenbudget_mw.counting.meter import Depth, Meter
+    from tokenbudget_mw.counting.meter import Meter
 
 __all__ = ["FORMATS", "Format", "bound", "read"]
 
@@ -98,7 +98,6 @@ def read(
     sample: float = 1.0,
     draw: float = 0.0,
     ratio: RatioEstimator | None = None,
-    depth: Depth | None = None,
 ) -> Prompt:
     """
     Return what *body* asks of a model.
@@ -121,8 +120,6 @@ def read(
 
         ratio: What the route has learned, for ``sample`` and ``async``; counted requests teach it.
 
-        depth: How much of the prompt is tokenised; None takes the tokenizers' own.
-
     Raises:
         PayloadError: The body is not a request of this format.
 
@@ -143,7 +140,7 @@ def read(
     else:
         is_counted = count == "full" or (count == "sample" and draw < sample)
         learned = ratio if count in ("sample", "async") else None
-        meter = tokenizers.meter(request.model, is_counted=is_counted, ratio=learned, depth=depth)
+        meter = tokenizers.meter(request.model, is_counted=is_counted, ratio=learned)
         tokens = _count(kind, request, meter, body)
         prompts = kind.prompts(request)
     return Prompt(
