@@ -147,7 +147,25 @@ def gemini_array() -> Recording:
     return replace(plain, events=events, type="application/json", head=b"[", tail=b"\n]\n", framing="array")
 
 
-_ALL = (openai_responses(), gemini(), gemini_array())
+def ollama() -> Recording:
+    """Thinking, text that speaks of figures, a call of a tool; the figures stand on the last line."""
+    texts = ["one ", '"prompt_eval_count": 1, ', '"eval_count": 1} ', "two "]
+    calls = [{"function": {"name": "find ", "arguments": {"q": 1}}}]
+    head = {"model": "qwen3:8b", "created_at": "2025-01-01T00:00:00Z"}
+    messages = [{"thinking": "let me "}, {"thinking": "think "}, *({"content": text} for text in texts)]
+    messages += [{"content": "", "tool_calls": calls}]
+    figures = {"total_duration": 9, "load_duration": 1, "prompt_eval_count": 26, "prompt_eval_duration": 3}
+    ended = {"done_reason": "stop", "done": True, **figures, "eval_count": 30, "eval_duration": 5}
+    lines = [{**head, "message": {"role": "assistant", **message}, "done": False} for message in messages]
+    lines.append({**head, "message": {"role": "assistant", "content": ""}, **ended})
+    whole = {"role": "assistant", "content": "".join(texts), "thinking": "let me think ", "tool_calls": calls}
+    events = tuple(json.dumps(line).encode() + b"\n" for line in lines)
+    words = "".join(["let me think ", *texts, 'find {"q": 1}']).split()
+    usage = Usage(26, 30, model="qwen3:8b", provider="ollama")
+    return Recording("ollama", events, usage, len(words), {**head, "message": whole, **ended}, "application/x-ndjson")
+
+
+_ALL = (openai_responses(), gemini(), gemini_array(), ollama())
 
 RECORDINGS = {f"{each.format} {each.framing}".strip(): each for each in _ALL}
 """Format, and framing where there are several -> an answer in it."""

@@ -202,6 +202,45 @@ class TestGemini:
         assert read(self.RECORDED, json.dumps(body).encode(), type="application/json") == self.RECORDED.usage
 
 
+class TestOllama:
+    RECORDED = RECORDINGS["ollama"]
+
+    def test_generate(self) -> None:
+        """The older endpoint's text is counted, too."""
+        lines = [b'{"model":"m","response":"one two ","thinking":"hm ","done":false}\n'] * 3
+
+        assert read(self.RECORDED, *lines).output_tokens == 9
+
+    @pytest.mark.parametrize("type", ["application/json", "application/x-ndjson", ""])
+    def test_embeddings(self, type: str) -> None:
+        """Embeddings have figures and no word of being done."""
+        body = {"model": "m", "embeddings": [[0.25] * 9], "total_duration": 5, "prompt_eval_count": 8}
+
+        assert read(self.RECORDED, json.dumps(body).encode(), type=type) == Usage(8, 0, model="m", provider="ollama")
+
+    def test_cached_prompt(self) -> None:
+        """Where the whole prompt was cached, its count is left out, and the rest holds."""
+        found = read(self.RECORDED, self.RECORDED.stream.replace(b'"prompt_eval_count": 26, ', b""))
+
+        assert (found.input_tokens, found.output_tokens, found.source) == (0, 30, "provider")
+
+    def test_error_within_the_stream(self) -> None:
+        """A line with an error ends a stream that is not complete."""
+        found = read(self.RECORDED, *self.RECORDED.events[:4], b'{"error":"model runner has stopped"}\n')
+
+        assert (found.source, found.complete) == ("counted", False)
+
+    @pytest.mark.parametrize("type", ["application/json", "application/x-ndjson"])
+    def test_overlong_line(self, type: str) -> None:
+        """An answer of megabytes on one line still gives its figures."""
+        body = {**self.RECORDED.body, "message": {"content": "word " * MAX_EVENT}}
+        data = json.dumps({"message": body.pop("message"), **body}).encode()
+
+        found = read(self.RECORDED, *(data[at : at + 997] for at in range(0, len(data), 997)), type=type)
+
+        assert (found.input_tokens, found.output_tokens, found.complete) == (26, 30, True)
+
+
 class TestResponses:
     RECORDED = RECORDINGS["openai.responses"]
 

@@ -25,6 +25,7 @@ PATHS = {
     "openai.embeddings": ("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["one two", "three"]}),
     "openai.responses": ("/v1/responses", {"model": "gpt-5", "input": "four words are here"}),
     "anthropic.messages": ("/v1/messages", MESSAGES),
+    "ollama": ("/api/chat", {**CHAT, "model": "qwen3", "stream": False}),
     "gemini": ("/v1beta/models/gemini-2.5-flash:generateContent", {"contents": [{"parts": [{"text": "two words"}]}]}),
 }
 
@@ -78,6 +79,7 @@ def get(app, path, body, headers=()):
         ("openai.responses", 4, 12),
         ("anthropic.messages", 3, 5),
         ("gemini", 2, 12),
+        ("ollama", 5, 12),
     ],
 )
 def test_usage_is_the_words_of_prompt_and_answer(wire, input_tokens, output_tokens, stream):
@@ -115,7 +117,7 @@ def test_a_chat_stream_has_usage_only_where_it_was_asked_for():
     assert (spoken.source, spoken.output_tokens) == ("provider", 12)
 
 
-@pytest.mark.parametrize("wire", ["openai.chat", "openai.responses", "anthropic.messages", "gemini"])
+@pytest.mark.parametrize("wire", ["openai.chat", "openai.responses", "anthropic.messages", "gemini", "ollama"])
 def test_usage_can_be_left_out_or_said_twice(wire):
     """`never` sends no figures at all, `twice` sends them twice and they count once."""
     assert tapped(wire, answer(wire, Script(usage="never"), stream=True)).source == "counted"

@@ -28,6 +28,7 @@ FORMATS: tuple[str, ...] = (
     "openai.responses",
     "anthropic.messages",
     "gemini",
+    "ollama",
 )
 """Wire formats of request and response that a route may name."""
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, data, event
 
-__all__ = ["FORMATS", "Gemini", "Responses"]
+__all__ = ["FORMATS", "Gemini", "Ollama", "Responses"]
 
 
 class Responses(Shape):
@@ -127,8 +129,60 @@ class Gemini(Shape):
         return {"candidates": [candidate], **figures, "modelVersion": reply.model, "responseId": "fake"}
 
 
+class Ollama(Shape):
+    """
+    Ollama's own chat, a JSON object a line.
+    """
+
+    stream_type = "application/x-ndjson"
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """
+        Tell whether the request is for a stream: it is, unless it says no.
+        """
+        del path
+        return body.get("stream") is not False
+
+    def max_output(self, body: Mapping[str, Any]) -> int | None:
+        """
+        Return the most output tokens that *body* asks for.
+        """
+        most = (body.get("options") or {}).get("num_predict")
+        return most if type(most) is int and most >= 0 else None
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        counts = {"prompt_eval_count": reply.input_tokens, "eval_count": reply.output_tokens}
+        figures = {"total_duration": 1, **counts} if reply.usages else {}
+        return self._line(reply, reply.text) | {"done_reason": "stop", "done": True} | figures
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, line by line.
+        """
+        for word in reply.words:
+            yield msgspec.json.encode(self._line(reply, word)) + b"\n"
+        for _ in range(max(reply.usages, 1)):
+            last = self.whole(reply) | {"message": {"role": "assistant", "content": ""}}
+            yield msgspec.json.encode(last) + b"\n"
+
+    def _line(self, reply: Reply, text: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text}
+        return {"model": reply.model, "created_at": "2025-01-01T00:00:00Z", "message": message, "done": False}
+
+
 FORMATS: Mapping[str, Shape] = {
     "/responses": Responses(),
+    "/api/chat": Ollama(),
     ":generateContent": Gemini(),
     ":streamGenerateContent": Gemini(),
 }
