@@ -12,7 +12,17 @@ from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
 
-__all__ = ["Balance", "Key", "LedgerEntry", "RollupDay", "RollupHour", "RollupSubject", "Usage"]
+__all__ = [
+    "Balance",
+    "Key",
+    "LedgerEntry",
+    "PurgedDay",
+    "PurgedRange",
+    "RollupDay",
+    "RollupHour",
+    "RollupSubject",
+    "Usage",
+]
 
 
 class Usage(models.Model):
@@ -277,6 +287,54 @@ class RollupDay(models.Model):
         verbose_name = "usage by day"
         verbose_name_plural = "usage by day"
         constraints = (UniqueConstraint(fields=["day", "model", "route"], name="tokenbudget_rollup_days_uq"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class PurgedDay(models.Model):
+    """
+    What purged rows added up to, by day, account and model.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    day = MomentField()
+    account = VarcharField(max_length=255)
+    model = VarcharField(max_length=255)
+    requests = models.BigIntegerField()
+    input_tokens = PicoField()
+    output_tokens = PicoField()
+    cache_read_tokens = PicoField()
+    cache_write_tokens = PicoField()
+    cache_write_1h_tokens = PicoField()
+    reasoning_tokens = PicoField()
+    cost_pico = PicoField()
+
+    class Meta:
+        db_table = "tokenbudget_purged_days"
+        verbose_name = "purged usage"
+        verbose_name_plural = "purged usage"
+        constraints = (UniqueConstraint(fields=["account", "day", "model"], name="tokenbudget_purged_days_uq"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class PurgedRange(models.Model):
+    """
+    Events of an instance that were purged, and are never written again.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    instance_id = VarcharField(max_length=36)
+    first_sequence = models.BigIntegerField()
+    last_sequence = models.BigIntegerField()
+
+    class Meta:
+        db_table = "tokenbudget_purged_ranges"
+        verbose_name = "purged range"
+        verbose_name_plural = "purged ranges"
+        constraints = (UniqueConstraint(fields=["instance_id", "first_sequence"], name="tokenbudget_purged_ranges_uq"),)
 
     def __str__(self) -> str:
         return str(self.pk)

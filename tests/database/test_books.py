@@ -62,6 +62,8 @@ def test_honest_books_are_verified(kept: Engine) -> None:
         "ledger_pico": 47,
         "balance_pico": -47,
         "rollup_pico": 56,
+        "purged": 0,
+        "purged_pico": 0,
         "differences": (),
         "truncated": False,
     }

@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": "Look for what is wrong with this setup: settings, database, backend, prices.",
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
+    "purge": "Delete old usage rows; rollups, ledger and balances stay.",
     "replay": "Send a recorded trace of requests through the middleware, on the trace's own clock.",
     "usage": "Show what was used, by model, key or day.",
     "verify": "Prove the books: usage, ledger and balances must agree to the pico-dollar.",

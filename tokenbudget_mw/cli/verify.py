@@ -1,5 +1,5 @@
 """
-``tokenbudget-mw verify``: proves that usage, ledger and balances agree.
+``tokenbudget-mw verify``: proves that usage, rollups, ledger and balances agree.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def _result(report: BooksReport, refused: dict[str, int]) -> dict[str, Any]:
         "ledger_usage_pico": report.ledger_usage_pico,
         "ledger_pico": report.ledger_pico,
         "balance_pico": report.balance_pico,
+        "rollup_pico": report.rollup_pico,
+        "purged": report.purged,
+        "purged_pico": report.purged_pico,
         "verified": report.verified,
         "differences": [asdict(difference) for difference in report.differences],
         "truncated": report.truncated,
@@ -85,6 +88,8 @@ def _lines(report: BooksReport) -> list[str]:
     lines = [
         f"usage    {format_usd(report.usage_pico)} on {report.rows:,} rows"
         + (f", and {format_usd(report.unowned_pico)} that nobody owns" if report.unowned_pico else ""),
+        *([f"purged   {format_usd(report.purged_pico)} on {report.purged:,} rows"] if report.purged else []),
+        f"rollups  {format_usd(report.rollup_pico)}",
         f"ledger   {format_usd(report.ledger_usage_pico)} for usage, {format_usd(report.ledger_pico)} in all",
         f"balances {format_usd(report.balance_pico)}",
     ]

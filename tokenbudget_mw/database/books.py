@@ -18,6 +18,7 @@ from tokenbudget_mw.database.differences import (
     entry_differences,
     exact_sum,
     joined_pairs,
+    purged_differences,
     rollup_differences,
 )
 from tokenbudget_mw.database.engine import reader
@@ -52,6 +53,10 @@ class BooksReport:
 
         rollup_pico: Sum of the costs in the rollup by subject, of all subjects.
 
+        purged: Rows that retention has deleted.
+
+        purged_pico: Their cost; with it, the rows that are left cost what the rollup says.
+
         differences: Where they do not, at most `MOST_DIFFERENCES`.
 
         truncated: Whether there are more.
@@ -65,6 +70,8 @@ class BooksReport:
     ledger_pico: int
     balance_pico: int
     rollup_pico: int
+    purged: int
+    purged_pico: int
     differences: tuple[Difference, ...] = ()
     truncated: bool = False
 
@@ -76,7 +83,7 @@ class BooksReport:
         return not self.differences
 
 
-_DIFFERENCES = (entry_differences, balance_differences, rollup_differences)
+_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences)
 
 
 def verify(engine: Engine) -> BooksReport:
@@ -84,7 +91,8 @@ def verify(engine: Engine) -> BooksReport:
     Hold usage rows, rollups, ledger and balances against one another, in one snapshot, while others may write.
 
     Every usage entry must be the sum of its rows, every balance minus the sum of its account's entries, and every rollup
-    the sum of its day's rows.
+    the sum of its day's rows. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
+    usage entries must be the sum of its rollup.
     """
     with _snapshot(engine) as connection:
         sums = _sums(connection)
@@ -98,6 +106,8 @@ def verify(engine: Engine) -> BooksReport:
         ledger_pico=sums["ledger_pico"],
         balance_pico=sums["balance_pico"],
         rollup_pico=sums["rollup_pico"],
+        purged=sums["purged"],
+        purged_pico=sums["purged_pico"],
         differences=tuple(found[:MOST_DIFFERENCES]),
         truncated=len(found) > MOST_DIFFERENCES,
     )
@@ -106,7 +116,8 @@ def verify(engine: Engine) -> BooksReport:
 def totals(engine: Engine) -> dict[str, int]:
     """
     Return what the books hold: ``rows``, the sum of every token column, ``cost_pico``, ``unowned_pico``, ``ledger_pico``,
-    ``ledger_usage_pico``, ``balance_pico`` and ``rollup_pico``.
+    ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
+    ``purged`` and ``purged_pico``.
     """
     with _snapshot(engine) as connection:
         return _sums(connection)
@@ -132,6 +143,7 @@ def _sums(connection: Connection) -> dict[str, int]:
         {"ledger_pico": ledger.amount_pico, "ledger_usage_pico": of_usage},
         {"balance_pico": balances.balance_pico},
         {"rollup_pico": tables.rollup_subjects.c.cost_pico},
+        {"purged": tables.purged_days.c.requests, "purged_pico": tables.purged_days.c.cost_pico},
     ):
         wanted = select(*chain.from_iterable(exact_sum(connection, column) for column in columns.values()))
         sums.update(zip(columns, joined_pairs(connection.execute(wanted).one()), strict=True))

@@ -14,7 +14,9 @@ from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import day_of, model_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
+
+    _Part = Select[Any] | CompoundSelect[Any]
 
 __all__ = [
     "Difference",
@@ -22,13 +24,14 @@ __all__ = [
     "entry_differences",
     "exact_sum",
     "joined_pairs",
+    "purged_differences",
     "rollup_differences",
 ]
 
 _HALF = 2**31
 """SQLite's SUM gives up at 2^63: there, the upper and lower halves of the amounts are summed, and joined in Python."""
 
-_COMPARED = ("requests", *tables.TOKENS, "cost_pico")
+_COMPARED = tables.PURGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,9 @@ class Difference:
     One place where the books do not agree.
 
     Attributes:
-        kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance) or
-            ``rollup`` (a rollup against the rows, or against another rollup).
+        kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance),
+            ``rollup`` (a rollup against the rows, or against another rollup) or ``ledger`` (the rollup of an account with
+            purged rows against its usage entries).
 
         account: Whose; empty where no account is compared.
 
@@ -112,6 +116,8 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
             literal(1).label("row_count"),
             literal(0).label("entry_pico"),
             literal(0).label("entry_count"),
+            usage.sequence.label("first_sequence"),
+            usage.sequence.label("last_sequence"),
         ).where(usage.account.is_not(None), usage.cost_pico > 0),
         select(
             ledger.account,
@@ -121,6 +127,8 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
             literal(0),
             ledger.amount_pico,
             ledger.entries,
+            ledger.first_sequence,
+            ledger.last_sequence,
         ).where(ledger.kind == "usage"),
     ).subquery("both")
     group = both.c.account, both.c.write_id, both.c.instance_id
@@ -128,13 +136,55 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
         *group,
         func.sum(both.c.row_count),
         func.sum(both.c.entry_count),
+        func.min(both.c.first_sequence),
+        func.max(both.c.last_sequence),
         *exact_sum(connection, both.c.rows_pico),
         *exact_sum(connection, both.c.entry_pico),
     ).group_by(*group)
-    for account, write_id, _instance, rows, entries, *amounts in _stream(connection, wanted):
+    purged = _purged_ranges(connection)
+    for account, write_id, instance, rows, entries, first, last, *amounts in _stream(connection, wanted):
         expected, found = joined_pairs(amounts)
+        if rows < entries and expected <= found and _overlap(purged.get(instance, ()), first, last):
+            continue  # retention has deleted rows of it; `purged_differences` holds their account to the rollup
         if expected != found or rows != entries:
             yield Difference("entry", account, write_id, expected, found if entries else None)
+
+
+def _purged_ranges(connection: Connection) -> dict[str, list[tuple[int, int]]]:
+    purged = tables.purged_ranges.c
+    found: dict[str, list[tuple[int, int]]] = {}
+    for instance, first, last in connection.execute(
+        select(purged.instance_id, purged.first_sequence, purged.last_sequence)
+    ):
+        found.setdefault(instance, []).append((first, last))
+    return found
+
+
+def _overlap(ranges: Iterable[tuple[int, int]], first: int, last: int) -> bool:
+    return any(start <= last and first <= end for start, end in ranges)
+
+
+def purged_differences(connection: Connection) -> Iterator[Difference]:
+    """
+    Yield the accounts with purged rows whose usage entries are not the sum of their rollup.
+    """
+    rollup, ledger = tables.rollup_subjects.c, tables.ledger.c
+    accounts = select(tables.purged_days.c.account).where(tables.purged_days.c.account != "").distinct()
+    both = union_all(
+        select(rollup.account, rollup.cost_pico.label("rollup_pico"), literal(0).label("entry_pico")).where(
+            rollup.account.in_(accounts)
+        ),
+        select(ledger.account, literal(0), ledger.amount_pico).where(
+            ledger.kind == "usage", ledger.account.in_(accounts)
+        ),
+    ).subquery("both")
+    wanted = select(
+        both.c.account, *exact_sum(connection, both.c.rollup_pico), *exact_sum(connection, both.c.entry_pico)
+    ).group_by(both.c.account)
+    for account, *amounts in _stream(connection, wanted):
+        expected, found = joined_pairs(amounts)
+        if expected != found:
+            yield Difference("ledger", account, None, expected, found)
 
 
 def balance_differences(connection: Connection) -> Iterator[Difference]:
@@ -192,10 +242,14 @@ def rollup_differences(connection: Connection) -> Iterator[Difference]:
     )
 
 
-def _rows_by_subject(connection: Connection) -> Select[Any]:
-    usage = tables.usage.c
+def _rows_by_subject(connection: Connection) -> CompoundSelect[Any]:
+    """
+    Select the rows, and what purged rows added up to.
+    """
+    usage, purged = tables.usage.c, tables.purged_days.c
     keys = day_of(usage.created_at, connection.dialect.name), func.coalesce(usage.account, ""), model_of(usage)
-    return _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
+    rows = _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
+    return union_all(rows, _of_rollup(purged.day, purged.account, purged.model, table=purged))
 
 
 def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:
@@ -207,7 +261,7 @@ def _keyed(keys: Iterable[ColumnElement[Any]], figures: dict[str, ColumnElement[
     return select(*named, *(column.label(name) for name, column in figures.items()))
 
 
-def _compared(connection: Connection, rollup: str, expected: Select[Any], found: Select[Any]) -> Iterator[Difference]:
+def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[Difference]:
     """
     Yield every figure that is not the same in *expected* and *found*: a full join, by one grouping of both.
     """
@@ -223,7 +277,7 @@ def _compared(connection: Connection, rollup: str, expected: Select[Any], found:
                 yield Difference("rollup", "", None, left, right, _place(rollup, place), name)
 
 
-def _sided(part: Select[Any], names: list[str], side: int) -> Select[Any]:
+def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
     inner = part.subquery()
     columns = [
         (inner.c[name] if which == side else literal(0)).label(f"{name}_{which}")

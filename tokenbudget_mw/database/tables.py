@@ -27,12 +27,15 @@ from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, var
 __all__ = [
     "FIGURES",
     "PREFIX",
+    "PURGED",
     "REVENUE",
     "TOKENS",
     "balances",
     "keys",
     "ledger",
     "metadata",
+    "purged_days",
+    "purged_ranges",
     "rollup_days",
     "rollup_hours",
     "rollup_subjects",
@@ -231,5 +234,34 @@ rollup_days = Table(
     Column("route", varchar(255), nullable=False),
     *_figures(*FIGURES),
     UniqueConstraint("day", "model", "route", name="tokenbudget_rollup_days_uq"),
+    **_MYSQL_TABLE,
+)
+
+
+# -- what retention has deleted: sums, so that the books still close, and events, so that none is written again ----------
+
+PURGED = ("requests", *TOKENS, "cost_pico")
+"""Figures that are kept of purged rows."""
+
+purged_days = Table(
+    "tokenbudget_purged_days",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("day", Moment, nullable=False),
+    Column("account", varchar(255), nullable=False),
+    Column("model", varchar(255), nullable=False),
+    *_figures(*PURGED),
+    UniqueConstraint("account", "day", "model", name="tokenbudget_purged_days_uq"),
+    **_MYSQL_TABLE,
+)
+
+purged_ranges = Table(
+    "tokenbudget_purged_ranges",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("instance_id", varchar(36), nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+    UniqueConstraint("instance_id", "first_sequence", name="tokenbudget_purged_ranges_uq"),
     **_MYSQL_TABLE,
 )

@@ -1,5 +1,5 @@
 """
-Ledger entries of a write, for databases that cannot sum what they have just inserted in one statement.
+Ledger entries and rollups of a write, for databases that cannot sum what they have just inserted in one statement.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS
+from tokenbudget_mw.database.upserts import add_to
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.rows import Row
     from tokenbudget_mw.database.writers import Write
 
-__all__ = ["debits", "new_entries", "stored_rows"]
+__all__ = ["add_to_rollups", "debits", "new_entries", "stored_rows", "without_purged"]
 
 _ID, _INSTANCE, _SEQUENCE, _ACCOUNT, _COST = (
     COLUMNS.index(name) for name in ("id", "instance_id", "sequence", "account", "cost_pico")
@@ -41,6 +43,36 @@ def stored_rows(connection: Connection, write: Write, rows: Sequence[Row]) -> li
     for row in rows:
         first.setdefault((row[_INSTANCE], row[_SEQUENCE], row[_ID]), row)
     return [row for event, row in first.items() if event in stored]
+
+
+def without_purged(connection: Connection, write: Write, rows: Sequence[Row]) -> Sequence[Row]:
+    """
+    Return *rows*, just inserted by *write*, without those that retention had deleted before; these are deleted again.
+
+    Asked after the insert, which waits for a purge that is under way: then its ranges can be seen.
+    """
+    usage, purged = tables.usage.c, tables.purged_ranges.c
+    gone: list[tuple[str, int, int]] = []
+    for instance, (low, high) in _spans(rows).items():
+        of_instance = purged.instance_id == instance, purged.last_sequence >= low, purged.first_sequence <= high
+        wanted = select(purged.first_sequence, purged.last_sequence).where(*of_instance)
+        gone += [(instance, first, last) for first, last in connection.execute(wanted)]
+    for instance, first, last in gone:
+        ours = usage.instance_id == instance, usage.sequence.between(first, last), usage.write_id == write.id
+        connection.execute(delete(tables.usage).where(*ours))
+    return [row for row in rows if not _is_within(row, gone)] if gone else rows
+
+
+def _is_within(row: Row, ranges: list[tuple[str, int, int]]) -> bool:
+    return any(row[_INSTANCE] == name and first <= row[_SEQUENCE] <= last for name, first, last in ranges)
+
+
+def add_to_rollups(connection: Connection, rows: Sequence[Row]) -> None:
+    """
+    Add *rows* to every rollup, always in the same order.
+    """
+    for rollup in ROLLUPS:
+        add_to(connection, rollup.table, rollup.keys, tables.FIGURES, rollup.values(rollup.add_up(rows)))
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:

@@ -10,14 +10,18 @@ from sqlalchemy import insert
 from sqlalchemy.dialects.mysql import insert as upsert
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.writers.entries import debits, new_entries, stored_rows
+from tokenbudget_mw.database.writers.entries import (
+    add_to_rollups,
+    debits,
+    new_entries,
+    stored_rows,
+    without_purged,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from tokenbudget_mw.database.rows import Row
     from tokenbudget_mw.database.writers import Write
 
 __all__ = ["write_rows"]
@@ -35,12 +39,12 @@ def write_rows(connection: Connection, write: Write) -> int:
     """
     given = write.rows()
     connection.exec_driver_sql(_INSERT, given)
-    rows = stored_rows(connection, write, given)
+    rows = without_purged(connection, write, stored_rows(connection, write, given))
     entries = new_entries(rows, write)
     if entries:
         connection.execute(insert(tables.ledger), entries)
         _take(connection, debits(entries), write)
-    _add_up(connection, rows)
+    add_to_rollups(connection, rows)
     return len(rows)
 
 
@@ -51,10 +55,3 @@ def _take(connection: Connection, totals: dict[str, int], write: Write) -> None:
         statement.on_duplicate_key_update(balance_pico=lowered, updated_at=statement.inserted.updated_at),
         [{"account": account, "balance_pico": -amount, "updated_at": write.at} for account, amount in totals.items()],
     )
-
-
-def _add_up(connection: Connection, rows: list[Row]) -> None:
-    for rollup in ROLLUPS if rows else ():
-        statement = upsert(rollup.table)
-        added = {name: rollup.table.c[name] + statement.inserted[name] for name in tables.FIGURES}
-        connection.execute(statement.on_duplicate_key_update(added), rollup.values(rollup.add_up(rows)))

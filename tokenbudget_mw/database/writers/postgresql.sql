@@ -5,9 +5,19 @@
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
 ),
+-- Reads nothing: it takes the lock for which a purge that is under way makes this statement wait, and then look again.
+purge_lock AS (
+    SELECT id FROM tokenbudget_purged_ranges WHERE FALSE FOR KEY SHARE
+),
 added AS (
     INSERT INTO tokenbudget_usage ({columns}, write_id)
-    SELECT {values}, :write_id FROM incoming ORDER BY instance_id, sequence
+    SELECT {values}, :write_id FROM incoming
+    WHERE NOT EXISTS (
+        SELECT FROM tokenbudget_purged_ranges AS purged
+        WHERE purged.instance_id = incoming.instance_id
+            AND incoming.sequence BETWEEN purged.first_sequence AND purged.last_sequence
+    )
+    ORDER BY instance_id, sequence
     ON CONFLICT DO NOTHING
     RETURNING *
 ),

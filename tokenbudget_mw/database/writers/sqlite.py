@@ -6,17 +6,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, insert, null, select
+from sqlalchemy import insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.types import MAX_BIGINT, Moment
-from tokenbudget_mw.database.writers.entries import debits, new_entries, stored_rows
+from tokenbudget_mw.database.types import Moment
+from tokenbudget_mw.database.writers.entries import (
+    add_to_rollups,
+    debits,
+    new_entries,
+    stored_rows,
+    without_purged,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -40,13 +44,14 @@ def write_rows(connection: Connection, write: Write) -> int:
     """
     given = write.rows()
     added = connection.exec_driver_sql(_INSERT, [_plain(row) for row in given]).rowcount
-    rows = given if added == len(given) else stored_rows(connection, write, given)
+    stored = given if added == len(given) else stored_rows(connection, write, given)
+    rows = without_purged(connection, write, stored)
     entries = new_entries(rows, write)
     if entries:
         connection.execute(insert(tables.ledger), entries)
         _take(connection, debits(entries), write)
-    _add_up(connection, rows)
-    return added
+    add_to_rollups(connection, rows)
+    return len(rows)
 
 
 def _plain(row: Row) -> Row:
@@ -81,20 +86,3 @@ def _balances(connection: Connection, names: list[str]) -> dict[str, int]:
         some = names[start : start + _MOST_PARAMETERS]
         known.update((row[0], row[1]) for row in connection.execute(select(account, balance).where(account.in_(some))))
     return known
-
-
-def _add_up(connection: Connection, rows: Sequence[Row]) -> None:
-    for rollup in ROLLUPS if rows else ():
-        statement = upsert(rollup.table)
-        # what a NOT NULL refuses: a sum that SQLite would turn into a float
-        added = {
-            name: case(
-                (rollup.table.c[name] > MAX_BIGINT - statement.excluded[name], null()),
-                else_=rollup.table.c[name] + statement.excluded[name],
-            )
-            for name in tables.FIGURES
-        }
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=list(rollup.keys), set_=added),
-            rollup.values(rollup.add_up(rows)),
-        )

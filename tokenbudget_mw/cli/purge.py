@@ -1,0 +1,57 @@
+"""
+``tokenbudget-mw purge``: deletes old usage rows; rollups, ledger and balances stay.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source
+from tokenbudget_mw.units import parse_duration
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    add_source(parser)
+    add_json(parser)
+    parser.add_argument("--older-than", required=True, metavar="AGE", help="for example 90d; a day at least")
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.database.retention import purge
+
+    before = _before(context.args.older_than)
+    with context.database() as engine:
+        report = purge(engine, before=before)
+    result = {
+        "before": before.isoformat(),
+        "rows": report.rows,
+        "batches": report.batches,
+        "slowest_ms": round(report.slowest_s * 1000, 1),
+    }
+    done = f"{report.rows:,} rows from before {before:%Y-%m-%d %H:%M:%S} UTC were deleted"
+    context.emit(result, [f"{done}, in {report.batches:,} transactions of {result['slowest_ms']} ms at most."])
+    return 0
+
+
+def _before(age: str) -> datetime:
+    try:
+        passed = timedelta(seconds=parse_duration(age))
+        before = datetime.now(UTC) - passed
+    except (ValueError, OverflowError) as exc:
+        raise BadUseError(f"--older-than: {age!r} is no age; write it like 90d.") from exc
+    if passed < timedelta(days=1):
+        raise BadUseError(f"--older-than: {age!r} is less than a day; younger rows stay.")
+    return before
