@@ -55,6 +55,14 @@ def service(variable: str, start: Starter) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """
+    Keep what spools leave behind out of the home directory of whoever runs the tests.
+    """
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.core import Core
@@ -25,7 +26,7 @@ from tokenbudget_mw.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from tokenbudget_mw.accounting.base import Sink
+    from tokenbudget_mw.accounting.base import Sink, Spool
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
     from tokenbudget_mw.database.keys import KeyStore
     from tokenbudget_mw.identify import Identifier
@@ -205,14 +206,29 @@ def _model_names(settings: Settings) -> Callable[[str], str]:
 
 def _accounting(settings: Settings, sink: Sink | None, database: _Database) -> dict[str, Any]:
     from tokenbudget_mw.accounting.flusher import Flusher
-    from tokenbudget_mw.accounting.spool import MemorySpool
 
+    spool = _spool(settings, None if sink else database)
     if sink is None:
         from tokenbudget_mw.database.writer import DatabaseSink
 
         sink = DatabaseSink(database.engine())
-    spool = MemorySpool(settings.queue)
     return {
         "spool": spool,
         "flusher": Flusher(spool, sink, interval=settings.flush_interval, rows=settings.flush_rows),
     }
+
+
+def _spool(settings: Settings, database: _Database | None) -> Spool:
+    from tokenbudget_mw.accounting.opening import default_folder, open_spool
+
+    folder = Path(settings.spool_dir) if settings.spool_dir else None
+    if folder is None and database is not None and settings.spool != "memory":
+        folder = default_folder(database.engine().url, os.environ)
+    return open_spool(
+        settings.spool,
+        folder,
+        queue=settings.queue,
+        most_bytes=settings.spool_bytes,
+        full=settings.spool_full,
+        patience=settings.spool_wait,
+    )

@@ -45,6 +45,8 @@ _TYPES = {
     "Literal['auto', 'openai', 'anthropic', 'problem']": "'auto', 'openai', 'anthropic' or 'problem'",
     "Literal['tiktoken', 'fastokens']": "'tiktoken' or 'fastokens'",
     "Mapping[str, Any]": "dict of objects or str",
+    "Literal['memory', 'kill_safe', 'power_safe_window', 'power_safe']": "'memory', 'kill_safe', 'power_safe_window' or 'power_safe'",
+    "Literal['drop_newest', 'block', 'raise']": "'drop_newest', 'block' or 'raise'",
     "float": "seconds",
     "str | None": "str",
     "tuple[str, ...]": "list of str",
@@ -249,6 +251,11 @@ def _trusts_everybody(settings: Settings) -> Iterator[str]:
             yield f"`trusted_proxies` holds {network}: any client can say where it comes from."
 
 
+def _policies_without_files(settings: Settings) -> Iterator[str]:
+    if settings.spool == "memory" and settings.spool_full != "drop_newest":
+        yield f"`spool_full` is '{settings.spool_full}', but `spool` is 'memory', where the newest is always dropped."
+
+
 _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _memory_of_many,
     _unpriced_money,
@@ -260,6 +267,7 @@ _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _query_keys,
     _zeros,
     _trusts_everybody,
+    _policies_without_files,
 )
 
 

@@ -174,9 +174,33 @@ class Settings:
     )
     flush_rows: int = _setting("How many records are written at once at most.", 1000, reading.whole(1, 100_000))
     queue: int = _setting(
-        "How many records may wait for the database before new ones are dropped, and counted.",
+        "How many records may wait in memory where the spool has no files; then new ones are dropped, and counted.",
         100_000,
         reading.whole(1, 10**8),
+    )
+    spool: Literal["memory", "kill_safe", "power_safe_window", "power_safe"] = _setting(
+        "What usage outlives while it waits for the database: nothing (`memory`), the process (`kill_safe`), the machine "
+        "but for a tenth of a second (`power_safe_window`), or the machine (`power_safe`: every request waits for the disk).",
+        "kill_safe",
+        reading.choice("memory", "kill_safe", "power_safe_window", "power_safe"),
+    )
+    spool_dir: str | None = _setting(
+        "The folder where usage waits, on a disk that outlives the process; one for all processes of the app. Unset: one "
+        "for the database, in the user's state directory.",
+        None,
+        reading.optional(reading.text),
+    )
+    spool_bytes: int = _setting(
+        "How many bytes of files a process's spool may have.", _GIGABYTE, reading.whole(2**20, 2**44)
+    )
+    spool_full: Literal["drop_newest", "block", "raise"] = _setting(
+        "What happens when the spool is full: the newest record is dropped and counted (`drop_newest`), waits first "
+        "(`block`), or the request fails (`raise`).",
+        "drop_newest",
+        reading.choice("drop_newest", "block", "raise"),
+    )
+    spool_wait: float = _setting(
+        "How long `spool_full: block` waits, in seconds. An event loop waits along.", 0.1, reading.seconds(0.001, 60)
     )
     record_refusals: bool = _setting("Whether refused requests are recorded, too.", True, reading.boolean)
     exempt: tuple[str, ...] = _setting(
