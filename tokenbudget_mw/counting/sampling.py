@@ -124,12 +124,13 @@ def _bytes(text: str, plan: Sampling, draw: Callable[[], float]) -> tuple[int, f
     """
     if text.isascii():
         return len(text), 0.0
-    if len(text) <= LOOK_CHARS:
-        size = utf8_size(text)
-        return size, size - len(text)
+    # piece by piece, because a slice that is all ASCII tells its size at once
     bounds = _bounds(len(text), Sampling(plan.chunks, LOOK_CHARS // plan.chunks), draw)
     looked = sum(end - start for start, end in bounds)
-    return MAX_CHAR_BYTES * len(text), _extra(text[start:end] for start, end in bounds) * len(text) / looked
+    extra = _extra(text[start:end] for start, end in bounds)
+    if looked == len(text):
+        return looked + extra, extra
+    return MAX_CHAR_BYTES * len(text), extra * len(text) / looked
 
 
 def _extra(pieces: Iterable[str]) -> int:
