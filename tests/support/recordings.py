@@ -5,11 +5,13 @@ Answers of every provider family as they go over the wire: streamed and whole, w
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from dataclasses import dataclass, replace
 
 from tokenbudget_mw.values import Usage
 
-__all__ = ["RECORDINGS", "Recording", "sse"]
+__all__ = ["RECORDINGS", "Recording", "frame", "sse"]
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,65 @@ def ollama() -> Recording:
     return Recording("ollama", events, usage, len(words), {**head, "message": whole, **ended}, "application/x-ndjson")
 
 
-_ALL = (openai_responses(), gemini(), gemini_array(), ollama())
+def frame(name: str, payload: object, kind: str = "event") -> bytes:
+    """One message of Amazon's event stream."""
+    values = {f":{kind}-type": name, ":content-type": "application/json", ":message-type": kind}
+    headers = b"".join(
+        bytes([len(key)]) + key.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+        for key, value in values.items()
+    )
+    data = json.dumps(payload).encode()
+    prelude = struct.pack(">II", 16 + len(headers) + len(data), len(headers))
+    message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + data
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
+def bedrock() -> Recording:
+    """Reasoning, text that speaks of usage, a tool; the usage comes behind the stop, the cache outside its input."""
+    usage = {
+        "inputTokens": 10,
+        "outputTokens": 30,
+        "totalTokens": 130,
+        "cacheReadInputTokens": 70,
+        "cacheWriteInputTokens": 20,
+        "cacheDetails": [{"ttl": "1h", "inputTokens": 15}, {"ttl": "5m", "inputTokens": 5}],
+    }
+    texts = ["one ", '{"usage": {"inputTokens": 1, ', '"outputTokens": 1}} ', "two "]
+    tool = {"toolUseId": "t", "name": "find "}
+    events = [("messageStart", {"role": "assistant", "p": "abcd"})]
+    events += [
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": text}}, "p": "ab"})
+        for text in ("let me ", "think ")
+    ]
+    events += [("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"signature": "a b c"}}})]
+    events += [("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": text}, "p": "abc"}) for text in texts]
+    events += [("contentBlockStop", {"contentBlockIndex": 1})]
+    events += [("contentBlockStart", {"contentBlockIndex": 2, "start": {"toolUse": tool}})]
+    events += [
+        ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"toolUse": {"input": piece}}})
+        for piece in ('{"q": ', "1}")
+    ]
+    events += [("messageStop", {"stopReason": "tool_use"})]
+    last = {"usage": usage, "metrics": {"latencyMs": 9}, "serviceTier": {"type": "flex"}}
+    events += [("metadata", last)]
+    blocks = [
+        {"reasoningContent": {"reasoningText": {"text": "let me think ", "signature": "a b c"}}},
+        {"text": "".join(texts)},
+        {"toolUse": {**tool, "input": {"q": 1}}},
+    ]
+    body = {"output": {"message": {"role": "assistant", "content": blocks}}, "stopReason": "tool_use", **last}
+    words = "".join(["let me think ", *texts, 'find {"q": 1}']).split()
+    return Recording(
+        "bedrock.converse",
+        tuple(frame(name, payload) for name, payload in events),
+        Usage(100, 30, 70, 20, 15, 0, None, "aws", "flex"),
+        len(words),
+        body,
+        "application/vnd.amazon.eventstream",
+    )
+
+
+_ALL = (openai_responses(), gemini(), gemini_array(), ollama(), bedrock())
 
 RECORDINGS = {f"{each.format} {each.framing}".strip(): each for each in _ALL}
 """Format, and framing where there are several -> an answer in it."""

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from recordings import RECORDINGS, Recording
+from recordings import RECORDINGS, Recording, frame
 
 from tokenbudget_mw import tapping
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.rules.routes import FORMATS
+from tokenbudget_mw.tapping.eventstream import FrameReader
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 from tokenbudget_mw.tapping.stream import BATCH
 from tokenbudget_mw.values import Usage
@@ -200,6 +201,48 @@ class TestGemini:
         body = {**self.RECORDED.body, "candidates": [{"content": {"parts": [image]}, "finishReason": "STOP"}]}
 
         assert read(self.RECORDED, json.dumps(body).encode(), type="application/json") == self.RECORDED.usage
+
+
+class TestBedrock:
+    RECORDED = RECORDINGS["bedrock.converse"]
+
+    def test_exception_within_the_stream(self) -> None:
+        """An exception ends a stream that is not complete, and what passed is counted."""
+        exception = frame("throttlingException", {"message": "slow down"}, kind="exception")
+
+        found = read(self.RECORDED, *self.RECORDED.events[:6], exception)
+
+        assert (found.source, found.complete, found.output_tokens) == ("counted", False, 7)
+        assert not read(self.RECORDED, self.RECORDED.stream, exception).complete
+
+    def test_end_without_figures(self) -> None:
+        """An end without usage is an end, and the text is counted."""
+        found = read(self.RECORDED, *self.RECORDED.events[:-1], frame("metadata", {"metrics": {"latencyMs": 1}}))
+
+        assert (found.source, found.complete, found.output_tokens) == ("counted", True, self.RECORDED.words)
+
+    def test_damage(self) -> None:
+        """Behind a damaged message nothing is read, and the stream is not complete."""
+        data = bytearray(self.RECORDED.stream)
+        data[len(data) // 2] ^= 0xFF
+
+        found = read(self.RECORDED, bytes(data))
+
+        assert (found.source, found.complete) == ("counted", False)
+
+    def test_passed_on_as_events(self) -> None:
+        """An app that passes the events on as text gives the same usage."""
+        reader = FrameReader()
+        lines = [reader.data(event) for event in reader.feed(self.RECORDED.stream)]
+
+        sent = b"".join(b"data: " + line + b"\n\n" for line in lines)
+
+        assert read(self.RECORDED, sent, type="text/event-stream") == self.RECORDED.usage
+        assert read(self.RECORDED, b"\n".join(lines), type="application/x-ndjson") == self.RECORDED.usage
+
+    def test_aws_error_body(self) -> None:
+        """Amazon's errors are a message and nothing else."""
+        assert not read(self.RECORDED, b'{"message":"The model is not found."}', type="application/json").complete
 
 
 class TestOllama:

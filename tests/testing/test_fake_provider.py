@@ -25,6 +25,13 @@ PATHS = {
     "openai.embeddings": ("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["one two", "three"]}),
     "openai.responses": ("/v1/responses", {"model": "gpt-5", "input": "four words are here"}),
     "anthropic.messages": ("/v1/messages", MESSAGES),
+    "bedrock.converse": (
+        "/model/us.amazon.nova-pro-v1:0/converse",
+        {
+            "messages": [{"role": "user", "content": [{"text": "just three words"}]}],
+            "inferenceConfig": {"maxTokens": 5},
+        },
+    ),
     "ollama": ("/api/chat", {**CHAT, "model": "qwen3", "stream": False}),
     "gemini": ("/v1beta/models/gemini-2.5-flash:generateContent", {"contents": [{"parts": [{"text": "two words"}]}]}),
 }
@@ -32,8 +39,8 @@ PATHS = {
 
 def answer(wire, script=None, **fields):
     path, body = PATHS[wire]
-    if wire == "gemini" and fields.pop("stream", False):
-        path = path.replace(":generate", ":streamGenerate")
+    if wire in ("gemini", "bedrock.converse") and fields.pop("stream", False):
+        path = path.replace(":generate", ":streamGenerate").replace("/converse", "/converse-stream")
     return FakeProvider(script).answer(path, json.dumps({**body, **fields}).encode())
 
 
@@ -78,6 +85,7 @@ def get(app, path, body, headers=()):
         ("openai.completions", 3, 12),
         ("openai.responses", 4, 12),
         ("anthropic.messages", 3, 5),
+        ("bedrock.converse", 3, 5),
         ("gemini", 2, 12),
         ("ollama", 5, 12),
     ],
@@ -144,7 +152,7 @@ def test_an_error_has_the_provider_s_shape(wire):
 
     assert reply.status == 529
     body = json.loads(reply.chunks[0])
-    assert body["error"]["message"]
+    assert body.get("error", body)["message"]
     assert "usage" not in body
 
 

@@ -27,6 +27,7 @@ FORMATS: tuple[str, ...] = (
     "openai.embeddings",
     "openai.responses",
     "anthropic.messages",
+    "bedrock.converse",
     "gemini",
     "ollama",
 )

@@ -4,6 +4,8 @@ The bodies of further provider families, for `testing.provider`: deterministic, 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, data, event
 
-__all__ = ["FORMATS", "Gemini", "Ollama", "Responses"]
+__all__ = ["FORMATS", "Converse", "Gemini", "Ollama", "Responses"]
 
 
 class Responses(Shape):
@@ -180,9 +182,85 @@ class Ollama(Shape):
         return {"model": reply.model, "created_at": "2025-01-01T00:00:00Z", "message": message, "done": False}
 
 
+class Converse(Shape):
+    """
+    Amazon Bedrock's Converse, whose streams are binary.
+    """
+
+    stream_type = "application/vnd.amazon.eventstream"
+
+    def wants_stream(self, path: str, body: Mapping[str, Any]) -> bool:
+        """
+        Tell whether the request is for a stream: its path says so.
+        """
+        del body
+        return path.endswith("-stream")
+
+    def max_output(self, body: Mapping[str, Any]) -> int | None:
+        """
+        Return the most output tokens that *body* asks for.
+        """
+        most = (body.get("inferenceConfig") or {}).get("maxTokens")
+        return most if type(most) is int else None
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        message = {"role": "assistant", "content": [{"text": reply.text}]}
+        return {"output": {"message": message}, "stopReason": "end_turn", **self._end(reply)}
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, message by message.
+        """
+        yield _frame("messageStart", {"role": "assistant"})
+        for word in reply.words:
+            yield _frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": word}})
+        yield _frame("contentBlockStop", {"contentBlockIndex": 0})
+        yield _frame("messageStop", {"stopReason": "end_turn"})
+        for _ in range(max(reply.usages, 1)):
+            yield _frame("metadata", self._end(reply))
+
+    def error(self, status: int) -> dict[str, Any]:
+        """
+        Return the body of an error.
+        """
+        return {"message": f"The fake provider was told to answer {status}."}
+
+    def _end(self, reply: Reply) -> dict[str, Any]:
+        total = reply.input_tokens + reply.output_tokens
+        usage = {"inputTokens": reply.input_tokens, "outputTokens": reply.output_tokens, "totalTokens": total}
+        return {"metrics": {"latencyMs": 1}} | ({"usage": usage} if reply.usages else {})
+
+
+def _frame(name: str, fields: Mapping[str, Any]) -> bytes:
+    """
+    Return one message of Amazon's event stream.
+    """
+    named = {":event-type": name, ":content-type": "application/json", ":message-type": "event"}
+    headers = b"".join(
+        bytes([len(key)]) + key.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+        for key, value in named.items()
+    )
+    payload = msgspec.json.encode(fields)
+    lengths = struct.pack(">II", len(headers) + len(payload) + 16, len(headers))
+    message = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))
+
+
 FORMATS: Mapping[str, Shape] = {
     "/responses": Responses(),
     "/api/chat": Ollama(),
+    "/converse": Converse(),
+    "/converse-stream": Converse(),
     ":generateContent": Gemini(),
     ":streamGenerateContent": Gemini(),
 }
