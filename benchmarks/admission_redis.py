@@ -60,7 +60,7 @@ def _incr(url: str) -> Callable[[], float]:
 
 
 def _ours(url: str) -> Callable[[], float]:
-    backend, asked = RedisBackend(url), checks(3, f"key=benchmark-{time.time_ns()}")
+    backend, asked = RedisBackend(url, deadline=5.0), checks(3, f"key=benchmark-{time.time_ns()}")
 
     def call() -> float:
         ask = Ask(new_ids(1)[0], "tenant:benchmark", asked)

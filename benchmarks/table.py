@@ -14,7 +14,9 @@ __all__ = ["NAMES", "run"]
 _TABLE = {
     "admit_memory_1": "admission:admit_memory_1",
     "admit_memory_3": "admission:admit_memory_3",
+    "admit_memory_bytes": "admission_loop:admit_memory_bytes",
     "admit_redis_sync": "admission_redis:admit_redis_sync",
+    "admit_redis_async": "admission_loop:admit_redis_async",
     "record_hot": "accounting:record_hot",
     "flush_python": "flushing:flush_python",
     "count_chat": "counting:count_chat",
