@@ -225,7 +225,39 @@ def bedrock() -> Recording:
     )
 
 
-_ALL = (openai_responses(), gemini(), gemini_array(), ollama(), bedrock())
+def cohere() -> Recording:
+    """A plan, a tool, thinking and text that speaks of usage; what is billed differs from the tokens."""
+    usage = {
+        "billed_units": {"input_tokens": 9.0, "output_tokens": 30.0},
+        "tokens": {"input_tokens": 99.0, "output_tokens": 40.0},
+        "cached_tokens": 2.0,
+    }
+    texts = ["one ", '{"usage": {"billed_units": ', '{"input_tokens": 1}}} ', "two "]
+    call = {"id": "c", "type": "function", "function": {"name": "find ", "arguments": ""}}
+    messages: list[tuple[str, dict]] = [("message-start", {"role": "assistant", "content": [], "tool_calls": []})]
+    messages += [("tool-plan-delta", {"tool_plan": text}) for text in ("I will ", "look ")]
+    messages += [("tool-call-start", {"tool_calls": call})]
+    messages += [("tool-call-delta", {"tool_calls": {"function": {"arguments": piece}}}) for piece in ('{"q": ', "1} ")]
+    messages += [("content-start", {"content": {"type": "text", "text": ""}})]
+    messages += [("content-delta", {"content": {"thinking": "let me think "}})]
+    messages += [("content-delta", {"content": {"text": text}}) for text in texts]
+    messages += [("citation-start", {"citations": {"start": 0, "end": 3, "text": "one", "sources": []}})]
+    events = [{"type": kind, "index": 0, "delta": {"message": message}} for kind, message in messages]
+    events += [{"type": "content-end", "index": 0}, {"type": "tool-call-end", "index": 0}]
+    events += [{"type": "message-end", "id": "c", "delta": {"finish_reason": "COMPLETE", "usage": usage}}]
+    whole = {
+        "role": "assistant",
+        "tool_plan": "I will look ",
+        "tool_calls": [{**call, "function": {"name": "find ", "arguments": '{"q": 1} '}}],
+        "content": [{"type": "thinking", "thinking": "let me think "}, {"type": "text", "text": "".join(texts)}],
+    }
+    body = {"id": "c", "finish_reason": "COMPLETE", "message": whole, "usage": usage}
+    words = "".join(["I will look ", 'find {"q": 1} ', "let me think ", *texts]).split()
+    usage_meant = Usage(9, 30, cache_read_tokens=2, provider="cohere")
+    return Recording("cohere", tuple(sse(event) for event in events), usage_meant, len(words), body)
+
+
+_ALL = (openai_responses(), gemini(), gemini_array(), ollama(), bedrock(), cohere())
 
 RECORDINGS = {f"{each.format} {each.framing}".strip(): each for each in _ALL}
 """Format, and framing where there are several -> an answer in it."""

@@ -245,6 +245,31 @@ class TestBedrock:
         assert not read(self.RECORDED, b'{"message":"The model is not found."}', type="application/json").complete
 
 
+class TestCohere:
+    RECORDED = RECORDINGS["cohere"]
+
+    @pytest.mark.parametrize("reason", ["ERROR", "TIMEOUT"])
+    def test_failure(self, reason: str) -> None:
+        """An answer that ended in an error is not complete, streamed or whole; its figures hold."""
+        streamed = self.RECORDED.stream.replace(b'"COMPLETE"', f'"{reason}"'.encode())
+        body = json.dumps({**self.RECORDED.body, "finish_reason": reason}).encode()
+
+        assert read(self.RECORDED, streamed) == replace(self.RECORDED.usage, complete=False)
+        assert read(self.RECORDED, body, type="application/json") == replace(self.RECORDED.usage, complete=False)
+
+    def test_embeddings(self) -> None:
+        """Embeddings are billed in their meta."""
+        body = {"id": "e", "embeddings": {"float": [[0.25]]}, "meta": {"billed_units": {"input_tokens": 8}}}
+
+        found = read(self.RECORDED, json.dumps(body).encode(), type="application/json")
+
+        assert (found.input_tokens, found.output_tokens, found.complete) == (8, 0, True)
+
+    def test_its_own_error_body(self) -> None:
+        """Cohere's errors are a message."""
+        assert not read(self.RECORDED, b'{"id":"x","message":"invalid api token"}', type="application/json").complete
+
+
 class TestOllama:
     RECORDED = RECORDINGS["ollama"]
 

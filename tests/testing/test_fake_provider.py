@@ -32,6 +32,7 @@ PATHS = {
             "inferenceConfig": {"maxTokens": 5},
         },
     ),
+    "cohere": ("/v2/chat", {**CHAT, "model": "command-a-03-2025"}),
     "ollama": ("/api/chat", {**CHAT, "model": "qwen3", "stream": False}),
     "gemini": ("/v1beta/models/gemini-2.5-flash:generateContent", {"contents": [{"parts": [{"text": "two words"}]}]}),
 }
@@ -86,6 +87,7 @@ def get(app, path, body, headers=()):
         ("openai.responses", 4, 12),
         ("anthropic.messages", 3, 5),
         ("bedrock.converse", 3, 5),
+        ("cohere", 5, 12),
         ("gemini", 2, 12),
         ("ollama", 5, 12),
     ],
@@ -125,7 +127,9 @@ def test_a_chat_stream_has_usage_only_where_it_was_asked_for():
     assert (spoken.source, spoken.output_tokens) == ("provider", 12)
 
 
-@pytest.mark.parametrize("wire", ["openai.chat", "openai.responses", "anthropic.messages", "gemini", "ollama"])
+@pytest.mark.parametrize(
+    "wire", ["openai.chat", "openai.responses", "anthropic.messages", "cohere", "gemini", "ollama"]
+)
 def test_usage_can_be_left_out_or_said_twice(wire):
     """`never` sends no figures at all, `twice` sends them twice and they count once."""
     assert tapped(wire, answer(wire, Script(usage="never"), stream=True)).source == "counted"

@@ -28,6 +28,7 @@ FORMATS: tuple[str, ...] = (
     "openai.responses",
     "anthropic.messages",
     "bedrock.converse",
+    "cohere",
     "gemini",
     "ollama",
 )

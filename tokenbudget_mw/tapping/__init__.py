@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tokenbudget_mw.tapping import anthropic, bedrock, gemini, ollama, openai, openai_responses
+from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_responses
 from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
 from tokenbudget_mw.tapping.eventstream import FrameReader
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Family] = {
     "openai.responses": openai_responses.RESPONSES,
     "anthropic.messages": anthropic.MESSAGES,
     "bedrock.converse": bedrock.CONVERSE,
+    "cohere": cohere.COHERE,
     "gemini": gemini.GEMINI,
     "ollama": ollama.OLLAMA,
 }

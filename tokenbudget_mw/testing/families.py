@@ -13,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, data, event
 
-__all__ = ["FORMATS", "Converse", "Gemini", "Ollama", "Responses"]
+__all__ = ["FORMATS", "Cohere", "Converse", "Gemini", "Ollama", "Responses"]
 
 
 class Responses(Shape):
@@ -256,9 +256,55 @@ def _frame(name: str, fields: Mapping[str, Any]) -> bytes:
     return message + struct.pack(">I", zlib.crc32(message))
 
 
+class Cohere(Shape):
+    """
+    Cohere's chat, version 2.
+    """
+
+    most = ("max_tokens",)
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        message = {"role": "assistant", "content": [{"type": "text", "text": reply.text}]}
+        return {"id": "fake", "message": message, **self._end(reply)}
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, event by event; usage that is sent twice comes with a second end.
+        """
+        yield event("message-start", id="fake", delta={"message": {"role": "assistant", "content": []}})
+        yield event("content-start", index=0, delta={"message": {"content": {"type": "text", "text": ""}}})
+        for word in reply.words:
+            yield event("content-delta", index=0, delta={"message": {"content": {"text": word}}})
+        yield event("content-end", index=0)
+        for _ in range(max(reply.usages, 1)):
+            yield event("message-end", id="fake", delta=self._end(reply))
+
+    def error(self, status: int) -> dict[str, Any]:
+        """
+        Return the body of an error.
+        """
+        return {"id": "fake", "message": f"The fake provider was told to answer {status}."}
+
+    def _end(self, reply: Reply) -> dict[str, Any]:
+        billed = {"input_tokens": float(reply.input_tokens), "output_tokens": float(reply.output_tokens)}
+        usage = {"usage": {"billed_units": billed, "tokens": billed}} if reply.usages else {}
+        return {"finish_reason": "COMPLETE", **usage}
+
+
 FORMATS: Mapping[str, Shape] = {
     "/responses": Responses(),
     "/api/chat": Ollama(),
+    "/v2/chat": Cohere(),
     "/converse": Converse(),
     "/converse-stream": Converse(),
     ":generateContent": Gemini(),

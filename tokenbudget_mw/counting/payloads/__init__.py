@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, TooManyPartsError
 from tokenbudget_mw.counting.models import normalise
-from tokenbudget_mw.counting.payloads import anthropic, bedrock, fields, gemini, media, ollama, openai, openai_responses
+from tokenbudget_mw.counting.payloads import (
+    anthropic,
+    bedrock,
+    cohere,
+    fields,
+    gemini,
+    media,
+    ollama,
+    openai,
+    openai_responses,
+)
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
@@ -84,6 +94,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openai.responses": Format(openai_responses.RESPONSES, openai_responses.add_responses),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
+        "cohere": Format(cohere.REQUEST, cohere.add_request, target=cohere.target),
         "gemini": Format(gemini.GENERATE, gemini.add_generate, head=gemini.HEAD, target=gemini.target),
         "ollama": Format(ollama.REQUEST, ollama.add_request, head=ollama.HEAD, target=ollama.target),
     }
