@@ -128,7 +128,7 @@ def admit_memory_bytes(scale: Scale) -> Result:
         baseline_value=peer,
         goal="<= 600 B, no thread",
         met=value <= 600 and more == 0,
-        details={"threads": more, "keys": keys},
+        details={"keys": keys},
     )
 
 

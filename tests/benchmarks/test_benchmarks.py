@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 NAMES = [
     "admit_memory_1",
     "admit_memory_3",
+    "admit_memory_bytes",
     "admit_redis_sync",
+    "admit_redis_async",
     "record_hot",
     "flush_python",
     "count_chat",
