@@ -11,26 +11,32 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, text, tuple_
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, text, update
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import floor_day, model_of
+from tokenbudget_mw.database.types import Moment
 from tokenbudget_mw.database.upserts import add_to
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, TextClause
 
 __all__ = ["PurgeReport", "merge_ranges", "purge"]
 
-FIRST, FEWEST, MOST = 500, 50, 5000
+FIRST, FEWEST, MOST = 1000, 100, 5000
 """Rows of a batch: of the first one, and bounds of the others."""
 
-_TARGET = 0.02
-"""Seconds that a batch should take."""
+_TARGET = 0.025
+"""Seconds that the deletion of a batch should take."""
 
 Range = tuple[int, int]
+Runs = dict[str, list[Range]]
+
+_MOST_CONDITIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class PurgeReport:
 
         batches: In how many transactions.
 
-        slowest_s: Seconds of the longest one.
+        slowest_s: Seconds that the deletion of a batch took at most.
     """
 
     rows: int
@@ -68,17 +74,15 @@ def purge(
 
         before: Rows of this moment and later stay.
 
-        clock: Seconds; the size of the next batch follows from the time of the last one.
+        clock: Seconds; the size of the next batch follows from the time that the last one took.
 
         told: Called after each batch with the rows deleted so far.
     """
     rows = batches = 0
     slowest, size = 0.0, FIRST
     while True:
-        start = clock()
         with engine.begin() as connection:
-            deleted = _purge_some(connection, before, size)
-        took = clock() - start
+            deleted, took = _purge_some(connection, before, size, clock)
         if not deleted:
             return PurgeReport(rows, batches, slowest)
         rows, batches, slowest = rows + deleted, batches + 1, max(slowest, took)
@@ -92,16 +96,50 @@ def _next_size(size: int, took: float) -> int:
     return min(MOST, max(FEWEST, int(size * factor)))
 
 
-def _purge_some(connection: Connection, before: datetime, size: int) -> int:
+def _purge_some(connection: Connection, before: datetime, size: int, clock: Callable[[], float]) -> tuple[int, float]:
     if connection.dialect.name == "postgresql":
         # waits for writes under way and holds up those that come, for this batch: see writers/postgresql.sql
         connection.execute(text("LOCK TABLE tokenbudget_purged_ranges IN EXCLUSIVE MODE"))
+    delete_some = _delete_in_one if connection.dialect.name == "postgresql" else _delete_in_steps
+    start = clock()
+    runs, deleted = delete_some(connection, before, size)
+    took = clock() - start
+    if runs:
+        _keep_ranges(connection, runs)
+    return deleted, took
+
+
+def _delete_in_one(connection: Connection, before: datetime, size: int) -> tuple[Runs, int]:
+    runs: Runs = {}
+    deleted = 0
+    for instance, first, last, entries in connection.execute(_statement(), {"before": before, "size": size}):
+        runs.setdefault(instance, []).append((first, last))
+        deleted += entries
+    return runs, deleted
+
+
+@cache
+def _statement() -> TextClause:
+    sql = files(__package__).joinpath("purge.sql").read_text("utf-8")
+    lists = {
+        "names": ", ".join(tables.PURGED),
+        "sums": ", ".join("COUNT(*)" if name == "requests" else f"SUM({name})" for name in tables.PURGED),
+        "added": ", ".join(f"{name} = purged.{name} + excluded.{name}" for name in tables.PURGED),
+    }
+    for name, value in lists.items():
+        sql = sql.replace(f"{{{name}}}", value)
+    return text(sql).bindparams(bindparam("before", type_=Moment))
+
+
+def _delete_in_steps(connection: Connection, before: datetime, size: int) -> tuple[Runs, int]:
     rows = _oldest(connection, before, size)
+    runs: Runs = {}
     if rows:
         _keep_sums(connection, rows)
-        _keep_ranges(connection, rows)
         connection.execute(delete(tables.usage).where(tables.usage.c.id.in_([row.id for row in rows])))
-    return len(rows)
+    for row in rows:
+        runs.setdefault(row.instance_id, []).append((row.sequence, row.sequence))
+    return runs, len(rows)
 
 
 def _oldest(connection: Connection, before: datetime, size: int) -> Sequence[Any]:
@@ -148,35 +186,49 @@ def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
     return merged
 
 
-def _keep_ranges(connection: Connection, rows: Iterable[Any]) -> None:
-    sequences: dict[str, list[Range]] = {}
-    for row in rows:
-        sequences.setdefault(row.instance_id, []).append((row.sequence, row.sequence))
-    gone: list[tuple[str, int]] = []
+def _keep_ranges(connection: Connection, runs: Runs) -> None:
+    touched = _touched(connection, {instance: merge_ranges(some) for instance, some in runs.items()})
+    gone: list[dict[str, Any]] = []
+    longer: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
-    for instance, singles in sorted(sequences.items()):
-        runs = merge_ranges(singles)
-        known = _neighbours(connection, instance, runs)
-        merged = merge_ranges([*known, *runs])
-        gone += [(instance, found[0]) for found in known if found not in merged]
-        new += [
-            {"instance_id": instance, "first_sequence": first, "last_sequence": last}
-            for first, last in merged
-            if (first, last) not in known
-        ]
-    ranges = tables.purged_ranges.c
-    if gone:
-        key = tuple_(ranges.instance_id, ranges.first_sequence)
-        connection.execute(delete(tables.purged_ranges).where(key.in_(gone)))
-    if new:
-        connection.execute(insert(tables.purged_ranges), new)
+    for instance, some in sorted(runs.items()):
+        known = dict(touched.get(instance, ()))
+        merged = dict(merge_ranges([*known.items(), *some]))
+        gone += [{"name": instance, "first": first} for first in known if first not in merged]
+        for first, last in merged.items():
+            if first not in known:
+                new.append({"instance_id": instance, "first_sequence": first, "last_sequence": last})
+            elif known[first] != last:
+                longer.append({"name": instance, "first": first, "last": last})
+    for statement, values in ((_FORGET, gone), (_LENGTHEN, longer), (insert(tables.purged_ranges), new)):
+        if values:
+            connection.execute(statement, values)
 
 
-def _neighbours(connection: Connection, instance: str, runs: Sequence[Range]) -> list[Range]:
+_RANGE = (
+    tables.purged_ranges.c.instance_id == bindparam("name"),
+    tables.purged_ranges.c.first_sequence == bindparam("first"),
+)
+_FORGET = delete(tables.purged_ranges).where(*_RANGE)
+_LENGTHEN = update(tables.purged_ranges).where(*_RANGE).values(last_sequence=bindparam("last"))
+
+
+def _touched(connection: Connection, runs: Runs) -> Runs:
+    """
+    Return the ranges kept already that *runs* may extend.
+    """
     ranges = tables.purged_ranges.c
-    wanted = select(ranges.first_sequence, ranges.last_sequence).where(
-        ranges.instance_id == instance,
-        ranges.last_sequence >= runs[0][0] - 1,
-        ranges.first_sequence <= runs[-1][1] + 1,
-    )
-    return [(first, last) for first, last in connection.execute(wanted)]
+    near = [
+        and_(
+            ranges.instance_id == instance,
+            ranges.last_sequence >= some[0][0] - 1,
+            ranges.first_sequence <= some[-1][1] + 1,
+        )
+        for instance, some in runs.items()
+    ]
+    found: Runs = {}
+    for at in range(0, len(near), _MOST_CONDITIONS):
+        wanted = select(ranges.instance_id, ranges.first_sequence, ranges.last_sequence)
+        for instance, first, last in connection.execute(wanted.where(or_(*near[at : at + _MOST_CONDITIONS]))):
+            found.setdefault(instance, []).append((first, last))
+    return found

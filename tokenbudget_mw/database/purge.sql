@@ -1,0 +1,29 @@
+-- PostgreSQL: one statement deletes the oldest rows and keeps their sums. Gives the runs of their sequences, with counts.
+-- {names} are the figures that are kept, {sums} their sums, {added} what an upsert sets.
+WITH doomed AS (
+    SELECT id FROM tokenbudget_usage WHERE created_at < :before ORDER BY created_at LIMIT :size FOR UPDATE
+),
+gone AS (
+    DELETE FROM tokenbudget_usage AS usage USING doomed WHERE usage.id = doomed.id RETURNING usage.*
+),
+kept AS (
+    INSERT INTO tokenbudget_purged_days AS purged (account, day, model, {names})
+    SELECT
+        COALESCE(gone.account, ''),
+        DATE_TRUNC('day', created_at, 'UTC'),
+        COALESCE(response_model, request_model, ''),
+        {sums}
+    FROM gone
+    GROUP BY 1, 2, 3
+    ORDER BY 1, 2, 3
+    ON CONFLICT (account, day, model) DO UPDATE SET {added}
+)
+SELECT instance_id, MIN(sequence) AS first_sequence, MAX(sequence) AS last_sequence, COUNT(*) AS entries
+FROM (
+    SELECT
+        instance_id,
+        sequence,
+        sequence - ROW_NUMBER() OVER (PARTITION BY instance_id ORDER BY sequence) AS run
+    FROM gone
+) AS numbered
+GROUP BY instance_id, run
