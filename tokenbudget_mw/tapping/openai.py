@@ -1,5 +1,5 @@
 """
-OpenAI's chat completions, completions and embeddings, and all who speak the same.
+OpenAI's chat completions, completions and embeddings, and all who speak the same: vLLM, Groq, Mistral, and more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
 from tokenbudget_mw.tapping.base import Family
-from tokenbudget_mw.tapping.text import strings_of
+from tokenbudget_mw.tapping.text import joined, strings_of
 from tokenbudget_mw.values import Usage
 
 __all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "OpenAIStream"]
@@ -56,6 +56,24 @@ class _Figures(msgspec.Struct, gc=False):
     service_tier: Any = None
     error: Any = None
     choices: list[_End] | None = None
+    x_groq: Any = None
+
+    @property
+    def figures(self) -> Mapping[str, object] | None:
+        """
+        The usage, wherever it stands: Groq has it in an object of its own where it was not asked for.
+        """
+        found = self.usage
+        if found is None and isinstance(self.x_groq, dict):
+            found = self.x_groq.get("usage")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def has_failed(self) -> bool:
+        """
+        Whether it says that the stream ends early.
+        """
+        return self.error is not None or (isinstance(self.x_groq, dict) and self.x_groq.get("error") is not None)
 
 
 _texts = msgspec.json.Decoder(_Texts)
@@ -92,12 +110,13 @@ class OpenAIStream:
             chunk = _figures.decode(event)
         except (ValueError, RecursionError):
             return
-        self._failed = self._failed or chunk.error is not None
+        self._failed = self._failed or chunk.has_failed
         if isinstance(chunk.model, str) and chunk.model:
             self.model = chunk.model
         if isinstance(chunk.service_tier, str):
             self.service_tier = chunk.service_tier
-        usage = shapes.openai(chunk.usage) if isinstance(chunk.usage, Mapping) else None
+        figures = chunk.figures
+        usage = None if figures is None else shapes.openai(figures)
         if usage is not None:
             self._usage = usage
             self.settled = not chunk.choices or any(end.finish_reason is not None for end in chunk.choices)
@@ -132,8 +151,24 @@ def _choice_text(choice: _Choice) -> str:
     message = choice.delta or choice.message
     if message is None:
         return choice.text if isinstance(choice.text, str) else ""
-    content = message.content if isinstance(message.content, str) else ""
+    content = message.content if isinstance(message.content, str) else _parts_text(message.content)
     return content + _rare_text(message) if _has_rare_text(message) else content
+
+
+def _parts_text(content: object) -> str:
+    """
+    Return the text of a content in parts, thinking among them (Mistral): ``[{"type": "thinking", "thinking": [{…}]}]``.
+    """
+    texts = []
+    waiting = [content]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend(reversed(item))
+        elif isinstance(item, dict):
+            texts.append(item.get("text"))
+            waiting.append(item.get("thinking"))
+    return joined(texts)
 
 
 def _has_rare_text(message: _Message) -> bool:

@@ -33,7 +33,7 @@ def figure(value: object) -> int | None:
 
 def openai(fields: Fields) -> Usage | None:
     """
-    Read chat completions, completions, embeddings, and all who speak the same (vLLM, Groq, Mistral).
+    Read chat completions, completions, embeddings, and all who speak the same (vLLM, Groq, Mistral, DeepSeek).
     """
     prompt = figure(fields.get("prompt_tokens"))
     output = _output(fields, "completion_tokens", prompt)
@@ -42,7 +42,7 @@ def openai(fields: Fields) -> Usage | None:
     return _usage(
         prompt,
         output,
-        inputs=_details(fields, "prompt_tokens_details"),
+        inputs=_details(fields, "prompt_tokens_details") or {"cached_tokens": fields.get("prompt_cache_hit_tokens")},
         outputs=_details(fields, "completion_tokens_details"),
         provider="openai",
     )
