@@ -56,7 +56,7 @@ def windows(counter: str, cost: int, more: int, room: int) -> tuple[Check, ...]:
 
 steps = st.tuples(
     moves,
-    st.sampled_from(["reserve", "reserve", "reserve", "peek", "settle", "settle"]),
+    st.sampled_from(["reserve", "reserve", "reserve", "peek", "settle", "settle", "credit"]),
     costs,
     st.integers(0, 20),
     st.integers(0, 30),
@@ -92,7 +92,10 @@ class Histories:
 
     def step(self, move: Any, act: str, cost: int, more: int, choice: int, lease: float, room: int) -> None:
         self.move(*move)
-        if act in ("reserve", "peek"):
+        if act == "credit":
+            asked = ask(*windows("key=k", cost, more, room), tag=self.tag)
+            self.both(lambda backend: backend.credit(asked, self.now))
+        elif act in ("reserve", "peek"):
             asked = ask(*windows("key=k", cost, more, room), tag=self.tag, lease=lease)
             reply = self.both(lambda backend: getattr(backend, act)(asked, self.now))
             if act == "reserve" and reply.admitted:

@@ -244,5 +244,5 @@ def test_every_algorithm_has_a_twin_in_lua(name: str) -> None:
 
     text = files("tokenbudget_mw.rules.windows").joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
-    for function in ("peek", "charge", "give_back", "frees_at", "empty_at", "lifetime"):
+    for function in ("peek", "charge", "give_back", "credit", "frees_at", "empty_at", "lifetime"):
         assert f".{function}(" in text

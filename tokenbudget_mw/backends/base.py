@@ -47,6 +47,12 @@ class Backend(Protocol):
         """
         ...
 
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts: an operator's act.
+        """
+        ...
+
     def close(self) -> None:
         """
         Give back connections. A closed backend that is used again opens new ones.
@@ -74,6 +80,12 @@ class AsyncBackend(Protocol):
     async def settle(self, settlement: Settlement, now: float) -> bool:
         """
         Move every held window to its actual amount; False where it was settled before.
+        """
+        ...
+
+    async def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
         """
         ...
 

@@ -157,6 +157,12 @@ class Guarded:
         self._circuit.succeeded()
         return is_moved
 
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        self._backend.credit(ask, now)
+
     def close(self) -> None:
         """
         Stop probing, and close the backend.
@@ -244,6 +250,12 @@ class AsyncGuarded:
             raise
         self._circuit.succeeded()
         return is_moved
+
+    async def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        await self._backend.credit(ask, now)
 
     async def aclose(self) -> None:
         """

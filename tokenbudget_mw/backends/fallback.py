@@ -172,6 +172,12 @@ class Fallback:
             self._ensure_teller()
             return True
 
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window; an operator is told at once where the backend does not answer.
+        """
+        self._backend.credit(ask, now)
+
     def close(self) -> None:
         """
         Try once more to tell what is untold, and close the backend.
@@ -245,6 +251,12 @@ class AsyncFallback:
             self._untold.add(settlement, now)
             self._ensure_teller()
             return True
+
+    async def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window; an operator is told at once where the backend does not answer.
+        """
+        await self._backend.credit(ask, now)
 
     async def aclose(self) -> None:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
@@ -33,44 +34,6 @@ LAYOUTS = 1_024
 TAKE = {name: algorithm.take for name, algorithm in ALGORITHMS.items()}
 RELEASES = frozenset(name for name, algorithm in ALGORITHMS.items() if algorithm.RELEASES)
 
-EMPTY: State = [0]
-"""What a window is that was never charged. Never changed."""
-
-
-class _Counter(list[State]):
-    """
-    All windows of one counter: their states, in the order of *windows*.
-
-    Attributes:
-        windows: Their names, a tuple that counters of the same windows share: there may be a hundred thousand of them.
-
-        open: How often open leases hold it.
-
-        busy_until: When everything counted here has left, in microseconds.
-    """
-
-    __slots__ = ("busy_until", "open", "windows")
-
-    def __init__(self) -> None:
-        self.windows: tuple[str, ...] = ()
-        self.open = 0
-        self.busy_until = 0
-
-    def is_idle(self, moment: int) -> bool:
-        """
-        Tell whether nothing is counted or held here.
-        """
-        return not self.open and self.busy_until <= moment
-
-    def state(self, window: str) -> State:
-        """
-        Return the state of *window*; `EMPTY` where it was never charged.
-        """
-        return self[self.windows.index(window)] if window in self.windows else EMPTY
-
-
-NOBODY = _Counter()
-
 
 class MemoryBackend:
     """
@@ -83,11 +46,11 @@ class MemoryBackend:
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
         self._lock = Lock()
-        self._counters: dict[tuple[str, str], _Counter] = {}
+        self._counters: dict[tuple[str, str], Counter] = {}
         self._ring: list[tuple[str, str]] = []
         self._hand = 0
         self._max_counters = max_counters
-        self._leases: Leases[_Counter] = Leases()
+        self._leases: Leases[Counter] = Leases()
         self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._newest = 0
 
@@ -100,7 +63,7 @@ class MemoryBackend:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
             if ask.id in self._leases.open:
                 return self._leases.open[ask.id].reply
-            held: list[_Counter] = []
+            held: list[Counter] = []
             states = self._take(ask, moment, real, held) or self._take_slowly(ask, moment, real, held)
             if not held and ask.checks:
                 return Reply(False, states)
@@ -141,6 +104,17 @@ class MemoryBackend:
                 _release(lease)
             return True
 
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        with self._lock:
+            self._clamp(round(now * 1_000_000))
+            for check in ask.checks:
+                counter = self._counters.get((ask.tag, check.counter))
+                if counter is not None and check.window in counter.windows:
+                    ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
+
     def close(self) -> None:
         """
         Nothing to give back.
@@ -175,7 +149,7 @@ class MemoryBackend:
                 self._give_back(lease)
         return moment
 
-    def _take(self, ask: Ask, moment: int, real: int, held: list[_Counter]) -> tuple[CheckState, ...]:
+    def _take(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> tuple[CheckState, ...]:
         # The way of nearly every request: one pass over known windows, in which everything fits. Where it does not
         # end well, all is put back exactly and `_take_slowly` starts anew.
         states: list[CheckState] = []
@@ -220,7 +194,7 @@ class MemoryBackend:
             counter = self._counters[ask.tag, check.counter]
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
 
-    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[_Counter]) -> tuple[CheckState, ...]:
+    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> tuple[CheckState, ...]:
         # Looks at everything, then charges what is to be charged; leaves *held* empty where that is nothing.
         looks, admitted, shadowed = self._look(ask, moment)
         if not admitted:
@@ -257,7 +231,7 @@ class MemoryBackend:
             looks.append(_Look(check, state, slot, used, fitted))
         return looks, admitted, shadowed
 
-    def _charge(self, counter: _Counter, check: Check, slot: int, amount: int, moment: int) -> int:
+    def _charge(self, counter: Counter, check: Check, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
         if check.window in counter.windows:
             empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
@@ -276,7 +250,7 @@ class MemoryBackend:
         elif check.window in counter.windows:
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), slot, -more)
 
-    def _give_back(self, lease: Lease[_Counter]) -> None:
+    def _give_back(self, lease: Lease[Counter]) -> None:
         # Undoes what a lease holds that ended unsettled, but not the requests: they were made.
         ask = lease.ask
         for check, state in zip(ask.checks, lease.reply.states, strict=True):
@@ -287,12 +261,12 @@ class MemoryBackend:
 
     # -- which counters are kept --------------------------------------------------------------------------------------
 
-    def _counter(self, tag: str, check: Check, moment: int) -> _Counter:
+    def _counter(self, tag: str, check: Check, moment: int) -> Counter:
         key = (tag, check.counter)
         counter = self._counters.get(key)
         if counter is None:
             self._make_room(key, moment)
-            counter = self._counters[key] = _Counter()
+            counter = self._counters[key] = Counter()
         return counter
 
     def _layout(self, windows: tuple[str, ...]) -> tuple[str, ...]:
@@ -343,6 +317,12 @@ class AsyncMemoryBackend:
         """
         return self._backend.settle(settlement, now)
 
+    async def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        self._backend.credit(ask, now)
+
     async def aclose(self) -> None:
         """
         Nothing to give back.
@@ -389,7 +369,7 @@ def _state(look: _Look, moment: int, real: int) -> CheckState:
     return CheckState(look.fitted, max(check.cap - look.used, 0), reset, wait, -1)
 
 
-def _release(lease: Lease[_Counter]) -> None:
+def _release(lease: Lease[Counter]) -> None:
     """
     Take a lease off the counters that it holds.
     """

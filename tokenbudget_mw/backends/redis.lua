@@ -1,4 +1,4 @@
--- One call of a backend: reserve, peek, settle, abandon, credit or reset; all counters of it, atomically, in one round trip.
+-- One call of a backend: reserve, peek, settle, abandon or credit; all counters of it, atomically, in one round trip.
 --
 -- KEYS: the counters, one hash each. ARGV[1]: the call, packed (see redis_script.py).
 -- Fields of a hash:  s         {newest moment seen, moment the next lease ends (0: none), open leases, moment the key may

@@ -26,6 +26,7 @@ from tokenbudget_mw.backends.redis_script import (
     Call,
     Script,
     abandon_call,
+    credit_call,
     parse_reply,
     peek_call,
     reserve_call,
@@ -100,6 +101,13 @@ class RedisBackend:
         if not settlement.reservation.holds:
             return True
         return bool(self._run(settle_call(settlement, self._moment(now))))
+
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        if ask.checks:
+            self._run(credit_call(ask, self._moment(now)))
 
     def close(self) -> None:
         """

@@ -285,6 +285,19 @@ local function abandon(counters)
   return 1
 end
 
+-- An operator takes something off.
+local function credit(counters)
+  for _, check in ipairs(checks) do
+    local counter = counters[check.key]
+    if place(counter.stored, check.window) then
+      ALGORITHMS[check.algorithm].credit(state_of(counter, check.window), check.cost)
+      counter.dirty[check.window] = true
+      counter.changed = true
+    end
+  end
+  return 1
+end
+
 local counters = {}
 for i, key in ipairs(KEYS) do
   local counter = load(key)
@@ -299,6 +312,8 @@ if op == 'settle' then
   result = settle(counters)
 elseif op == 'abandon' then
   result = abandon(counters)
+elseif op == 'credit' then
+  result = credit(counters)
 elseif op == 'reserve' and counters[1].lease then
   result = repeated(counters)
 else

@@ -22,6 +22,7 @@ from tokenbudget_mw.backends.redis_script import (
     Call,
     Script,
     abandon_call,
+    credit_call,
     parse_reply,
     peek_call,
     reserve_call,
@@ -83,6 +84,13 @@ class AsyncRedisBackend:
         if not settlement.reservation.holds:
             return True
         return bool(await self._run(settle_call(settlement, self._moment(now)), is_owed=True))
+
+    async def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        if ask.checks:
+            await self._run(credit_call(ask, self._moment(now)))
 
     async def aclose(self) -> None:
         """

@@ -20,7 +20,20 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Ask, Settlement
 
-__all__ = ["Call", "Script", "abandon_call", "parse_reply", "peek_call", "reserve_call", "settle_call"]
+__all__ = [
+    "DOUBTS",
+    "DOUBTS_AT_ONCE",
+    "NOTHING_ASKED",
+    "SERVER_CLOCK",
+    "Call",
+    "Script",
+    "abandon_call",
+    "credit_call",
+    "parse_reply",
+    "peek_call",
+    "reserve_call",
+    "settle_call",
+]
 
 SERVER_CLOCK = -1
 
@@ -92,6 +105,13 @@ def peek_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     Ask what `reserve_call` would be told.
     """
     return _ask_call("peek", ask, now_us)
+
+
+def credit_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Take each check's cost off its window.
+    """
+    return _ask_call("credit", ask, now_us)
 
 
 def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:

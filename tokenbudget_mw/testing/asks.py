@@ -102,6 +102,12 @@ class Blocking:
         is_moved: bool = self._run(self._backend.settle(settlement, now))
         return is_moved
 
+    def credit(self, ask: Ask, now: float) -> None:
+        """
+        Take each check's cost off its window.
+        """
+        self._run(self._backend.credit(ask, now))
+
     def close(self) -> None:
         """
         Close the backend and its loop.

@@ -291,6 +291,31 @@ class BackendContract:
         assert not backend.settle(settlement(asked, reply, 4), START + 25)
         assert self.used(backend, START + 25) == 4
 
+    def test_an_operator_takes_charges_off_the_newest_first(self, backend: Backend) -> None:
+        """
+        A credit frees at once, takes no more than there is, and makes no counter that was not there.
+        """
+        for second, cost in ((0, 4), (1, 3), (2, 2)):
+            backend.reserve(ask(check(cost, 10)), START + second)
+        backend.credit(ask(check(4, 10), check(4, 10, "other:60"), check(4, 10, counter="key=new")), START + 3)
+
+        assert self.used(backend, START + 3) == 5
+        assert self.used(backend, START + 61) == 1
+        assert self.used(backend, START + 3, window="other:60") == 0
+        backend.credit(ask(check(2**53 - 1, 10)), START + 3)
+        assert self.used(backend, START + 3) == 0
+
+    def test_what_was_credited_is_not_given_back_again(self, backend: Backend) -> None:
+        """
+        A settlement after a reset charges what was used above the reservation, and never counts below nothing.
+        """
+        asked = ask(check(8, 10))
+        reply = backend.reserve(asked, START)
+        backend.credit(ask(check(2**53 - 1, 10)), START)
+
+        assert backend.settle(settlement(asked, reply, 3), START + 1)
+        assert self.used(backend, START + 1) == 0
+
     def test_many_leases_expire(self, backend: Backend) -> None:
         """
         However many leases ended, a bounded number of calls gives all of it back.

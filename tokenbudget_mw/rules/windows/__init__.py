@@ -67,6 +67,12 @@ class Algorithm(Protocol):
         """
         ...
 
+    def credit(self, state: State, amount: int) -> None:
+        """
+        Take up to *amount* off whatever counts, the newest first.
+        """
+        ...
+
     def frees_at(self, state: State, params: tuple[int, ...], excess: int, now: int) -> int:
         """
         Return the moment at which at least *excess* of what is counted now has left.

@@ -42,6 +42,10 @@ function calendar.give_back(state, slot, amount)
   end
 end
 
+function calendar.credit(state, amount)
+  state[1] = math.max(0, state[1] - amount)
+end
+
 function calendar.frees_at(state, params, excess, now)
   if excess <= 0 then
     return now

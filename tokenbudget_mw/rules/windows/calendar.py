@@ -10,7 +10,7 @@ in microseconds since the epoch.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -55,6 +55,13 @@ def give_back(state: list[int], slot: int, amount: int) -> None:
     """
     if len(state) > 1 and state[1] == slot:
         state[0] -= min(amount, state[0])
+
+
+def credit(state: list[int], amount: int) -> None:
+    """
+    Take up to *amount* off the period.
+    """
+    state[0] = max(0, state[0] - amount)
 
 
 def frees_at(state: list[int], params: tuple[int, ...], excess: int, now: int) -> int:

@@ -24,6 +24,10 @@ function concurrent.give_back(state, _, amount)
   state[1] = math.max(0, state[1] - amount)
 end
 
+function concurrent.credit(state, amount)
+  state[1] = math.max(0, state[1] - amount)
+end
+
 function concurrent.frees_at(_, _, excess, now)
   return excess > 0 and now + RETRY_US or now
 end

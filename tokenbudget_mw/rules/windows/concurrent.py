@@ -7,7 +7,7 @@ after `RETRY_US`.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "RETRY_US", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "RETRY_US", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = True
 RETRY_US = 1_000_000
@@ -42,6 +42,13 @@ def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, no
 def give_back(state: list[int], slot: int, amount: int) -> None:  # noqa: ARG001
     """
     Take *amount* calls off.
+    """
+    state[0] = max(0, state[0] - amount)
+
+
+def credit(state: list[int], amount: int) -> None:
+    """
+    Take up to *amount* off the calls in flight.
     """
     state[0] = max(0, state[0] - amount)
 

@@ -49,6 +49,10 @@ function gcra.give_back(state, slot, amount)
   end
 end
 
+function gcra.credit(state, amount)
+  state[1] = math.max(0, state[1] - amount)
+end
+
 function gcra.frees_at(state, _, excess, now)
   if excess <= 0 then
     return now

@@ -73,6 +73,14 @@ function log.give_back(state, slot, amount)
   end
 end
 
+function log.credit(state, amount)
+  while amount > 0 and #state > 1 do
+    local part = math.min(amount, state[#state])
+    add(state, state[#state - 1], -part)
+    amount = amount - part
+  end
+end
+
 function log.frees_at(state, params, excess, now)
   local length = params[1] * params[2]
   local moment = now

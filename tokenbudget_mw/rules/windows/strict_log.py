@@ -11,7 +11,7 @@ slot's end, in microseconds since the epoch; so entries of another slot length s
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -94,6 +94,16 @@ def give_back(state: list[int], slot: int, amount: int) -> None:
     i = _place(state, slot)
     if i < len(state) and state[i] == slot:
         _add(state, slot, -min(amount, state[i + 1]))
+
+
+def credit(state: list[int], amount: int) -> None:
+    """
+    Take up to *amount* off, the newest entries first.
+    """
+    while amount > 0 and len(state) > 1:
+        part = min(amount, state[-1])
+        _add(state, state[-2], -part)
+        amount -= part
 
 
 def frees_at(state: list[int], params: tuple[int, ...], excess: int, now: int) -> int:
