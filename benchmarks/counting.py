@@ -12,6 +12,8 @@ import tiktoken
 from benchmarks.harness import Contender, Result, Scale, compare
 from tokenbudget_mw.counting import payloads, ranks
 from tokenbudget_mw.counting.encoders import default_encoders
+from tokenbudget_mw.counting.tokenizers import Tokenizers
+from tokenbudget_mw.errors import ConfigurationError
 
 __all__ = ["chat", "chat_body", "count_chat"]
 
@@ -67,7 +69,7 @@ def chat_body(fresh: int = 6, **fields: object) -> bytes:
 
 def count_chat(scale: Scale) -> Result:
     """
-    All six messages new; in the details a turn of which five are remembered.
+    All six messages new; in the details a turn of which five are remembered, and both with fastokens if it is there.
     """
     default_encoders().warm()
     data = ranks.load("o200k_base")
@@ -75,6 +77,7 @@ def count_chat(scale: Scale) -> Result:
     calls = 300
     size = scale.calls(calls)
     new, turn, texts = _Pool(size, 6), _Pool(size, 1), _Pool(size, 6)
+    fast = _fast()
     seen = compare(
         {
             "ours": Contender(lambda n: [payloads.read("openai.chat", body) for body in new.take(n)], new.fill),
@@ -82,6 +85,14 @@ def count_chat(scale: Scale) -> Result:
             "raw": Contender(
                 lambda n: [len(raw.encode_ordinary(m["content"])) for chat in texts.chats(n) for m in chat], texts.fill
             ),
+            **{
+                name: Contender(
+                    lambda n, pool=pool: [payloads.read("openai.chat", body, tokenizers=fast) for body in pool.take(n)],
+                    pool.fill,
+                )
+                for name, pool in {"fast": new, "fast_turn": turn}.items()
+                if fast is not None
+            },
         },
         scale,
         calls=calls,
@@ -94,8 +105,22 @@ def count_chat(scale: Scale) -> Result:
         baseline_value=seen["raw"],
         goal="<= 1.05x; a turn with 5 of 6 known <= 12 us",
         met=seen["ours"] <= 1.05 * seen["raw"] and seen["turn"] <= 12,
-        details={"turn_us": seen["turn"], "tokens": tokens.estimate, "exact": tokens.exact},
+        details={
+            "turn_us": seen["turn"],
+            **{f"{name}_us": seen[name] for name in ("fast", "fast_turn") if name in seen},
+            "tokens": tokens.estimate,
+            "exact": tokens.exact,
+        },
     )
+
+
+def _fast() -> Tokenizers | None:
+    try:
+        encoders = default_encoders("fastokens")
+    except ConfigurationError:
+        return None
+    encoders.warm(["o200k_base"])
+    return Tokenizers(encoders=encoders)
 
 
 class _Pool:

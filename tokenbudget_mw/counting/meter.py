@@ -141,18 +141,16 @@ class Meter:
             self.weighed += utf8_size(text)
             return
         # a long text is not even looked up: its hash alone would cost as much as a part of its sample
-        found = encoder.memory.get(text) if len(text) <= self._most else None
+        size = len(text)
+        found = encoder.memory.get(text) if size <= self._most else None
         if found is None:
-            if len(text) > self._left:
+            if size > self._left:
                 self._long.append(text)
                 return
-            self._left -= len(text)
+            self._left -= size
             found = encoder.count(text)
             encoder.memory.put(text, found)
-        self._add(text, found)
-
-    def _add(self, text: str, tokens: int) -> None:
-        self.tokens += tokens
+        self.tokens += found
         if self._ratio is not None:
             self.counted += utf8_size(text)
 
@@ -215,7 +213,9 @@ class Meter:
         for text in self._long:
             found = self._encoder.count(text)
             self._encoder.memory.put(text, found)
-            self._add(text, found)
+            self.tokens += found
+            if self._ratio is not None:
+                self.counted += utf8_size(text)
         self._long.clear()
         return None
 
