@@ -51,6 +51,7 @@ taken AS (
     SELECT account, -SUM(amount_pico), :at FROM posted GROUP BY account ORDER BY account
     ON CONFLICT (account) DO UPDATE
     SET balance_pico = balance.balance_pico + excluded.balance_pico, updated_at = excluded.updated_at
+    RETURNING account, balance_pico
 ),
 fresh AS (
     SELECT
@@ -79,4 +80,11 @@ by_day AS (
     SELECT day, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT (day, model, route) DO UPDATE SET {added}
 )
-SELECT COUNT(*) FROM added
+SELECT
+    (SELECT COUNT(*) FROM added),
+    -- told to listeners when the transaction commits, once for each time that a balance is used up
+    (
+        SELECT COUNT(PG_NOTIFY('tokenbudget_depleted', account))
+        FROM taken JOIN (SELECT account, SUM(amount_pico) AS spent FROM posted GROUP BY account) AS charged USING (account)
+        WHERE balance_pico <= 0 AND balance_pico + spent > 0
+    )

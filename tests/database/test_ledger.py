@@ -1,0 +1,189 @@
+"""
+Top-ups, refunds and adjustments: posted once by their key, and proved with everything else.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, select
+
+from tokenbudget_mw.database import books, ledger, tables
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.ledger import Entry, EntryConflictError
+from tokenbudget_mw.database.writer import DatabaseSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.values import UsageRecord
+
+    MakeRecord = Callable[..., UsageRecord]
+
+ACME = "tenant:acme"
+
+
+def test_money_goes_in_and_usage_takes_it(engine: Engine, record: MakeRecord, clock: Callable[[], float]) -> None:
+    """
+    Top-up, usage, refund and adjustment meet in one balance, and the books agree.
+    """
+    entry = ledger.topup(engine, ACME, 100, key="pay_1", note="invoice 7", clock=clock)
+    DatabaseSink(engine).write([record(1, cost_pico=30)])
+    ledger.refund(engine, ACME, 5, key="ticket 9")
+    ledger.adjust(engine, ACME, -2, key="2025-10")
+
+    assert entry == Entry(entry.id, ACME, 100, "topup", datetime(2025, 10, 9, 8, 53, 20, tzinfo=UTC), is_new=True)
+    assert ledger.balance(engine, ACME) == 100 - 30 + 5 - 2
+    assert ledger.balance(engine, "tenant:other") == 0
+    assert books.verify(engine).verified
+
+
+def test_an_entry_names_both_sides(engine: Engine) -> None:
+    """
+    The ledger shows where money came from and went to; a credit is negative.
+    """
+    ledger.topup(engine, ACME, 3, key="a", note="n\x00")
+    ledger.refund(engine, ACME, 4, key="a")
+    ledger.adjust(engine, ACME, -5, key="a")
+
+    found = tables.ledger.c
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(found.kind, found.contra, found.amount_pico, found.source_id, found.note).order_by(found.kind)
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        ("adjust", "adjustment", 5, "adjust:a", None),
+        ("refund", "revenue", -4, "refund:a", None),
+        ("topup", "funding", -3, "topup:a", "n\ufffd"),
+    ]
+
+
+def test_t11_the_same_key_posts_once(engine: Engine) -> None:
+    """
+    A payment that is told twice is put in once, and the second call gets the first one's entry.
+    """
+    first = ledger.topup(engine, ACME, 100, key="pay_1")
+    second = ledger.topup(engine, ACME, 100, key="pay_1", note="again")
+
+    assert (first.is_new, second.is_new) == (True, False)
+    assert (second.id, second.created_at, second.change_pico) == (first.id, first.created_at, 100)
+    assert ledger.balance(engine, ACME) == 100
+
+
+@pytest.mark.parametrize(("account", "amount"), [(ACME, 101), ("tenant:other", 100)])
+def test_a_key_is_not_used_for_something_else(engine: Engine, account: str, amount: int) -> None:
+    """
+    The same key with another account or amount is an error that says what it was used for, and posts nothing.
+    """
+    ledger.topup(engine, ACME, 100, key="pay_1")
+
+    with pytest.raises(EntryConflictError, match=r"used for tenant:acme and 100 pico-dollars"):
+        ledger.topup(engine, account, amount, key="pay_1")
+
+    assert books.totals(engine)["balance_pico"] == 100
+
+
+@pytest.mark.parametrize("amount", [0, -1, 1.5, True])
+def test_amounts_are_whole_and_above_zero(sqlite_engine: Engine, amount: int) -> None:
+    """
+    Neither nothing nor less than nothing nor a float is an amount.
+    """
+    for post in (ledger.topup, ledger.refund):
+        with pytest.raises(ValueError, match="above 0"):
+            post(sqlite_engine, ACME, amount, key="k")
+    with pytest.raises(ValueError, match="other than 0"):
+        ledger.adjust(sqlite_engine, ACME, 0, key="k")
+
+
+@pytest.mark.parametrize("key", ["", "  ", "k" * 256, "a\x00", "\ud800"])
+def test_a_key_is_required(sqlite_engine: Engine, key: str) -> None:
+    """
+    An entry without a usable key could be posted twice, so it is refused.
+    """
+    with pytest.raises(ValueError, match="idempotency key"):
+        ledger.topup(sqlite_engine, ACME, 1, key=key)
+
+
+def test_an_account_is_the_one_that_usage_charges(engine: Engine, record: MakeRecord) -> None:
+    """
+    Names that have to be mended are mended the same way on both sides.
+    """
+    odd = "tenant:" + "x" * 300
+    ledger.topup(engine, odd, 10, key="k")
+    DatabaseSink(engine).write([record(1, account=odd, cost_pico=4)])
+
+    assert ledger.balance(engine, odd) == 6
+
+
+def test_t15_many_at_once_post_each_key_once(database_url: str) -> None:
+    """
+    Four threads that post the same four keys to a new account end with four entries.
+    """
+    engine = open_engine(database_url)
+    tables.metadata.create_all(engine)
+    posted: list[Entry] = []
+    failures: list[Exception] = []
+
+    def post() -> None:
+        for number in range(4):
+            try:
+                posted.append(ledger.topup(engine, ACME, 10**number, key=f"k{number}"))
+            except Exception as exc:
+                failures.append(exc)
+
+    threads = [threading.Thread(target=post) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    held, verified = ledger.balance(engine, ACME), books.verify(engine).verified
+    engine.dispose()
+    assert failures == []
+    assert (held, verified, sum(entry.is_new for entry in posted)) == (1111, True, 4)
+
+
+def test_depletion_is_told_with_the_commit(postgres_database: str, record: MakeRecord) -> None:
+    """
+    PostgreSQL tells listeners once when usage takes a balance to zero or below, and never of a write that is rolled back.
+    """
+    engine = open_engine(postgres_database)
+    tables.metadata.create_all(engine)
+    sink = DatabaseSink(engine)
+    ledger.topup(engine, ACME, 100, key="a")
+    ledger.topup(engine, "key:rich", 10**9, key="b")
+    parts = make_url(postgres_database)
+    with psycopg.connect(
+        host=parts.host, port=parts.port, user=parts.username, password=parts.password, dbname=parts.database
+    ) as listener:
+        listener.autocommit = True
+        listener.execute("LISTEN tokenbudget_depleted")
+
+        def heard() -> list[str]:
+            return [notice.payload for notice in listener.notifies(timeout=0.5, stop_after=1)]
+
+        sink.write([record(1, cost_pico=99), record(2, account="key:rich", cost_pico=5)])
+        above = heard()
+        with engine.connect() as connection:
+            sink._write_rows(connection, _write(record(9, cost_pico=50)))
+            connection.rollback()
+        rolled_back = heard()
+        sink.write([record(3, cost_pico=1), record(4, account="key:postpaid", cost_pico=5)])
+        at_zero = heard()
+        sink.write([record(5, cost_pico=1)])
+        below = heard()
+
+    engine.dispose()
+    assert (above, rolled_back, at_zero, below) == ([], [], [ACME], [])
+
+
+def _write(record: UsageRecord) -> object:
+    from tokenbudget_mw.database.writers import Write
+
+    return Write("w", datetime(2025, 1, 1, tzinfo=UTC), [record])
