@@ -27,6 +27,7 @@ COMMANDS = {
     "count": "Count the tokens of a text for a model: estimate, bound, method, time and price.",
     "demo": "Show the middleware at work on a fake LLM: no services, no network.",
     "doctor": "Look for what is wrong with this setup: settings, database, backend, prices.",
+    "explain": "Show every limit of a key: where it comes from, what is left, when it frees.",
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",

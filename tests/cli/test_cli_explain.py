@@ -1,0 +1,106 @@
+"""
+``explain``: the limits of a key, as its counters stand.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tokenbudget_mw.backends import open_backend
+from tokenbudget_mw.testing.asks import ask, check
+
+
+@pytest.fixture
+def config(tmp_path, sqlite_database, redis_db):
+    """
+    Settings of a plan with three limits and of a route with one.
+    """
+    settings = {
+        "backend": redis_db,
+        "database": sqlite_database,
+        "identify": "api_key",
+        "pepper": "canary-pepper",
+        "plans": {"free": ["3 requests/minute", "40k tokens/minute per model", "$5/month"]},
+        "default_plan": "free",
+        "routes": [{"path": "/chat", "limits": ["2 requests/minute"]}],
+    }
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture
+def kid(run, engine, config):
+    """
+    The id of a key that has made three requests.
+    """
+    kid = run("keys", "create", "--json", "--config", config).json["kid"]
+    backend = open_backend(json.loads(config.read_text())["backend"], deadline=5.0)
+    asked = ask(check(3, 3, "requests:60", counter=f"key={kid}"), tag=f"key:{kid}")
+    assert backend.reserve(asked, 0.0).admitted
+    backend.close()
+    return kid
+
+
+def test_json_says_what_is_left_and_when_it_frees(run, kid, config):
+    """Every limit of the plan is there, with its source; a spent one says when one more fits."""
+    shown = run("explain", kid, "--json", "--config", config)
+    limits = {line["name"]: line for line in shown.json["limits"]}
+
+    assert shown.code == 0
+    assert (shown.json["plan"], shown.json["degraded"]) == ("free", False)
+    assert set(limits) == {"requests-minute", "money-month"}
+    spent = limits["requests-minute"]
+    assert (spent["source"], spent["counter"], spent["remaining"], spent["spent"]) == (
+        "plan free",
+        f"key={kid}",
+        0,
+        True,
+    )
+    assert 0 < spent["frees_seconds"] <= 61
+    assert limits["money-month"]["remaining"] == 5_000_000_000
+    assert limits["money-month"]["frees_seconds"] == 0
+
+
+def test_the_table_reads_well(run, kid, config):
+    """Amounts, windows and waits are words that people use; limits of a model and a route come when they are named."""
+    out = run("explain", kid, "--config", config, "--model", "gpt-4o", "--route", "/chat").out
+
+    assert out.startswith("Plan: free.\n")
+    assert "40k tokens/minute per model" in out
+    assert "route /chat" in out
+    assert "$5.00" in out
+    assert "in 1 minute" in out or "seconds" in out
+
+
+def test_a_reset_forgets_and_shows_the_rest(run, kid, config):
+    """What is reset is all there again."""
+    shown = run("explain", kid, "--reset", "requests-minute", "--json", "--config", config)
+
+    assert {line["name"]: line["remaining"] for line in shown.json["limits"]}["requests-minute"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--reset", "requests"], "No limit 'requests' applies here. Known: requests-minute, money-month."),
+        (["--route", "/chatt"], "no route '/chatt'. Known: /chat."),
+        (["--backend", "memory://"], "memory:// counters live in each process"),
+    ],
+)
+def test_bad_use_is_explained(run, kid, config, arguments, complaint):
+    """A typing error changes nothing and says what would have been right."""
+    shown = run("explain", kid, "--config", config, *arguments)
+
+    assert shown.code == 2
+    assert complaint in shown.err
+
+
+def test_an_absent_backend_is_said(run, kid, config):
+    """What is shown then is not what the counters say, and the exit code tells."""
+    shown = run("explain", kid, "--config", config, "--backend", "redis://127.0.0.1:1/0")
+
+    assert shown.code == 1
+    assert "The backend is away" in shown.out

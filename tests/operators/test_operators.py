@@ -1,0 +1,161 @@
+"""
+Limits explained, reset and credited, on memory and on Redis.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenbudget_mw.backends import open_backend
+from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
+from tokenbudget_mw.guard import Guard
+from tokenbudget_mw.operators import Operators
+from tokenbudget_mw.rules.admission import Admission, Request
+from tokenbudget_mw.rules.policy import Plan, Policy
+from tokenbudget_mw.settings.limits import parse_limit
+from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.values import Cost, Route, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenbudget_mw.backends.base import Backend
+
+K1 = Subject(key="k1", tenant="acme", plan="free")
+K2 = Subject(key="k2", tenant="acme", plan="free")
+CHAT = Route("/chat", limits=(parse_limit("2 requests/minute", place="route"),))
+FREE = Plan("free", (parse_limit("10 requests/minute"), parse_limit("100 tokens/minute per model", place="plan")))
+ALL = (parse_limit("1000 tokens/day per tenant"), parse_limit("$5/month"))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    url = "memory://" if request.param == "memory" else request.getfixturevalue("redis_db")
+    backend = open_backend(url, deadline=5.0, clock_mode="caller")
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(Policy({"free": FREE}, ALL, routes=[CHAT]))
+
+
+@pytest.fixture
+def operators(admission: Admission, backend: Backend, clock: FakeClock) -> Operators:
+    return Operators(admission, backend, clock)
+
+
+@pytest.fixture
+def guard(admission: Admission, backend: Backend, clock: FakeClock) -> Guard:
+    return Guard(admission, backend, clock)
+
+
+def spend(guard: Guard, subject: Subject, tokens: int, *, id: str = "0" * 32, route: Route | None = None) -> bool:  # noqa: A002
+    """
+    Make a request that uses *tokens*; tell whether it was admitted.
+    """
+    cost = Cost(requests=1, input_tokens=tokens, money_nano=tokens)
+    decision = guard.admit(Request(id, subject, route, "gpt-4o", cost, cost))
+    if decision.reservation is not None:
+        guard.settle(decision.reservation, cost)
+    return decision.admitted
+
+
+def test_every_limit_is_explained(operators: Operators, guard: Guard) -> None:
+    """
+    Which, whence, whose, what is left; and looking changes nothing.
+    """
+    assert spend(guard, K1, 40)
+    found = [operators.explain(K1, model="gpt-4o", route=CHAT) for _ in range(3)]
+
+    assert found[0] == found[2]
+    assert (found[0].plan, found[0].degraded) == ("free", False)
+    assert {(line.limit.text, line.source, line.counter, line.used) for line in found[0].limits} == {
+        ("10 requests/minute", "plan free", "key=k1", 1),
+        ("100 tokens/minute per model", "plan free", "key=k1,model=gpt-4o", 40),
+        ("1000 tokens/day per tenant", "limits", "tenant=acme", 40),
+        ("$5/month", "limits", "key=k1", 40),
+        ("2 requests/minute", "route /chat", "key=k1,route=/chat", 0),
+    }
+
+
+def test_limits_that_need_a_model_or_a_route_are_left_out_without(operators: Operators) -> None:
+    """
+    Nobody is asked about a model that was not named.
+    """
+    texts = [line.limit.text for line in operators.explain(K1).limits]
+
+    assert texts == ["10 requests/minute", "1000 tokens/day per tenant", "$5/month"]
+
+
+def test_a_spent_limit_says_when_it_frees(operators: Operators, guard: Guard, clock: FakeClock) -> None:
+    """
+    Spent is when not even 1 more fits; then *frees* is the wait for 1.
+    """
+    assert spend(guard, K1, 100)
+    tokens = next(line for line in operators.explain(K1, model="gpt-4o").limits if line.limit.unit == "tokens")
+    free = operators.explain(K2, model="gpt-4o").limits
+
+    assert (tokens.is_spent, tokens.remaining) == (True, 0)
+    assert tokens.frees == tokens.reset == 61.0 - clock() % 1
+    assert not any(line.is_spent for line in free)
+    clock.advance(tokens.frees)
+    assert spend(guard, K1, 1, id="1" * 32)
+
+
+def test_a_reset_frees_at_once(operators: Operators, guard: Guard) -> None:
+    """
+    Named limits of this subject only; without names all of them.
+    """
+    assert spend(guard, K1, 100)
+    assert spend(guard, K2, 7, id="2" * 32)
+    assert operators.reset(K1, "tokens-minute-model", model="gpt-4o") == ("tokens-minute-model",)
+    used = {line.limit.name: line.used for line in operators.explain(K1, model="gpt-4o").limits}
+
+    assert (used["tokens-minute-model"], used["requests-minute"], used["tokens-day-tenant"]) == (0, 1, 107)
+    assert spend(guard, K1, 100, id="1" * 32)
+    operators.reset(K1, model="gpt-4o")
+    assert not any(line.used for line in operators.explain(K1, model="gpt-4o").limits)
+    assert operators.explain(K2, model="gpt-4o").limits[1].used == 7
+
+
+def test_a_credit_takes_off_so_much(operators: Operators, guard: Guard) -> None:
+    """
+    And never below nothing.
+    """
+    assert spend(guard, K1, 60)
+    operators.credit(K1, "tokens-day-tenant", 20)
+    operators.credit(K1, "money-month", 1000)
+    used = {line.limit.name: line.used for line in operators.explain(K1).limits}
+
+    assert (used["tokens-day-tenant"], used["money-month"]) == (40, 0)
+
+
+def test_an_unknown_limit_is_an_error_that_lists_the_known(operators: Operators) -> None:
+    """
+    A typing error resets nothing.
+    """
+    with pytest.raises(ConfigurationError, match=r"'tokens'.*requests-minute, tokens-day-tenant, money-month"):
+        operators.reset(K1, "tokens")
+
+
+def test_an_operator_is_told_when_the_backend_is_away(admission: Admission, clock: FakeClock) -> None:
+    """
+    An explanation is then this process's own; a correction is an error.
+    """
+    pytest.importorskip("redis")
+    backend = open_backend("redis://127.0.0.1:1/0", clock_mode="caller")
+    operators = Operators(admission, backend, clock)
+
+    assert operators.explain(K1).degraded
+    with pytest.raises(BackendUnavailableError):
+        operators.reset(K1)
+    backend.close()

@@ -1,0 +1,130 @@
+"""
+``tokenbudget-mw explain``: every limit of a key: where it comes from, what is left, when it frees.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.units import format_duration, format_quantity, format_usd
+from tokenbudget_mw.values import Subject
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.operators import Explained, Explanation
+    from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Route, Unit
+
+__all__ = ["add_arguments", "run"]
+
+PICO_PER_NANO = 1000
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    parser.add_argument("key", metavar="KEY", help="public id of the key (tb_live_<KEY>_…), or of another holder")
+    parser.add_argument("--model", help="with its limits per model")
+    parser.add_argument("--route", metavar="PATH", help="with the limits of this route of the settings")
+    parser.add_argument(
+        "--reset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="first forget what the limit NAME counts; repeatable",
+    )
+    add_source(parser, backend=True)
+    add_json(parser)
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.backends import open_backend
+    from tokenbudget_mw.operators import Operators
+    from tokenbudget_mw.rules.admission import Admission
+    from tokenbudget_mw.rules.policy import Policy
+
+    settings, args = context.settings(), context.args
+    if settings.backend.startswith("memory:"):
+        raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
+    policy = Policy(settings.plans, settings.limits, settings.default_plan, settings.timezone, routes=settings.routes)
+    subject, route = _subject(context, settings), _route(settings, args.route)
+    backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
+    try:
+        operators = Operators(Admission(policy, settings.lease), backend, time.time)
+        if args.reset:
+            operators.reset(subject, *args.reset, route=route, model=args.model)
+        found = operators.explain(subject, route=route, model=args.model)
+    finally:
+        backend.close()
+    context.emit(_fields(args.key, found), _lines(found))
+    return int(found.degraded)
+
+
+def _subject(context: Context, settings: Settings) -> Subject:
+    if settings.identify != "api_key":
+        return Subject(key=context.args.key)
+    from tokenbudget_mw.wiring import open_keys
+
+    with context.database() as engine:
+        return open_keys(settings, engine).get(context.args.key).subject()
+
+
+def _route(settings: Settings, path: str | None) -> Route | None:
+    routes = {route.path: route for route in settings.routes}
+    if path is not None and path not in routes:
+        raise BadUseError(f"--route: the settings have no route {path!r}. Known: {', '.join(routes) or 'none'}.")
+    return None if path is None else routes[path]
+
+
+def _fields(key: str, found: Explanation) -> dict[str, Any]:
+    limits = [
+        {
+            "name": line.limit.name,
+            "limit": line.limit.text,
+            "source": line.source,
+            "counter": line.counter,
+            "mode": line.limit.mode,
+            "unit": line.limit.unit,
+            "amount": line.limit.amount,
+            "remaining": line.remaining,
+            "spent": line.is_spent,
+            "reset_seconds": line.reset,
+            "frees_seconds": line.frees,
+        }
+        for line in found.limits
+    ]
+    return {"key": key, "plan": found.plan, "degraded": found.degraded, "limits": limits}
+
+
+def _lines(found: Explanation) -> list[str]:
+    head = [f"Plan: {found.plan or 'none'}."]
+    if found.degraded:
+        head.append("The backend is away: this is not what its counters say.")
+    if not found.limits:
+        return [*head, "No limit applies."]
+    heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
+    return [*head, *table(heads, [_cells(line) for line in found.limits])]
+
+
+def _cells(line: Explained) -> tuple[str, ...]:
+    return (
+        line.limit.name + (" (shadow)" if line.limit.mode == "shadow" else ""),
+        line.limit.text,
+        line.source,
+        line.counter,
+        _amount(line.limit.unit, line.remaining),
+        _amount(line.limit.unit, line.limit.amount),
+        format_duration(round(line.reset)),
+        "now" if not line.is_spent else "never" if line.frees is None else f"in {format_duration(round(line.frees))}",
+    )
+
+
+def _amount(unit: Unit, amount: int) -> str:
+    return format_usd(amount * PICO_PER_NANO) if unit == "money" else format_quantity(amount)
