@@ -50,3 +50,12 @@ def test_limit_strings_mean_what_the_page_says(example: Load) -> None:
     assert limits["$10k/month per tenant"].per == ("tenant",)
     assert limits["$20/calendar day per team"].window.period == "day"
     assert limits["4 concurrent"].window is None
+
+
+def test_operators_look_and_correct(example: Load) -> None:
+    """
+    The lines that are shown are those of the subject's limits, untouched.
+    """
+    (line,) = example("operators").lines
+
+    assert (line.limit.name, line.remaining, line.is_spent) == ("tokens-day-tenant", 1_000_000, False)
