@@ -31,8 +31,9 @@ FORMATS: tuple[str, ...] = (
     "cohere",
     "gemini",
     "ollama",
+    "auto",
 )
-"""Wire formats of request and response that a route may name."""
+"""Wire formats of request and response that a route may name; ``auto`` is detected."""
 
 ANY = Route("*")
 """The route of every path where the settings name none, and of unnamed paths under ``default: protect``."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_responses
 from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
+from tokenbudget_mw.tapping.detection import DetectingTap
 from tokenbudget_mw.tapping.eventstream import FrameReader
 from tokenbudget_mw.tapping.ndjson import LineReader
 from tokenbudget_mw.tapping.responses import read_response
@@ -16,7 +17,7 @@ from tokenbudget_mw.tapping.sniffing import SniffingTap
 from tokenbudget_mw.tapping.sse import EventReader
 from tokenbudget_mw.tapping.stream import StreamTap
 
-__all__ = ["FAMILIES", "CountText", "Tap", "open_tap", "read_response"]
+__all__ = ["AUTO", "FAMILIES", "CountText", "Tap", "open_tap", "read_response"]
 
 FAMILIES: dict[str, Family] = {
     "openai.chat": openai.CHAT,
@@ -30,6 +31,9 @@ FAMILIES: dict[str, Family] = {
     "ollama": ollama.OLLAMA,
 }
 """Format of a route -> how its responses read."""
+
+AUTO = "auto"
+"""The format that is detected, by the response itself."""
 
 READERS: dict[str, Callable[[], Reader]] = {
     "text/event-stream": EventReader,
@@ -51,7 +55,7 @@ def open_tap(
     Return a tap for one response, or None where there is nothing to read.
 
     Args:
-        format: The route's format, a name in `FAMILIES`; None where the handler reports its usage.
+        format: The route's format, a name in `FAMILIES` or `AUTO`; None where the handler reports its usage.
 
         content_type: The response's ``Content-Type``. Where it names no kind of stream, the first byte tells.
 
@@ -59,11 +63,17 @@ def open_tap(
 
         count_text: Tokens of a piece of text, for responses without usage figures; without it, four bytes are a token.
     """
-    family = None if format is None else FAMILIES.get(format)
-    if family is None:
-        return None
     reader = READERS.get(content_type.partition(";")[0].strip().lower())
-    tap: Tap = SniffingTap(family, count_text) if reader is None else StreamTap(family, count_text, reader())
+
+    def open_family(family: Family) -> Tap:
+        return SniffingTap(family, count_text) if reader is None else StreamTap(family, count_text, reader())
+
+    if format == AUTO:
+        tap: Tap = DetectingTap(FAMILIES, open_family, count_text)
+    elif format in FAMILIES:
+        tap = open_family(FAMILIES[format])
+    else:
+        return None
     coding = content_encoding.strip().lower()
     if coding in {"", "identity"}:
         return tap

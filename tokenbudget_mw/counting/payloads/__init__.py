@@ -18,6 +18,7 @@ from tokenbudget_mw.counting.payloads import (
     anthropic,
     bedrock,
     cohere,
+    detection,
     fields,
     gemini,
     media,
@@ -116,7 +117,7 @@ def read(
     Return what *body* asks of a model.
 
     Args:
-        format: Name in `FORMATS`.
+        format: Name in `FORMATS`, or ``auto``: by path and fields.
 
         body: The whole request body, content encoding undone.
 
@@ -138,7 +139,7 @@ def read(
 
         ConfigurationError: There is no such format.
     """
-    kind = FORMATS.get(format)
+    kind = FORMATS.get(detection.format_of(path, body) if format == detection.AUTO else format)
     if kind is None:
         raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
     containers = _containers(body)
@@ -182,7 +183,7 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
 
         path: The request's path.
     """
-    kind = FORMATS.get(format)
+    kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
     target = fields.Target() if kind is None else _target(kind, path)
     model = target.model or _model_in(seen[:HEAD_BYTES])
     size = max(content_length or 0, len(seen))
