@@ -1,0 +1,103 @@
+"""Every format through the middleware: what the provider says it used is on the books, streamed or not."""
+
+import json
+from typing import Any
+
+import pytest
+from asgi_rig import Rig, request, status_of
+
+from tokenbudget_mw.testing.provider import FakeProvider, Script
+
+CHAT = {"messages": [{"role": "user", "content": "just three words"}]}
+GEMINI = {"contents": [{"role": "user", "parts": [{"text": "just three words"}]}]}
+CONVERSE = {"messages": [{"role": "user", "content": [{"text": "just three words"}]}]}
+
+# format -> path, path of the stream, prefix of the route, model, body, maximum
+CALLS: dict[str, tuple[str, str, str, str, dict[str, Any], dict[str, Any]]] = {
+    "openai.chat": (*["/v1/chat/completions"] * 3, "gpt-4o", CHAT, {"max_tokens": 5}),
+    "openai.responses": (*["/v1/responses"] * 3, "gpt-4o", {"input": "just three words"}, {"max_output_tokens": 5}),
+    "anthropic.messages": (*["/v1/messages"] * 3, "claude-sonnet-4-5", CHAT, {"max_tokens": 5}),
+    "cohere": (*["/v2/chat"] * 3, "command-a-03-2025", CHAT, {"max_tokens": 5}),
+    "ollama": (*["/api/chat"] * 3, "qwen3", CHAT, {"options": {"num_predict": 5}}),
+    "gemini": (
+        "/v1beta/models/gemini-2.5-flash:generateContent",
+        "/v1beta/models/gemini-2.5-flash:streamGenerateContent",
+        "/v1beta/models/*",
+        "gemini-2.5-flash",
+        GEMINI,
+        {"generationConfig": {"maxOutputTokens": 5}},
+    ),
+    "bedrock.converse": (
+        "/model/us.amazon.nova-pro-v1:0/converse",
+        "/model/us.amazon.nova-pro-v1:0/converse-stream",
+        "/model/*",
+        "us.amazon.nova-pro-v1:0",
+        CONVERSE,
+        {"inferenceConfig": {"maxTokens": 5}},
+    ),
+}
+
+
+def rig(name: str, script: Script | None = None, *, auto: bool = False, **settings: Any) -> Rig:
+    """A provider behind the middleware, with one route."""
+    route = {"path": CALLS[name][2], "format": "auto" if auto else name}
+    given = {"routes": [route], "unknown_price": "flag", "plans": {"one": ["1000 tokens/minute"]}} | settings
+    return Rig(FakeProvider(script or Script(usage="always")).asgi, **given)
+
+
+def send(bench: Rig, name: str, *, stream: bool) -> list[Any]:
+    """Send the call of a format."""
+    path, stream_path, _, model, body, most = CALLS[name]
+    fields = {"model": model} | body | most | {"stream": stream}
+    return bench.run(request(fields), path=stream_path if stream else path)
+
+
+@pytest.mark.parametrize("auto", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_usage_is_on_the_books(name: str, stream: bool, auto: bool) -> None:
+    """The row has the provider's figures and the model, wherever the request named it."""
+    bench = rig(name, auto=auto)
+
+    assert status_of(send(bench, name, stream=stream)) == 200
+
+    (row,) = bench.rows()
+    assert (row.input_tokens, row.output_tokens, row.usage_source) == (3, 5, "provider")
+    assert (row.request_model, row.settle_reason, row.is_stream) == (CALLS[name][3], "complete", stream)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_figures_input_is_estimated_and_output_counted(name: str) -> None:
+    """A stream without usage is charged the prompt and the text that passed, never nothing."""
+    bench = rig(name, Script(usage="never"))
+
+    send(bench, name, stream=True)
+
+    (row,) = bench.rows()
+    assert row.usage_source == "counted"
+    assert row.input_tokens >= 3
+    assert row.output_tokens == pytest.approx(5, abs=3)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_t05_streamed_and_unary_share_a_limit(name: str) -> None:
+    """Two calls of 49 tokens, one streamed and one not, leave no room for a third below 100."""
+    bench = rig(name, Script(usage="always", input_tokens=44), plans={"one": ["100 tokens/minute"]})
+
+    sent = [status_of(send(bench, name, stream=stream)) for stream in (True, False, True)]
+
+    assert sent == [200, 200, 429]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_maximum_is_reserved_in_every_dialect(name: str) -> None:
+    """With half of the limit spent, a call fits whose maximum fits the rest, and no other."""
+    path, _, _, model, body, most = CALLS[name]
+    bench = rig(name, Script(usage="always", input_tokens=495))
+    send(bench, name, stream=False)
+
+    def status(maximum: str) -> int:
+        asked = json.loads(json.dumps(most).replace("5", maximum))
+        return status_of(bench.run(request({"model": model} | body | asked), path=path))
+
+    assert [status("600"), status("300")] == [429, 200]
