@@ -26,7 +26,7 @@ from tokenbudget_mw.database.rows import COLUMNS, new_rows
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["flush_python"]
+__all__ = ["POSTGRES", "flush_python", "postgres"]
 
 BATCH = 1_000
 POSTGRES = "TOKENBUDGET_TEST_POSTGRES_URL"
@@ -106,7 +106,7 @@ def _insert(engine: Engine, records: list[UsageRecord]) -> None:
 def _database() -> Iterator[Engine]:
     url = os.environ.get(POSTGRES)
     if url:
-        with _postgres(url) as engine:
+        with postgres(url) as engine:
             yield engine
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,10 @@ def _database() -> Iterator[Engine]:
 
 
 @contextmanager
-def _postgres(url: str) -> Iterator[Engine]:
+def postgres(url: str) -> Iterator[Engine]:
+    """
+    A database of its own on the server at *url*, dropped afterwards.
+    """
     name = f"tokenbudget_benchmark_{uuid.uuid4().hex[:12]}"
     server = create_engine(make_url(url), isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
