@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -418,6 +419,29 @@ class TestDisk:
             time.now += 1
 
         assert len(asked) == 1 + 4
+
+    @pytest.mark.parametrize("memory", [10, 10_000])
+    def test_a_folder_that_somebody_removes(self, root, feed, time, caplog, memory):
+        """
+        Without its folder a spool goes on, loses no more than was in the removed files alone, and makes a new folder.
+        """
+        spool = MmapSpool(root, segment_bytes=SMALL, memory=memory, clock=time)
+        feed(spool, 500)
+        spool.tend()
+        shutil.rmtree(root)
+
+        feed(spool, 2_000)
+        assert spool.unprotected > 0
+        left = len(drain(spool))
+        time.now += 5
+        spool.tend()
+        records = feed(spool, 500)
+
+        assert left == 2_500 if memory == 10_000 else left < 2_500
+        assert "cannot make a file" in caplog.text
+        assert len(spool) == 500
+        assert drain(spool) == records
+        assert len(spool) == 0
 
     def test_memory_is_bounded_then_too(self, root, feed, caplog):
         """

@@ -4,6 +4,7 @@ Segments: what was put is read back, whatever happened to the file since.
 
 from __future__ import annotations
 
+import errno
 import os
 
 import msgspec
@@ -211,6 +212,24 @@ class TestMake:
         Segment.make(tmp_path / "s", 3 * 2**20 + 5, "a" * 32, 1).close()
 
         assert (tmp_path / "s").stat().st_size == 3 * 2**20 + 5
+
+    @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC])
+    def test_file_systems_without_fallocate_write_zeros(self, tmp_path, monkeypatch, number):
+        """
+        So does a file system that says it cannot allocate; one that is full is full.
+        """
+
+        def refuse(*_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+
+        if number == errno.ENOSPC:
+            with pytest.raises(OSError, match="No space"):
+                Segment.make(tmp_path / "s", 4096, "a" * 32, 1)
+        else:
+            Segment.make(tmp_path / "s", 4096, "a" * 32, 1).close()
+            assert (tmp_path / "s").stat().st_size == 4096
 
     def test_a_fresh_segment_can_be_warmed(self, tmp_path):
         """

@@ -47,9 +47,9 @@ class MmapSpool:
     """
     Records in memory and, at the same time, in mapped files that another process replays should this one die.
 
-    `put` copies a record into mapped memory: no system call, so no other thread runs meanwhile and no disk is waited
-    for. Where no file can be made (no room, no permission) records are kept in memory only; this is said once, counted
-    in `unprotected`, and ends when the disk has room again.
+    `put` copies a record into mapped memory. No disk is waited for, and the GIL is never given away, as a `write` would:
+    beside a thread that computes, getting it back takes milliseconds. Where no file can be made (no room, no permission)
+    records are kept in memory only; this is said once, counted in `unprotected`, and ends when the disk has room again.
 
     Args:
         root: Folder of the spool, made where it is missing. All processes of an app share it, no two apps do.
@@ -302,7 +302,14 @@ class MmapSpool:
                 store.claim = Claim.make(self._root, store.instance_id)
             store.number += 1
             path = store.claim.path / f"{store.number:08}{SUFFIX}"
-            return Segment.make(path, self._segment_bytes, store.instance_id, store.number, is_synced=self._is_synced)
+            try:
+                return Segment.make(
+                    path, self._segment_bytes, store.instance_id, store.number, is_synced=self._is_synced
+                )
+            except FileNotFoundError:  # somebody has removed the folder: the next try makes it anew
+                store.claim.release()
+                store.claim = None
+                raise
 
     # -- taking: one thread at a time -----------------------------------------------------------------------------------
 

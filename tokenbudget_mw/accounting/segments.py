@@ -9,6 +9,7 @@ a hole of a mapped file kills the process when the disk is full.
 
 from __future__ import annotations
 
+import errno
 import functools
 import mmap
 import os
@@ -296,8 +297,13 @@ def _read_header(data: bytes) -> int:
 
 def _allocate(file: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-        return
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as exc:
+            if exc.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:  # what file systems say that cannot allocate
+                raise
+        else:
+            return
     zeros = bytes(min(size, 2**20))
     while size > 0:
         size -= os.write(file, zeros[:size])

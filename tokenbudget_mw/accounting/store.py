@@ -175,7 +175,11 @@ class Store:
         while self.spill is not None and most > 0:
             segment, start = self.spill
             stop = segment.end
-            items = segment.load(start, stop, most)
+            try:
+                items = segment.load(start, stop, most)
+            except FileNotFoundError:
+                items, segment.committed = [], stop
+                log.error("A segment of the usage spool has been removed: usage in it that waited is lost.")  # noqa: TRY400
             self.taken.extend(items)
             most -= len(items)
             with self.lock:
