@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
-from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
@@ -174,10 +174,10 @@ class _Connection:
         try:
             await self._app(self._scope, self.receive, self.send)
             failed = False
-        except BudgetExceeded as error:
+        except RefusedError as error:
             if self._has_started:
                 raise
-            refusal = call.exceed(error.decision)
+            refusal = call.exceed(decision_of_error(error))
             self._is_whole = True
             await self._end()
             await self._refuse(refusal)
@@ -197,7 +197,7 @@ class _Connection:
             if call.wants_body and self._scope["type"] == "http":
                 call.read(*await self._read_head())
             decision = await core.async_guard.admit(call.request())
-        except (CredentialError, PayloadError, UnpricedModelError) as error:
+        except RefusedError as error:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:
             return call.refuse(decision)

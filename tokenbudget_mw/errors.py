@@ -17,6 +17,7 @@ __all__ = [
     "MissingExtraError",
     "PayloadError",
     "PermanentSinkError",
+    "RefusedError",
     "SpoolFullError",
     "TokenBudgetError",
     "TokenBudgetWarning",
@@ -52,7 +53,13 @@ class MissingExtraError(ConfigurationError):
     """
 
 
-class CredentialError(TokenBudgetError):
+class RefusedError(TokenBudgetError):
+    """
+    The request may not run, or not go on. Whoever serves it answers with the refusal.
+    """
+
+
+class CredentialError(RefusedError):
     """
     The request's credentials cannot be used.
 
@@ -68,7 +75,7 @@ class CredentialError(TokenBudgetError):
         self.code = code
 
 
-class PayloadError(TokenBudgetError):
+class PayloadError(RefusedError):
     """
     The request's body cannot be metered. Becomes a 4xx response in the route's format.
 
@@ -84,7 +91,7 @@ class PayloadError(TokenBudgetError):
         self.param = param
 
 
-class UnpricedModelError(TokenBudgetError):
+class UnpricedModelError(RefusedError):
     """
     The model has no price and ``unknown_price`` is ``deny``.
 
@@ -125,7 +132,7 @@ class SpoolFullError(TokenBudgetError):
     """
 
 
-class BudgetExceeded(TokenBudgetError):  # noqa: N818 - reads as the event it is, as in `except BudgetExceeded`
+class BudgetExceeded(RefusedError):  # noqa: N818 - reads as the event it is, as in `except BudgetExceeded`
     """
     A reservation made inside a handler was refused.
 

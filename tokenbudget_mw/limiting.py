@@ -21,7 +21,7 @@ from tokenbudget_mw.values import Route
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.errors import TokenBudgetError
+    from tokenbudget_mw.errors import RefusedError
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.values import Decision, Facts, Limit, Subject
 
@@ -114,11 +114,11 @@ def _running() -> Call | None:
     return None if call is None or call.is_ended else call
 
 
-def refusal_of(error: TokenBudgetError) -> Refusal:
+def refusal_of(error: RefusedError) -> Refusal:
     """
-    Build the response to an error of admission that a handler, decorator or dependency let through.
+    Build the response to what a handler, decorator or dependency let through.
     """
-    decision = error.decision if isinstance(error, BudgetExceeded) else refusals.decision_of_error(error)
+    decision = refusals.decision_of_error(error)
     call = running.get()
     if call is not None:
         return call.exceed(decision)

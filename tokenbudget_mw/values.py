@@ -91,6 +91,10 @@ class Facts(msgspec.Struct, frozen=True):
     server: tuple[str, int | None] | None = None
     raw: Any = None
 
+    def __repr__(self) -> str:
+        # headers, query and the server's own request hold credentials
+        return f"Facts({self.method} {self.path})"
+
     def header(self, name: str) -> str | None:
         """
         Return the first value of header *name* (lower case), or None.

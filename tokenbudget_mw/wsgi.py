@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
-from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
@@ -109,7 +109,7 @@ class _Exchange:
         try:
             self._iterable = self._app(self._environ, self.start_response)
             self._iterator = iter(self._iterable)
-        except BudgetExceeded as error:
+        except RefusedError as error:
             self._iterator = self._exceed(error)
         except BaseException:
             self._abort()
@@ -130,7 +130,7 @@ class _Exchange:
             if call.wants_body:
                 call.read(*self._read_head())
             decision = core.guard.admit(call.request())
-        except (CredentialError, PayloadError, UnpricedModelError) as error:
+        except RefusedError as error:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:
             return call.refuse(decision)
@@ -180,7 +180,7 @@ class _Exchange:
             self._is_whole = True
             self._end()
             raise
-        except BudgetExceeded as error:
+        except RefusedError as error:
             # a generator runs only now, and may be refused before it began to answer
             self._iterator = self._exceed(error)
             return next(self._iterator)
@@ -229,11 +229,11 @@ class _Exchange:
         self._end()
         running.set(None)
 
-    def _exceed(self, error: BudgetExceeded) -> Iterator[bytes]:
+    def _exceed(self, error: RefusedError) -> Iterator[bytes]:
         if self._call.status is not None:
             self._abort()
             raise error
-        refusal = self._call.exceed(error.decision)
+        refusal = self._call.exceed(decision_of_error(error))
         self._is_whole = True
         self._end()
         return iter(self._refuse(refusal))

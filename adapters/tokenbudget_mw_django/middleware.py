@@ -13,7 +13,7 @@ from django.conf import settings as django_settings
 from django.http import HttpResponse
 
 from tokenbudget_mw.call import Call, running
-from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, UnpricedModelError
+from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -91,7 +91,7 @@ class TokenBudgetMiddleware:
         Turn a refused reservation into its response; every other error stays what it is.
         """
         del request
-        if isinstance(error, BudgetExceeded | CredentialError | UnpricedModelError):
+        if isinstance(error, RefusedError):
             return _response_of(refusal_of(error))
         return None
 
@@ -123,7 +123,7 @@ class _Exchange:
             call.subject = identifier.quick(call.facts) or identifier.resolve(call.facts)
             self._read()
             decision = call.core.guard.admit(call.request())
-        except (CredentialError, PayloadError, UnpricedModelError) as error:
+        except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
             return _response_of(call.refuse(decision))
@@ -137,7 +137,7 @@ class _Exchange:
             call.subject = identifier.quick(call.facts) or await identifier.aresolve(call.facts)
             self._read()
             decision = await call.core.async_guard.admit(call.request())
-        except (CredentialError, PayloadError, UnpricedModelError) as error:
+        except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
             return _response_of(call.refuse(decision))

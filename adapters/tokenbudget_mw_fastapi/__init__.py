@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from tokenbudget_mw.asgi import POLICY_VIOLATION, ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
-from tokenbudget_mw.errors import BudgetExceeded, CredentialError, UnpricedModelError
+from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.wiring import wire
 
@@ -59,8 +59,7 @@ class TokenBudget:
     def __init__(self, app: Starlette, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
         self.core = wire(settings)
         app.add_middleware(ASGIMiddleware, settings=self.core)
-        for error in (BudgetExceeded, CredentialError, UnpricedModelError):
-            app.add_exception_handler(error, _refuse)
+        app.add_exception_handler(RefusedError, _refuse)
 
     def limit(self, *texts: str, name: str | None = None) -> Dependency:
         """
@@ -87,7 +86,7 @@ class TokenBudget:
 
 async def _refuse(connection: Any, error: Exception) -> Any:
     # Starlette calls one handler for requests and websockets; its types know handlers of either
-    if not isinstance(error, BudgetExceeded | CredentialError | UnpricedModelError):
+    if not isinstance(error, RefusedError):
         raise error
     refusal = refusal_of(error)
     is_head = connection.scope.get("method") == "HEAD"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from flask import Response, current_app, request
 
 from tokenbudget_mw.call import current
-from tokenbudget_mw.errors import BudgetExceeded, CredentialError, UnpricedModelError
+from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
@@ -62,8 +62,7 @@ class TokenBudget:
         core = wire(self._settings if self._settings is not None else app.config.get("TOKENBUDGET"))
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
-        for error in (BudgetExceeded, CredentialError, UnpricedModelError):
-            app.register_error_handler(error, _refuse)
+        app.register_error_handler(RefusedError, _refuse)
 
     def limit(self, *texts: str, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
@@ -100,6 +99,6 @@ def core_of(app: Flask) -> Core:
     return core
 
 
-def _refuse(error: BudgetExceeded | CredentialError | UnpricedModelError) -> Response:
+def _refuse(error: RefusedError) -> Response:
     refusal = refusal_of(error)
     return Response(refusal.body, refusal.status, refusal.headers)

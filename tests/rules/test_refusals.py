@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenbudget_mw.errors import CredentialError, PayloadError, TokenBudgetError, UnpricedModelError
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, RefusedError, UnpricedModelError
 from tokenbudget_mw.rules.refusals import decision_of_error, limit_headers, render
 from tokenbudget_mw.values import CheckState, Decision, Limit, Tally, Window
 
@@ -133,7 +133,7 @@ def test_no_limits_no_headers() -> None:
         (UnpricedModelError("x"), 400, "unpriced_model"),
     ],
 )
-def test_errors_become_decisions(error: TokenBudgetError, status: int, code: str) -> None:
+def test_errors_become_decisions(error: RefusedError, status: int, code: str) -> None:
     """What goes wrong before admission refuses with its own status and code."""
     decision = decision_of_error(error)
 
@@ -143,5 +143,12 @@ def test_errors_become_decisions(error: TokenBudgetError, status: int, code: str
 
 def test_foreign_errors_are_not_hidden() -> None:
     """An error that is no refusal is raised on."""
-    with pytest.raises(TokenBudgetError, match="odd"):
-        decision_of_error(TokenBudgetError("odd"))
+    with pytest.raises(RefusedError, match="odd"):
+        decision_of_error(RefusedError("odd"))
+
+
+def test_a_refused_reservation_is_its_decision() -> None:
+    """A reservation that a handler was refused gives the decision that refused it."""
+    decision = refused()
+
+    assert decision_of_error(BudgetExceeded(decision)) is decision

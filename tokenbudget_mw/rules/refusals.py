@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.errors import CredentialError, PayloadError, TokenBudgetError, UnpricedModelError
+from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError, RefusedError, UnpricedModelError
 from tokenbudget_mw.values import Decision
 
 if TYPE_CHECKING:
@@ -68,10 +68,12 @@ class Refusal:
     body: bytes
 
 
-def decision_of_error(error: TokenBudgetError) -> Decision:
+def decision_of_error(error: RefusedError) -> Decision:
     """
-    Turn an error of admission (credentials, payload, price) into the decision that refuses the request.
+    Turn what ends a request (its credentials, body, price, a reservation refused) into the decision that refuses it.
     """
+    if isinstance(error, BudgetExceeded):
+        return error.decision
     if isinstance(error, CredentialError):
         # the key table is away, not the key wrong: worth another try
         wait = 1.0 if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None

@@ -269,7 +269,9 @@ def _sections(unit: Unit, sections: list[str], source: str) -> tuple[Window | No
         window = _window(rest.pop(0))
     elif rest and unit == "concurrent" and _is_window(rest[0]):
         raise Invalid(f"'{source}': what runs at the same time has no window; write '4 concurrent'")
-    named = tuple[Scope, ...](_scope(word) for section in rest for word in re.split(r"\s+and\s+|\s*[,+]\s*", section.strip()))
+    named = tuple[Scope, ...](
+        _scope(word) for section in rest for word in re.split(r"\s+and\s+|\s*[,+]\s*", section.strip())
+    )
     return window, named
 
 
