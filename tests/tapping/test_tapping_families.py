@@ -364,3 +364,11 @@ class TestResponses:
         found = read(self.RECORDED, *(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events))
 
         assert found.output_tokens == 2
+
+
+@ALL
+def test_a_handler_may_report_the_body(recorded: Recording) -> None:
+    """What the tap reads of a body, `read_response` reads of the same body as a dict."""
+    found = tapping.read_response(recorded.body)
+
+    assert replace(found, source="provider", service_tier=None) == replace(recorded.usage, service_tier=None)

@@ -68,6 +68,12 @@ CASES = {
     "cohere v1": ({"meta": {"billed_units": {"input_tokens": 9, "output_tokens": 4}}}, 9, 4, 0, 0, 0, 0, None, "cohere", None),
     "ollama": ({"model": "qwen3", "done": True, "prompt_eval_count": 8, "eval_count": 6}, 8, 6, 0, 0, 0, 0, "qwen3", "ollama", None),
     "ollama, prompt cached": ({"model": "qwen3", "eval_count": 6}, 0, 6, 0, 0, 0, 0, "qwen3", "ollama", None),
+    "ollama embeddings": ({"model": "nomic", "prompt_eval_count": 8}, 8, 0, 0, 0, 0, 0, "nomic", "ollama", None),
+    "bedrock event": ({"metadata": {"usage": BEDROCK, "metrics": {}}}, 100, 5, 70, 20, 15, 0, None, "aws", None),
+    "cohere event": (
+        {"type": "message-end", "delta": {"usage": {"billed_units": {"input_tokens": 9, "output_tokens": 4}}}}, 9, 4, 0, 0, 0, 0, None, "cohere", None,
+    ),
+    "groq event": ({"model": "m", "usage": None, "x_groq": {"usage": CHAT}}, 100, 30, 64, 0, 0, 0, "m", "openai", None),
     "vllm": (
         {"usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 3, "created_cache_tokens": 4}}},
         9, 1, 3, 4, 0, 0, None, "openai", None,

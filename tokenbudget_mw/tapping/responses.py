@@ -18,6 +18,9 @@ __all__ = ["read_response"]
 Fields = Mapping[str, object]
 
 _CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
+_EVENTS = ("response", "metadata", "delta", "x_groq")
+"""Where the last event of a stream has what a whole response has: OpenAI's Responses, Bedrock, Cohere, Groq."""
+
 _MODELS = ("model", "model_version", "modelVersion", "response_model")
 
 _GEMINI = {
@@ -99,11 +102,16 @@ def _checked(usage: Usage) -> Usage:
 
 def _candidates(found: Fields) -> list[Fields]:
     """
-    Return the places where figures may stand: the named containers first, then the object itself.
+    Return the places where figures may stand: the named containers first, then those of an event, then the object itself.
     """
+    events = [part for name in _EVENTS if (part := _fields(found.get(name))) is not None]
+    within = [part for each in events for part in (*_containers(each), each)]
+    return [*_containers(found), *within, found]
+
+
+def _containers(found: Fields) -> list[Fields]:
     parts = [_fields(found[name]) for name in _CONTAINERS if found.get(name) is not None]
-    inner = _fields(found.get("response"))  # the closing event of OpenAI's Responses stream
-    return [part for part in parts if part] + ([] if inner is None else _candidates(inner)) + [found]
+    return [part for part in parts if part]
 
 
 def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
@@ -189,5 +197,6 @@ _SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
     ("cache_creation_input_tokens", shapes.anthropic),
     ("input_tokens", _plain),
     ("eval_count", shapes.ollama),
+    ("prompt_eval_count", shapes.ollama),
 )
 """A field that only one shape has -> the shape; the first one whose figures are sane decides."""
