@@ -70,7 +70,7 @@ def test_a_path_that_leads_to_no_counter_fails_at_start(path, message, monkeypat
     """A wrong path is told when the app starts, with the setting's name."""
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
 
-    with pytest.raises(ConfigurationError, match="at `counters.mine`") as caught:
+    with pytest.raises(ConfigurationError, match=r"at `counters\.mine`") as caught:
         core_of(counters={"mine": path})
 
     assert message in str(caught.value)
