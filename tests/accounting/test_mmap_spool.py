@@ -618,7 +618,7 @@ class TestInheritance:
         data[segments.HEADER_SIZE + 60] ^= 0xFF
         path.write_bytes(data)
         (folder / "00000002.segment").write_bytes(b"\x01" * 500)
-        (folder / "00000003.segment").write_bytes(b"")
+        (folder / "00000003.segment").write_bytes(b"\x02" * 5)
         spool = MmapSpool(root)
 
         assert drain(spool) == records[1:]

@@ -153,11 +153,12 @@ class TestOpen:
         with pytest.raises(DamagedSegmentError, match="another version"):
             Segment.open(path)
 
-    def test_a_file_that_was_never_used_is_empty(self, tmp_path):
+    @pytest.mark.parametrize("size", [0, 5, 4096])
+    def test_a_file_that_was_never_used_is_empty(self, tmp_path, size):
         """
-        A process killed while it made a segment leaves zeros, which are no damage.
+        A process killed while it made a segment leaves zeros, or less, which is no damage.
         """
-        (tmp_path / "s").write_bytes(bytes(4096))
+        (tmp_path / "s").write_bytes(bytes(size))
 
         opened, items = Segment.open(tmp_path / "s")
 

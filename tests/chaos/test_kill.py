@@ -37,7 +37,7 @@ def test_t12_acknowledged_is_recovered(engine, sqlite_database, tmp_path):
     replay("kill_safe", tmp_path / "spool", engine)
 
     assert check(engine, acknowledged) > 5_000
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert list((tmp_path / "spool").rglob("*.segment")) == []
 
 
 def test_t12_memory_loses(engine, sqlite_database, tmp_path):

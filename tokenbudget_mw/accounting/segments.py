@@ -281,10 +281,10 @@ def _read_header(data: bytes) -> int:
     """
     Return the offset at which replaying begins.
     """
+    if not any(data[: len(MAGIC)]):
+        return len(data)  # its process was killed before it was used, perhaps even before it was allocated
     if len(data) < HEADER_SIZE:
         raise DamagedSegmentError("The file is shorter than a header.")
-    if not any(data[: len(MAGIC)]):
-        return len(data)  # its process was killed before it was used
     fixed, (check,) = data[: _FIXED.size], _CHECK.unpack_from(data, _FIXED.size)
     if data[: len(MAGIC)] != MAGIC or crc32(fixed) != check:
         raise DamagedSegmentError("The header is damaged.")
