@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 redis = pytest.importorskip("redis")
 pytestmark = pytest.mark.slow
 
-DEADLINE = 0.05
-TOLERANCE = 0.15  # a busy machine's share; the deadline itself is 50 ms
+DEADLINE = 0.1
+PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
+TOLERANCE = 0.15  # a busy machine's share
 LIMIT = 8
 KEY = "key=caller"
 
@@ -125,12 +126,12 @@ class Bench:
     A server, a proxy before it, and a metered app that knows the proxy.
     """
 
-    def __init__(self, server: RedisServer, face: type[Asgi | Wsgi], policy: str) -> None:
+    def __init__(self, server: RedisServer, face: type[Asgi | Wsgi], policy: str, deadline: float) -> None:
         self.server = server
         self.proxy = FaultProxy(server.port)
         settings = {
             "backend": f"redis://127.0.0.1:{self.proxy.port}/0",
-            "deadline": DEADLINE,
+            "deadline": deadline,
             "identify": caller,
             "limits": [f"{LIMIT} requests/hour"],
             "on_backend_error": policy,
@@ -202,7 +203,8 @@ def face(request: pytest.FixtureRequest) -> type[Asgi | Wsgi]:
 
 @pytest.fixture
 def bench(redis_server: RedisServer, face: type[Asgi | Wsgi], request: pytest.FixtureRequest) -> Iterator[Bench]:
-    bench = Bench(redis_server, face, getattr(request, "param", "local"))
+    policy, deadline = getattr(request, "param", ("local", DEADLINE))
+    bench = Bench(redis_server, face, policy, deadline)
     yield bench
     bench.close()
 
@@ -238,22 +240,24 @@ def test_t16_no_fault_is_seen_by_a_request(
     assert max(seconds) < 2 * DEADLINE + TOLERANCE  # reserve and settle may each meet the deadline
     assert sum(seconds) < 8 * (DEADLINE + TOLERANCE)
     assert away < 1.0
-    assert bench.is_shared()
+    assert any(bench.is_shared() for _ in range(5))  # a busy machine may miss a deadline
     assert [record.levelname for record in caplog.records if "ackend" in record.getMessage()] == ["ERROR", "WARNING"]
 
 
-@pytest.mark.parametrize("bench", ["allow", "deny"], indirect=True)
-def test_t16_the_policy_holds_while_redis_is_away(bench: Bench, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("bench", "status"), [(("allow", DEADLINE), 200), (("deny", DEADLINE), 503)], indirect=["bench"]
+)
+def test_t16_the_policy_holds_while_redis_is_away(bench: Bench, status: int) -> None:
     """
     ``allow`` admits everybody; ``deny`` refuses with 503 and says when to come again.
     """
-    policy = request.node.callspec.params["bench"]
     bench.proxy.become("refuse")
     statuses, _ = bench.requests(LIMIT + 4)
 
-    assert statuses == [200 if policy == "allow" else 503] * (LIMIT + 4)
+    assert statuses == [status] * (LIMIT + 4)
 
 
+@pytest.mark.parametrize("bench", [("local", PATIENCE)], indirect=True)
 def test_t16_a_forgotten_script_is_nobodys_business(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """
     SCRIPT FLUSH: every request is counted in Redis, and nothing is logged.
