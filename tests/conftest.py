@@ -17,7 +17,8 @@ import private_servers
 import pytest
 from private_servers import RedisServer, ServerMissingError
 
-pytest.register_assert_rewrite("tokenbudget_mw.testing")  # the contracts assert, and should say what they found
+# the contracts assert, and should say what they found; the package itself is imported by our own pytest plugin
+pytest.register_assert_rewrite("tokenbudget_mw.testing.adapters", "tokenbudget_mw.testing.backends")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import random
 import re
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokenbudget_mw.rules.pricing import Priced, created_of
 from tokenbudget_mw.units import nano_from_pico_ceil
-from tokenbudget_mw.values import Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
+from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.values import Decision, Route
 
-__all__ = ["Charge", "cost_of", "new_id", "records_of"]
+__all__ = ["Charge", "cost_of", "labels", "new_id", "records_of"]
+
+labels: ContextVar[Mapping[str, str]] = ContextVar("tokenbudget_labels", default=EMPTY_TAGS)
+"""Labels of what is charged in this context; see `charging.tags`."""
 
 TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, section 3.2."""
@@ -39,11 +43,14 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
         priced: What it cost.
 
         is_settled: Whether a reservation of its own has settled it.
+
+        tags: Labels for its row: those of the context in which it was charged.
     """
 
     usage: Usage
     priced: Priced
     is_settled: bool = False
+    tags: Mapping[str, str] = msgspec.field(default_factory=labels.get)
 
 
 NOBODY = Subject(source="unauthenticated")
@@ -65,7 +72,7 @@ def records_of(
     call: Call, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True
 ) -> list[UsageRecord]:
     """
-    Build the rows of *call*: one, and one more for each further model that its handler charged.
+    Build the rows of *call*: one, and one more for each further model, or set of labels, that its handler charged.
 
     Args:
         call: The call.
@@ -87,9 +94,10 @@ def records_of(
 def _by_model(charges: Sequence[Charge]) -> Sequence[Charge]:
     if len(charges) == 1:
         return charges
-    groups: dict[tuple[str | None, str | None], list[Charge]] = {}
+    groups: dict[tuple[object, ...], list[Charge]] = {}
     for charge in charges:
-        groups.setdefault((charge.usage.model, charge.priced.price_id), []).append(charge)
+        key = (charge.usage.model, charge.priced.price_id, frozenset(charge.tags.items()))
+        groups.setdefault(key, []).append(charge)
     return [group[0] if len(group) == 1 else _sum(group) for group in groups.values()]
 
 
@@ -109,7 +117,7 @@ def _sum(group: Sequence[Charge]) -> Charge:
         complete=all(usage.complete for usage in usages),
     )
     total = sum(charge.priced.cost_pico for charge in group)
-    return Charge(usage, Priced(total, first.priced.price_id, first.priced.kind))
+    return Charge(usage, Priced(total, first.priced.price_id, first.priced.kind), tags=first.tags)
 
 
 def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> UsageRecord:
@@ -167,7 +175,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         completion_window=batch.get("completion_window"),
         batch_created_at_us=None if created is None else int(created * MICRO),
         batch_request_source=batch.get("batch_request_source"),
-        tags=dict(call.tags),
+        tags={**call.tags, **charge.tags},
     )
 
 

@@ -18,6 +18,7 @@ PACKAGES = {
     "tokenbudget_mw_flask": ROOT / "adapters/tokenbudget_mw_flask",
     "tokenbudget_mw_django": ROOT / "adapters/tokenbudget_mw_django",
     "tokenbudget_mw_alembic": ROOT / "contrib/tokenbudget_mw_alembic",
+    "tokenbudget_mw_clients": ROOT / "contrib/tokenbudget_mw_clients",
 }
 
 

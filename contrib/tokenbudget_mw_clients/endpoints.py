@@ -1,0 +1,32 @@
+"""
+Which of a client's requests are model calls, and in which format their responses come.
+"""
+
+from __future__ import annotations
+
+__all__ = ["format_of"]
+
+ENDINGS: tuple[tuple[str, str], ...] = (
+    ("/chat/completions", "openai.chat"),
+    ("/completions", "openai.completions"),
+    ("/responses", "openai.responses"),
+    ("/embeddings", "openai.embeddings"),
+    # with the version, because threads of OpenAI's assistants have messages, too
+    ("/v1/messages", "anthropic.messages"),
+    (":rawPredict", "anthropic.messages"),
+    (":streamRawPredict", "anthropic.messages"),
+)
+"""End of a path -> format; the first that fits holds. All are asked by POST: what only looks something up is free."""
+
+
+def format_of(method: str, path: str) -> str | None:
+    """
+    Return the format of the response, or None where the request is no model call.
+
+    >>> format_of("POST", "/openai/deployments/eu/chat/completions")
+    'openai.chat'
+    >>> format_of("POST", "/v1/messages/count_tokens")
+    """
+    if method != "POST":
+        return None
+    return next((spoken for end, spoken in ENDINGS if path.endswith(end)), None)

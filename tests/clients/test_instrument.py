@@ -1,0 +1,306 @@
+"""
+Who is charged for an instrumented client's calls, when, and what happens where something is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from asgi_rig import Rig, request
+from provider_server import Books, ProviderServer
+
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.testing.budget import BudgetTester
+from tokenbudget_mw.values import Subject, UsageRecord
+from tokenbudget_mw_clients import instrument, tags
+from tokenbudget_mw_clients.endpoints import format_of
+from tokenbudget_mw_clients.tees import tee
+
+CHAT: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}]}
+STREAM: Any = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+ABORT = {"x-fake": '{"abort_at": 5}'}
+
+
+@pytest.fixture
+def client(provider: ProviderServer, books: Books) -> Iterator[openai.OpenAI]:
+    """A client that is charged to the script's books."""
+    with openai.OpenAI(**provider.options("/v1")) as made:
+        yield instrument(made, core=books.core, subject=books.subject)
+
+
+def in_request(
+    provider: ProviderServer, handle: Callable[[openai.AsyncOpenAI], Awaitable[object]]
+) -> list[UsageRecord]:
+    """Let a metered request's handler call the provider with an instrumented client, and return the rows."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with openai.AsyncOpenAI(**provider.options("/v1")) as made:
+            await handle(instrument(made))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    rig = Rig(app)
+    rig.run(request(b""), path="/plain/ask", subject="ann")
+    rows = rig.rows()
+    rig.core.close()
+    return rows
+
+
+# -- who pays ---------------------------------------------------------------------------------------------------------
+
+
+def test_request_pays(provider: ProviderServer) -> None:
+    """Inside a metered request, its subject is charged, on the request's own row."""
+    (row,) = in_request(provider, lambda client: client.chat.completions.create(**CHAT))
+
+    assert (row.key_id, row.path, row.input_tokens, row.output_tokens) == ("ann", "/plain/ask", 3, 12)
+    assert row.cost_pico > 0
+
+
+def test_request_pays_rather_than_the_subject_that_was_given(provider: ProviderServer, books: Books) -> None:
+    """A subject given to `instrument` pays only where no request runs."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        await instrument(client, core=books.core, subject=books.subject).chat.completions.create(**CHAT)
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.key_id, row.output_tokens) == ("ann", 12)
+    assert books.rows() == []
+
+
+def test_one_row_for_a_model_and_its_labels(provider: ProviderServer) -> None:
+    """Calls of one request share a row where model and labels are the same, and have one of their own where not."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        with tags(feature="search"):
+            await client.chat.completions.create(**CHAT)
+            await client.chat.completions.create(**CHAT)
+        with tags(feature="title"):
+            await client.chat.completions.create(**CHAT)
+
+    rows = in_request(provider, handle)
+
+    assert [(row.tags, row.output_tokens) for row in rows] == [({"feature": "search"}, 24), ({"feature": "title"}, 12)]
+
+
+def test_concurrent_tasks_keep_their_labels(provider: ProviderServer) -> None:
+    """Labels follow the task that set them."""
+
+    async def ask(client: openai.AsyncOpenAI, user: str) -> None:
+        with tags(user=user):
+            async for _ in await client.chat.completions.create(**STREAM):
+                pass
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        await asyncio.gather(*(ask(client, name) for name in "abc"))
+
+    rows = in_request(provider, handle)
+
+    assert sorted(row.tags["user"] for row in rows) == ["a", "b", "c"]
+    assert {row.output_tokens for row in rows} == {12}
+
+
+def test_labels_nest_and_outlive_their_block(client: openai.OpenAI, books: Books) -> None:
+    """Inner labels go before outer ones; a stream that is read after the block has the labels of its request."""
+    with tags(feature="search", user="u1"), tags(user="u2"):
+        stream = client.chat.completions.create(**STREAM)
+    list(stream)
+    client.chat.completions.create(**CHAT)
+
+    assert [row.tags for row in books.rows()] == [{"feature": "search", "user": "u2"}, {}]
+
+
+def test_nobody_pays_and_the_log_says_so_once(provider: ProviderServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Outside of any request and without a subject, calls work, and one warning tells why they are not charged."""
+    with openai.OpenAI(**provider.options("/v1")) as client:
+        instrument(client)
+        answers = [client.chat.completions.create(**CHAT) for _ in range(3)]
+
+    assert [answer.usage.completion_tokens for answer in answers if answer.usage] == [12] * 3
+    assert [record.levelno for record in caplog.records if record.name == "tokenbudget_mw"] == [logging.WARNING]
+    assert "outside of any metered request" in caplog.text
+
+
+# -- once, or not at all ----------------------------------------------------------------------------------------------
+
+
+def test_twice_instrumented_charges_once(client: openai.OpenAI, books: Books) -> None:
+    """A second `instrument` replaces the first, on a copy of the client, too."""
+    again = instrument(client, core=books.core, subject=Subject(key="other"))
+    instrument(client.with_options(timeout=9), core=books.core, subject=Subject(key="third"))
+    again.chat.completions.create(**CHAT)
+
+    assert [row.key_id for row in books.rows()] == ["third"]
+
+
+def test_off_takes_the_meter_off(client: openai.OpenAI, books: Books) -> None:
+    """With mode `off` nothing is charged any more."""
+    instrument(client, mode="off").chat.completions.create(**CHAT)
+
+    assert books.rows() == []
+
+
+def test_disabled_settings_charge_nothing(provider: ProviderServer) -> None:
+    """`enabled: False` holds for clients, too."""
+    tester = BudgetTester({"enabled": False})
+    with openai.OpenAI(**provider.options("/v1")) as client:
+        instrument(client, core=tester.core, subject=Subject(key="k")).chat.completions.create(**CHAT)
+
+    assert tester.rows() == []
+    tester.close()
+
+
+def test_failed_calls_are_free(client: openai.OpenAI, books: Books) -> None:
+    """A call that the provider refused is not charged; each attempt is looked at on its own."""
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(**CHAT, extra_headers={"x-fake": '{"status": 500}'})
+
+    assert books.rows() == []
+
+
+def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
+    """A response of which nobody reads a byte charges nothing."""
+    with client.chat.completions.with_streaming_response.create(**STREAM) as response:
+        assert response.status_code == 200
+
+    assert books.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/v1/messages/count_tokens", None),
+        ("POST", "/v1/threads/t1/messages", None),
+        ("GET", "/v1/responses", None),
+        ("POST", "/v1/responses/r1/cancel", None),
+        ("POST", "/openai/deployments/d/chat/completions", "openai.chat"),
+        ("POST", "/v1/projects/p/publishers/anthropic/models/m:streamRawPredict", "anthropic.messages"),
+    ],
+)
+def test_only_model_calls_are_metered(method: str, path: str, expected: str | None) -> None:
+    """Look-ups, cancellations and other people's messages are no model calls."""
+    assert format_of(method, path) == expected
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_early_closed_stream_charges_what_passed(client: openai.OpenAI, books: Books) -> None:
+    """A stream that its reader leaves is charged its prompt and the text that passed."""
+    with client.chat.completions.with_streaming_response.create(**STREAM) as response:
+        lines = response.iter_lines()
+        texts = [json.loads(line[5:]) for line in (next(lines) for _ in range(6)) if line.startswith("data:")]
+
+    assert texts
+    (row,) = books.rows()
+    assert row.settle_reason == "client_gone"
+    assert row.input_tokens >= 3
+    assert row.cost_pico > 0
+    assert books.used() == row.total_tokens
+
+
+def test_stream_that_breaks_off_charges_what_passed(client: openai.OpenAI, books: Books) -> None:
+    """A stream that the provider breaks off raises what it raises anyway, and is charged as truncated."""
+    with pytest.raises(openai.APIConnectionError):
+        list(client.chat.completions.create(**STREAM, extra_headers=ABORT))
+
+    (row,) = books.rows()
+    assert row.settle_reason == "truncated"
+    assert 0 < row.output_tokens < 12
+
+
+def test_stream_without_usage_is_counted(client: openai.OpenAI, books: Books) -> None:
+    """Where the client asked for no usage, prompt and answer are counted: unknown is never zero."""
+    list(client.chat.completions.create(**CHAT, stream=True))
+
+    (row,) = books.rows()
+    assert row.settle_reason == "complete"
+    assert row.input_tokens >= 3
+    assert row.output_tokens > 0
+
+
+# -- nothing reaches the user -----------------------------------------------------------------------------------------
+
+
+def test_broken_books_do_not_reach_the_call(
+    client: openai.OpenAI, books: Books, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever fails in the meter, the answer comes; the log says it once, without prompt or answer."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the meter is broken")
+
+    monkeypatch.setattr(type(books.core.meter), "open_tap", fail)
+    assert client.chat.completions.create(**CHAT).choices
+    monkeypatch.undo()
+    monkeypatch.setattr(type(books.core), "record", fail)
+    assert client.chat.completions.create(**CHAT).choices
+    assert list(client.chat.completions.create(**STREAM))
+
+    assert len([record for record in caplog.records if record.name == "tokenbudget_mw"]) == 1
+    assert "RuntimeError" in caplog.text
+    assert "one two three" not in caplog.text
+
+
+def test_hooks_of_the_user_stay(provider: ProviderServer, books: Books) -> None:
+    """A hook of the user's own is called as before, and may read the body before the client does."""
+    seen: list[int] = []
+
+    def hook(response: httpx.Response) -> None:
+        response.read()
+        seen.append(len(response.content))
+
+    with httpx.Client(event_hooks={"response": [hook]}) as inner:
+        instrument(inner, core=books.core, subject=books.subject)
+        answered = inner.post(f"{provider.url}/v1/chat/completions", json=CHAT)
+        assert instrument(inner, mode="off").event_hooks["response"] == [hook]
+
+    assert seen == [len(answered.content)]
+    (row,) = books.rows()
+    assert row.output_tokens == 12
+
+
+def test_tee_changes_no_byte_and_ends_once() -> None:
+    """What is heard is what passes; closing after the end is no second end."""
+
+    class Listener:
+        heard, ends = b"", 0
+
+        def feed(self, chunk: bytes) -> None:
+            self.heard += chunk
+
+        def end(self, *, was_left: bool) -> None:
+            self.ends += 1
+            assert not (was_left and self.ends == 1)
+
+    listener = Listener()
+    response = httpx.Response(200, stream=httpx.ByteStream(b"some bytes"))
+    tee(response, listener, is_async=False)
+
+    assert response.read() == listener.heard == b"some bytes"
+    assert listener.ends >= 1
+
+
+# -- mistakes at the start --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("client", "options", "message"),
+    [
+        (object(), {}, "cannot meter builtins.object"),
+        (openai.OpenAI(api_key="unused"), {"subject": Subject(key="k")}, "`core` and `subject` together"),
+        (openai.OpenAI(api_key="unused"), {"mode": "charged"}, "no mode 'charged'"),
+    ],
+)
+def test_mistakes_are_said_at_once(client: Any, options: dict[str, Any], message: str) -> None:
+    """What could never charge anybody fails where it is written."""
+    with pytest.raises(ConfigurationError, match=message):
+        instrument(client, **options)
