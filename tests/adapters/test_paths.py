@@ -14,7 +14,7 @@ import pytest
 from adapter_servers import Server, serving
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}).encode()
-WAIT = 3.0
+WAIT = 10.0
 
 SERVED = [
     ("uvicorn", "asgi_host", {}),

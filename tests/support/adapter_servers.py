@@ -123,14 +123,17 @@ def serving(server: str, module: str, folder: Path, **environment: str) -> Itera
 
 
 def wait_until_up(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for a server's first accepted connection; its own words tell why where none comes."""
+    """Wait for a server's first answer, whatever it is; its own words tell why where none comes."""
     until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        process_pause()
+    while (left := until - time.monotonic()) > 0 and process.poll() is None:
+        try:
+            # a master may listen long before a worker is there to answer
+            with socket.create_connection(("127.0.0.1", port), timeout=left) as probe:
+                probe.sendall(b"GET /is-anybody-there HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                if probe.recv(1):
+                    return
+        except OSError:
+            process_pause()
     pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
 
 
