@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
-from tokenbudget_mw.reserving import Reserved
+from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules import refusals
-from tokenbudget_mw.rules.admission import METERED_UNITS, Request
+from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import ROOM, estimate, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
 from tokenbudget_mw.values import Cost
@@ -280,15 +280,17 @@ class Call:
             TypeError: There is no usage in *response*.
         """
         usage = self.core.meter.read_response(response)
+        self.add(usage, model=model)
+        return usage
+
+    def add(self, usage: Usage, *, model: str | None = None) -> None:
+        """
+        Charge *usage* as it is, its source included: for what has read a response itself. *model* as of `charge`.
+        """
         asked = model or (self.prompt.model if self.prompt else None)
         charge = Charge(usage, self.price(usage, asked))
-        with self._lock:
-            is_late = self.is_ended
-            if not is_late:
-                self._charges.append(charge)
-        if is_late:
+        if self._is_late(charge):
             self._charge_late(charge)
-        return usage
 
     def reserve(
         self,
@@ -326,12 +328,17 @@ class Call:
         """
         Add a *charge* whose reservation has been settled already.
         """
-        with self._lock:
-            is_late = self.is_ended
-            if not is_late:
-                self._charges.append(charge)
-        if is_late:
+        if self._is_late(charge):
             self._record([charge], settle_reason="late", is_first=False)
+
+    def _is_late(self, charge: Charge) -> bool:
+        """
+        Take *charge* for the end of this call, unless that has passed.
+        """
+        with self._lock:
+            if not self.is_ended:
+                self._charges.append(charge)
+            return self.is_ended
 
     def _charge_late(self, charge: Charge) -> None:
         """
@@ -340,12 +347,7 @@ class Call:
         self._record([charge], settle_reason="late", is_first=False)
 
         def work() -> None:
-            model = charge.usage.model and self.core.model_name(charge.usage.model)
-            name = new_id(self.core.clock())
-            request = Request(name, self.payer, self.route, model, NOTHING, NOTHING, METERED_UNITS)
-            reservation = self.core.guard.admit(request).reservation
-            if reservation is not None:
-                self.core.guard.settle(reservation, cost_of([charge]))
+            take(self, cost_of([charge]), charge.usage.model)
 
         if _is_on_loop():
             self.core.aside(work)
@@ -372,11 +374,14 @@ class Call:
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 
     def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
+        prompt = self.prompt
+        if tapped is not None and prompt is not None and tapped.source == "provider" and not prompt.input.exact:
+            self.core.meter.learn(prompt.model, prompt.input, tapped.input_tokens)
         rule = self.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
-        usage = settled_usage(rule, tapped=tapped, prompt=self.prompt, reserved=self._reserved())
+        usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=self._reserved())
         if usage.source == "none":
             return ()
-        return (Charge(usage, self.price(usage, self.prompt.model if self.prompt else None)),)
+        return (Charge(usage, self.price(usage, prompt.model if prompt else None)),)
 
     def _reserved(self) -> Cost:
         if self.held:

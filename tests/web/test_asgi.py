@@ -360,6 +360,27 @@ def test_a_model_has_one_counter_however_it_is_spelt() -> None:
     assert statuses == [200, 200, 429, 429, 200]
 
 
+def test_estimates_learn_from_the_provider() -> None:
+    """A model whose tokenizer is not known is estimated better after each response that says what it was."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(dict(START))
+        body = ANSWER.replace(b'"prompt_tokens": 8', b'"prompt_tokens": 90').replace(b"gpt-4o", b"somebodys-model")
+        await send({"type": "http.response.body", "body": body})
+
+    rig = Rig(app, plans={"one": ["1G tokens/minute"]})
+    asked = chat(model="somebodys-model", messages=[{"role": "user", "content": "hello " * 50}])
+
+    def estimate() -> int:
+        return rig.core.meter.read_prompt(rig.core.routes.routes[0], asked["body"]).input.estimate
+
+    before = estimate()
+    for _ in range(50):
+        rig.run(asked)
+
+    assert before < estimate() <= 90
+
+
 def test_head_refusal_has_no_body() -> None:
     """A refused HEAD request has headers only (RFC 9110, section 9.3.2)."""
     sent = Rig(answering).run(request(b""), method="HEAD", subject=None)
