@@ -32,6 +32,7 @@ def tokens(*blocks, **fields):
         (f"/model/{ARN}/converse", ARN, False),
         ("//Model//m/Converse-Stream/", "m", True),
         ("/model/m/converse\n", "m", False),
+        ("/model/cheap/converse/../../dear/converse", "dear", False),
         ("/model/m/invoke", "body", False),
     ],
 )

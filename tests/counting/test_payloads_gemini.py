@@ -37,6 +37,7 @@ def tokens(*parts, **fields):
         ),
         ("/v1beta/tunedModels/mine-1:generateContent", "mine-1", False),
         ("//v1beta/MODELS//gemini-2.5-flash:StreamGenerateContent/", "gemini-2.5-flash", True),
+        ("/v1beta/models/cheap:generateContent/../dear:streamGenerateContent", "dear", True),
         ("/own/path", "body", False),
     ],
 )

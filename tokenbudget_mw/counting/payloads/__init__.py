@@ -28,6 +28,7 @@ from tokenbudget_mw.counting.payloads import (
 )
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
+from tokenbudget_mw.rules.routes import normalise as resolve_path
 from tokenbudget_mw.values import Prompt, TokenCount
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "bound", "read"]
 
 USUAL = Tokenizers()
+
+_TWISTED = re.compile(r"[/\\](?:[/\\]|\.\.?(?:[/\\]|$))")
 
 HEAD_BYTES = 16_384
 """How much of a body that is not read is searched for its model."""
@@ -191,6 +194,8 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
 
 
 def _target(kind: Format, path: str) -> fields.Target:
+    if _TWISTED.search(path):
+        path = resolve_path(path)  # as a server that resolves dots takes it: /models/cheap:x/../dear:x
     target = kind.target(path)
     if target.model is not None:
         fields.check_model(target.model)
