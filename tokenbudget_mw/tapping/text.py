@@ -84,7 +84,7 @@ def endings(data: bytes, mark: bytes, *, depth: int = 0) -> Iterator[bytes]:
     Such an ending is JSON only if the mark is a key *depth* objects below the outermost one; so figures that a model has
     written into its answer are never taken for the provider's.
 
-    >>> [*endings(b'… "a": {"usage": 1}, "usage": 2}', b'"usage"')]
+    >>> [*endings(b'"a": {"usage": 1}, "usage": 2}', b'"usage"')]
     [b'{"usage": 2}', b'{"usage": 1}, "usage": 2}']
     """
     closed = data.rstrip()
