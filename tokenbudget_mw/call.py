@@ -345,14 +345,11 @@ class Call:
         Charge after the response has ended (a background task): straight to the counters, on a row of its own.
         """
         self._record([charge], settle_reason="late", is_first=False)
-
-        def work() -> None:
-            take(self, cost_of([charge]), charge.usage.model)
-
+        cost, model = cost_of([charge]), charge.usage.model
         if _is_on_loop():
-            self.core.aside(work)
+            self.core.aside(lambda: take(self, cost, model))
         else:
-            work()
+            take(self, cost, model)
 
     # -- after the app ---------------------------------------------------------------------------------------------
 

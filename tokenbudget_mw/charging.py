@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.call import Call
-from tokenbudget_mw.recording import labels, new_id
-from tokenbudget_mw.rules.admission import METERED_UNITS, Request
+from tokenbudget_mw.recording import labels
+from tokenbudget_mw.reserving import take
 from tokenbudget_mw.rules.settlement import Ending
-from tokenbudget_mw.values import Cost, Decision, Facts, Prompt, Route, TokenCount
+from tokenbudget_mw.values import Decision, Facts, Prompt, Route, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.values import Subject, Usage
 
-__all__ = ["charge", "open_call", "tags", "take"]
+__all__ = ["charge", "open_call", "tags"]
 
 NO_REQUEST = Facts("CHARGE", "")
 """What stands on the row of a charge that no HTTP request belongs to."""
 
 WHOLE = Ending(None, has_body=True, is_whole=True)
-NOTHING = Cost()
 
 
 @contextmanager
@@ -66,12 +65,18 @@ def charge(core: Core, subject: Subject, response: object, *, model: str | None 
     """
     call = open_call(core, subject, model=model)
     usage = call.charge(response, model=model)
-    take(call, call.end(WHOLE))
+    take(call, call.end(WHOLE), model or usage.model)
     return usage
 
 
 def open_call(
-    core: Core, subject: Subject, *, facts: Facts = NO_REQUEST, route: Route | None = None, model: str | None = None
+    core: Core,
+    subject: Subject,
+    *,
+    facts: Facts = NO_REQUEST,
+    route: Route | None = None,
+    model: str | None = None,
+    age: float = 0.0,
 ) -> Call:
     """
     Return a call that was not asked of the limits, for what *subject* is charged. Whoever opens it ends it.
@@ -86,20 +91,13 @@ def open_call(
         route: Where it went.
 
         model: Model that was asked for.
+
+        age: How long ago it began, in seconds.
     """
     call = Call(core, facts, route or Route(facts.path))
+    call.started_at -= age
+    call.started -= age
     call.subject = subject
     call.decision = Decision(admitted=True)
     call.prompt = None if model is None else Prompt(model, TokenCount(0, 0))
     return call
-
-
-def take(call: Call, cost: Cost) -> None:
-    """
-    Move the counters of *call*'s subject by the tokens and the money of *cost*. No limit refuses what has been used.
-    """
-    core = call.core
-    request = Request(new_id(core.clock()), call.payer, call.route, call.model_name, NOTHING, NOTHING, METERED_UNITS)
-    reservation = core.guard.admit(request).reservation
-    if reservation is not None:
-        core.guard.settle(reservation, cost)

@@ -12,18 +12,19 @@ from tokenbudget_mw.errors import BudgetExceeded
 from tokenbudget_mw.recording import Charge, cost_of, new_id
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
-from tokenbudget_mw.values import Prompt, Route, TokenCount, Usage
+from tokenbudget_mw.values import Cost, Prompt, Route, TokenCount, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
     from tokenbudget_mw.call import Call
-    from tokenbudget_mw.values import Cost, Decision
+    from tokenbudget_mw.values import Decision
 
-__all__ = ["Reserved"]
+__all__ = ["Reserved", "take"]
 
 CHAT = Route("*", format="openai.chat")
+NOTHING = Cost()
 
 
 class Reserved:
@@ -101,6 +102,25 @@ class Reserved:
 
     def _charge_of(self, usage: Usage) -> Charge:
         return Charge(usage, self._call.price(usage, self._prompt.model), is_settled=True)
+
+
+def take(call: Call, cost: Cost, model: str | None) -> None:
+    """
+    Move the counters of *call*'s subject by the tokens and the money of *cost*. No limit refuses what has been used.
+
+    Args:
+        call: Whose subject.
+
+        cost: What was used.
+
+        model: The model, for limits per model.
+    """
+    core = call.core
+    name = None if model is None else core.model_name(model)
+    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS)
+    reservation = core.guard.admit(request).reservation
+    if reservation is not None:
+        core.guard.settle(reservation, cost)
 
 
 def _count(call: Call, model: str, prompt: str | int | Sequence[object]) -> TokenCount:

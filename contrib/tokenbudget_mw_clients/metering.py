@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tokenbudget_mw.call import running
-from tokenbudget_mw.charging import open_call, tags, take
+from tokenbudget_mw.charging import open_call, tags
 from tokenbudget_mw.errors import PayloadError
 from tokenbudget_mw.recording import labels
+from tokenbudget_mw.reserving import take
 from tokenbudget_mw.rules.settlement import Ending, settled_usage
 from tokenbudget_mw.values import Cost, Facts, Route
 from tokenbudget_mw_clients.endpoints import format_of
@@ -149,7 +150,7 @@ class ModelCall:
         usage = settled_usage("actual", tapped=tapped, prompt=prompt, reserved=Cost())
         with tags(**self.labels):
             if self.call is not None:
-                self.call.charge(usage, model=self.model)
+                self.call.add(usage, model=self.model)
             else:
                 self._charge_alone(usage, was_left)
 
@@ -165,18 +166,27 @@ class ModelCall:
             return
         response, url = self.response, self.response.request.url
         facts = Facts("POST", url.path, server=(url.host, url.port))
-        call = open_call(self.core, subject, facts=facts, route=Route(url.path), model=self.model)
+        route, age = Route(url.path), _age_of(response)
+        call = open_call(self.core, subject, facts=facts, route=route, model=self.model, age=age)
         call.respond(response.status_code, [("content-type", response.headers.get("content-type", ""))])
-        call.charge(usage, model=self.model)
+        call.add(usage)
         cost = call.end(Ending(response.status_code, has_body=True, is_whole=usage.complete, client_gone=was_left))
         if self.is_async:
-            self.core.aside(lambda: self._take(call, cost))
+            self.core.aside(lambda: self._take(call, cost, usage))
         else:
-            self._take(call, cost)
+            self._take(call, cost, usage)
 
-    def _take(self, call: Call, cost: Cost) -> None:
+    def _take(self, call: Call, cost: Cost, usage: Usage) -> None:
         with self.payer.shielding():
-            take(call, cost)
+            take(call, cost, self.model or usage.model)
+
+
+def _age_of(response: Any) -> float:
+    try:
+        seconds: float = response.elapsed.total_seconds()
+    except RuntimeError:  # closing failed
+        return 0.0
+    return seconds
 
 
 def _model_of(request: Any) -> str | None:

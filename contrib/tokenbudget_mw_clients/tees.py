@@ -28,6 +28,8 @@ class Listener(Protocol):
     def end(self, *, was_left: bool) -> None:
         """
         Take the end: of the body, or of the reader's patience (*was_left*). Only the first call counts.
+
+        The response has been closed by then.
         """
         ...
 
@@ -62,6 +64,7 @@ class _Tee:
     def __init__(self, stream: Any, listener: Listener) -> None:
         self._stream = stream
         self._listener = listener
+        self._was_left = True
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -69,21 +72,22 @@ class _Tee:
                 self._listener.feed(chunk)
                 yield chunk
         except Exception:
-            self._listener.end(was_left=False)
+            self._was_left = False  # the provider broke off, not the reader
             raise
-        self._listener.end(was_left=False)
+        self._was_left = False
 
     def close(self) -> None:
         try:
             self._stream.close()
         finally:
-            self._listener.end(was_left=True)
+            self._listener.end(was_left=self._was_left)
 
 
 class _AsyncTee:
     def __init__(self, stream: Any, listener: Listener) -> None:
         self._stream = stream
         self._listener = listener
+        self._was_left = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -91,12 +95,12 @@ class _AsyncTee:
                 self._listener.feed(chunk)
                 yield chunk
         except Exception:
-            self._listener.end(was_left=False)
+            self._was_left = False  # the provider broke off, not the reader
             raise
-        self._listener.end(was_left=False)
+        self._was_left = False
 
     async def aclose(self) -> None:
         try:
             await self._stream.aclose()
         finally:
-            self._listener.end(was_left=True)
+            self._listener.end(was_left=self._was_left)
