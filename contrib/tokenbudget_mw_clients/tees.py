@@ -60,12 +60,17 @@ def _async_tee(library: str) -> Callable[[Any, Listener], Any]:
     return type("AsyncTee", (_AsyncTee, sys.modules[library].AsyncByteStream), {})
 
 
-class _Tee:
+class _Heard:
     def __init__(self, stream: Any, listener: Listener) -> None:
         self._stream = stream
         self._listener = listener
         self._was_left = True
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # httpx2's responses ask their stream how long it took
+
+
+class _Tee(_Heard):
     def __iter__(self) -> Iterator[bytes]:
         try:
             for chunk in self._stream:
@@ -83,12 +88,7 @@ class _Tee:
             self._listener.end(was_left=self._was_left)
 
 
-class _AsyncTee:
-    def __init__(self, stream: Any, listener: Listener) -> None:
-        self._stream = stream
-        self._listener = listener
-        self._was_left = True
-
+class _AsyncTee(_Heard):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:

@@ -261,6 +261,7 @@ def test_hooks_of_the_user_stay(provider: ProviderServer, books: Books) -> None:
     with httpx.Client(event_hooks={"response": [hook]}) as inner:
         instrument(inner, core=books.core, subject=books.subject)
         answered = inner.post(f"{provider.url}/v1/chat/completions", json=CHAT)
+        assert answered.elapsed.total_seconds() > 0
         assert instrument(inner, mode="off").event_hooks["response"] == [hook]
 
     assert seen == [len(answered.content)]

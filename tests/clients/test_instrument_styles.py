@@ -122,6 +122,7 @@ def check(books: Books) -> None:
     assert (row.input_tokens, row.output_tokens, row.settle_reason) == (3, 12, "complete")
     assert (row.key_id, row.status, row.server_address, row.usage_source) == ("script", 200, "127.0.0.1", "provider")
     assert row.cost_pico > 0
+    assert row.duration_us > 0
     assert books.used() == 15
 
 
