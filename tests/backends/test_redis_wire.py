@@ -5,6 +5,8 @@ The connection of an event loop: replies in order however they arrive, a lost co
 from __future__ import annotations
 
 import asyncio
+import ssl
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,7 +168,6 @@ def wait_until_shared(backend: Backend) -> float:
     """
     Return how many seconds it took until Redis answers again.
     """
-    import threading
     import time
 
     begin, pause = time.monotonic(), threading.Event()
@@ -196,3 +197,22 @@ def test_babble_is_an_unavailable_backend() -> None:
         await server.wait_closed()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "verify"),
+    [
+        ("redis://localhost", None),
+        ("rediss://user:pw@localhost:6380/1", ssl.CERT_REQUIRED),
+        ("rediss://localhost?ssl_cert_reqs=none", ssl.CERT_NONE),
+    ],
+)
+def test_a_loop_speaks_tls_as_the_url_says(url: str, verify: ssl.VerifyMode | None) -> None:
+    """
+    Certificates are checked unless the URL says otherwise; all other options stay out of it.
+    """
+    from tokenbudget_mw.backends.redis_client import async_options
+
+    context = wire_module._tls(async_options(url))
+
+    assert verify is None if context is None else context.verify_mode == verify

@@ -166,5 +166,4 @@ def _tls(options: Mapping[str, Any]) -> Any:
     # redis-py knows how the URL's ssl_… options make a context.
     if not issubclass(options.get("connection_class", object), SSLConnection):
         return None
-    known = {name: value for name, value in options.items() if name != "connection_class"}
-    return SSLConnection(**known).ssl_context.get()
+    return SSLConnection(**{name: options[name] for name in options if name.startswith("ssl_")}).ssl_context.get()
