@@ -279,6 +279,8 @@ class _Connection:
             # the client went away meanwhile; settling twice is settling once, so do it again where nobody can cancel it
             _keep(asyncio.ensure_future(self._settle(actual)))
             raise
+        if call.unrecorded is not None:
+            raise call.unrecorded
 
     async def _settle(self, actual: Cost) -> None:
         for reservation in self._call.held:

@@ -7,14 +7,13 @@ request -> decide -> respond, feed -> end`, and wait for the guard in between.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.errors import PayloadError, TokenBudgetError
+from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules import refusals
@@ -70,6 +69,8 @@ class Call:
         tags: Labels for the usage row.
 
         held: Reservations to settle when it ends.
+
+        unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
     __slots__ = (
@@ -93,6 +94,7 @@ class Call:
         "subject",
         "tags",
         "tap",
+        "unrecorded",
     )
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
@@ -114,6 +116,7 @@ class Call:
         self.tags: dict[str, str] = {}
         self.is_ended = False
         self.held: list[Reservation] = []
+        self.unrecorded: SpoolFullError | None = None
         self._charges: list[Charge] = []
         self._lock = threading.Lock()
 
@@ -346,10 +349,7 @@ class Call:
         """
         self._record([charge], settle_reason="late", is_first=False)
         cost, model = cost_of([charge]), charge.usage.model
-        if _is_on_loop():
-            self.core.aside(lambda: take(self, cost, model))
-        else:
-            take(self, cost, model)
+        self.core.off_loop(lambda: take(self, cost, model))
 
     # -- after the app ---------------------------------------------------------------------------------------------
 
@@ -367,7 +367,10 @@ class Call:
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         outcome = outcome_of(ending, None if reported else tapped)
         charges = reported or self._settled(outcome, tapped)
-        self._record(charges, settle_reason=outcome)
+        try:
+            self._record(charges, settle_reason=outcome)
+        except SpoolFullError as error:
+            self.unrecorded = error
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 
     def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
@@ -389,11 +392,3 @@ class Call:
     def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
         for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):
             self.core.record(record)
-
-
-def _is_on_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -4,6 +4,7 @@ The core: every part, plugged together, as the adapters and the web protocols us
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -135,7 +136,10 @@ class Core:
 
     def record(self, record: UsageRecord) -> None:
         """
-        Hand *record* to the spool. Never waits, never raises.
+        Hand *record* to the spool. What happens when that is full is said by ``spool_full``.
+
+        Raises:
+            SpoolFullError: It is full, and ``spool_full`` is ``raise``.
         """
         self.spool.put(record)
 
@@ -144,6 +148,17 @@ class Core:
         Do *work* soon, in a thread, so that the caller's event loop does not wait for it.
         """
         self._aside.get().submit(work)
+
+    def off_loop(self, work: Callable[[], object]) -> None:
+        """
+        Do *work* here and now, or `aside` where here is an event loop.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            work()
+        else:
+            self.aside(work)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

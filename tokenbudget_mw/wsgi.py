@@ -223,6 +223,8 @@ class _Exchange:
         )
         for reservation in call.held:
             self._core.guard.settle(reservation, actual)
+        if call.unrecorded is not None:
+            raise call.unrecorded
 
     def _abort(self) -> None:
         self._failed = True

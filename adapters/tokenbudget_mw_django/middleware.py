@@ -210,6 +210,8 @@ class _Exchange:
             for reservation in call.held:
                 call.core.guard.settle(reservation, actual)
         running.set(None)
+        if call.unrecorded is not None:
+            raise call.unrecorded
 
     async def aend(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
         call = self.call
@@ -218,6 +220,8 @@ class _Exchange:
         actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
         for reservation in call.held:
             await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
+        if call.unrecorded is not None:
+            raise call.unrecorded
 
     def _actual(self, *, is_whole: bool, failed: bool, client_gone: bool) -> Cost:
         has_body = self.call.first_byte is not None

@@ -12,7 +12,7 @@ from asgi_rig import CHAT, DISCONNECT, Message, Rig, chat, request, scope_of, st
 from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
 from tokenbudget_mw.call import Call
-from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.values import Cost
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
@@ -437,6 +437,21 @@ def test_websocket_refusal(extensions: Any, types: list[str]) -> None:
     )
 
     assert [message["type"] for message in sent] == types
+
+
+def test_a_full_spool_raises_after_all_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a full spool shall raise, the request fails, but its slot is free."""
+    rig = Rig(answering)
+
+    def full(record: object) -> bool:
+        raise SpoolFullError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.core.spool, "put", full)
+        with pytest.raises(SpoolFullError):
+            rig.run(chat())
+
+    assert in_flight(rig) == 0
 
 
 def test_lifespan_passes_and_drains() -> None:
