@@ -28,8 +28,6 @@ class Listener(Protocol):
     def end(self, *, was_left: bool) -> None:
         """
         Take the end: of the body, or of the reader's patience (*was_left*). Only the first call counts.
-
-        The response has been closed by then.
         """
         ...
 
@@ -76,8 +74,9 @@ class _Tee(_Heard):
             for chunk in self._stream:
                 self._listener.feed(chunk)
                 yield chunk
-        except Exception:
-            self._was_left = False  # the provider broke off, not the reader
+        except BaseException as exc:
+            # older clients close nothing where the provider breaks off, or where their reader just stops reading
+            self._listener.end(was_left=not isinstance(exc, Exception))
             raise
         self._was_left = False
 
@@ -94,8 +93,9 @@ class _AsyncTee(_Heard):
             async for chunk in self._stream:
                 self._listener.feed(chunk)
                 yield chunk
-        except Exception:
-            self._was_left = False  # the provider broke off, not the reader
+        except BaseException as exc:
+            # older clients close nothing where the provider breaks off, or where their reader just stops reading
+            self._listener.end(was_left=not isinstance(exc, Exception))
             raise
         self._was_left = False
 
