@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
@@ -18,11 +19,13 @@ from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Engine
 
     from tokenbudget_mw.core import Core
 
-__all__ = ["core", "database_url", "engine_of", "forget", "read_settings"]
+__all__ = ["core", "database_url", "engine_of", "forget", "read_settings", "using"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -113,6 +116,23 @@ def forget() -> Core | None:
     """
     with _lock:
         return _cores.pop("core", None)
+
+
+@contextmanager
+def using(tested: Core) -> Iterator[None]:
+    """
+    Let requests inside the block take *tested* instead of a core made from the settings: for tests.
+    """
+    with _lock:
+        before = _cores.pop("core", None)
+        _cores["core"] = tested
+    try:
+        yield
+    finally:
+        with _lock:
+            del _cores["core"]
+            if before is not None:
+                _cores["core"] = before
 
 
 def _renew(*, setting: str, **_: object) -> None:
