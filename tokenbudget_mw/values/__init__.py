@@ -1,0 +1,65 @@
+"""
+The frozen values that travel between the rooms. Read this first.
+
+A request goes once through them: `Facts` -> `Subject` -> `Prompt`, `Cost` -> `Check` -> `Ask` -> `Reply` ->
+`Decision` -> (the app runs) -> `Usage` -> `Settlement` -> `UsageRecord`.
+
+Units, everywhere: tokens and requests are whole ``int``; money on a record is whole pico-dollars (``_pico``, 1e-12 USD),
+money in a limit counter whole nano-dollars (``_nano``, 1e-9 USD, rounded up); durations and moments are ``float``
+seconds (moments since the Unix epoch) unless the name ends in ``_us`` (whole microseconds).
+
+What is made at start is a frozen dataclass; what each request makes anew is a frozen struct, which is made ten times
+faster.
+"""
+
+from __future__ import annotations
+
+from tokenbudget_mw.values.limits import (
+    Ask,
+    Check,
+    CheckState,
+    Cost,
+    Decision,
+    Hold,
+    Limit,
+    Mode,
+    OnBackendError,
+    Reply,
+    Reservation,
+    Scope,
+    Settlement,
+    Tally,
+    Unit,
+    Window,
+)
+from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, Prompt, Route, Subject, TokenCount
+from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
+
+__all__ = [
+    "EMPTY_TAGS",
+    "Ask",
+    "Check",
+    "CheckState",
+    "Cost",
+    "Decision",
+    "Facts",
+    "Hold",
+    "Limit",
+    "Mode",
+    "OnBackendError",
+    "Price",
+    "Prompt",
+    "Quote",
+    "Reply",
+    "Reservation",
+    "Route",
+    "Scope",
+    "Settlement",
+    "Subject",
+    "Tally",
+    "TokenCount",
+    "Unit",
+    "Usage",
+    "UsageRecord",
+    "Window",
+]

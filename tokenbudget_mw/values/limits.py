@@ -1,0 +1,338 @@
+"""
+Limits, what is asked of them, and what they answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Ask",
+    "Check",
+    "CheckState",
+    "Cost",
+    "Decision",
+    "Hold",
+    "Limit",
+    "Mode",
+    "OnBackendError",
+    "Reply",
+    "Reservation",
+    "Scope",
+    "Settlement",
+    "Tally",
+    "Unit",
+    "Window",
+]
+
+Unit = Literal["requests", "tokens", "input_tokens", "output_tokens", "money", "concurrent"]
+Scope = Literal["key", "user", "team", "project", "tenant", "model", "route", "global"]
+Mode = Literal["enforce", "shadow"]
+OnBackendError = Literal["allow", "deny", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """
+    The time over which a limit counts.
+
+    Attributes:
+        seconds: Length of a trailing window; None for a calendar period.
+
+        period: ``hour``, ``day``, ``week``, ``month``, ``quarter``, ``year`` of the calendar; None for a trailing window.
+    """
+
+    seconds: float | None = None
+    period: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """
+    One promise: at most *amount* of *unit* in any *window*, for each value of the scopes *per*.
+
+    Attributes:
+        name: Short id for headers, rows and logs: ``"requests-minute"``; unique in the settings.
+
+        unit: What is counted.
+
+        amount: The most that may be counted: requests, tokens, concurrent calls; nano-dollars where *unit* is ``money``.
+
+        window: Over which time; None for ``concurrent``.
+
+        per: Scopes that together name the counter, ``("key", "model")``.
+
+        algorithm: Name of the window algorithm: ``strict_log``, ``gcra``, ``calendar``, ``concurrent``.
+
+        slots: How finely a trailing window is cut.
+
+        mode: ``shadow`` decides and records, and refuses nobody.
+
+        on_backend_error: What holds while the backend does not answer.
+
+        text: The limit as the user wrote it.
+    """
+
+    name: str
+    unit: Unit
+    amount: int
+    window: Window | None
+    per: tuple[Scope, ...] = ("key",)
+    algorithm: str = "strict_log"
+    slots: int = 60
+    mode: Mode = "enforce"
+    on_backend_error: OnBackendError = "local"
+    text: str = ""
+
+    def __hash__(self) -> int:
+        # names are unique in the settings; hashing all ten fields takes as long as the rest of a look-up together
+        return hash(self.name)
+
+
+class Cost(msgspec.Struct, frozen=True, gc=False):
+    """
+    What a request takes from limits, a number a dimension.
+
+    Attributes:
+        requests: Requests.
+
+        input_tokens: Input tokens, cached ones included.
+
+        output_tokens: Output tokens, reasoning included.
+
+        money_nano: Nano-dollars, rounded up.
+
+        concurrent: Calls in flight.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    money_nano: int = 0
+    concurrent: int = 0
+
+    def of(self, unit: Unit) -> int:
+        """
+        Return the amount in dimension *unit*; ``tokens`` is input and output together.
+        """
+        if unit == "tokens":
+            return self.input_tokens + self.output_tokens
+        if unit == "money":
+            return self.money_nano
+        value: int = getattr(self, unit)
+        return value
+
+
+class Check(msgspec.Struct, frozen=True, gc=False):
+    """
+    One question to a backend: "may *counter*'s window *window* take *cost* more, below *cap*?"
+
+    Attributes:
+        counter: Whose counter, for example ``"key=k1,model=gpt-4o"``. All windows of a counter live together.
+
+        window: Which window of it, for example ``"tokens:60"``. It has no amount in it, so a changed limit keeps its count.
+
+        algorithm: Which window algorithm, a name in `rules.windows`.
+
+        params: The algorithm's own integers (for ``strict_log``: slot length in microseconds, slots a window; for
+            ``calendar``: start, end and end of the next period in microseconds since the epoch; for ``concurrent``: none).
+
+        cost: What to take, in the limit's unit.
+
+        cap: The limit's amount.
+
+        enforced: Whether a "no" refuses the request (a shadow limit's does not).
+
+        on_error: What holds while the backend does not answer: ``allow``, ``deny`` or ``local``.
+
+        room: What must be left for the answer to be yes, though only *cost* is taken: for a call that will say its cost
+            later, so that a spent limit refuses it.
+    """
+
+    counter: str
+    window: str
+    algorithm: str
+    params: tuple[int, ...]
+    cost: int
+    cap: int
+    enforced: bool = True
+    on_error: OnBackendError = "local"
+    room: int = 0
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """
+    All checks of one request, decided in one atomic step: every enforced check fits, or nothing is charged.
+
+    The shadow checks (``enforced=False``) are a second all-or-nothing group, charged only when the request is admitted
+    and all of them fit; so a shadow limit counts what it would have counted had it been enforced.
+
+    Attributes:
+        id: Reservation id, unique (32 hexadecimal digits); a second ask of the same id is answered as the first was.
+
+        tag: Cluster hash tag that all counters share: the tenant, or the widest scope known.
+
+        checks: The questions.
+
+        lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day.
+    """
+
+    id: str
+    tag: str
+    checks: tuple[Check, ...]
+    lease: float = 600.0
+
+
+class CheckState(msgspec.Struct, frozen=True, gc=False):
+    """
+    A backend's answer to one `Check`.
+
+    Attributes:
+        fits: Whether the cost fitted.
+
+        remaining: What is left below the cap after this request (0 when in debt), in the limit's unit.
+
+        reset: Seconds until everything counted now has left the window.
+
+        retry_after: Seconds until the asked cost fits if nobody else spends; 0.0 where it fits, None where it never can.
+
+        slot: Where it was charged (the algorithm's own number), -1 where it was not.
+    """
+
+    fits: bool
+    remaining: int
+    reset: float = 0.0
+    retry_after: float | None = 0.0
+    slot: int = -1
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """
+    A backend's answer to an `Ask`.
+
+    Attributes:
+        admitted: Whether every enforced check fitted; if not, nothing was charged.
+
+        states: One `CheckState` a check, in order.
+
+        degraded: Whether a fallback answered because the backend could not.
+    """
+
+    admitted: bool
+    states: tuple[CheckState, ...]
+    degraded: bool = False
+
+
+class Hold(msgspec.Struct, frozen=True, gc=False):
+    """
+    What a reservation took from one window, and where.
+
+    Attributes:
+        check: The question that was asked.
+
+        slot: Where it was charged.
+    """
+
+    check: Check
+    slot: int
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """
+    An admitted request's claim on its limits, until it is settled.
+
+    Attributes:
+        id: As in `Ask`.
+
+        tag: As in `Ask`.
+
+        holds: What was charged.
+
+        units: The limit unit of each hold, in order.
+
+        cost: The whole reserved cost.
+
+        expires_at: When the lease ends, in epoch seconds.
+    """
+
+    id: str
+    tag: str
+    holds: tuple[Hold, ...]
+    units: tuple[Unit, ...]
+    cost: Cost
+    expires_at: float
+
+
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """
+    The truth about a reservation: each held window is moved to *actual*, at the slot that was charged.
+
+    Settling never refuses, may leave a counter in debt, frees concurrency, and is idempotent by id. A window whose slot
+    has left it is not touched. Where the lease has expired before, the actual amounts are charged in full.
+
+    Attributes:
+        reservation: What is settled.
+
+        actual: The true amount of each hold, in order, in the hold's unit.
+    """
+
+    reservation: Reservation
+    actual: tuple[int, ...]
+
+
+class Tally(msgspec.Struct, frozen=True, gc=False):
+    """
+    One limit, as a decision saw it.
+
+    Attributes:
+        limit: The limit.
+
+        state: The backend's answer.
+
+        cost: What was asked, in the limit's unit.
+    """
+
+    limit: Limit
+    state: CheckState
+    cost: int
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """
+    Whether a request may run, and why.
+
+    Attributes:
+        admitted: Whether it runs.
+
+        code: ``ok``, ``limit``, ``money``, ``credits``, ``unpriced``, ``backend``, ``credential``, ``payload``.
+
+        status: HTTP status of the refusal; 200 where admitted.
+
+        message: One sentence for the caller, safe to show.
+
+        tallies: Every limit that applied.
+
+        refused_by: Names of the limits that refused.
+
+        would_refuse: Names of the shadow limits that would have refused.
+
+        retry_after: Seconds until a retry can succeed; None where none can.
+
+        reservation: What is held; None where refused.
+
+        degraded: Whether a fallback decided because the backend could not.
+    """
+
+    admitted: bool
+    code: str = "ok"
+    status: int = 200
+    message: str = ""
+    tallies: tuple[Tally, ...] = ()
+    refused_by: tuple[str, ...] = ()
+    would_refuse: tuple[str, ...] = ()
+    retry_after: float | None = None
+    reservation: Reservation | None = None
+    degraded: bool = False
