@@ -116,7 +116,7 @@ class Encoders:
 
     def __init__(self, engine: Engine = "tiktoken") -> None:
         engines.check(engine)
-        self.engine = engine
+        self.engine: Engine = engine
         self._loaded: dict[str, Encoder] = {}
         self._lock = threading.Lock()
 

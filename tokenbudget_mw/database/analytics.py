@@ -338,7 +338,7 @@ def last_seconds(
         wanted = select(func.count(), refused, errors, *summed).where(
             usage.created_at > now - timedelta(seconds=seconds), usage.created_at <= now, *_owned(account, key_id)
         )
-        requests, refusals, failed, *halves = connection.execute(wanted).one()
+        requests, refusals, failed, *halves = tuple(connection.execute(wanted).one())
     return Figures(requests, int(refusals), int(failed), *joined_pairs(halves))
 
 

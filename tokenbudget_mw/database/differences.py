@@ -14,7 +14,7 @@ from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import day_of, model_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Executable, Select
 
     _Part = Select[Any] | CompoundSelect[Any]
 
@@ -292,6 +292,6 @@ def _place(rollup: str, keys: Iterable[Any]) -> str:
     return f"{rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
 
 
-def _stream(connection: Connection, wanted: Select[Any]) -> Iterator[Any]:
+def _stream(connection: Connection, wanted: Executable) -> Iterator[Any]:
     with connection.execute(wanted.execution_options(yield_per=1000)) as result:
         yield from result

@@ -120,7 +120,7 @@ def _delete_in_one(connection: Connection, before: datetime, size: int) -> tuple
 
 @cache
 def _statement() -> TextClause:
-    sql = files(__package__).joinpath("purge.sql").read_text("utf-8")
+    sql = files("tokenbudget_mw.database").joinpath("purge.sql").read_text("utf-8")
     lists = {
         "names": ", ".join(tables.PURGED),
         "sums": ", ".join("COUNT(*)" if name == "requests" else f"SUM({name})" for name in tables.PURGED),
@@ -163,7 +163,7 @@ def _keep_sums(connection: Connection, rows: Iterable[Any]) -> None:
         sums[key] = new if known is None else [a + b for a, b in zip(known, new, strict=True)]
     keys = ("account", "day", "model")
     names = keys + tables.PURGED
-    values = [dict(zip(names, (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+    values: list[dict[str, Any]] = [dict(zip(names, (*key, *sums[key]), strict=True)) for key in sorted(sums)]
     add_to(connection, tables.purged_days, keys, tables.PURGED, values)
 
 

@@ -65,6 +65,7 @@ class BackendContract:
         refused = backend.reserve(ask(check(50, 100)), START + 20)
         wait = refused.states[0].retry_after
 
+        assert wait is not None
         assert wait == 45.0
         assert not backend.reserve(ask(check(50, 100)), START + 20 + wait - 1e-6).admitted
         assert backend.reserve(ask(check(50, 100)), START + 20 + wait).admitted
@@ -177,7 +178,8 @@ class BackendContract:
         """
         backend.reserve(ask(check(4, 10)), START)
         for _ in range(3):
-            reply = backend.peek(ask(check(6, 10)), START)
+            backend.peek(ask(check(6, 10)), START)
+        reply = backend.peek(ask(check(6, 10)), START)
 
         assert reply.admitted
         assert reply.states[0].remaining == 6
@@ -208,6 +210,7 @@ class BackendContract:
         assert not refused.admitted
         assert refused.states[0].remaining == 0
         assert backend.reserve(ask(check(0, 10)), START + 1).admitted
+        assert wait is not None
         assert wait == 60.0
         assert backend.reserve(ask(check(1, 10)), START + 1 + wait).admitted
 

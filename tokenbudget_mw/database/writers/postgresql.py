@@ -56,7 +56,7 @@ def _statement() -> TextClause:
         "values": ", ".join(_MOMENT.format(name=field_of(c)) if isinstance(c.type, Moment) else c.name for c in STORED),
         **_rollup_lists(),
     }
-    sql = files(__package__).joinpath("postgresql.sql").read_text("utf-8")
+    sql = files("tokenbudget_mw.database.writers").joinpath("postgresql.sql").read_text("utf-8")
     for name, value in lists.items():
         sql = sql.replace(f"{{{name}}}", value)
     return text(sql).bindparams(
