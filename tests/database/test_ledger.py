@@ -158,10 +158,8 @@ def test_depletion_is_told_with_the_commit(postgres_database: str, record: MakeR
     sink = DatabaseSink(engine)
     ledger.topup(engine, ACME, 100, key="a")
     ledger.topup(engine, "key:rich", 10**9, key="b")
-    parts = make_url(postgres_database)
-    with psycopg.connect(
-        host=parts.host, port=parts.port, user=parts.username, password=parts.password, dbname=parts.database
-    ) as listener:
+    url = make_url(postgres_database).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as listener:
         listener.autocommit = True
         listener.execute("LISTEN tokenbudget_depleted")
 

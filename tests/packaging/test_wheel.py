@@ -72,7 +72,8 @@ def test_declared_commands_can_be_loaded() -> None:
     points = list(distribution("tokenbudget-mw").entry_points)
 
     assert {point.name for point in points} == {"tokenbudget-mw", "tokenbudget"}
-    assert all(callable(point.load()) for point in points)
+    # pytest takes its plugins as modules, everybody else wants something to call
+    assert all(callable(point.load()) or point.group == "pytest11" for point in points)
 
 
 def test_metadata_is_complete() -> None:

@@ -205,8 +205,8 @@ def _tell(lines: Iterable[str], *, is_json: bool) -> None:
 def _wait(port: int, *, is_json: bool) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary database goes, too
-    _tell(["", f"Serving at http://127.0.0.1:{port} until Ctrl-C."], is_json=is_json)
     try:
+        _tell(["", f"Serving at http://127.0.0.1:{port} until Ctrl-C."], is_json=is_json)
         threading.Event().wait()
     except KeyboardInterrupt:
         _tell(["Stopped."], is_json=is_json)
