@@ -77,13 +77,13 @@ class TestAside:
 
     def test_it_can_be_used_again_after_closing(self, aside):
         """Closing ends the thread; later work starts another."""
-        done = []
-        aside.submit(lambda: done.append(1))
+        first, second = threading.Event(), threading.Event()
+        aside.submit(first.set)
         aside.close()
-        aside.submit(lambda: done.append(2))
-        aside.join()
+        aside.submit(second.set)
 
-        assert sorted(done) == [1, 2]
+        assert first.wait(10)
+        assert second.wait(10)
 
     def test_closing_what_never_worked_is_nothing(self):
         """Closing without work, or twice, does nothing."""
