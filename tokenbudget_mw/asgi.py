@@ -59,7 +59,7 @@ class ASGIMiddleware:
         """
         kind = scope["type"]
         if kind == "lifespan":
-            await _live(self.app, scope, receive, _closing(self.core, send))
+            await _live(self.app, scope, receive, _living(self.core, send))
         elif kind in ("http", "websocket") and self.core.settings.enabled:
             facts = facts_of(scope)
             route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
@@ -115,14 +115,16 @@ async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
         await send({"type": f"{kind}.complete"})
 
 
-def _closing(core: Core, send: Send) -> Send:
-    async def closing(message: Message) -> None:
-        if message["type"] in LAST_WORDS:
+def _living(core: Core, send: Send) -> Send:
+    async def living(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            core.flusher.wake()  # what dead processes left on the spool need not wait for the first request
+        elif message["type"] in LAST_WORDS:
             await asyncio.to_thread(core.close)
             await core.async_guard.backend.aclose()
         await send(message)
 
-    return closing
+    return living
 
 
 _kept: set[asyncio.Future[Any]] = set()
