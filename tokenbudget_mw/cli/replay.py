@@ -109,6 +109,7 @@ def _settings(context: Context, name: str) -> Settings:
         backend=args.backend,
         database=args.database,
         database_alias=None,
+        spool="memory",  # a replay that is killed is started again
         identify=partial(_identify, plan=args.plan, group=name),
         routes=routes,
         exempt=(),

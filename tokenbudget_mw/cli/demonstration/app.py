@@ -41,6 +41,7 @@ def make_settings(database: str, pepper: str) -> dict[str, Any]:
     return {
         "backend": "memory://",
         "database": database,
+        "spool": "memory",  # the books are temporary, and so is what waits for them
         "identify": "api_key",
         "pepper": pepper,
         "routes": [
