@@ -411,8 +411,10 @@ def test_command_verify_ends_with_its_code() -> None:
 
 
 def _execute(statement: str) -> None:
-    with conf.engine_of("default").begin() as connection:
+    engine = conf.engine_of("default")
+    with engine.begin() as connection:
         connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def test_command_keys_uses_the_projects_database(capsys: pytest.CaptureFixture[str]) -> None:

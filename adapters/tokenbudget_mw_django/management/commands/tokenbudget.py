@@ -37,6 +37,10 @@ class Command(BaseCommand):
         del args
         settings = read_settings()
         engine = engine_of(settings.database_alias) if settings.database_alias else None
-        code = main(options["arguments"], settings=settings, engine=engine)
+        try:
+            code = main(options["arguments"], settings=settings, engine=engine)
+        finally:
+            if engine is not None:
+                engine.dispose()
         if code:
             sys.exit(code)
