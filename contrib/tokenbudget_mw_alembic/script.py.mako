@@ -17,11 +17,11 @@ def upgrade() -> None:
     """
     Go one step forth.
     """
-    ${upgrades if upgrades else "raise NotImplementedError"}
+    ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
     """
     Go one step back.
     """
-    ${downgrades if downgrades else "raise NotImplementedError"}
+    ${downgrades if downgrades else "pass"}
