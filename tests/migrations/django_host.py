@@ -31,7 +31,8 @@ DATABASES = {
     "default": {
         "ENGINE": f"django.db.backends.{ENGINES[backend]}",
         "NAME": url.database,
-        "HOST": url.host or "",
+        # a private server listens on a socket, whose folder stands in the query
+        "HOST": url.host or url.query.get("host") or "",
         "PORT": str(url.port or ""),
         "USER": url.username or "",
         "PASSWORD": url.password or "",
