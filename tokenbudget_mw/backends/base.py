@@ -7,7 +7,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.values import Ask, Reply, Settlement
+    from collections.abc import Sequence
+
+    from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncBackend", "Backend"]
 
@@ -53,6 +55,28 @@ class Backend(Protocol):
         """
         ...
 
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier: a heartbeat.
+
+        Returns:
+            False where it is not open any more (nothing is changed then).
+        """
+        ...
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows of the counters under *tag* at what the books say. A window that is known already stays as it is.
+        """
+        ...
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, from the next one on, as *status* (``revoked``, …), for *seconds*. An empty
+        *status* admits it again. What it counts stays.
+        """
+        ...
+
     def close(self) -> None:
         """
         Give back connections. A closed backend that is used again opens new ones.
@@ -86,6 +110,24 @@ class AsyncBackend(Protocol):
     async def credit(self, ask: Ask, now: float) -> None:
         """
         Take each check's cost off its window, the newest charges first, at most all that counts.
+        """
+        ...
+
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        ...
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows of the counters under *tag* at what the books say. A window that is known already stays as it is.
+        """
+        ...
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, from the next one on, as *status*, for *seconds*; none where it is empty.
         """
         ...
 

@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "Reservation",
     "Scope",
+    "Seed",
     "Settlement",
     "Tally",
     "Unit",
@@ -150,6 +151,9 @@ class Check(msgspec.Struct, frozen=True, gc=False):
 
         room: What must be left for the answer to be yes, though only *cost* is taken: for a call that will say its cost
             later, so that a spent limit refuses it.
+
+        is_booked: Whether the books know what counts here. Where the backend has never heard of the window, such a check
+            is not answered before it is seeded; see `Reply.unseeded`.
     """
 
     counter: str
@@ -161,6 +165,7 @@ class Check(msgspec.Struct, frozen=True, gc=False):
     enforced: bool = True
     on_error: OnBackendError = "local"
     room: int = 0
+    is_booked: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -178,12 +183,16 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
         checks: The questions.
 
         lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day.
+
+        holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
+            Empty where there is none that could be barred.
     """
 
     id: str
     tag: str
     checks: tuple[Check, ...]
     lease: float = 600.0
+    holder: str = ""
 
 
 class CheckState(msgspec.Struct, frozen=True, gc=False):
@@ -219,11 +228,43 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         states: One `CheckState` a check, in order.
 
         degraded: Whether a fallback answered because the backend could not.
+
+        barred: Why the holder of the ask is barred (``revoked``, ``suspended``, …); empty where it is not. A barred ask is
+            not admitted, has charged nothing and has no states.
+
+        unseeded: Positions of the checks whose windows must be seeded first. Such an ask is not admitted, has charged
+            nothing and has no states; it is asked again after `Backend.seed`.
     """
 
     admitted: bool
     states: tuple[CheckState, ...]
     degraded: bool = False
+    barred: str = ""
+    unseeded: tuple[int, ...] = ()
+
+
+class Seed(msgspec.Struct, frozen=True, gc=False):
+    """
+    What the books say that a window counts, for a backend that has never heard of it.
+
+    Attributes:
+        counter: As in `Check`.
+
+        window: As in `Check`.
+
+        algorithm: As in `Check`.
+
+        params: As in `Check`.
+
+        charges: Slots (the algorithm's own numbers) and what was charged in each, in the limit's unit. Empty where the
+            books know of nothing.
+    """
+
+    counter: str
+    window: str
+    algorithm: str
+    params: tuple[int, ...]
+    charges: tuple[tuple[int, int], ...] = ()
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
