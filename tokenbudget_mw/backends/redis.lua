@@ -89,7 +89,7 @@ local function reserve_quickly()
     end
     local stored = unpacked(values[1])
     local moment = max(now, stored[1])
-    if (stored[2] > 0 and moment >= stored[2]) or stored[3] >= MAX_OPEN then
+    if (stored[2] > 0 and moment >= stored[2]) or (lease > 0 and stored[3] >= MAX_OPEN) then
       return nil
     end
     counters[i] = {stored, moment, {moment + lease}, lease}
@@ -117,10 +117,14 @@ local function reserve_quickly()
   for i = 1, charged do
     local stored, moment, holds, ttl = unpack(counters[i])
     stored[1] = moment
-    stored[2] = stored[2] == 0 and holds[1] or math.min(stored[2], holds[1])
-    stored[3] = stored[3] + 1
     outlive(KEYS[i], stored, moment, ttl)
-    run('HSET', KEYS[i], 's', pack(stored), 'l' .. id, pack(holds))
+    if lease > 0 then
+      stored[2] = stored[2] == 0 and holds[1] or math.min(stored[2], holds[1])
+      stored[3] = stored[3] + 1
+      run('HSET', KEYS[i], 's', pack(stored), 'l' .. id, pack(holds))
+    else
+      run('HSET', KEYS[i], 's', pack(stored))
+    end
   end
   return reply
 end

@@ -89,7 +89,8 @@ class RedisBackend:
         try:
             return parse_reply(self._run(reserve_call(ask, moment)))
         except BackendUnavailableError:
-            self._doubts.append(abandon_call(ask, moment))
+            if ask.lease:
+                self._doubts.append(abandon_call(ask, moment))
             raise
 
     def peek(self, ask: Ask, now: float) -> Reply:
@@ -120,7 +121,7 @@ class RedisBackend:
         Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
         """
         if not reservation.holds:
-            return True
+            return False
         return bool(self._run(renew_call(reservation, lease, self._moment(now))))
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:

@@ -193,13 +193,15 @@ end
 
 local function hold(counter)
   local ends, stored = counter.moment + lease, counter.stored
-  table.insert(counter.writes, 'l' .. id)
-  table.insert(counter.writes, pack(counter.holds))
-  counter.ttl = max(counter.ttl, lease)
   stored[1] = counter.moment
-  stored[2] = stored[2] == 0 and ends or math.min(stored[2], ends)
-  stored[3] = stored[3] + 1
   counter.changed = true
+  if lease > 0 then
+    table.insert(counter.writes, 'l' .. id)
+    table.insert(counter.writes, pack(counter.holds))
+    counter.ttl = max(counter.ttl, lease)
+    stored[2] = stored[2] == 0 and ends or math.min(stored[2], ends)
+    stored[3] = stored[3] + 1
+  end
 end
 
 -- Why the ask is not even looked at; nil where it is.
@@ -214,12 +216,13 @@ local function turned_away(counters)
       table.insert(unseeded, i - 1)
     end
   end
-  if #unseeded > 1 then
-    return unseeded
-  end
+  return #unseeded > 1 and unseeded or nil
+end
+
+local function are_crowded(counters)
   for i = 1, charged do
     if counters[i].stored[3] >= MAX_OPEN then
-      return {-1, 'crowded'}
+      return true
     end
   end
 end
@@ -231,6 +234,9 @@ local function reserve(counters, is_charged)
     looks[i] = {slot, used, fitted}
     admitted = admitted and (fitted or not check.enforced)
     shadowed = shadowed and (fitted or check.enforced)
+  end
+  if is_charged and admitted and lease > 0 and are_crowded(counters) then
+    return {-1, 'crowded'}
   end
   for i = 1, charged do
     counters[i].holds = {counters[i].moment + lease}
@@ -336,7 +342,6 @@ local function renew(counters)
       table.insert(counter.writes, 'l' .. id)
       table.insert(counter.writes, pack(counter.lease))
       counter.ttl = lease
-      counter.stored[1] = counter.moment
       counter.changed = true
     end
   end
@@ -353,6 +358,7 @@ local function seed(counters)
         algorithm.charge(state, check.params, check.charges[at], check.charges[at + 1], counter.moment)
       end
       counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
+      counter.stored[1] = counter.moment
       counter.dirty[check.window] = true
       counter.changed = true
     end

@@ -73,7 +73,8 @@ class AsyncRedisBackend:
         if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
-        return parse_reply(await self._run(reserve_call(ask, moment), partial(abandon_call, ask, moment)))
+        undo = partial(abandon_call, ask, moment) if ask.lease else None
+        return parse_reply(await self._run(reserve_call(ask, moment), undo))
 
     async def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -103,7 +104,7 @@ class AsyncRedisBackend:
         Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
         """
         if not reservation.holds:
-            return True
+            return False
         return bool(await self._run(renew_call(reservation, lease, self._moment(now))))
 
     async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:

@@ -220,7 +220,7 @@ def _head(op: str, now_us: int, id_: str = "", lease: float = 0.0) -> list[Any]:
     # the holder's key, how many keys the checks are about; then of each check its key, window, algorithm, parameters,
     # cost, need, cap, whether it is enforced, whether it is booked. Of a hold: ... cost, slot, actual amount; of a seed:
     # its charges at the end.
-    return [op, now_us, id_, int(lease * 1_000_000), 0, 0]
+    return [op, now_us, id_, round(lease * 1_000_000), 0, 0]
 
 
 def _numbered(counters: Iterable[str]) -> dict[str, int]:
