@@ -130,8 +130,11 @@ class Histories:
         elif act == "seed":
             self.seed(of_books("key=k", 0), cost, more, choice)
         elif act == "bar":
-            counter, status = "key=h" if choice % 2 else "key=k", ("revoked", "suspended", "")[choice % 3]
-            self.both(lambda backend: backend.bar(self.tag, counter, status, lease, self.now))
+            # memory has one clock, Redis one a counter: both hear of this moment, and one bar is not seen to end
+            counter, seconds = ("key=h", 10_000.0) if choice % 2 else ("key=k", lease)
+            status = ("revoked", "suspended", "")[choice % 3]
+            self.both(lambda backend: backend.bar(self.tag, counter, status, seconds, self.now))
+            self.both(lambda backend: backend.peek(ask(*windows("key=k", 0, 0, 0), tag=self.tag), self.now))
         elif self.made:
             self.follow(act, *self.made[choice % len(self.made)], more, lease)
 

@@ -195,6 +195,9 @@ local function hold(counter)
   local ends, stored = counter.moment + lease, counter.stored
   stored[1] = counter.moment
   counter.changed = true
+  if counter.bar and counter.moment >= counter.bar[1] then
+    table.insert(counter.drops, 'b')
+  end
   if lease > 0 then
     table.insert(counter.writes, 'l' .. id)
     table.insert(counter.writes, pack(counter.holds))
@@ -207,7 +210,7 @@ end
 -- Why the ask is not even looked at; nil where it is.
 local function turned_away(counters)
   local bar = counters[holder] and counters[holder].bar
-  if bar then
+  if bar and counters[holder].moment < bar[1] then
     return {-1, bar[2]}
   end
   local unseeded = {-2}
@@ -386,11 +389,6 @@ for i, key in ipairs(KEYS) do
   local counter = load(key)
   if counter.stored[2] > 0 and counter.moment >= counter.stored[2] then
     sweep(counter)
-  end
-  if counter.bar and counter.moment >= counter.bar[1] then
-    table.insert(counter.drops, 'b')
-    counter.bar = nil
-    counter.changed = true
   end
   counters[i] = counter
 end
