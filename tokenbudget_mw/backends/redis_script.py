@@ -1,24 +1,24 @@
 """
 What both colours of the Redis backend say to Redis, and how they read its answer.
 
-The script is put together from ``redis.lua``, ``redis_long.lua`` and the window algorithms' Lua files, which stand beside the Python ones.
+The script is put together from ``redis.lua``, ``redis_counters.lua``, ``redis_long.lua`` and the window algorithms' Lua files,
+which stand beside the Python ones: what ``…_quick.lua`` says is the usual way.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
 
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from tokenbudget_mw.values import Ask, Reservation, Seed, Settlement
+    from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = [
     "DOUBTS",
@@ -48,7 +48,18 @@ DOUBTS = 1024
 
 DOUBTS_AT_ONCE = 16
 
-ADMITTED, BARRED, UNSEEDED = 1, -1, -2
+FILES = ("redis.lua", "redis_counters.lua", "redis_long.lua")
+
+NUMBERS = {name: number for number, name in enumerate(ALGORITHMS, 1)}
+"""The algorithms' numbers, which stand in Redis, too: a new one comes at the end."""
+
+RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = range(1, 9)
+
+REFUSED, ADMITTED, ALL_FIT = 0, 1, 2
+BARRED, UNSEEDED = -1, -2
+
+PARAMS = 3
+"""Integers that an algorithm has."""
 
 
 class Call(NamedTuple):
@@ -58,23 +69,23 @@ class Call(NamedTuple):
     Attributes:
         keys: The counters.
 
-        payload: The packed argument.
+        values: Packed numbers, id, and the names of each counter's windows.
     """
 
     keys: tuple[str, ...]
-    payload: bytes
+    values: tuple[bytes, ...]
 
     def arguments(self) -> tuple[int, tuple[str | bytes, ...]]:
         """
         Return the number of keys, and keys and arguments, as EVAL and EVALSHA take them.
         """
-        return len(self.keys), (*self.keys, self.payload)
+        return len(self.keys), (*self.keys, *self.values)
 
     def parts(self) -> list[bytes]:
         """
         Return the same as the parts of a command.
         """
-        return [b"%d" % len(self.keys), *[key.encode() for key in self.keys], self.payload]
+        return [b"%d" % len(self.keys), *[key.encode() for key in self.keys], *self.values]
 
 
 class Script:
@@ -88,14 +99,18 @@ class Script:
     """
 
     def __init__(self) -> None:
-        windows = files("tokenbudget_mw.rules.windows")
-        parts = ["local MODULES = {}\n"]
-        for name in ALGORITHMS:
+        windows, here = files("tokenbudget_mw.rules.windows"), files("tokenbudget_mw.backends")
+        quick, long = [], ["local MODULES = {}\n"]
+        for name, number in NUMBERS.items():
+            source = windows.joinpath(f"{name}_quick.lua").read_text(encoding="utf-8")
+            releases = "true" if ALGORITHMS[name].RELEASES else "false"
+            quick.append(
+                f"do\n{source}TAKE[{number}], MOVE[{number}], RELEASES[{number}] = take, move, {releases}\nend\n"
+            )
             source = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
-            parts.append(f"MODULES.{name} = function()\n{source}end\n")
-        here = files("tokenbudget_mw.backends")
-        parts += [here.joinpath(name).read_text(encoding="utf-8") for name in ("redis.lua", "redis_long.lua")]
-        self.text = "".join(parts)
+            long.append(f"MODULES[{number}] = function()\n{source}end\n")
+        first, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
+        self.text = "".join([first.replace("@QUICK@\n", "".join(quick)), *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -103,21 +118,21 @@ def reserve_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Ask for *ask*, at *now_us* or at Redis's own time.
     """
-    return _ask_call("reserve", ask, now_us)
+    return _ask_call(RESERVE, ask, now_us)
 
 
 def peek_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Ask what `reserve_call` would be told.
     """
-    return _ask_call("peek", ask, now_us)
+    return _ask_call(PEEK, ask, now_us)
 
 
 def credit_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Take each check's cost off its window.
     """
-    return _ask_call("credit", ask, now_us)
+    return _ask_call(CREDIT, ask, now_us)
 
 
 def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
@@ -125,70 +140,83 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     Tell the truth about a reservation.
     """
     reservation = settlement.reservation
-    keys: dict[str, int] = {}
-    values = _head("settle", now_us, reservation.id)
+    names: dict[str, list[str]] = {}
+    numbers = [SETTLE, now_us, 0, 0, 0, len(reservation.holds)]
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
-        check = hold.check
-        key = keys.setdefault(check.counter, len(keys) + 1)
-        amounts = _whole(check.cost, check.window), hold.slot, _whole(actual, check.window)
-        values += (key, check.window, check.algorithm, check.params, *amounts, True, False)
-    return _call(values, reservation.tag, keys)
+        check, window = hold.check, hold.check.window
+        amounts = _whole(check.cost, window), hold.slot, _whole(actual, window)
+        numbers += _about(check, names, *amounts)
+    return _call(numbers, reservation.id, reservation.tag, names)
 
 
 def renew_call(reservation: Reservation, lease: float, now_us: int = SERVER_CLOCK) -> Call:
     """
     Let an open reservation end *lease* seconds from now.
     """
-    keys = _numbered(hold.check.counter for hold in reservation.holds)
-    return _call(_head("renew", now_us, reservation.id, lease), reservation.tag, keys)
+    names: dict[str, list[str]] = {hold.check.counter: [] for hold in reservation.holds}
+    return _call([RENEW, now_us, _microseconds(lease), 0, 0, 0], reservation.id, reservation.tag, names)
 
 
 def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Call:
     """
     Start windows at what the books say.
     """
-    keys: dict[str, int] = {}
-    values = _head("seed", now_us)
+    names: dict[str, list[str]] = {}
+    numbers, charges = [SEED, now_us, 0, 0, 0, len(seeds)], list[int]()
     for seed in seeds:
-        key, window = keys.setdefault(seed.counter, len(keys) + 1), seed.window
-        charges = [_whole(number, window) for charge in seed.charges for number in charge]
-        values += (key, window, seed.algorithm, seed.params, 0, 0, 0, True, charges)
-    return _call(values, tag, keys)
+        numbers += _about(seed, names, len(seed.charges), 0, 0)
+        charges += [_whole(number, seed.window) for charge in seed.charges for number in charge]
+    return _call(numbers + charges, "", tag, names)
 
 
 def bar_call(tag: str, counter: str, status: str, seconds: float, now_us: int = SERVER_CLOCK) -> Call:
     """
     Refuse asks of the holder *counter* as *status* for *seconds*, or no longer where that is empty.
     """
-    return _call(_head("bar", now_us, status, seconds), tag, {counter: 1})
+    return _call([BAR, now_us, _microseconds(seconds), 0, 0, 0], status, tag, {counter: []})
 
 
 def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Give back all that *ask* took: nobody waits for its answer any more, so its request is never made.
     """
-    return _call(_head("abandon", now_us, ask.id), ask.tag, _numbered(check.counter for check in ask.checks))
+    names: dict[str, list[str]] = {check.counter: [] for check in ask.checks}
+    return _call([ABANDON, now_us, 0, 0, 0, 0], ask.id, ask.tag, names)
 
 
-def is_charged(answer: Sequence[Any]) -> bool:
+def is_charged(answer: Any) -> bool:
     """
     Tell from the script's answer to `reserve_call` whether there is something to give back.
     """
-    return answer[0] == ADMITTED
+    return isinstance(answer, bytes) and _outcome(answer) != REFUSED
 
 
-def parse_reply(answer: Sequence[Any]) -> Reply:
+def parse_reply(answer: Any) -> Reply:
     """
     Read the script's answer to `reserve_call` or `peek_call`.
     """
-    values = iter(answer)
-    outcome = next(values)
-    if outcome == BARRED:
-        return Reply(False, (), barred=next(values).decode())
-    if outcome == UNSEEDED:
-        return Reply(False, (), unseeded=tuple(values))
-    states = [_state(*state) for state in zip(values, values, values, values, values, strict=True)]
-    return Reply(outcome == ADMITTED, tuple(states))
+    if isinstance(answer, list):
+        outcome, *values = answer
+        return (
+            Reply(False, (), barred=values[0].decode())
+            if outcome == BARRED
+            else Reply(False, (), unseeded=tuple(values))
+        )
+    outcome, *numbers = struct.unpack(f"<{len(answer) // 8}q", answer)
+    values = iter(numbers)
+    if outcome == ALL_FIT:
+        states = [
+            CheckState(True, remaining, reset / 1_000_000, 0.0, slot)
+            for remaining, reset, slot in zip(values, values, values, strict=True)
+        ]
+    else:
+        states = [_state(*state) for state in zip(values, values, values, values, values, strict=True)]
+    return Reply(outcome != REFUSED, tuple(states))
+
+
+def _outcome(answer: bytes) -> int:
+    outcome: int = struct.unpack_from("<q", answer)[0]
+    return outcome
 
 
 def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) -> CheckState:
@@ -196,40 +224,44 @@ def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) 
     return CheckState(bool(fitted), remaining, reset_us / 1_000_000, wait, slot)
 
 
-def _ask_call(op: str, ask: Ask, now_us: int) -> Call:
-    keys: dict[str, int] = {}
-    values = _head(op, now_us, ask.id, ask.lease)
+def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
+    names: dict[str, list[str]] = {}
+    numbers = [op, now_us, _microseconds(ask.lease), 0, 0, len(ask.checks)]
     for check in ask.checks:
         cost, window = check.cost, check.window
-        key = keys.setdefault(check.counter, len(keys) + 1)
         amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
-        values += (key, window, check.algorithm, check.params, *amounts, check.enforced, check.is_booked)
-    values[CHARGED] = len(keys)
+        numbers += _about(check, names, *amounts, check.enforced, check.is_booked)
+    numbers[CHARGED] = len(names)
     if ask.holder:
-        values[HOLDER] = keys.setdefault(ask.holder, len(keys) + 1)
-    return _call(values, ask.tag, keys)
+        names.setdefault(ask.holder, [])
+        numbers[HOLDER] = list(names).index(ask.holder) + 1
+    return _call(numbers, ask.id, ask.tag, names)
 
 
-HOLDER, CHARGED = 4, 5
-
-_pack = msgspec.msgpack.Encoder().encode
+HOLDER, CHARGED = 3, 4
 
 
-def _head(op: str, now_us: int, id_: str = "", lease: float = 0.0) -> list[Any]:
-    # Operation, moment, reservation id (of a bar: its status), lease (of a bar: its time) in microseconds, the number of
-    # the holder's key, how many keys the checks are about; then of each check its key, window, algorithm, parameters,
-    # cost, need, cap, whether it is enforced, whether it is booked. Of a hold: ... cost, slot, actual amount; of a seed:
-    # its charges at the end.
-    return [op, now_us, id_, round(lease * 1_000_000), 0, 0]
+def _about(check: Check | Seed, names: dict[str, list[str]], *amounts: int) -> list[int]:
+    # The number of its key, its algorithm and its parameters; cost, need, cap, whether it is enforced, whether it is
+    # booked. Of a hold: cost, slot, actual amount; of a seed: how many charges, which come behind all seeds.
+    windows = names.setdefault(check.counter, [])
+    windows.append(check.window)
+    key = list(names).index(check.counter) + 1
+    params = check.params + (0,) * (PARAMS - len(check.params))
+    return [key, NUMBERS[check.algorithm], *params, *amounts, *[0] * (5 - len(amounts))]
 
 
-def _numbered(counters: Iterable[str]) -> dict[str, int]:
-    return {counter: number for number, counter in enumerate(dict.fromkeys(counters), 1)}
-
-
-def _call(values: list[Any], tag: str, counters: Iterable[str]) -> Call:
+def _call(numbers: list[int], id_: str, tag: str, names: dict[str, list[str]]) -> Call:
+    # The numbers begin with operation, moment, lease (of a bar: its time) in microseconds, the number of the holder's key,
+    # how many keys the checks are about, how many checks; the id of a bar is its status.
     # An empty tag would be no hash tag at all, and scatter the keys over a cluster.
-    return Call(tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in counters]), _pack(values))
+    keys = tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in names])
+    lines = ["\n".join(windows).encode() for windows in names.values()]
+    return Call(keys, (struct.pack(f"<{len(numbers)}d", *numbers), id_.encode(), *lines))
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
 
 
 def _whole(amount: int, window: str) -> int:
