@@ -5,6 +5,17 @@ local BATCH = 64         -- leases ended in one call
 local MANY = 256         -- open leases beyond which looking for ended ones is spread out, and unsettled ends remembered
 local DAY = 86400000000
 
+for at = CHECKS, stop, WIDTH do
+  for i = at + 5, at + 7 do
+    if not (call[i] >= 0 and call[i] <= MAX and call[i] % 1 == 0) then -- a NaN fails every comparison
+      return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
+    end
+  end
+  if not MODULES[call[at + 1]] then
+    return redis.error_reply('TOKENBUDGET unknown window algorithm')
+  end
+end
+
 -- A module is made when it is first needed: most calls need one or two.
 local ALGORITHMS = setmetatable({}, {__index = function(made, number)
   made[number] = MODULES[number]()
@@ -59,11 +70,11 @@ local function load(key)
     bar = values[4] and bar_of(values[4]),
   }
   if values[1] then
-    local numbers, names = numbers_and_names(values[1], 2, HEAD, WINDOW)
-    counter.seen, counter.due, counter.open, counter.ends = unpack(numbers, 1, HEAD)
+    local numbers, names = numbers_and_names(values[1], 2, HEAD - 2, WINDOW)
+    counter.seen, counter.due, counter.open, counter.ends = unpack(numbers, 1, HEAD - 2)
     counter.names = names
     for i, name in ipairs(names) do
-      local o = HEAD + (i - 1) * WINDOW
+      local o = HEAD - 2 + (i - 1) * WINDOW
       counter.heads[name] = {unpack(numbers, o + 1, o + WINDOW)}
     end
   end

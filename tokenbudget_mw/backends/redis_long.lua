@@ -11,7 +11,7 @@ do
     table.insert(checks, {
       key = key, window = names[key][next[key]], algorithm = call[at + 1],
       params = {call[at + 2], call[at + 3], call[at + 4]}, cost = call[at + 5],
-      need = call[at + 6], cap = call[at + 7], is_enforced = call[at + 8] == 1, is_booked = call[at + 9] == 1,
+      need = call[at + 6], cap = call[at + 7], is_enforced = call[at + 8] % 2 == 1, is_booked = call[at + 8] >= 2,
       slot = call[at + 6], actual = call[at + 7], -- of a hold
     })
   end
@@ -289,6 +289,6 @@ for _, counter in ipairs(counters) do
   end
 end
 if type(result) == 'table' and result[1] >= 0 then
-  return pack('<' .. string.rep('i8', #result), unpack(result))
+  return pack('<' .. string.rep('d', #result), unpack(result))
 end
 return result

@@ -100,17 +100,16 @@ class Script:
 
     def __init__(self) -> None:
         windows, here = files("tokenbudget_mw.rules.windows"), files("tokenbudget_mw.backends")
-        quick, long = [], ["local MODULES = {}\n"]
+        take, move, long = list[str](), list[str](), ["local MODULES = {}\n"]
         for name, number in NUMBERS.items():
-            source = windows.joinpath(f"{name}_quick.lua").read_text(encoding="utf-8")
-            releases = "true" if ALGORITHMS[name].RELEASES else "false"
-            quick.append(
-                f"do\n{source}TAKE[{number}], MOVE[{number}], RELEASES[{number}] = take, move, {releases}\nend\n"
-            )
+            for part, way in ((take, "take"), (move, "move")):
+                source = windows.joinpath(f"{name}_{way}.lua").read_text(encoding="utf-8")
+                part.append(f"if algorithm == {number} then\n{source}")
             source = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
             long.append(f"MODULES[{number}] = function()\n{source}end\n")
-        first, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
-        self.text = "".join([first.replace("@QUICK@\n", "".join(quick)), *long, *rest])
+        quick, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
+        quick = quick.replace("--@TAKE@", "else".join(take) + "end").replace("--@MOVE@", "else".join(move) + "end")
+        self.text = "".join([quick, *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -141,7 +140,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     """
     reservation = settlement.reservation
     names: dict[str, list[str]] = {}
-    numbers = [SETTLE, now_us, 0, 0, 0, len(reservation.holds)]
+    numbers = [SETTLE, now_us, 0, 0, 0, len(reservation.holds), 1]
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
         check, window = hold.check, hold.check.window
         amounts = _whole(check.cost, window), hold.slot, _whole(actual, window)
@@ -154,7 +153,7 @@ def renew_call(reservation: Reservation, lease: float, now_us: int = SERVER_CLOC
     Let an open reservation end *lease* seconds from now.
     """
     names: dict[str, list[str]] = {hold.check.counter: [] for hold in reservation.holds}
-    return _call([RENEW, now_us, _microseconds(lease), 0, 0, 0], reservation.id, reservation.tag, names)
+    return _call([RENEW, now_us, _microseconds(lease), 0, 0, 0, 0], reservation.id, reservation.tag, names)
 
 
 def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Call:
@@ -162,7 +161,7 @@ def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Ca
     Start windows at what the books say.
     """
     names: dict[str, list[str]] = {}
-    numbers, charges = [SEED, now_us, 0, 0, 0, len(seeds)], list[int]()
+    numbers, charges = [SEED, now_us, 0, 0, 0, len(seeds), 0], list[int]()
     for seed in seeds:
         numbers += _about(seed, names, len(seed.charges), 0, 0)
         charges += [_whole(number, seed.window) for charge in seed.charges for number in charge]
@@ -173,7 +172,7 @@ def bar_call(tag: str, counter: str, status: str, seconds: float, now_us: int = 
     """
     Refuse asks of the holder *counter* as *status* for *seconds*, or no longer where that is empty.
     """
-    return _call([BAR, now_us, _microseconds(seconds), 0, 0, 0], status, tag, {counter: []})
+    return _call([BAR, now_us, _microseconds(seconds), 0, 0, 0, 0], status, tag, {counter: []})
 
 
 def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
@@ -181,7 +180,7 @@ def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     Give back all that *ask* took: nobody waits for its answer any more, so its request is never made.
     """
     names: dict[str, list[str]] = {check.counter: [] for check in ask.checks}
-    return _call([ABANDON, now_us, 0, 0, 0, 0], ask.id, ask.tag, names)
+    return _call([ABANDON, now_us, 0, 0, 0, 0, 0], ask.id, ask.tag, names)
 
 
 def is_charged(answer: Any) -> bool:
@@ -202,7 +201,7 @@ def parse_reply(answer: Any) -> Reply:
             if outcome == BARRED
             else Reply(False, (), unseeded=tuple(values))
         )
-    outcome, *numbers = struct.unpack(f"<{len(answer) // 8}q", answer)
+    outcome, *numbers = map(int, struct.unpack(f"<{len(answer) // 8}d", answer))
     values = iter(numbers)
     if outcome == ALL_FIT:
         states = [
@@ -214,8 +213,8 @@ def parse_reply(answer: Any) -> Reply:
     return Reply(outcome != REFUSED, tuple(states))
 
 
-def _outcome(answer: bytes) -> int:
-    outcome: int = struct.unpack_from("<q", answer)[0]
+def _outcome(answer: bytes) -> float:
+    outcome: float = struct.unpack_from("<d", answer)[0]
     return outcome
 
 
@@ -226,11 +225,12 @@ def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) 
 
 def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
     names: dict[str, list[str]] = {}
-    numbers = [op, now_us, _microseconds(ask.lease), 0, 0, len(ask.checks)]
+    numbers = [op, now_us, _microseconds(ask.lease), 0, 0, len(ask.checks), 1]
     for check in ask.checks:
         cost, window = check.cost, check.window
         amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
-        numbers += _about(check, names, *amounts, check.enforced, check.is_booked)
+        numbers += _about(check, names, *amounts, check.enforced + 2 * check.is_booked)
+        numbers[PLAIN] &= check.enforced
     numbers[CHARGED] = len(names)
     if ask.holder:
         names.setdefault(ask.holder, [])
@@ -238,7 +238,7 @@ def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
     return _call(numbers, ask.id, ask.tag, names)
 
 
-HOLDER, CHARGED = 3, 4
+HOLDER, CHARGED, PLAIN = 3, 4, 6
 
 
 def _about(check: Check | Seed, names: dict[str, list[str]], *amounts: int) -> list[int]:
@@ -248,7 +248,7 @@ def _about(check: Check | Seed, names: dict[str, list[str]], *amounts: int) -> l
     windows.append(check.window)
     key = list(names).index(check.counter) + 1
     params = check.params + (0,) * (PARAMS - len(check.params))
-    return [key, NUMBERS[check.algorithm], *params, *amounts, *[0] * (5 - len(amounts))]
+    return [key, NUMBERS[check.algorithm], *params, *amounts, *[0] * (4 - len(amounts))]
 
 
 def _call(numbers: list[int], id_: str, tag: str, names: dict[str, list[str]]) -> Call:

@@ -1,0 +1,57 @@
+-- The quick way of strict_log.lua to take: on the window's five numbers, and its packed entries where it must.
+repeat
+  local length, size, first, last = first_param * second_param, n[o + 1], n[o + 3], n[o + 4]
+  local gone = moment - length
+  lifetime, used = length + first_param, n[o + 2]
+  if first > gone and moment < last and moment >= last - first_param and size > 1 then
+    if used <= most then -- in the slot that is the newest already
+      n[o + 2], n[o + 5] = used + cost, n[o + 5] + cost
+      slot = last
+    end
+    break
+  end
+  local new = (math.floor(moment / first_param) + 1) * first_param
+  if cost == 0 or (size > 1 and new < last) then
+    break
+  end
+  if size == 1 or last <= gone then -- the first of all that counts
+    used = 0
+    if most >= 0 then
+      n[o + 1], n[o + 2], n[o + 3], n[o + 4], n[o + 5] = 3, cost, new, new, cost
+      slot = new
+      if size > 3 then
+        tails[key][o] = ''
+      end
+    end
+    break
+  end
+  local tail = tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(texts[key], o)) or '\4'
+  local format, width, at = '<I7I4', 11, 2
+  if string.byte(tail) == 7 then
+    format, width = '<I7I7', 14
+  end
+  while first <= gone do -- the last entry counts, so this ends
+    local _, amount = unpacked(format, tail, at)
+    used, size, at = used - amount, size - 2, at + width
+    first = at < #tail and unpacked(format, tail, at) or last
+  end
+  if used > most then
+    break
+  end
+  if at > 2 then
+    tail = string.sub(tail, 1, 1) .. string.sub(tail, at)
+  end
+  if new == last then
+    n[o + 5] = n[o + 5] + cost
+  else
+    if width == 11 and n[o + 5] >= 4294967296 then
+      break -- all entries become wider
+    end
+    tail = tail .. pack(format, last, n[o + 5])
+    size, n[o + 4], n[o + 5] = size + 2, new, cost
+  end
+  n[o + 1], n[o + 2], n[o + 3] = size, used + cost, first
+  tails[key][o] = tail
+  slot = new
+until true
+empty_at = slot and slot + first_param * second_param
