@@ -25,7 +25,8 @@ local WIDTH = 9          -- numbers a check
 local RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = 1, 2, 3, 4, 5, 6, 7, 8
 
 local KEYS, ARGV, run, pack, unpacked, max = KEYS, ARGV, redis.call, struct.pack, struct.unpack, math.max
-local call, id = {unpacked('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])}, ARGV[2]
+local byte, sub, rep = string.byte, string.sub, string.rep
+local call, id = {unpacked('<' .. rep('d', #ARGV[1] / 8), ARGV[1])}, ARGV[2]
 local op, now, lease = call[1], call[2], call[3]
 -- Which key is the holder's (0: none); how many keys the checks are about; where the checks end.
 local holder, charged, stop = call[4], call[5], CHECKS - 1 + call[6] * WIDTH
@@ -41,7 +42,7 @@ local function line(text, o)
 end
 
 -- Where the windows that *wanted* names stand; nil where one is missing.
-local function places(text, wanted)
+local function places_of(text, wanted)
   local found, at = {}, HEAD
   for name in string.gmatch(text, '[^\n]+') do
     found[name], at = at, at + WINDOW
@@ -62,46 +63,48 @@ if now < 0 and op ~= SETTLE then
 end
 
 if call[7] == 1 and (op == RESERVE or op == SETTLE) then
-  local is_reserved = op == RESERVE
+  local is_reserved, name = op == RESERVE, 'l' .. id
   local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
-  local all, texts, formats, offsets, tails = {}, {}, {}, {}, {}
+  local counters, tails, reply, replies = {}, {}, {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1
   for key = 1, is_reserved and charged or #KEYS do
-    local values = run('HMGET', KEYS[key], 's', 'l' .. id, 'b')
+    local values = run('HMGET', KEYS[key], 's', name, 'b')
     local s = values[1]
-    if not s or string.byte(s) ~= VERSION or not values[2] ~= is_reserved or (values[3] and key == holder) then
+    if not s or byte(s) ~= VERSION or not values[2] ~= is_reserved or (values[3] and key == holder) then
       is_quick = false
       break
     end
-    local size = HEAD + string.byte(s, 2) * WINDOW
-    local format, text = '<BB' .. string.rep('d', size - 2), string.sub(s, 8 * size - 13)
-    local n = {unpacked(format, s)}
+    local size = HEAD + byte(s, 2) * WINDOW
+    local text = sub(s, 8 * size - 13)
+    local n, place = {unpacked('<BB' .. rep('d', size - 2), s)}, HEAD
+    local places = text ~= ARGV[2 + key] and places_of(text, ARGV[2 + key])
     if now > n[3] then
       n[3] = now
     end
-    local where = text == ARGV[2 + key] and HEAD or places(text, ARGV[2 + key])
-    if not where or (n[4] > 0 and n[3] >= n[4]) or (is_reserved and lease > 0 and n[5] >= MAX_OPEN) then
+    if places == nil or (n[4] > 0 and n[3] >= n[4]) or (is_reserved and lease > 0 and n[5] >= MAX_OPEN) then
       is_quick = false
       break
     end
-    all[key], texts[key], formats[key], offsets[key], tails[key] = n, text, format, where, {}
+    -- The numbers, how many; the windows' names; where each check's window stands, or the next one; longest lifetime; holds.
+    counters[key] = {n, size, text, places, places and 1 or HEAD, 0, 1, {n[3] + lease, 0, 0, 0, 0, 0, 0, 0, 0, 0}}
   end
 
-  local holds, ttls, reply, replies = {}, {}, {2}, 1
   for at = CHECKS, is_quick and stop or 0, WIDTH do
     local key, algorithm = call[at], call[at + 1]
     local first_param, second_param, third_param, cost = call[at + 2], call[at + 3], call[at + 4], call[at + 5]
     local second, third = call[at + 6], call[at + 7]
-    local n, o = all[key], offsets[key]
-    if type(o) == 'table' then
-      o = table.remove(o, 1)
+    local counter = counters[key]
+    local n, places, o = counter[1], counter[4], counter[5]
+    if places then
+      counter[5], o = o + 1, places[o]
     else
-      offsets[key] = o + WINDOW
+      counter[5] = o + WINDOW
     end
     local moment = n[3]
     -- A NaN fails every comparison.
     if not (cost >= 0 and cost <= MAX and cost % 1 == 0 and second >= 0 and second <= MAX and second % 1 == 0
         and third >= 0 and third <= MAX and third % 1 == 0) then
       is_quick = false
+      break
     elseif is_reserved then
       local most, slot, used, empty_at, lifetime = second == 0 and MAX or third - second, nil, nil, nil, nil
       --@TAKE@
@@ -109,17 +112,13 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
         is_quick = false
         break
       end
-      local held = holds[key]
-      if not held then
-        held = {moment + lease}
-        holds[key], ttls[key] = held, 0
-      end
-      local left, size = third - used - cost, #held
-      held[size + 1], held[size + 2], held[size + 3] = algorithm, slot, cost
+      local left, holds, held = third - used - cost, counter[7], counter[8]
+      held[holds + 1], held[holds + 2], held[holds + 3] = algorithm, slot, cost
+      counter[7] = holds + 3
       reply[replies + 1], reply[replies + 2], reply[replies + 3] = left > 0 and left or 0, empty_at - now, slot
       replies = replies + 3
-      if lifetime > ttls[key] then
-        ttls[key] = lifetime
+      if lifetime > counter[6] then
+        counter[6] = lifetime
       end
     else
       local slot, more, is_moved = second, third - cost, true
@@ -131,35 +130,48 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
     end
   end
 
-  for key = 1, is_quick and #all or 0 do
-    local n, format, name = all[key], formats[key], 'l' .. id
-    local held
+  for key = 1, is_quick and #counters or 0 do
+    local counter = counters[key]
+    local n, size, held = counter[1], counter[2], nil
     if not is_reserved then
       n[5] = n[5] - 1
     else
-      local ttl = ttls[key] + lease
+      local ttl = counter[6] + lease
       if n[6] < n[3] + ttl then
         n[6] = n[3] + ttl + SLACK
         run('PEXPIRE', KEYS[key], string.format('%.0f', math.ceil((n[6] - n[3]) / 1000)))
       end
       if lease > 0 then
-        local numbers = holds[key]
-        held = pack('<B' .. string.rep('d', #numbers), (#numbers - 1) / 3, unpack(numbers)) .. ARGV[2 + key]
-        n[4] = (n[4] == 0 or numbers[1] < n[4]) and numbers[1] or n[4]
-        n[5] = n[5] + 1
+        local holds, numbers = counter[7], counter[8]
+        n[5], held = n[5] + 1, pack('<B' .. rep('d', holds), (holds - 1) / 3, unpack(numbers, 1, holds)) .. ARGV[2 + key]
+        if n[4] == 0 or numbers[1] < n[4] then
+          n[4] = numbers[1]
+        end
       end
     end
-    local writes = {'s', pack(format, unpack(n, 1, #format - 1)) .. texts[key], held and name, held}
-    for o, tail in pairs(tails[key]) do
-      writes[#writes + 1] = 't' .. line(texts[key], o)
-      writes[#writes + 1] = tail
+    local packed = pack('<BB' .. rep('d', size - 2), unpack(n, 1, size)) .. counter[3]
+    -- HSET before the rest: it is what Redis out of memory refuses.
+    if tails[key] then
+      local writes = {'s', packed}
+      for o, tail in pairs(tails[key]) do
+        writes[#writes + 1] = 't' .. line(counter[3], o)
+        writes[#writes + 1] = tail
+      end
+      if held then
+        writes[#writes + 1] = name
+        writes[#writes + 1] = held
+      end
+      run('HSET', KEYS[key], unpack(writes))
+    elseif held then
+      run('HSET', KEYS[key], 's', packed, name, held)
+    else
+      run('HSET', KEYS[key], 's', packed)
     end
-    run('HSET', KEYS[key], unpack(writes)) -- before the rest: Redis out of memory refuses this one
     if not is_reserved then
       run('HDEL', KEYS[key], name)
     end
   end
   if is_quick then
-    return is_reserved and pack('<' .. string.rep('d', replies), unpack(reply)) or 1
+    return is_reserved and pack('<' .. rep('d', replies), unpack(reply, 1, replies)) or 1
   end
 end

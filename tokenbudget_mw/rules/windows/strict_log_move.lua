@@ -13,9 +13,9 @@ repeat
     n[o + 2], n[o + 5] = n[o + 2] + more, n[o + 5] + more
     break
   end
-  local tail = tails[key][o] or run('HGET', KEYS[key], 't' .. line(texts[key], o))
+  local tail = tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. line(counter[3], o))
   local format, width = '<I7I4', 11
-  if string.byte(tail) == 7 then
+  if byte(tail) == 7 then
     format, width = '<I7I7', 14
   end
   local low, high = 0, (#tail - 1) / width - 1
@@ -29,7 +29,8 @@ repeat
       is_moved = amount > 0 and (width == 14 or amount < 4294967296)
       if is_moved then
         n[o + 2] = n[o + 2] + more
-        tails[key][o] = string.sub(tail, 1, at - 1) .. pack(format, slot, amount) .. string.sub(tail, at + width)
+        tails[key] = tails[key] or {}
+        tails[key][o] = sub(tail, 1, at - 1) .. pack(format, slot, amount) .. sub(tail, at + width)
       end
       break
     elseif found < slot then

@@ -20,14 +20,15 @@ repeat
       n[o + 1], n[o + 2], n[o + 3], n[o + 4], n[o + 5] = 3, cost, new, new, cost
       slot = new
       if size > 3 then
+        tails[key] = tails[key] or {}
         tails[key][o] = ''
       end
     end
     break
   end
-  local tail = tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(texts[key], o)) or '\4'
+  local tail = tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(counter[3], o)) or '\4'
   local format, width, at = '<I7I4', 11, 2
-  if string.byte(tail) == 7 then
+  if byte(tail) == 7 then
     format, width = '<I7I7', 14
   end
   while first <= gone do -- the last entry counts, so this ends
@@ -39,7 +40,7 @@ repeat
     break
   end
   if at > 2 then
-    tail = string.sub(tail, 1, 1) .. string.sub(tail, at)
+    tail = sub(tail, 1, 1) .. sub(tail, at)
   end
   if new == last then
     n[o + 5] = n[o + 5] + cost
@@ -51,6 +52,7 @@ repeat
     size, n[o + 4], n[o + 5] = size + 2, new, cost
   end
   n[o + 1], n[o + 2], n[o + 3] = size, used + cost, first
+  tails[key] = tails[key] or {}
   tails[key][o] = tail
   slot = new
 until true
