@@ -65,7 +65,7 @@ end
 if call[7] == 1 and (op == RESERVE or op == SETTLE) then
   local is_reserved, name = op == RESERVE, 'l' .. id
   local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
-  local counters, tails, reply, replies = {}, {}, {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1
+  local counters, reply, replies, tails = {}, {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, nil
   for key = 1, is_reserved and charged or #KEYS do
     local values = run('HMGET', KEYS[key], 's', name, 'b')
     local s = values[1]
@@ -74,9 +74,9 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
       break
     end
     local size = HEAD + byte(s, 2) * WINDOW
-    local text = sub(s, 8 * size - 13)
-    local n, place = {unpacked('<BB' .. rep('d', size - 2), s)}, HEAD
-    local places = text ~= ARGV[2 + key] and places_of(text, ARGV[2 + key])
+    local format = '<BB' .. rep('d', size - 2) .. 's'
+    local n = {unpacked(format, s)}
+    local places = n[size + 1] ~= ARGV[2 + key] and places_of(n[size + 1], ARGV[2 + key])
     if now > n[3] then
       n[3] = now
     end
@@ -84,8 +84,11 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
       is_quick = false
       break
     end
-    -- The numbers, how many; the windows' names; where each check's window stands, or the next one; longest lifetime; holds.
-    counters[key] = {n, size, text, places, places and 1 or HEAD, 0, 1, {n[3] + lease, 0, 0, 0, 0, 0, 0, 0, 0, 0}}
+    -- Its numbers and names, how many, their format; where each check's window stands; the next of these, or where the next
+    -- window stands; how long what is taken matters; the lease, how many values it has.
+    counters[key] = {
+      n, size + 1, format, places, places and 1 or HEAD, 0, {0, n[3] + lease, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2,
+    }
   end
 
   for at = CHECKS, is_quick and stop or 0, WIDTH do
@@ -112,9 +115,9 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
         is_quick = false
         break
       end
-      local left, holds, held = third - used - cost, counter[7], counter[8]
-      held[holds + 1], held[holds + 2], held[holds + 3] = algorithm, slot, cost
-      counter[7] = holds + 3
+      local left, held, values = third - used - cost, counter[7], counter[8]
+      held[values + 1], held[values + 2], held[values + 3] = algorithm, slot, cost
+      counter[8] = values + 3
       reply[replies + 1], reply[replies + 2], reply[replies + 3] = left > 0 and left or 0, empty_at - now, slot
       replies = replies + 3
       if lifetime > counter[6] then
@@ -132,7 +135,7 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
 
   for key = 1, is_quick and #counters or 0 do
     local counter = counters[key]
-    local n, size, held = counter[1], counter[2], nil
+    local n, held = counter[1], nil
     if not is_reserved then
       n[5] = n[5] - 1
     else
@@ -142,19 +145,21 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
         run('PEXPIRE', KEYS[key], string.format('%.0f', math.ceil((n[6] - n[3]) / 1000)))
       end
       if lease > 0 then
-        local holds, numbers = counter[7], counter[8]
-        n[5], held = n[5] + 1, pack('<B' .. rep('d', holds), (holds - 1) / 3, unpack(numbers, 1, holds)) .. ARGV[2 + key]
-        if n[4] == 0 or numbers[1] < n[4] then
-          n[4] = numbers[1]
+        local holds, values = counter[7], counter[8]
+        holds[1], holds[values + 1] = (values - 2) / 3, ARGV[2 + key]
+        held = pack('<B' .. rep('d', values - 1) .. 's', unpack(holds, 1, values + 1))
+        n[5] = n[5] + 1
+        if n[4] == 0 or holds[2] < n[4] then
+          n[4] = holds[2]
         end
       end
     end
-    local packed = pack('<BB' .. rep('d', size - 2), unpack(n, 1, size)) .. counter[3]
+    local packed = pack(counter[3], unpack(n, 1, counter[2]))
     -- HSET before the rest: it is what Redis out of memory refuses.
-    if tails[key] then
+    if tails and tails[key] then
       local writes = {'s', packed}
       for o, tail in pairs(tails[key]) do
-        writes[#writes + 1] = 't' .. line(counter[3], o)
+        writes[#writes + 1] = 't' .. line(n[counter[2]], o)
         writes[#writes + 1] = tail
       end
       if held then

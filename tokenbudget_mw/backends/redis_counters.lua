@@ -32,8 +32,9 @@ end
 
 -- What was packed as a number of things, numbers, and the names of the things: the numbers, and the names.
 local function numbers_and_names(packed, skipped, first, each)
-  local size = first + string.byte(packed, skipped) * each
-  return {unpacked('<' .. string.rep('d', size), packed, skipped + 1)}, lines(string.sub(packed, skipped + 1 + size * 8))
+  local size = first + byte(packed, skipped) * each
+  local numbers = {unpacked('<' .. rep('d', size) .. 's', packed, skipped + 1)}
+  return numbers, lines(numbers[size + 1])
 end
 
 local function lease_of(packed)
@@ -51,7 +52,8 @@ local function packed_lease(held)
     numbers[3 * i - 1], numbers[3 * i], numbers[3 * i + 1] = one.algorithm, one.slot, one.amount
     names[i] = one.window
   end
-  return pack('<B' .. string.rep('d', #numbers), #held, unpack(numbers)) .. table.concat(names, '\n')
+  table.insert(numbers, table.concat(names, '\n'))
+  return pack('<B' .. rep('d', #numbers - 1) .. 's', #held, unpack(numbers))
 end
 
 local function bar_of(packed)
@@ -210,8 +212,9 @@ local function save(counter)
       table.insert(numbers, number)
     end
   end
-  local packed = pack('<BB' .. string.rep('d', #numbers), VERSION, #counter.names, unpack(numbers))
-  local writes, drops = {'s', packed .. table.concat(counter.names, '\n')}, {}
+  table.insert(numbers, table.concat(counter.names, '\n'))
+  local packed = pack('<BB' .. rep('d', #numbers - 1) .. 's', VERSION, #counter.names, unpack(numbers))
+  local writes, drops = {'s', packed}, {}
   for field, value in pairs(counter.fields) do
     table.insert(value and writes or drops, field)
     if value then

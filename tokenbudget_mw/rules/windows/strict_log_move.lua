@@ -13,7 +13,7 @@ repeat
     n[o + 2], n[o + 5] = n[o + 2] + more, n[o + 5] + more
     break
   end
-  local tail = tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. line(counter[3], o))
+  local tail = tails and tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. line(n[counter[2]], o))
   local format, width = '<I7I4', 11
   if byte(tail) == 7 then
     format, width = '<I7I7', 14
@@ -29,6 +29,7 @@ repeat
       is_moved = amount > 0 and (width == 14 or amount < 4294967296)
       if is_moved then
         n[o + 2] = n[o + 2] + more
+        tails = tails or {}
         tails[key] = tails[key] or {}
         tails[key][o] = sub(tail, 1, at - 1) .. pack(format, slot, amount) .. sub(tail, at + width)
       end

@@ -20,13 +20,14 @@ repeat
       n[o + 1], n[o + 2], n[o + 3], n[o + 4], n[o + 5] = 3, cost, new, new, cost
       slot = new
       if size > 3 then
+        tails = tails or {}
         tails[key] = tails[key] or {}
         tails[key][o] = ''
       end
     end
     break
   end
-  local tail = tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(counter[3], o)) or '\4'
+  local tail = tails and tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(n[counter[2]], o)) or '\4'
   local format, width, at = '<I7I4', 11, 2
   if byte(tail) == 7 then
     format, width = '<I7I7', 14
@@ -52,6 +53,7 @@ repeat
     size, n[o + 4], n[o + 5] = size + 2, new, cost
   end
   n[o + 1], n[o + 2], n[o + 3] = size, used + cost, first
+  tails = tails or {}
   tails[key] = tails[key] or {}
   tails[key][o] = tail
   slot = new
