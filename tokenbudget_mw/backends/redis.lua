@@ -5,10 +5,11 @@
 --
 -- KEYS: the counters, one hash each. ARGV: the call's numbers (see redis_script.py), its id, and the names of each
 -- counter's windows in the order of the checks, a line each.
--- Fields of a hash:  s         version, number of windows (bytes); newest moment seen, moment the next lease ends (0: none),
---                              open leases, moment the key may go; five numbers a window; the windows' names, a line each
+-- Fields of a hash:  s         version, number of windows (bytes); the windows' names, a line each, and a zero; newest
+--                              moment seen, moment the next lease ends (0: none), open leases, moment the key may go; five
+--                              numbers a window
 --                    t<window> the tail: what a long state has between its head's numbers, a width and packed pairs
---                    l<id>     number of holds (byte); end; algorithm, slot, amount of each; their windows' names
+--                    l<id>     end; number of holds (byte); their windows' names; algorithm, slot, amount of each
 --                    e<id>     end of a lease that was never settled
 --                    b         end, status: whose asks this counter stands for is refused until then
 -- A window's five numbers are the length of its state, as its algorithm keeps it, and the first two and last two numbers of
@@ -18,22 +19,27 @@ local MAX = 9007199254740991
 local SLACK = 60000000   -- a key lives so much longer than it must, and its end is moved that rarely
 local MAX_OPEN = 10000   -- open leases of a counter
 local VERSION = 1        -- of the fields; none of an older one begins so
-local HEAD = 6           -- values of s before the windows
+local HEAD = 7           -- values of s before the windows
 local WINDOW = 5         -- numbers a window
-local CHECKS = 8         -- where the checks begin in the call
-local WIDTH = 9          -- numbers a check
+local CHECKS = 57        -- byte at which the checks begin in the call
+local WIDTH = 64         -- bytes a check
+local FLAG = 16          -- an algorithm's number is below; above stands whether it is a shadow, whether it is booked
 local RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = 1, 2, 3, 4, 5, 6, 7, 8
+-- Formats are cut off from these: 40 windows, 85 holds.
+local STATE = '<BBsdddd@200@'
+local LEASE = '<dBs@255@'
 
 local KEYS, ARGV, run, pack, unpacked, max = KEYS, ARGV, redis.call, struct.pack, struct.unpack, math.max
-local byte, sub, rep = string.byte, string.sub, string.rep
-local call, id = {unpacked('<' .. rep('d', #ARGV[1] / 8), ARGV[1])}, ARGV[2]
-local op, now, lease = call[1], call[2], call[3]
--- Which key is the holder's (0: none); how many keys the checks are about; where the checks end.
-local holder, charged, stop = call[4], call[5], CHECKS - 1 + call[6] * WIDTH
+local byte, sub = string.byte, string.sub
+local numbers, id = ARGV[1], ARGV[2]
+-- The lease in microseconds; which key is the holder's (0: none); how many keys the checks are about; how many checks;
+-- whether each of them is enforced.
+local op, now, lease, holder, charged, count, is_plain = unpacked('<ddddddd', numbers)
+local stop = CHECKS + (count - 1) * WIDTH
 
 -- The name of the window whose numbers stand behind *o*.
-local function line(text, o)
-  for name in string.gmatch(text, '[^\n]+') do
+local function name_at(names, o)
+  for name in string.gmatch(names, '[^\n]+') do
     o = o - WINDOW
     if o < HEAD then
       return name
@@ -41,20 +47,19 @@ local function line(text, o)
   end
 end
 
--- Where the windows that *wanted* names stand; nil where one is missing.
-local function places_of(text, wanted)
-  local found, at = {}, HEAD
-  for name in string.gmatch(text, '[^\n]+') do
+-- Where the windows that are *wanted* stand; nil where one is missing.
+local function places_of(names, wanted)
+  local found, at, places = {}, HEAD, {}
+  for name in string.gmatch(names, '[^\n]+') do
     found[name], at = at, at + WINDOW
   end
-  local offsets = {}
   for name in string.gmatch(wanted, '[^\n]+') do
     if not found[name] then
       return nil
     end
-    table.insert(offsets, found[name])
+    table.insert(places, found[name])
   end
-  return offsets
+  return places
 end
 
 if now < 0 and op ~= SETTLE then
@@ -62,39 +67,42 @@ if now < 0 and op ~= SETTLE then
   now = time[1] * 1000000 + time[2]
 end
 
-if call[7] == 1 and (op == RESERVE or op == SETTLE) then
-  local is_reserved, name = op == RESERVE, 'l' .. id
+if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
+  local is_reserved, lease_field = op == RESERVE, 'l' .. id
   local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
-  local counters, reply, replies, tails = {}, {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, nil
+  local counters, tails = {}, nil
   for key = 1, is_reserved and charged or #KEYS do
-    local values = run('HMGET', KEYS[key], 's', name, 'b')
+    local values = run('HMGET', KEYS[key], 's', lease_field, 'b')
     local s = values[1]
     if not s or byte(s) ~= VERSION or not values[2] ~= is_reserved or (values[3] and key == holder) then
       is_quick = false
       break
     end
     local size = HEAD + byte(s, 2) * WINDOW
-    local format = '<BB' .. rep('d', size - 2) .. 's'
+    local format = sub(STATE, 1, size + 1)
     local n = {unpacked(format, s)}
-    local places = n[size + 1] ~= ARGV[2 + key] and places_of(n[size + 1], ARGV[2 + key])
-    if now > n[3] then
-      n[3] = now
+    if now > n[4] then
+      n[4] = now
     end
-    if places == nil or (n[4] > 0 and n[3] >= n[4]) or (is_reserved and lease > 0 and n[5] >= MAX_OPEN) then
+    local names, places = ARGV[2 + key], false
+    if n[3] ~= names then
+      places = places_of(n[3], names)
+    end
+    if places == nil or size > 207 or (n[5] > 0 and n[4] >= n[5]) or (is_reserved and lease > 0 and n[6] >= MAX_OPEN) then
       is_quick = false
       break
     end
-    -- Its numbers and names, how many, their format; where each check's window stands; the next of these, or where the next
-    -- window stands; how long what is taken matters; the lease, how many values it has.
+    -- Its values, how many, their format; where the checks' windows stand; the next of these, or where the next window
+    -- stands; how long what is taken matters; the lease, how many values it has.
     counters[key] = {
-      n, size + 1, format, places, places and 1 or HEAD, 0, {0, n[3] + lease, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 2,
+      n, size, format, places, places and 1 or HEAD, 0, {n[4] + lease, 0, names, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 3,
     }
   end
 
+  local reply, replies = {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1
   for at = CHECKS, is_quick and stop or 0, WIDTH do
-    local key, algorithm = call[at], call[at + 1]
-    local first_param, second_param, third_param, cost = call[at + 2], call[at + 3], call[at + 4], call[at + 5]
-    local second, third = call[at + 6], call[at + 7]
+    local key, algorithm, first_param, second_param, third_param, cost, second, third =
+      unpacked('<dddddddd', numbers, at)
     local counter = counters[key]
     local n, places, o = counter[1], counter[4], counter[5]
     if places then
@@ -102,10 +110,11 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
     else
       counter[5] = o + WINDOW
     end
-    local moment = n[3]
+    algorithm = algorithm % FLAG
+    local moment = n[4]
     -- A NaN fails every comparison.
-    if not (cost >= 0 and cost <= MAX and cost % 1 == 0 and second >= 0 and second <= MAX and second % 1 == 0
-        and third >= 0 and third <= MAX and third % 1 == 0) then
+    if not (cost >= 0 and cost <= MAX and second >= 0 and third >= 0 and third <= MAX
+        and cost % 1 + second % 1 + third % 1 == 0) then
       is_quick = false
       break
     elseif is_reserved then
@@ -137,46 +146,46 @@ if call[7] == 1 and (op == RESERVE or op == SETTLE) then
     local counter = counters[key]
     local n, held = counter[1], nil
     if not is_reserved then
-      n[5] = n[5] - 1
+      n[6] = n[6] - 1
     else
       local ttl = counter[6] + lease
-      if n[6] < n[3] + ttl then
-        n[6] = n[3] + ttl + SLACK
-        run('PEXPIRE', KEYS[key], string.format('%.0f', math.ceil((n[6] - n[3]) / 1000)))
+      if n[7] < n[4] + ttl then
+        n[7] = n[4] + ttl + SLACK
+        run('PEXPIRE', KEYS[key], string.format('%.0f', math.ceil((n[7] - n[4]) / 1000)))
       end
       if lease > 0 then
         local holds, values = counter[7], counter[8]
-        holds[1], holds[values + 1] = (values - 2) / 3, ARGV[2 + key]
-        held = pack('<B' .. rep('d', values - 1) .. 's', unpack(holds, 1, values + 1))
-        n[5] = n[5] + 1
-        if n[4] == 0 or holds[2] < n[4] then
-          n[4] = holds[2]
+        holds[2] = (values - 3) / 3
+        held = pack(sub(LEASE, 1, values + 1), unpack(holds, 1, values))
+        n[6] = n[6] + 1
+        if n[5] == 0 or holds[1] < n[5] then
+          n[5] = holds[1]
         end
       end
     end
-    local packed = pack(counter[3], unpack(n, 1, counter[2]))
+    local s = pack(counter[3], unpack(n, 1, counter[2]))
     -- HSET before the rest: it is what Redis out of memory refuses.
     if tails and tails[key] then
-      local writes = {'s', packed}
+      local writes = {'s', s}
       for o, tail in pairs(tails[key]) do
-        writes[#writes + 1] = 't' .. line(n[counter[2]], o)
+        writes[#writes + 1] = 't' .. name_at(n[3], o)
         writes[#writes + 1] = tail
       end
       if held then
-        writes[#writes + 1] = name
+        writes[#writes + 1] = lease_field
         writes[#writes + 1] = held
       end
       run('HSET', KEYS[key], unpack(writes))
     elseif held then
-      run('HSET', KEYS[key], 's', packed, name, held)
+      run('HSET', KEYS[key], 's', s, lease_field, held)
     else
-      run('HSET', KEYS[key], 's', packed)
+      run('HSET', KEYS[key], 's', s)
     end
     if not is_reserved then
-      run('HDEL', KEYS[key], name)
+      run('HDEL', KEYS[key], lease_field)
     end
   end
   if is_quick then
-    return is_reserved and pack('<' .. rep('d', replies), unpack(reply, 1, replies)) or 1
+    return is_reserved and pack(sub('<@121@', 1, replies + 1), unpack(reply, 1, replies)) or 1
   end
 end

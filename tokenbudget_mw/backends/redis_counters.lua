@@ -6,12 +6,13 @@ local MANY = 256         -- open leases beyond which looking for ended ones is s
 local DAY = 86400000000
 
 for at = CHECKS, stop, WIDTH do
-  for i = at + 5, at + 7 do
-    if not (call[i] >= 0 and call[i] <= MAX and call[i] % 1 == 0) then -- a NaN fails every comparison
+  local _, algorithm, _, _, _, cost, second, third = unpacked('<dddddddd', numbers, at)
+  for _, number in ipairs({cost, second, third}) do
+    if not (number >= 0 and number <= MAX and number % 1 == 0) then -- a NaN fails every comparison
       return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
     end
   end
-  if not MODULES[call[at + 1]] then
+  if not MODULES[algorithm % FLAG] then
     return redis.error_reply('TOKENBUDGET unknown window algorithm')
   end
 end
@@ -30,30 +31,24 @@ local function lines(text)
   return found
 end
 
--- What was packed as a number of things, numbers, and the names of the things: the numbers, and the names.
-local function numbers_and_names(packed, skipped, first, each)
-  local size = first + byte(packed, skipped) * each
-  local numbers = {unpacked('<' .. rep('d', size) .. 's', packed, skipped + 1)}
-  return numbers, lines(numbers[size + 1])
-end
-
 local function lease_of(packed)
-  local numbers, names = numbers_and_names(packed, 1, 1, 3)
-  local held = {ends = numbers[1]}
-  for i, name in ipairs(names) do
-    held[i] = {window = name, algorithm = numbers[3 * i - 1], slot = numbers[3 * i], amount = numbers[3 * i + 1]}
+  local ends, count = unpacked('<dB', packed)
+  local values = {unpacked('<dBs' .. string.rep('d', 3 * count), packed)}
+  local held = {ends = ends}
+  for i, name in ipairs(lines(values[3])) do
+    held[i] = {window = name, algorithm = values[3 * i + 1], slot = values[3 * i + 2], amount = values[3 * i + 3]}
   end
   return held
 end
 
 local function packed_lease(held)
-  local numbers, names = {held.ends}, {}
+  local values, names = {held.ends, #held, ''}, {}
   for i, one in ipairs(held) do
-    numbers[3 * i - 1], numbers[3 * i], numbers[3 * i + 1] = one.algorithm, one.slot, one.amount
+    values[3 * i + 1], values[3 * i + 2], values[3 * i + 3] = one.algorithm, one.slot, one.amount
     names[i] = one.window
   end
-  table.insert(numbers, table.concat(names, '\n'))
-  return pack('<B' .. rep('d', #numbers - 1) .. 's', #held, unpack(numbers))
+  values[3] = table.concat(names, '\n')
+  return pack('<dBs' .. string.rep('d', #values - 3), unpack(values))
 end
 
 local function bar_of(packed)
@@ -72,12 +67,12 @@ local function load(key)
     bar = values[4] and bar_of(values[4]),
   }
   if values[1] then
-    local numbers, names = numbers_and_names(values[1], 2, HEAD - 2, WINDOW)
-    counter.seen, counter.due, counter.open, counter.ends = unpack(numbers, 1, HEAD - 2)
-    counter.names = names
-    for i, name in ipairs(names) do
-      local o = HEAD - 2 + (i - 1) * WINDOW
-      counter.heads[name] = {unpack(numbers, o + 1, o + WINDOW)}
+    local n = {unpacked('<BBs' .. string.rep('d', 4 + byte(values[1], 2) * WINDOW), values[1])}
+    counter.names = lines(n[3])
+    counter.seen, counter.due, counter.open, counter.ends = unpack(n, 4, HEAD)
+    for i, name in ipairs(counter.names) do
+      local o = HEAD + (i - 1) * WINDOW
+      counter.heads[name] = {unpack(n, o + 1, o + WINDOW)}
     end
   end
   counter.is_new = #counter.names == 0
@@ -169,7 +164,7 @@ local function sweep(counter)
   for i = 1, #all, 2 do
     local kind, name = string.sub(all[i], 1, 1), string.sub(all[i], 2)
     if kind == 'l' then
-      local ends = unpacked('<d', all[i + 1], 2)
+      local ends = unpacked('<d', all[i + 1])
       if ends <= counter.moment and #ended < BATCH then
         table.insert(ended, {name, all[i + 1], ends})
       elseif due == 0 or ends < due then
@@ -206,15 +201,16 @@ local function save(counter)
   if counter.ends < counter.moment + counter.ttl or counter.ends == 0 then
     counter.ends = counter.moment + counter.ttl + SLACK
   end
-  local numbers = {counter.seen, counter.due, counter.open, counter.ends}
+  local numbers = {VERSION, #counter.names, table.concat(counter.names, '\n')}
+  for _, number in ipairs({counter.seen, counter.due, counter.open, counter.ends}) do
+    table.insert(numbers, number)
+  end
   for _, name in ipairs(counter.names) do
     for _, number in ipairs(counter.heads[name]) do
       table.insert(numbers, number)
     end
   end
-  table.insert(numbers, table.concat(counter.names, '\n'))
-  local packed = pack('<BB' .. rep('d', #numbers - 1) .. 's', VERSION, #counter.names, unpack(numbers))
-  local writes, drops = {'s', packed}, {}
+  local writes, drops = {'s', pack('<BBs' .. string.rep('d', #numbers - 3), unpack(numbers))}, {}
   for field, value in pairs(counter.fields) do
     table.insert(value and writes or drops, field)
     if value then

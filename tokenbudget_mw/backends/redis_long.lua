@@ -6,13 +6,15 @@ do
     names[i], next[i] = lines(ARGV[2 + i] or ''), 0
   end
   for at = CHECKS, stop, WIDTH do
-    local key = call[at]
+    local key, algorithm, first_param, second_param, third_param, cost, second, third =
+      unpacked('<dddddddd', numbers, at)
+    local flags = math.floor(algorithm / FLAG)
     next[key] = next[key] + 1
     table.insert(checks, {
-      key = key, window = names[key][next[key]], algorithm = call[at + 1],
-      params = {call[at + 2], call[at + 3], call[at + 4]}, cost = call[at + 5],
-      need = call[at + 6], cap = call[at + 7], is_enforced = call[at + 8] % 2 == 1, is_booked = call[at + 8] >= 2,
-      slot = call[at + 6], actual = call[at + 7], -- of a hold
+      key = key, window = names[key][next[key]], algorithm = algorithm % FLAG,
+      params = {first_param, second_param, third_param}, cost = cost, need = second, cap = third,
+      is_enforced = flags % 2 == 0, is_booked = flags >= 2,
+      slot = second, actual = third, -- of a hold
     })
   end
 end
@@ -224,16 +226,16 @@ end
 
 -- What the books say, where nobody has counted yet.
 local function seed(counters)
-  local at = stop
+  local at = stop + WIDTH
   for _, check in ipairs(checks) do
     local counter, algorithm = counters[check.key], ALGORITHMS[check.algorithm]
     local is_known = counter.heads[check.window] or counter.dirty[check.window]
     for _ = 1, check.cost do
       if not is_known then
-        local state = state_of(counter, check.window)
-        algorithm.charge(state, check.params, call[at + 1], call[at + 2], counter.moment)
+        local slot, amount = unpacked('<dd', numbers, at)
+        algorithm.charge(state_of(counter, check.window), check.params, slot, amount, counter.moment)
       end
-      at = at + 2
+      at = at + 16
     end
     if not is_known then
       local state = state_of(counter, check.window)

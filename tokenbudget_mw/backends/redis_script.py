@@ -8,6 +8,7 @@ which stand beside the Python ones: what ``…_quick.lua`` says is the usual way
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,6 +62,8 @@ BARRED, UNSEEDED = -1, -2
 PARAMS = 3
 """Integers that an algorithm has."""
 
+FLAG = 16
+
 
 class Call(NamedTuple):
     """
@@ -109,6 +112,7 @@ class Script:
             long.append(f"MODULES[{number}] = function()\n{source}end\n")
         quick, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
         quick = quick.replace("--@TAKE@", "else".join(take) + "end").replace("--@MOVE@", "else".join(move) + "end")
+        quick = re.sub(r"@(\d+)@", lambda found: "d" * int(found[1]), quick)
         self.text = "".join([quick, *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -144,7 +148,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
         check, window = hold.check, hold.check.window
         amounts = _whole(check.cost, window), hold.slot, _whole(actual, window)
-        numbers += _about(check, names, *amounts)
+        numbers += _about(check, names, amounts)
     return _call(numbers, reservation.id, reservation.tag, names)
 
 
@@ -163,7 +167,7 @@ def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Ca
     names: dict[str, list[str]] = {}
     numbers, charges = [SEED, now_us, 0, 0, 0, len(seeds), 0], list[int]()
     for seed in seeds:
-        numbers += _about(seed, names, len(seed.charges), 0, 0)
+        numbers += _about(seed, names, (len(seed.charges), 0, 0))
         charges += [_whole(number, seed.window) for charge in seed.charges for number in charge]
     return _call(numbers + charges, "", tag, names)
 
@@ -229,7 +233,8 @@ def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
     for check in ask.checks:
         cost, window = check.cost, check.window
         amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
-        numbers += _about(check, names, *amounts, check.enforced + 2 * check.is_booked)
+        flags = (not check.enforced) + 2 * check.is_booked
+        numbers += _about(check, names, amounts, flags)
         numbers[PLAIN] &= check.enforced
     numbers[CHARGED] = len(names)
     if ask.holder:
@@ -241,14 +246,14 @@ def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
 HOLDER, CHARGED, PLAIN = 3, 4, 6
 
 
-def _about(check: Check | Seed, names: dict[str, list[str]], *amounts: int) -> list[int]:
-    # The number of its key, its algorithm and its parameters; cost, need, cap, whether it is enforced, whether it is
-    # booked. Of a hold: cost, slot, actual amount; of a seed: how many charges, which come behind all seeds.
+def _about(check: Check | Seed, names: dict[str, list[str]], amounts: tuple[int, int, int], flags: int = 0) -> list[int]:
+    # The number of its key; its algorithm, and whether it is a shadow, whether it is booked; parameters; cost, need, cap.
+    # Of a hold: cost, slot, actual amount; of a seed: how many charges, which come behind all seeds.
     windows = names.setdefault(check.counter, [])
     windows.append(check.window)
     key = list(names).index(check.counter) + 1
     params = check.params + (0,) * (PARAMS - len(check.params))
-    return [key, NUMBERS[check.algorithm], *params, *amounts, *[0] * (4 - len(amounts))]
+    return [key, NUMBERS[check.algorithm] + FLAG * flags, *params, *amounts]
 
 
 def _call(numbers: list[int], id_: str, tag: str, names: dict[str, list[str]]) -> Call:

@@ -13,7 +13,7 @@ repeat
     n[o + 2], n[o + 5] = n[o + 2] + more, n[o + 5] + more
     break
   end
-  local tail = tails and tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. line(n[counter[2]], o))
+  local tail = tails and tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. name_at(n[3], o))
   local format, width = '<I7I4', 11
   if byte(tail) == 7 then
     format, width = '<I7I7', 14

@@ -27,7 +27,7 @@ repeat
     end
     break
   end
-  local tail = tails and tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. line(n[counter[2]], o)) or '\4'
+  local tail = tails and tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. name_at(n[3], o)) or '\4'
   local format, width, at = '<I7I4', 11, 2
   if byte(tail) == 7 then
     format, width = '<I7I7', 14
