@@ -11,12 +11,14 @@ repeat
     break
   end
   local new = (math.floor(moment / first_param) + 1) * first_param
-  if cost == 0 or (size > 1 and new < last) then
-    break
+  if size > 1 and new < last then
+    break -- of another slot length
   end
   if size == 1 or last <= gone then -- the first of all that counts
     used = 0
-    if most >= 0 then
+    if most >= 0 and cost == 0 then
+      slot, empty_at = new, moment
+    elseif most >= 0 then
       n[o + 1], n[o + 2], n[o + 3], n[o + 4], n[o + 5] = 3, cost, new, new, cost
       slot = new
       if size > 3 then
@@ -40,6 +42,10 @@ repeat
   if used > most then
     break
   end
+  if cost == 0 then
+    slot, empty_at = new, last + length
+    break
+  end
   if at > 2 then
     tail = sub(tail, 1, 1) .. sub(tail, at)
   end
@@ -58,4 +64,4 @@ repeat
   tails[key][o] = tail
   slot = new
 until true
-empty_at = slot and slot + first_param * second_param
+empty_at = empty_at or slot and slot + first_param * second_param
