@@ -30,6 +30,9 @@ KEPT = "requests:"
 EXAMINED = 16
 """How many counters a new one looks at for an idle one."""
 
+SLOTS = 1_024
+"""How many slots are known by one number for all counters."""
+
 NOBODY = Counter()
 """A counter without windows. Never changed."""
 
@@ -55,6 +58,7 @@ class MemoryBackend:
         self._max_counters = max_counters
         self._leases: Leases[Counter] = Leases()
         self._layouts = Layouts()
+        self._slots: dict[int, int] = {}
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}
         self._newest = 0
 
@@ -258,9 +262,12 @@ class MemoryBackend:
             if not (shadowed or check.enforced):
                 states.append(_state(look, moment, real))
                 continue
-            empty_at = self._charge(counter, check, look.slot, check.cost, moment)
+            slot = self._slots.setdefault(look.slot, look.slot)  # the same number, for all counters once
+            empty_at = self._charge(counter, check, slot, check.cost, moment)
             left = check.cap - look.used - check.cost
-            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, look.slot))
+            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
+        if len(self._slots) > SLOTS:
+            self._slots.clear()
         return Reply(True, tuple(states))
 
     def _barred(self, ask: Ask, moment: int) -> str:
