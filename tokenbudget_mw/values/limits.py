@@ -11,6 +11,8 @@ import msgspec
 
 __all__ = [
     "CROWDED",
+    "ONE_REQUEST",
+    "ROOM",
     "Ask",
     "Check",
     "CheckState",
@@ -131,6 +133,13 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
         return value
 
 
+ONE_REQUEST = Cost(requests=1, concurrent=1)
+"""A call whose handler will say what it used."""
+
+ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
+"""What such a call must find left: one of each, so that a spent budget refuses it."""
+
+
 class Check(msgspec.Struct, frozen=True, gc=False):
     """
     One question to a backend: "may *counter*'s window *window* take *cost* more, below *cap*?"
@@ -192,6 +201,9 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
         holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
             Empty where there is none that could be barred.
+
+        is_anonymous: Whether anybody can make as many such counters as they like (one an address, say): a backend that
+            keeps a bounded number of counters bounds these apart.
     """
 
     id: str
@@ -199,6 +211,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     checks: tuple[Check, ...]
     lease: float = 600.0
     holder: str = ""
+    is_anonymous: bool = False
 
 
 class CheckState(msgspec.Struct, frozen=True, gc=False):
@@ -368,7 +381,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         retry_after: Seconds until a retry can succeed; None where none can.
 
-        reservation: What is held; None where refused.
+        reservation: What is held; None where nothing is: refused, or charged for good.
 
         degraded: Whether a fallback decided because the backend could not.
     """
