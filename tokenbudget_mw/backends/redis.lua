@@ -26,15 +26,16 @@ local WIDTH = 64         -- bytes a check
 local FLAG = 16          -- an algorithm's number is below; above stands whether it is a shadow, whether it is booked
 local RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = 1, 2, 3, 4, 5, 6, 7, 8
 -- Formats are cut off from these: 40 windows, 85 holds.
-local STATE = '<BBsdddd@200@'
-local LEASE = '<dBs@255@'
+local STATE = '<BBsdddd@200d@'
+local LEASE = '<dBs@255d@'
+local REPLY = '<@121i8@'
 
 local KEYS, ARGV, run, pack, unpacked, max = KEYS, ARGV, redis.call, struct.pack, struct.unpack, math.max
 local byte, sub = string.byte, string.sub
 local numbers, id = ARGV[1], ARGV[2]
 -- The lease in microseconds; which key is the holder's (0: none); how many keys the checks are about; how many checks;
 -- whether each of them is enforced.
-local op, now, lease, holder, charged, count, is_plain = unpacked('<ddddddd', numbers)
+local op, now, lease, holder, charged, count, is_plain = unpacked('<i8i8i8i8i8i8i8', numbers)
 local stop = CHECKS + (count - 1) * WIDTH
 
 -- The name of the window whose numbers stand behind *o*.
@@ -102,7 +103,7 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
   local reply, replies = {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1
   for at = CHECKS, is_quick and stop or 0, WIDTH do
     local key, algorithm, first_param, second_param, third_param, cost, second, third =
-      unpacked('<dddddddd', numbers, at)
+      unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
     local counter = counters[key]
     local n, places, o = counter[1], counter[4], counter[5]
     if places then
@@ -112,9 +113,7 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
     end
     algorithm = algorithm % FLAG
     local moment = n[4]
-    -- A NaN fails every comparison.
-    if not (cost >= 0 and cost <= MAX and second >= 0 and third >= 0 and third <= MAX
-        and cost % 1 + second % 1 + third % 1 == 0) then
+    if cost < 0 or cost > MAX or second < 0 or third < 0 or third > MAX then
       is_quick = false
       break
     elseif is_reserved then
@@ -186,6 +185,6 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
     end
   end
   if is_quick then
-    return is_reserved and pack(sub('<@121@', 1, replies + 1), unpack(reply, 1, replies)) or 1
+    return is_reserved and pack(sub(REPLY, 1, 2 * replies + 1), unpack(reply, 1, replies)) or 1
   end
 end

@@ -6,9 +6,9 @@ local MANY = 256         -- open leases beyond which looking for ended ones is s
 local DAY = 86400000000
 
 for at = CHECKS, stop, WIDTH do
-  local _, algorithm, _, _, _, cost, second, third = unpacked('<dddddddd', numbers, at)
+  local _, algorithm, _, _, _, cost, second, third = unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
   for _, number in ipairs({cost, second, third}) do
-    if not (number >= 0 and number <= MAX and number % 1 == 0) then -- a NaN fails every comparison
+    if number < 0 or number > MAX then
       return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
     end
   end

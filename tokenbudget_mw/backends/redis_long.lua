@@ -7,7 +7,7 @@ do
   end
   for at = CHECKS, stop, WIDTH do
     local key, algorithm, first_param, second_param, third_param, cost, second, third =
-      unpacked('<dddddddd', numbers, at)
+      unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
     local flags = math.floor(algorithm / FLAG)
     next[key] = next[key] + 1
     table.insert(checks, {
@@ -232,7 +232,7 @@ local function seed(counters)
     local is_known = counter.heads[check.window] or counter.dirty[check.window]
     for _ = 1, check.cost do
       if not is_known then
-        local slot, amount = unpacked('<dd', numbers, at)
+        local slot, amount = unpacked('<i8i8', numbers, at)
         algorithm.charge(state_of(counter, check.window), check.params, slot, amount, counter.moment)
       end
       at = at + 16
@@ -291,6 +291,6 @@ for _, counter in ipairs(counters) do
   end
 end
 if type(result) == 'table' and result[1] >= 0 then
-  return pack('<' .. string.rep('d', #result), unpack(result))
+  return pack('<' .. string.rep('i8', #result), unpack(result))
 end
 return result

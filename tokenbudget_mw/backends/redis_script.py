@@ -11,7 +11,7 @@ import hashlib
 import re
 import struct
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
@@ -59,10 +59,9 @@ RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = range(1, 9)
 REFUSED, ADMITTED, ALL_FIT = 0, 1, 2
 BARRED, UNSEEDED = -1, -2
 
-PARAMS = 3
-"""Integers that an algorithm has."""
-
-FLAG = 16
+HOLDER, CHARGED, COUNT, PLAIN = 3, 4, 5, 6
+PADDING = ((0, 0, 0), (0, 0), (0,), ())
+SHADOW, BOOKED = 16, 32
 
 
 class Call(NamedTuple):
@@ -112,7 +111,7 @@ class Script:
             long.append(f"MODULES[{number}] = function()\n{source}end\n")
         quick, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
         quick = quick.replace("--@TAKE@", "else".join(take) + "end").replace("--@MOVE@", "else".join(move) + "end")
-        quick = re.sub(r"@(\d+)@", lambda found: "d" * int(found[1]), quick)
+        quick = re.sub(r"@(\d+)(d|i8)@", lambda found: found[2] * int(found[1]), quick)
         self.text = "".join([quick, *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
@@ -143,48 +142,58 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     Tell the truth about a reservation.
     """
     reservation = settlement.reservation
-    names: dict[str, list[str]] = {}
-    numbers = [SETTLE, now_us, 0, 0, 0, len(reservation.holds), 1]
+    packer = _Packer(SETTLE, now_us, 0.0)
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
-        check, window = hold.check, hold.check.window
-        amounts = _whole(check.cost, window), hold.slot, _whole(actual, window)
-        numbers += _about(check, names, amounts)
-    return _call(numbers, reservation.id, reservation.tag, names)
+        check = hold.check
+        cost = check.cost
+        if not (type(cost) is int and type(actual) is int and 0 <= cost <= MAX_AMOUNT >= actual >= 0):
+            _refuse(check.window, cost, actual)
+        packer.add(check, cost, hold.slot, actual)
+    return packer.call(reservation.tag, reservation.id)
 
 
 def renew_call(reservation: Reservation, lease: float, now_us: int = SERVER_CLOCK) -> Call:
     """
     Let an open reservation end *lease* seconds from now.
     """
-    names: dict[str, list[str]] = {hold.check.counter: [] for hold in reservation.holds}
-    return _call([RENEW, now_us, _microseconds(lease), 0, 0, 0, 0], reservation.id, reservation.tag, names)
+    packer = _Packer(RENEW, now_us, lease)
+    for hold in reservation.holds:
+        packer.number(hold.check.counter)
+    return packer.call(reservation.tag, reservation.id)
 
 
 def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Call:
     """
     Start windows at what the books say.
     """
-    names: dict[str, list[str]] = {}
-    numbers, charges = [SEED, now_us, 0, 0, 0, len(seeds), 0], list[int]()
+    packer, charges = _Packer(SEED, now_us, 0.0), list[int]()
     for seed in seeds:
-        numbers += _about(seed, names, (len(seed.charges), 0, 0))
-        charges += [_whole(number, seed.window) for charge in seed.charges for number in charge]
-    return _call(numbers + charges, "", tag, names)
+        packer.add(seed, len(seed.charges), 0, 0)
+        for slot, amount in seed.charges:
+            if not (type(slot) is int and type(amount) is int and 0 <= slot <= MAX_AMOUNT >= amount >= 0):
+                _refuse(seed.window, slot, amount)
+            charges += (slot, amount)
+    packer.numbers += charges  # behind all seeds
+    return packer.call(tag)
 
 
 def bar_call(tag: str, counter: str, status: str, seconds: float, now_us: int = SERVER_CLOCK) -> Call:
     """
     Refuse asks of the holder *counter* as *status* for *seconds*, or no longer where that is empty.
     """
-    return _call([BAR, now_us, _microseconds(seconds), 0, 0, 0, 0], status, tag, {counter: []})
+    packer = _Packer(BAR, now_us, seconds)
+    packer.number(counter)
+    return packer.call(tag, status)
 
 
 def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Give back all that *ask* took: nobody waits for its answer any more, so its request is never made.
     """
-    names: dict[str, list[str]] = {check.counter: [] for check in ask.checks}
-    return _call([ABANDON, now_us, 0, 0, 0, 0, 0], ask.id, ask.tag, names)
+    packer = _Packer(ABANDON, now_us, 0.0)
+    for check in ask.checks:
+        packer.number(check.counter)
+    return packer.call(ask.tag, ask.id)
 
 
 def is_charged(answer: Any) -> bool:
@@ -200,25 +209,28 @@ def parse_reply(answer: Any) -> Reply:
     """
     if isinstance(answer, list):
         outcome, *values = answer
-        return (
-            Reply(False, (), barred=values[0].decode())
-            if outcome == BARRED
-            else Reply(False, (), unseeded=tuple(values))
-        )
-    outcome, *numbers = map(int, struct.unpack(f"<{len(answer) // 8}d", answer))
-    values = iter(numbers)
-    if outcome == ALL_FIT:
-        states = [
-            CheckState(True, remaining, reset / 1_000_000, 0.0, slot)
-            for remaining, reset, slot in zip(values, values, values, strict=True)
-        ]
-    else:
+        if outcome == BARRED:
+            return Reply(False, (), barred=values[0].decode())
+        return Reply(False, (), unseeded=tuple(values))
+    numbers = struct.unpack(f"<{len(answer) >> 3}q", answer)
+    if numbers[0] != ALL_FIT:
+        values = iter(numbers[1:])
         states = [_state(*state) for state in zip(values, values, values, values, values, strict=True)]
-    return Reply(outcome != REFUSED, tuple(states))
+        return Reply(numbers[0] != REFUSED, tuple(states))
+    state = CheckState
+    return Reply(
+        True,
+        tuple(
+            [
+                state(True, numbers[at], numbers[at + 1] / 1_000_000, 0.0, numbers[at + 2])
+                for at in range(1, len(numbers), 3)
+            ]
+        ),
+    )
 
 
-def _outcome(answer: bytes) -> float:
-    outcome: float = struct.unpack_from("<d", answer)[0]
+def _outcome(answer: bytes) -> int:
+    outcome: int = struct.unpack_from("<q", answer)[0]
     return outcome
 
 
@@ -228,49 +240,78 @@ def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) 
 
 
 def _ask_call(op: int, ask: Ask, now_us: int) -> Call:
-    names: dict[str, list[str]] = {}
-    numbers = [op, now_us, _microseconds(ask.lease), 0, 0, len(ask.checks), 1]
+    packer = _Packer(op, now_us, ask.lease)
     for check in ask.checks:
-        cost, window = check.cost, check.window
-        amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
-        flags = (not check.enforced) + 2 * check.is_booked
-        numbers += _about(check, names, amounts, flags)
-        numbers[PLAIN] &= check.enforced
-    numbers[CHARGED] = len(names)
+        cost, cap, room = check.cost, check.cap, check.room
+        need = room if room > cost else cost  # noqa: FURB136 - max() takes longer than the rest of the line
+        # A NaN is no int, and fails every comparison: it would be a yes.
+        if not (type(cost) is type(need) is type(cap) is int and cost >= 0 and need <= MAX_AMOUNT >= cap >= 0):
+            _refuse(check.window, cost, need, cap)
+        packer.add(check, cost, need, cap, (not check.enforced) * SHADOW + check.is_booked * BOOKED)
+    packer.charged()
     if ask.holder:
-        names.setdefault(ask.holder, [])
-        numbers[HOLDER] = list(names).index(ask.holder) + 1
-    return _call(numbers, ask.id, ask.tag, names)
+        packer.numbers[HOLDER] = packer.number(ask.holder)
+    return packer.call(ask.tag, ask.id)
 
 
-HOLDER, CHARGED, PLAIN = 3, 4, 6
+class _Packer:
+    """
+    Puts a call together.
+
+    Attributes:
+        numbers: Operation, moment, lease (of a bar: its time) in microseconds, the number of the holder's key, how many keys
+            the checks are about, how many checks, whether none is a shadow; then of each check the number of its key, its
+            algorithm and flags, three parameters, cost, need, cap. Of a hold: cost, slot, actual amount; of a seed: how many
+            charges, which come behind all seeds.
+    """
+
+    __slots__ = ("_counter", "_key", "_windows", "_windows_of", "numbers")
+
+    def __init__(self, op: int, now_us: int, lease: float) -> None:
+        self.numbers = [op, now_us, round(lease * 1_000_000), 0, 0, 0, 1]
+        self._windows_of: dict[str, list[str]] = {}
+        self._counter: str | None = None
+
+    def add(self, check: Check | Seed, first: int, second: int, third: int, flags: int = 0) -> None:
+        """
+        Ask about *check*.
+        """
+        numbers, params = self.numbers, check.params
+        if check.counter != self._counter:  # most checks of a request are about the same counter
+            self._counter = check.counter
+            self._key = self.number(check.counter)
+            self._windows = self._windows_of[check.counter]
+        self._windows.append(check.window)
+        numbers[COUNT] += 1
+        if flags & SHADOW:
+            numbers[PLAIN] = 0
+        numbers += (self._key, NUMBERS[check.algorithm] + flags, *params, *PADDING[len(params)], first, second, third)
+
+    def number(self, counter: str) -> int:
+        """
+        Return the number of *counter*'s key, which takes part from now on.
+        """
+        self._windows_of.setdefault(counter, [])
+        return list(self._windows_of).index(counter) + 1
+
+    def charged(self) -> None:
+        """
+        All counters so far are to be charged.
+        """
+        self.numbers[CHARGED] = len(self._windows_of)
+
+    def call(self, tag: str, id_: str = "") -> Call:
+        """
+        Return the call; the id of a bar is its status.
+        """
+        prefix = (
+            f"tb:{{{tag or '-'}}}:"  # an empty tag would be no hash tag at all, and scatter the keys over a cluster
+        )
+        packed = struct.pack(f"<{len(self.numbers)}q", *self.numbers)
+        lines = ["\n".join(windows).encode() for windows in self._windows_of.values()]
+        return Call(tuple([prefix + counter for counter in self._windows_of]), (packed, id_.encode(), *lines))
 
 
-def _about(check: Check | Seed, names: dict[str, list[str]], amounts: tuple[int, int, int], flags: int = 0) -> list[int]:
-    # The number of its key; its algorithm, and whether it is a shadow, whether it is booked; parameters; cost, need, cap.
-    # Of a hold: cost, slot, actual amount; of a seed: how many charges, which come behind all seeds.
-    windows = names.setdefault(check.counter, [])
-    windows.append(check.window)
-    key = list(names).index(check.counter) + 1
-    params = check.params + (0,) * (PARAMS - len(check.params))
-    return [key, NUMBERS[check.algorithm] + FLAG * flags, *params, *amounts]
-
-
-def _call(numbers: list[int], id_: str, tag: str, names: dict[str, list[str]]) -> Call:
-    # The numbers begin with operation, moment, lease (of a bar: its time) in microseconds, the number of the holder's key,
-    # how many keys the checks are about, how many checks; the id of a bar is its status.
-    # An empty tag would be no hash tag at all, and scatter the keys over a cluster.
-    keys = tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in names])
-    lines = ["\n".join(windows).encode() for windows in names.values()]
-    return Call(keys, (struct.pack(f"<{len(numbers)}d", *numbers), id_.encode(), *lines))
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * 1_000_000)
-
-
-def _whole(amount: int, window: str) -> int:
-    # NaN fails every comparison, and Lua counts in doubles: both end here.
-    if type(amount) is not int or not 0 <= amount <= MAX_AMOUNT:
-        raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {window} was given {amount!r}.")
-    return amount
+def _refuse(window: str, *amounts: int) -> NoReturn:
+    amount = next(one for one in amounts if type(one) is not int or not 0 <= one <= MAX_AMOUNT)
+    raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {window} was given {amount!r}.")
