@@ -8,7 +8,8 @@
 -- Fields of a hash:  s         version, number of windows (bytes); the windows' names, a line each, and a zero; newest
 --                              moment seen, moment the next lease ends (0: none), open leases, moment the key may go; five
 --                              numbers a window
---                    t<window> the tail: what a long state has between its head's numbers, a width and packed pairs
+--                    t<window> the tail, what a long state has between the first number and the last two: the width of
+--                              its amounts, then pairs of seven bytes and so many
 --                    l<id>     end; number of holds (byte); their windows' names; algorithm, slot, amount of each
 --                    e<id>     end of a lease that was never settled
 --                    b         end, status: whose asks this counter stands for is refused until then

@@ -91,7 +91,7 @@ local function state_of(counter, window)
     state[2] = head[3]
   elseif size > 4 then
     local tail = run('HGET', counter.key, 't' .. window)
-    local format = string.byte(tail) == 4 and '<I7I4' or '<I7I7'
+    local format = '<I7I' .. byte(tail)
     local at = 2
     for i = 2, size - 3, 2 do
       state[i], state[i + 1], at = unpacked(format, tail, at)
@@ -106,15 +106,15 @@ local function state_of(counter, window)
 end
 
 local function packed_tail(state)
-  local n, width = #state, 4
+  local n, width = #state, 3
   for i = 3, n - 2, 2 do
-    if state[i] >= 4294967296 then
-      width = 7
+    while state[i] >= 256 ^ width do
+      width = width + 2 -- up to 7
     end
   end
   local parts = {string.char(width)}
   for i = 2, n - 2, 2 do
-    table.insert(parts, pack(width == 4 and '<I7I4' or '<I7I7', state[i], state[i + 1]))
+    table.insert(parts, pack('<I7I' .. width, state[i], state[i + 1]))
   end
   return table.concat(parts)
 end
@@ -198,7 +198,7 @@ local function save(counter)
     store_state(counter, window)
   end
   -- The end of the key stands in s, so it is known before s is written; a key that is not there yet cannot be given one.
-  if counter.ends < counter.moment + counter.ttl or counter.ends == 0 then
+  if counter.ends <= counter.moment + counter.ttl then
     counter.ends = counter.moment + counter.ttl + SLACK
   end
   local numbers = {VERSION, #counter.names, table.concat(counter.names, '\n')}

@@ -218,8 +218,9 @@ local function renew(counters)
       counter.lease.ends = ends -- the moment in s is then too early, which a sweep puts right
       counter.fields['l' .. id] = packed_lease(counter.lease)
       counter.ttl = lease
-      counter.changed = true
     end
+    counter.seen = counter.moment
+    counter.changed = true
   end
   return 1
 end

@@ -14,24 +14,22 @@ repeat
     break
   end
   local tail = tails and tails[key] and tails[key][o] or run('HGET', KEYS[key], 't' .. name_at(n[3], o))
-  local format, width = '<I7I4', 11
-  if byte(tail) == 7 then
-    format, width = '<I7I7', 14
-  end
-  local low, high = 0, (#tail - 1) / width - 1
+  local width = byte(tail)
+  local format, step = '<I7I' .. width, 7 + width
+  local low, high = 0, (#tail - 1) / step - 1
   is_moved = more < 0
   while low <= high do
     local middle = math.floor((low + high) / 2)
-    local at = 2 + middle * width
+    local at = 2 + middle * step
     local found, amount = unpacked(format, tail, at)
     if found == slot then
       amount = amount + more
-      is_moved = amount > 0 and (width == 14 or amount < 4294967296)
+      is_moved = amount > 0 and amount < 256 ^ width
       if is_moved then
         n[o + 2] = n[o + 2] + more
         tails = tails or {}
         tails[key] = tails[key] or {}
-        tails[key][o] = sub(tail, 1, at - 1) .. pack(format, slot, amount) .. sub(tail, at + width)
+        tails[key][o] = sub(tail, 1, at - 1) .. pack(format, slot, amount) .. sub(tail, at + step)
       end
       break
     elseif found < slot then

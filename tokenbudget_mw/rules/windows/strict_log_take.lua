@@ -29,14 +29,12 @@ repeat
     end
     break
   end
-  local tail = tails and tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. name_at(n[3], o)) or '\4'
-  local format, width, at = '<I7I4', 11, 2
-  if byte(tail) == 7 then
-    format, width = '<I7I7', 14
-  end
+  local tail = tails and tails[key] and tails[key][o] or size > 3 and run('HGET', KEYS[key], 't' .. name_at(n[3], o)) or '\3'
+  local width, at = byte(tail), 2
+  local format = '<I7I' .. width
   while first <= gone do -- the last entry counts, so this ends
     local _, amount = unpacked(format, tail, at)
-    used, size, at = used - amount, size - 2, at + width
+    used, size, at = used - amount, size - 2, at + 7 + width
     first = at < #tail and unpacked(format, tail, at) or last
   end
   if used > most then
@@ -52,8 +50,8 @@ repeat
   if new == last then
     n[o + 5] = n[o + 5] + cost
   else
-    if width == 11 and n[o + 5] >= 4294967296 then
-      break -- all entries become wider
+    if n[o + 5] >= 256 ^ width then
+      break -- all entries must become wider
     end
     tail = tail .. pack(format, last, n[o + 5])
     size, n[o + 4], n[o + 5] = size + 2, new, cost
