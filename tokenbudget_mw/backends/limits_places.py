@@ -70,6 +70,16 @@ class Place(NamedTuple):
         return f"{self.name}:{slot}"
 
     @property
+    def neighbours(self) -> tuple[int, ...]:
+        """
+        The slots before and after the first: where others charge that read their clock a moment earlier or later.
+        """
+        if len(self.slots) == 1:
+            return ()
+        newest, before = self.slots[:2]
+        return before, 2 * newest - before
+
+    @property
     def mark(self) -> tuple[str, int]:
         """
         The key that says that the window was seeded, and the seconds for which it is kept.
@@ -90,18 +100,21 @@ class Look:
         place: Where it counts.
 
         amounts: What each slot of it counts, in their order.
+
+        ahead: What the slot after the first counts.
     """
 
     check: Check
     place: Place
     amounts: list[int]
+    ahead: int = 0
 
     @property
     def used(self) -> int:
         """
         What counts altogether.
         """
-        return sum(self.amounts)
+        return sum(self.amounts) + self.ahead
 
     @property
     def fitted(self) -> bool:
@@ -128,6 +141,8 @@ class Look:
         for slot, amount in zip(reversed(self.place.slots), reversed(self.amounts), strict=True):
             if amount:
                 state += (slot, amount)
+        if self.ahead:
+            state += (self.place.neighbours[1], self.ahead)
         return state
 
 

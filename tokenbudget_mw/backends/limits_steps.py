@@ -299,9 +299,12 @@ def _add(look: Look, taken: list[Look]) -> Program[None]:
     check, place = look.check, look.place
     look.amounts[0] = max(check.cost, (yield Add(place.key(place.slots[0]), check.cost, place.seconds)))
     taken.append(look)
-    if check.cost and check.enforced and len(place.slots) > 1:
-        # One that read its clock before this slot began may have charged the one before it after our look.
-        look.amounts[1] = max(0, (yield Get(place.key(place.slots[1]))))
+    if check.cost and check.enforced and place.neighbours:
+        # Others look and charge at the same time, on both sides of the border of a slot. Of two of them, the one that
+        # charges second sees the other's charge here.
+        before, after = place.neighbours
+        look.amounts[1] = max(0, (yield Get(place.key(before))))
+        look.ahead = max(0, (yield Get(place.key(after))))
 
 
 def _take_off(key: str, amount: int, seconds: int) -> Program[None]:
