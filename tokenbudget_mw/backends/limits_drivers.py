@@ -232,7 +232,13 @@ def _memcached_options(deadline: float, *, loops: bool) -> dict[str, Any]:
             )
         return client[0]
 
-    return {"timeout": deadline, "connect_timeout": deadline, "no_delay": True, "client_getter": shared}
+    return {
+        "timeout": deadline,
+        "connect_timeout": deadline,
+        "no_delay": True,
+        "default_noreply": False,  # what is forgotten must be gone before the next step, on whatever connection that goes
+        "client_getter": shared,
+    }
 
 
 def _load(name: str) -> type[Exception]:
