@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from tokenbudget_mw.backends.limits_places import FLIGHT_US
 from tokenbudget_mw.backends.limits_steps import Add, Get, Program, Step, Steps
-from tokenbudget_mw.testing.asks import START, ask, check, in_flight, settlement
-from tokenbudget_mw.values import Reply, Seed
+from tokenbudget_mw.testing.asks import START, ask, check, in_flight, seed, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenbudget_mw.values import Ask
+    from tokenbudget_mw.values import Reply
 
 FLIGHT = FLIGHT_US / 1_000_000
 
@@ -288,6 +287,22 @@ def test_gcra_counts_like_a_trailing_window() -> None:
     assert table.run(process.reserve(ask(check(10, 10, **options)), START + 75)).admitted
 
 
+def test_no_counter_has_more_open_reservations_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What waits to be settled is memory of this process; what ends makes room.
+    """
+    monkeypatch.setattr("tokenbudget_mw.backends.limits_steps.MAX_OPEN", 2)
+    table, process = Table(), Steps()
+    asks = [ask(check(1, 100), lease=20.0) for _ in range(5)]
+    replies = [table.run(process.reserve(one, START)) for one in asks[:3]]
+    table.run(process.settle(settlement(asks[0], replies[0]), START))
+
+    assert [reply.barred for reply in replies] == ["", "", "crowded"]
+    assert table.run(process.reserve(asks[3], START)).admitted
+    assert not table.run(process.reserve(asks[4], START + 19)).admitted
+    assert table.run(process.reserve(asks[4], START + 20)).admitted
+
+
 # -- what the books know, and who is barred ---------------------------------------------------------------------------
 
 MONTH: dict[str, Any] = {
@@ -297,26 +312,15 @@ MONTH: dict[str, Any] = {
 }
 
 
-def booked(cost: int, cap: int, **options: Any) -> Ask:
-    from msgspec.structs import replace
-
-    return ask(check(), replace(check(cost, cap, **options), is_booked=True))
-
-
-def seed(charges: tuple[tuple[int, int], ...], **options: Any) -> Seed:
-    one = check(**options)
-    return Seed(one.counter, one.window, one.algorithm, one.params, charges)
-
-
 def test_a_booked_window_is_seeded_before_it_answers() -> None:
     """
     A storage that has lost its memory asks, once, what the books know; then it goes on counting.
     """
     table, process = Table(), Steps()
-    unknown = table.run(process.reserve(booked(3, 10, **MONTH), START))
-    table.run(process.seed("acme", [seed(((MONTH["params"][0], 8),), **MONTH)], START))
-    over = table.run(process.reserve(booked(3, 10, **MONTH), START))
-    fitting = table.run(process.reserve(booked(2, 10, **MONTH), START))
+    unknown = table.run(process.reserve(ask(check(), check(3, 10, is_booked=True, **MONTH)), START))
+    table.run(process.seed("acme", [seed((MONTH["params"][0], 8), of=check(**MONTH))], START))
+    over = table.run(process.reserve(ask(check(), check(3, 10, is_booked=True, **MONTH)), START))
+    fitting = table.run(process.reserve(ask(check(), check(2, 10, is_booked=True, **MONTH)), START))
 
     assert (unknown.admitted, unknown.unseeded, unknown.states) == (False, (1,), ())
     assert not over.admitted
@@ -329,22 +333,38 @@ def test_a_second_seed_changes_nothing() -> None:
     Of several processes that ask the books at once, one seeds.
     """
     table = Table()
-    one = seed(((MONTH["params"][0], 8),), **MONTH)
+    one = seed((MONTH["params"][0], 8), of=check(**MONTH))
     for _ in range(3):
         table.run(Steps().seed("acme", [one], START))
 
     assert table.used(**MONTH) == 8
 
 
-def test_a_seed_raises_to_what_the_books_say_and_no_further() -> None:
+def test_a_charge_while_a_window_is_seeded_does_not_end_that() -> None:
     """
-    What was counted already is part of what the books know.
+    Between the mark and the seed a request may be admitted that would not have been; both count afterwards.
+    """
+    table = Table()
+    seeding = Steps().seed("acme", [seed((MONTH["params"][0], 8), of=check(**MONTH))], START)
+    step = looked(table, seeding)
+    step = seeding.send(table.do(step))
+    early = table.run(Steps().reserve(ask(check(6, 10, is_booked=True, **MONTH)), START))
+    finish(table, seeding, step)
+
+    assert early.admitted
+    assert table.used(**MONTH) == 14
+
+
+def test_a_window_that_was_charged_is_known_even_where_its_mark_is_lost() -> None:
+    """
+    What it counts is part of what the books say, and is not counted twice.
     """
     table = Table()
     table.run(Steps().reserve(ask(check(3, 10, **MONTH)), START))
-    table.run(Steps().seed("acme", [seed(((MONTH["params"][0], 8),), **MONTH)], START))
+    table.run(Steps().seed("acme", [seed((MONTH["params"][0], 8), of=check(**MONTH))], START))
 
-    assert table.used(**MONTH) == 8
+    assert table.used(**MONTH) == 3
+    assert table.run(Steps().reserve(ask(check(7, 10, is_booked=True, **MONTH)), START)).admitted
 
 
 def test_seeds_of_fine_slots_count_in_the_coarse_slot_that_holds_them() -> None:
@@ -353,7 +373,7 @@ def test_seeds_of_fine_slots_count_in_the_coarse_slot_that_holds_them() -> None:
     """
     table = Table()
     ends = [int(START) * 1_000_000 - second * 1_000_000 for second in (0, 20, 50, 100)]
-    table.run(Steps().seed("acme", [seed(tuple((end, 1) for end in ends))], START))
+    table.run(Steps().seed("acme", [seed(*[(end, 1) for end in ends], of=check())], START))
 
     assert table.used() == 3
     assert table.used(START + 25) == 2
@@ -365,13 +385,11 @@ def test_a_barred_holder_is_refused_until_it_is_admitted_again(status: str, told
     """
     Nothing is charged meanwhile; a reason that has no number is told as ``barred``.
     """
-    from msgspec.structs import replace
-
     table, process = Table(), Steps()
-    asked = [replace(ask(check()), holder="key=k1") for _ in range(2)]
-    table.run(process.bar("acme", "key=k1", status, 60.0))
+    asked = [ask(check(), holder="key=k1") for _ in range(2)]
+    table.run(process.bar("acme", "key=k1", status, 60.0, START))
     refused = table.run(process.reserve(asked[0], START))
-    table.run(process.bar("acme", "key=k1", "", 0.0))
+    table.run(process.bar("acme", "key=k1", "", 0.0, START))
 
     assert (refused.admitted, refused.barred, refused.states) == (False, told, ())
     assert table.run(process.reserve(asked[1], START)).admitted

@@ -1,199 +1,31 @@
 """
-Storages of the ``limits`` package: real ones, in both colours, where they keep the contract, and where they promise less.
+Storages of the ``limits`` package: opened, shared, away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from msgspec.structs import replace
 
 from tokenbudget_mw import backends
 from tokenbudget_mw.backends import open_async_backend, open_backend, open_pair
-from tokenbudget_mw.backends.limits_storage import open_colours
 from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
-from tokenbudget_mw.testing.backends import HOUR, START, BackendContract, Blocking, ask, check, in_flight, settlement
-from tokenbudget_mw.values import Seed
+from tokenbudget_mw.testing.backends import START, Blocking, ask, check, in_flight, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokenbudget_mw.backends.base import Backend
 
-pytest.importorskip("limits")
-
-
-@pytest.fixture(scope="module")
-def memcached() -> Iterator[str]:
-    """
-    URL of a memcached: the one in ``TOKENBUDGET_TEST_MEMCACHED_URL`` (``memcached://host:port``), else a stand-in's.
-    """
-    url = os.environ.get("TOKENBUDGET_TEST_MEMCACHED_URL")
-    if url:
-        yield f"limits+{url}"
-        return
-    from memcached_server import MemcachedServer
-
-    server = MemcachedServer()
-    yield server.url
-    server.close()
-
-
-@pytest.fixture
-def empty_memcached(memcached: str) -> str:
-    """
-    URL of an empty memcached.
-    """
-    host, _, port = memcached.rpartition("://")[2].partition(":")
-    with socket.create_connection((host, int(port)), 5) as talk:
-        talk.sendall(b"flush_all\r\n")
-        assert talk.recv(64) == b"OK\r\n"
-    return memcached
-
-
-@pytest.fixture
-def storage(request: pytest.FixtureRequest, storage_name: str) -> str:
-    """
-    URL of an empty storage.
-    """
-    if storage_name == "memory":
-        return "limits+memory://"
-    if storage_name == "redis":
-        return f"limits+{request.getfixturevalue('redis_db')}"
-    url: str = request.getfixturevalue("empty_memcached")
-    return url
-
-
-class WeakerContract(BackendContract):
-    """
-    The promises that hold, and in place of the others what holds there.
-
-    A trailing window has 4 slots instead of 60, so what is charged leaves up to a quarter of the window later.
-    """
-
-    @pytest.fixture(params=["memory", "redis", "memcached"])
-    def storage_name(self, request: pytest.FixtureRequest) -> str:
-        name: str = request.param
-        return name
-
-    def test_t06_retry_after_is_the_first_moment_at_which_the_cost_fits(self, backend: Backend) -> None:
-        """
-        It is exact, and up to a quarter of the window later than that of a finer log.
-        """
-        for second in range(10):
-            assert backend.reserve(ask(check(10, 100)), START + second).admitted
-        refused = backend.reserve(ask(check(50, 100)), START + 20)
-        wait = refused.states[0].retry_after
-
-        assert wait == 50.0
-        assert not backend.reserve(ask(check(50, 100)), START + 20 + wait - 1e-6).admitted
-        assert backend.reserve(ask(check(50, 100)), START + 20 + wait).admitted
-
-    def test_shadow_checks_that_fit_are_charged_when_the_request_is_admitted(self, backend: Backend) -> None:
-        """
-        A shadow limit counts what it would have counted had it been enforced.
-        """
-        shadow = check(1, 1, "shadow:60", enforced=False)
-        assert not backend.reserve(ask(check(1, 0), shadow), START).admitted
-        first = backend.reserve(ask(check(), shadow), START)
-        second = backend.reserve(ask(check(), shadow), START)
-
-        assert first.states[1].fits
-        assert not second.states[1].fits
-        assert second.admitted
-        assert second.states[1].retry_after == 70.0
-
-    def test_settle_may_go_into_debt_which_time_pays(self, backend: Backend) -> None:
-        """
-        Settling never refuses; later asks wait until the window is below its cap again.
-        """
-        asked = ask(check(1, 10))
-        backend.settle(settlement(asked, backend.reserve(asked, START), 25), START + 1)
-        refused = backend.reserve(ask(check(1, 10)), START + 1)
-
-        assert not refused.admitted
-        assert refused.states[0].remaining == 0
-        assert backend.reserve(ask(check(0, 10)), START + 1).admitted
-        assert refused.states[0].retry_after == 69.0
-        assert backend.reserve(ask(check(1, 10)), START + 70).admitted
-
-    def test_settle_counts_where_it_was_reserved(self, backend: Backend) -> None:
-        """
-        The truth leaves the window when the reservation would have, with its slot.
-        """
-        asked = ask(check(1, 10))
-        backend.settle(settlement(asked, backend.reserve(asked, START), 7), START + 30)
-
-        assert self.used(backend, START + 69.999) == 7
-        assert self.used(backend, START + 70) == 0
-
-    def test_an_operator_takes_charges_off_the_newest_first(self, backend: Backend) -> None:
-        """
-        A credit frees at once, takes no more than there is, and makes no counter that was not there.
-        """
-        for second, cost in ((0, 4), (15, 3), (30, 2)):
-            backend.reserve(ask(check(cost, 10)), START + second)
-        backend.credit(ask(check(4, 10), check(4, 10, "other:60"), check(4, 10, counter="key=new")), START + 31)
-
-        assert self.used(backend, START + 31) == 5
-        assert self.used(backend, START + 70) == 1
-        assert self.used(backend, START + 31, window="other:60") == 0
-        backend.credit(ask(check(2**53 - 1, 10)), START + 31)
-        assert self.used(backend, START + 31) == 0
-
-    def test_a_clock_that_steps_back_frees_and_loses_nothing(self, backend: Backend) -> None:
-        """
-        This process keeps the newest moment that it has seen.
-        """
-        backend.reserve(ask(check(6, 10)), START)
-        backend.reserve(ask(check(1, 10)), START + 30)
-        back = backend.reserve(ask(check(4, 10)), START - 1000)
-
-        assert not back.admitted
-        assert back.states[0].retry_after == 1000 + 70
-        assert backend.peek(ask(check(3, 10)), START - 1000).admitted
-
-    def test_t01_parallel_requests_never_pass_a_limit(self, backend: Backend) -> None:
-        """
-        Never more than 60 of 200 on [100/hour, 60/day]; what lost a race has charged nothing, and can be had afterwards.
-        """
-        hour = check(1, 100, "requests:3600", params=HOUR)
-        day = check(1, 60, "requests:86400", params=(1_440_000_000, 60))
-        with ThreadPoolExecutor(8) as threads:
-            replies = list(threads.map(lambda _: backend.reserve(ask(hour, day), START), range(200)))
-        admitted = sum(reply.admitted for reply in replies)
-
-        assert admitted <= 60
-        assert self.used(backend, window="requests:3600", params=HOUR) == admitted
-        admitted += sum(backend.reserve(ask(hour, day), START).admitted for _ in range(61))
-        assert admitted == 60
-        assert self.used(backend, window="requests:86400", params=(1_440_000_000, 60)) == 60
-
-
-class TestThreads(WeakerContract):
-    @pytest.fixture
-    def backend(self, storage: str) -> Iterator[Backend]:
-        backend = open_colours(storage, 5.0)[0]
-        yield backend
-        backend.close()
-
-
-class TestLoop(WeakerContract):
-    @pytest.fixture
-    def backend(self, storage: str) -> Iterator[Backend]:
-        backend = Blocking(open_colours(storage, 5.0)[1])
-        yield backend
-        backend.close()
+limits_storage = pytest.importorskip("tokenbudget_mw.backends.limits_storage")
 
 
 class Opened:
@@ -208,7 +40,7 @@ class Opened:
         """
         Open *url* in both colours, without breaker and fallback: one process.
         """
-        threads, loops = open_colours(url, deadline)
+        threads, loops = limits_storage.open_colours(url, deadline)
         return self.keep(threads), self.keep(Blocking(loops))
 
     def keep(self, backend: Any) -> Any:
@@ -282,46 +114,19 @@ class TestTogether:
         It is there for both colours until it is taken away.
         """
         threads, loop = opened.pair(storage)
-        asked = [replace(ask(check()), holder="key=k1") for _ in range(3)]
+        asked = [ask(check(), holder="key=k1") for _ in range(3)]
         threads.bar("acme", "key=k1", "revoked", 3600.0, START)
         barred = [threads.reserve(asked[0], START), loop.reserve(asked[1], START)]
-        threads.bar("acme", "key=k1", "", 0.0, START)
+        loop.bar("acme", "key=k1", "", 0.0, START)
 
         assert [(reply.admitted, reply.barred) for reply in barred] == [(False, "revoked")] * 2
         assert threads.reserve(asked[2], START).admitted
-
-    def test_a_loop_renews_seeds_and_bars(self, storage: str) -> None:
-        """
-        As threads do.
-        """
-        backend = open_colours(storage, 5.0)[1]
-        month: dict[str, Any] = {"algorithm": "calendar", "params": (0, int(2e15), int(3e15)), "window": "money:month"}
-        booked = replace(check(3, 10, **month), is_booked=True)
-
-        async def all_of_it() -> list[Any]:
-            asked = [replace(ask(booked), holder="key=k1") for _ in range(4)]
-            unseeded = await backend.reserve(asked[0], START)
-            await backend.seed("acme", [Seed("key=k1", "money:month", "calendar", month["params"], ((0, 7),))], START)
-            seeded = await backend.reserve(asked[1], START)
-            reservation = settlement(asked[1], seeded).reservation
-            renewed = await backend.renew(reservation, 60.0, START)
-            await backend.settle(settlement(asked[1], seeded), START)
-            late = await backend.renew(reservation, 60.0, START)
-            await backend.bar("acme", "key=k1", "suspended", 3600.0, START)
-            barred = await backend.reserve(asked[2], START)
-            await backend.credit(asked[3], START)
-            await backend.bar("acme", "key=k1", "", 0.0, START)
-            credited = await backend.peek(asked[3], START)
-            await backend.aclose()
-            return [unseeded.unseeded, seeded.admitted, renewed, late, barred.barred, credited.admitted]
-
-        assert asyncio.run(all_of_it()) == [(0,), True, True, False, "suspended", True]
 
     def test_a_loop_after_another_works(self, storage: str) -> None:
         """
         Connections belong to a loop; a new one gets its own.
         """
-        backend = open_colours(storage, 5.0)[1]
+        backend = limits_storage.open_colours(storage, 5.0)[1]
 
         async def once() -> bool:
             reply = await backend.reserve(ask(check(4, 10)), START)

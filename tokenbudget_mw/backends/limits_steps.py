@@ -8,16 +8,18 @@ not be (an error, a cancelled call) is remembered, and told with a later call.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Generator
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.backends.limits_places import Look, bar_key, charged, looked, place_of, regrouped
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
-from tokenbudget_mw.values import Reply
+from tokenbudget_mw.values import CROWDED, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +34,11 @@ TOLD_AT_ONCE = 32
 KEPT = "requests:"
 """Windows that keep what an expired lease held."""
 
-STATUSES = ("", "barred", "revoked", "suspended", "expired", "deleted")
-"""Why a holder may be barred, by the number that stands for it in the storage, which keeps only numbers."""
+STATUSES = ("barred", "revoked", "suspended", "expired", "deleted")
+"""Why a holder may be barred, by the number that stands for it in the storage, which keeps only numbers; any other is 0."""
+
+BAR_BASE = 16
+"""What a bar's end, in epoch seconds, is multiplied by, to make room for the number."""
 
 US = 1_000_000
 
@@ -65,6 +70,7 @@ class Clear(NamedTuple):
 
 
 T = TypeVar("T")
+_Name = tuple[str, str]
 Step: TypeAlias = Get | Add | Clear
 Program: TypeAlias = Generator[Step, int, T]
 
@@ -78,7 +84,8 @@ class Steps:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._leases: Leases[None] = Leases()
+        self._leases: Leases[_Name] = Leases()
+        self._open: Counter[_Name] = Counter()
         self._newest = 0
         self._owed: dict[str, tuple[int, int]] = {}
 
@@ -87,9 +94,13 @@ class Steps:
         Look at every check, then charge all of them or none.
         """
         moment = self._moment(now)
-        known = self._leases.open.get(ask.id)
-        if known is not None:
-            return known.reply
+        names = [*{(ask.tag, check.counter): None for check in ask.checks}]
+        with self._lock:
+            known = self._leases.get(ask.id)
+            if known is not None:
+                return known.reply
+            if any(self._open[name] >= MAX_OPEN for name in names):
+                return Reply(False, (), barred=CROWDED)
         reply, looks = yield from self._look(ask, moment, now)
         if not reply.admitted:
             return reply
@@ -99,7 +110,9 @@ class Steps:
             return reply
         with self._lock:
             self._newest = max(self._newest, moment)
-            self._leases.add(Lease(moment + int(ask.lease * US), ask, reply, []))
+            if ask.lease:
+                self._leases.add(Lease(moment + int(ask.lease * US), ask, reply, names), ask.lease)
+                self._open.update(names)
         return reply
 
     def peek(self, ask: Ask, now: float) -> Program[Reply]:
@@ -117,6 +130,8 @@ class Steps:
         moment = self._moment(now)
         with self._lock:
             lease = self._leases.close(reservation.id)
+            if lease is not None:
+                self._release(lease)
             is_open = lease is not None or self._leases.claim(reservation.id)
             if is_open:
                 self._newest = max(self._newest, moment)
@@ -144,38 +159,42 @@ class Steps:
         """
         moment = self._moment(now)
         with self._lock:
-            old = self._leases.close(reservation.id)
-            if old is not None:
+            old = self._leases.get(reservation.id)
+            expires = moment + int(lease * US)
+            if old is not None and expires > old.expires:
+                self._leases.close(reservation.id)
                 reply = replace(old.reply, states=tuple(self._brought_up(old, moment)))
-                self._leases.add(Lease(max(old.expires, moment + int(lease * US)), old.ask, reply, []))
+                self._leases.add(replace(old, expires=expires, reply=reply), lease)
         yield from self._tell()
         return old is not None
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> Program[None]:
         """
-        Raise the counters of windows that the storage does not know to what the books say.
+        Start windows that the storage does not know at what the books say.
         """
         moment = self._moment(now)
         for seed in seeds:
             place = place_of(tag, seed, moment, 0.0)
+            counted = 0
+            for slot in place.slots:
+                counted += yield Get(place.key(slot))
             key, seconds = place.mark
-            if (yield Add(key, 1, seconds)) > 1:
-                continue  # it is known, or another process is about it
-            for slot, amount in regrouped(seed, place).items():
-                if amount:
-                    missing = amount - (yield Get(place.key(slot)))
-                    if missing > 0:
-                        yield Add(place.key(slot), missing, place.seconds)
+            is_ours = (yield Add(key, 1, seconds)) == 1
+            # What counts already was charged, and only its mark forgotten. From the mark on others charge, too.
+            if is_ours and not counted:
+                for slot, amount in regrouped(seed, place).items():
+                    if amount:
+                        yield Add(place.key(slot), amount, place.seconds)
 
-    def bar(self, tag: str, counter: str, status: str, seconds: float) -> Program[None]:
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> Program[None]:
         """
-        Keep the number of *status* for *seconds*.
+        Keep the number of *status*, and until when it holds.
         """
         key = bar_key(tag, counter)
         yield Clear(key)
         if status:
-            number = STATUSES.index(status) if status in STATUSES else 1
-            yield Add(key, number, math.ceil(seconds))
+            number = STATUSES.index(status) if status in STATUSES else 0
+            yield Add(key, math.ceil(now + seconds) * BAR_BASE + number, math.ceil(seconds) + 1)
 
     # -- looking and charging -----------------------------------------------------------------------------------------
 
@@ -186,10 +205,17 @@ class Steps:
             if moment >= self._leases.next_due:
                 for lease in self._leases.expire(moment):
                     self._newest = moment
+                    self._release(lease)
                     for check, state in zip(lease.ask.checks, lease.reply.states, strict=True):
                         if state.slot >= 0 and not check.window.startswith(KEPT):
                             self._owe(lease.ask, check, state.slot, -check.cost, moment)
         return moment
+
+    def _release(self, lease: Lease[_Name]) -> None:
+        for name in lease.counters:
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
 
     def _look(self, ask: Ask, moment: int, now: float) -> Program[tuple[Reply, list[Look]]]:
         for check in ask.checks:
@@ -199,9 +225,9 @@ class Steps:
                 )
         yield from self._tell()
         if ask.holder:
-            number = yield Get(bar_key(ask.tag, ask.holder))
-            if number:
-                return Reply(False, (), barred=STATUSES[number] if 0 < number < len(STATUSES) else STATUSES[1]), []
+            ends, number = divmod((yield Get(bar_key(ask.tag, ask.holder))), BAR_BASE)
+            if ends * US > moment:
+                return Reply(False, (), barred=STATUSES[number if number < len(STATUSES) else 0]), []
         looks: list[Look] = []
         unseeded: list[int] = []
         for position, check in enumerate(ask.checks):
@@ -254,7 +280,7 @@ class Steps:
         if amount:
             self._owed[key] = (amount, seconds)
 
-    def _owe_moves(self, settlement: Settlement, lease: Lease[None] | None, moment: int) -> None:
+    def _owe_moves(self, settlement: Settlement, lease: Lease[_Name] | None, moment: int) -> None:
         reservation = settlement.reservation
         slots = [hold.slot for hold in reservation.holds]
         if lease is not None:  # a heartbeat may have moved it
@@ -267,7 +293,7 @@ class Steps:
             if slot >= place.slots[-1]:
                 self._owe_key(place.key(slot), more, place.seconds)
 
-    def _brought_up(self, lease: Lease[None], moment: int) -> Iterable[CheckState]:
+    def _brought_up(self, lease: Lease[_Name], moment: int) -> Iterable[CheckState]:
         for check, state in zip(lease.ask.checks, lease.reply.states, strict=True):
             if state.slot < 0 or not ALGORITHMS[check.algorithm].RELEASES:
                 yield state

@@ -90,11 +90,11 @@ class LimitsBackend:
         """
         self._run(self._steps.seed(tag, seeds, now))
 
-    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:  # noqa: ARG002
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
         """
         Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where it is empty.
         """
-        self._run(self._steps.bar(tag, counter, status, seconds))
+        self._run(self._steps.bar(tag, counter, status, seconds, now))
 
     def close(self) -> None:
         """
@@ -177,11 +177,11 @@ class AsyncLimitsBackend:
         """
         await self._run(self._steps.seed(tag, seeds, now))
 
-    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:  # noqa: ARG002
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
         """
         Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where it is empty.
         """
-        await self._run(self._steps.bar(tag, counter, status, seconds))
+        await self._run(self._steps.bar(tag, counter, status, seconds, now))
 
     async def aclose(self) -> None:
         """
