@@ -4,79 +4,22 @@ What holds where a storage takes one counter at a time: programs of several proc
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from counter_table import Table, finish, looked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenbudget_mw.backends.limits_places import FLIGHT_US
-from tokenbudget_mw.backends.limits_steps import Add, Get, Program, Step, Steps
+from tokenbudget_mw.backends.limits_steps import Add, Program, Step, Steps
 from tokenbudget_mw.testing.asks import START, ask, check, in_flight, seed, settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tokenbudget_mw.values import Reply
 
 FLIGHT = FLIGHT_US / 1_000_000
-
-
-class Table:
-    """
-    A storage without end of life.
-    """
-
-    def __init__(self) -> None:
-        self.counters: dict[str, int] = {}
-        self.fails: Callable[[Step], bool] = lambda _: False
-
-    def do(self, step: Step) -> int:
-        if self.fails(step):
-            raise OSError("gone")
-        if isinstance(step, Add):
-            self.counters[step.key] = self.counters.get(step.key, 0) + step.amount
-        elif not isinstance(step, Get):
-            self.counters.pop(step.key, None)
-        return self.counters.get(step.key, 0)
-
-    def run(self, program: Program[Any]) -> Any:
-        try:
-            step = next(program)
-            while True:
-                step = program.send(self.do(step))
-        except StopIteration as done:
-            return done.value
-        finally:
-            program.close()
-
-    def used(self, now: float = START, **options: Any) -> int:
-        """
-        Return what a window counts, as a process sees it that knows nothing else.
-        """
-        reply = self.run(Steps().peek(ask(check(0, 10**6, **options)), now))
-        return 10**6 - reply.states[0].remaining
-
-
-def looked(table: Table, program: Program[Any]) -> Step:
-    """
-    Run *program* up to its first charge, and return that.
-    """
-    step = next(program)
-    while not isinstance(step, Add):
-        step = program.send(table.do(step))
-    return step
-
-
-def finish(table: Table, program: Program[Any], step: Step) -> Any:
-    """
-    Run *program* from *step* to its end.
-    """
-    try:
-        while True:
-            step = program.send(table.do(step))
-    except StopIteration as done:
-        return done.value
 
 
 def test_of_two_that_both_saw_the_last_one_is_admitted() -> None:
@@ -272,6 +215,20 @@ def test_a_heartbeat_never_shortens() -> None:
 
     table.run(process.peek(ask(), START + 50))
     assert table.used(START + 50) == 5
+
+
+def test_a_forked_child_gives_back_nothing_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Both know the reservation, and only one may end it.
+    """
+    table, process = Table(), Steps()
+    asked = ask(check(8, 10), lease=20.0)
+    reply = table.run(process.reserve(asked, START))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    assert table.run(process.settle(settlement(asked, reply, 0), START)) is False
+    table.run(process.peek(ask(), START + 21))
+    assert table.used(START + 21) == 8
 
 
 def test_gcra_counts_like_a_trailing_window() -> None:

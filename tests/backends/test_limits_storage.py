@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -149,6 +150,27 @@ def test_processes_count_together(storage: str, opened: Opened) -> None:
 
     assert not refused.admitted
     assert theirs.reserve(ask(check(7, 10), in_flight(1)), START).admitted
+
+
+def test_a_forked_child_opens_connections_of_its_own(redis_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Two processes must not read from one socket.
+    """
+    opening: list[int] = []
+    store = limits_storage.Store(f"limits+{redis_db}", 5.0)
+    for_threads = store.for_threads
+    store.for_threads = lambda: opening.append(os.getpid()) or for_threads()
+    backend = limits_storage.LimitsBackend(store, limits_storage.Steps(), 5.0)
+    parent = os.getpid()
+    admitted = [backend.reserve(ask(check(4, 10)), START).admitted for _ in range(2)]
+    in_parent = backend._opened[1]
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    admitted.append(backend.reserve(ask(check(2, 10)), START).admitted)
+    backend.close()
+    in_parent.close()
+
+    assert admitted == [True, True, True]
+    assert opening == [parent, -1]
 
 
 # -- a storage that does not answer -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCounters", "Counters", "Store"]
 
 PREFIX = "limits+"
+SENTINEL = "+sentinel"
 
 MEMCACHED_SECONDS = 30 * 86_400
 """Memcached takes an expiry above it for a moment since the epoch."""
@@ -154,7 +155,7 @@ class Store:
         if self._memory is not None:
             return self._memory
         storage = self._open(self._url, self._options(loops=False))
-        return _Memcached(storage) if self._family is _MEMCACHED else _Storage(storage, self._family)
+        return (_Memcached if self._family is _MEMCACHED else _Storage)(storage, self.scheme)
 
     def for_loop(self) -> AsyncCounters:
         """
@@ -163,7 +164,7 @@ class Store:
         if self._memory is not None:
             return _AsyncMemory(self._memory)
         storage = self._open(f"async+{self._url}", self._options(loops=True))
-        return _AsyncMemcached(storage) if self._family is _MEMCACHED else _AsyncStorage(storage, self._family)
+        return (_AsyncMemcached if self._family is _MEMCACHED else _AsyncStorage)(storage, self.scheme)
 
     def unavailable(self, error: BaseException) -> BackendUnavailableError:
         """
@@ -204,13 +205,16 @@ class Store:
 
     def _redis_options(self, *, loops: bool) -> dict[str, Any]:
         driver = self._family.threads
-        waits = {"socket_timeout": self._deadline, "socket_connect_timeout": self._deadline}
         retry = import_module(f"{driver}.asyncio.retry" if loops else f"{driver}.retry")
         never = retry.Retry(import_module(f"{driver}.backoff").NoBackoff(), 0)
-        options: dict[str, Any] = {**waits, "retry": never}
-        if self.scheme.endswith("+sentinel"):
+        options: dict[str, Any] = {
+            "socket_timeout": self._deadline,
+            "socket_connect_timeout": self._deadline,
+            "retry": never,
+        }
+        if self.scheme.endswith(SENTINEL):
             # a replica may not have heard of the last charge yet
-            options |= {"use_replicas": False, "sentinel_kwargs": waits}
+            options |= {"use_replicas": False, "sentinel_kwargs": options.copy()}
         if loops:
             options["implementation"] = "redispy" if driver == "redis" else driver
         return options
@@ -252,9 +256,9 @@ class _Storage:
     A storage for threads.
     """
 
-    def __init__(self, storage: Any, family: Family) -> None:
+    def __init__(self, storage: Any, scheme: str) -> None:
         self._storage = storage
-        self._family = family
+        self._scheme = scheme
 
     def do(self, step: Step) -> int:
         if isinstance(step, Get):
@@ -265,8 +269,11 @@ class _Storage:
         return 0
 
     def close(self) -> None:
-        if self._family is not _OTHER:
+        if self._scheme in FAMILIES:
             self._storage.storage.close()
+        if self._scheme.endswith(SENTINEL):
+            for sentinel in self._storage.sentinel.sentinels:
+                sentinel.close()
 
     def _add(self, step: Add) -> int:
         return int(self._storage.incr(step.key, step.seconds, step.amount))
@@ -276,9 +283,6 @@ class _Memcached(_Storage):
     """
     Memcached, which has an operation of its own for taking off, and never goes below 0.
     """
-
-    def __init__(self, storage: Any) -> None:
-        super().__init__(storage, _MEMCACHED)
 
     def _add(self, step: Add) -> int:
         if step.amount < 0:
@@ -292,7 +296,7 @@ class _Memory(_Storage):
     """
 
     def __init__(self, storage: Any) -> None:
-        super().__init__(storage, _MEMORY)
+        super().__init__(storage, "memory")
         self._lock = Lock()
 
     def do(self, step: Step) -> int:
@@ -320,9 +324,9 @@ class _AsyncStorage:
     A storage for an event loop.
     """
 
-    def __init__(self, storage: Any, family: Family) -> None:
+    def __init__(self, storage: Any, scheme: str) -> None:
         self._storage = storage
-        self._family = family
+        self._scheme = scheme
 
     async def do(self, step: Step) -> int:
         if isinstance(step, Get):
@@ -333,10 +337,13 @@ class _AsyncStorage:
         return 0
 
     async def aclose(self) -> None:
-        if self._family is _MONGODB:
+        if FAMILIES.get(self._scheme) is _MONGODB:
             self._storage.storage.close()
-        elif self._family is not _OTHER:
+        elif self._scheme in FAMILIES:
             await self._storage.bridge.storage.aclose()
+        if self._scheme.endswith(SENTINEL):
+            for sentinel in self._storage.bridge.sentinel.sentinels:
+                await sentinel.aclose()
 
     async def _add(self, step: Add) -> int:
         return int(await self._storage.incr(step.key, step.seconds, step.amount))
@@ -346,9 +353,6 @@ class _AsyncMemcached(_AsyncStorage):
     """
     As `_Memcached`.
     """
-
-    def __init__(self, storage: Any) -> None:
-        super().__init__(storage, _MEMCACHED)
 
     async def aclose(self) -> None:
         (await self._storage.bridge.get_storage()).connection_pool.close()

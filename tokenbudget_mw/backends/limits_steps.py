@@ -8,6 +8,7 @@ not be (an error, a cancelled call) is remembered, and told with a later call.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Generator
 from threading import Lock
@@ -84,10 +85,8 @@ class Steps:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._leases: Leases[_Name] = Leases()
-        self._open: Counter[_Name] = Counter()
         self._newest = 0
-        self._owed: dict[str, tuple[int, int]] = {}
+        self._start()
 
     def reserve(self, ask: Ask, now: float) -> Program[Reply]:
         """
@@ -198,9 +197,17 @@ class Steps:
 
     # -- looking and charging -----------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._leases: Leases[_Name] = Leases()
+        self._open: Counter[_Name] = Counter()
+        self._owed: dict[str, tuple[int, int]] = {}
+
     def _moment(self, now: float) -> int:
         # A clock that steps back neither frees nor loses what is counted. Leases that have ended owe what they held.
         with self._lock:
+            if self._pid != os.getpid():
+                self._start()  # what was open before a fork is the parent's to give back
             moment = max(round(now * US), self._newest)
             if moment >= self._leases.next_due:
                 for lease in self._leases.expire(moment):
