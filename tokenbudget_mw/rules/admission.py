@@ -101,7 +101,7 @@ class Admission:
         """
         limits = request.limits
         if limits is None:
-            limits = self.policy.limits_for(request.subject, request.route)
+            limits = self.policy.limits_for(request.subject, request.route, now)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         if not limits:

@@ -82,6 +82,9 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
         purpose: What the key is for: ``realtime``, ``batch``, ``playground``, ``platform``. Tariffs may depend on it.
 
         source: How the subject was found: ``api_key``, ``address``, ``custom``, ``unauthenticated``.
+
+        limits: Limits of its own: each holds in the place of what counts the same in its plan, in the settings' ``limits``
+            and on the route, or beside them. `own_limits` makes them.
     """
 
     key: str | None = None
@@ -92,6 +95,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     plan: str | None = None
     purpose: str = "realtime"
     source: str = "custom"
+    limits: tuple[Limit, ...] = ()
 
     @property
     def account(self) -> str | None:
