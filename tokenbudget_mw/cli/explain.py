@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
-from tokenbudget_mw.units import format_duration, format_quantity, format_usd
+from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
@@ -48,16 +51,15 @@ def run(context: Context) -> int:
     from tokenbudget_mw.backends import open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
-    from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.settings.changes import policy_of
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
         raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
-    policy = Policy(settings.plans, settings.limits, settings.default_plan, settings.timezone, routes=settings.routes)
     subject, route = _subject(context, settings), _route(settings, args.route)
     backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
     try:
-        operators = Operators(Admission(policy, settings.lease), backend, time.time)
+        operators = Operators(Admission(policy_of(settings), settings.lease), backend, time.time)
         if args.reset:
             operators.reset(subject, *args.reset, route=route, model=args.model)
         found = operators.explain(subject, route=route, model=args.model)
@@ -73,7 +75,8 @@ def _subject(context: Context, settings: Settings) -> Subject:
     from tokenbudget_mw.wiring import open_keys
 
     with context.database() as engine:
-        return open_keys(settings, engine).get(context.args.key).subject()
+        keys = open_keys(settings, engine)
+        return keys.subject_of(keys.get(context.args.key))
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:
@@ -97,6 +100,8 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
             "spent": line.is_spent,
             "reset_seconds": line.reset,
             "frees_seconds": line.frees,
+            "until": None if line.limit.until is None else datetime.fromtimestamp(line.limit.until, UTC).isoformat(),
+            "replaces": [{"limit": limit.text, "source": source} for limit, source in line.replaced],
         }
         for line in found.limits
     ]
@@ -110,7 +115,21 @@ def _lines(found: Explanation) -> list[str]:
     if not found.limits:
         return [*head, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
-    return [*head, *table(heads, [_cells(line) for line in found.limits])]
+    return [*head, *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
+
+
+def _notes(lines: Iterable[Explained]) -> list[str]:
+    """
+    Say of each limit with an end, or in the place of others, what holds without it.
+    """
+    notes = []
+    for line in lines:
+        until = line.limit.until
+        when = "" if until is None else f" until {format_moment(until)}"
+        others = ", ".join(f"{limit.text} ({source})" for limit, source in line.replaced)
+        if when or others:
+            notes.append(f"{line.limit.name}: holds{when}{f' in the place of {others}' if others else ''}.")
+    return ["", *notes] if notes else []
 
 
 def _cells(line: Explained) -> tuple[str, ...]:

@@ -99,7 +99,8 @@ class Policy:
 
         mode: ``shadow`` where the limits that subjects have of their own refuse nobody, either.
 
-        is_shared: Whether all counters have one tag in any case; see `tag_of`.
+    Attributes:
+        is_shared: Whether all counters have one tag; see `tag_of`.
     """
 
     def __init__(
@@ -111,7 +112,6 @@ class Policy:
         routes: Iterable[Route] = (),
         *,
         mode: Mode = "enforce",
-        is_shared: bool = False,
     ) -> None:
         self.plans = plans
         self.limits = limits
@@ -126,7 +126,7 @@ class Policy:
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
         known = [*limits, *(limit for plan in plans.values() for limit in plan.limits)]
         known += [limit for route in routes for limit in route.limits]
-        self.is_shared = is_shared or any(_HOLDERS.isdisjoint(limit.per) for limit in known)
+        self.is_shared = any(_HOLDERS.isdisjoint(limit.per) for limit in known)
         self._enforced.update(counted(limit) for limit in known if limit.mode == "enforce")
         self._know(known)
         self._settings_bounds = dict(self._bounds)

@@ -5,13 +5,15 @@ What settings mean, in plain words: what is enforced for whom, and what looks li
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tokenbudget_mw.rules.policy import Plan
+from tokenbudget_mw.settings.limit_times import describe_anchor
 from tokenbudget_mw.settings.model import Settings
 from tokenbudget_mw.settings.secret import redact_url
-from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_quantity, format_usd
+from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Limit, Route, Unit
 
 __all__ = ["describe", "describe_limit", "reference", "warnings_of"]
@@ -146,7 +148,8 @@ def describe_limit(limit: Limit) -> str:
     scopes = " and ".join(limit.per)
     whom = "for everybody together" if limit.per == ("global",) else f"for each {scopes}"
     shadow = "; shadow: refuses nobody" if limit.mode == "shadow" else ""
-    return f"At most {_amount(limit)}{_over(limit)}, {whom} ('{limit.name}'{shadow})."
+    until = "" if limit.until is None else f", until {format_moment(limit.until)}"
+    return f"At most {_amount(limit)}{_over(limit)}, {whom}{until} ('{limit.name}'{shadow})."
 
 
 def _amount(limit: Limit) -> str:
@@ -161,15 +164,25 @@ def _over(limit: Limit) -> str:
     if limit.window is None:
         return ""
     if limit.window.seconds is None:
-        return f" in a calendar {limit.window.period}"
+        period, anchor = limit.window.period or "", limit.window.anchor
+        begins = "" if anchor == 1 else f" that begins {describe_anchor(period, anchor)}"
+        return f" in a calendar {period}{begins}"
     return f" in any {format_duration(limit.window.seconds).removeprefix('1 ')}"
 
 
-def warnings_of(settings: Settings) -> list[str]:
+def warnings_of(settings: Settings, clock: Callable[[], float] = time.time) -> list[str]:
     """
-    Say what works, but is probably not meant.
+    Say what works, but is probably not meant. *clock* gives the moment, in epoch seconds.
     """
-    return [] if not settings.enabled else [text for find in _SUSPICIONS for text in find(settings)]
+    if not settings.enabled:
+        return []
+    return [*(text for find in _SUSPICIONS for text in find(settings)), *_ended(settings, clock())]
+
+
+def _ended(settings: Settings, now: float) -> Iterator[str]:
+    for limit in _all_limits(settings):
+        if limit.until is not None and limit.until <= now:
+            yield f"'{limit.text}' has ended at {format_moment(limit.until)}: it holds no more, and can be removed."
 
 
 def _all_limits(settings: Settings) -> Iterator[Limit]:

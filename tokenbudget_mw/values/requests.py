@@ -84,7 +84,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
         source: How the subject was found: ``api_key``, ``address``, ``custom``, ``unauthenticated``.
 
         limits: Limits of its own: each holds in the place of what counts the same in its plan, in the settings' ``limits``
-            and on the route, or beside them. `own_limits` makes them.
+            and on the route, or beside them. `tokenbudget_mw.own_limits` makes them.
     """
 
     key: str | None = None

@@ -1,0 +1,140 @@
+"""
+Limits that a subject has of its own: from what an operator or a host writes, to what stands in the key table, to limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from tokenbudget_mw.rules.layers import counted
+from tokenbudget_mw.settings import reading
+from tokenbudget_mw.settings.limit_times import read_until
+from tokenbudget_mw.settings.limits import SUBJECT_SCOPES, Context, read_limits
+from tokenbudget_mw.settings.reading import Invalid, Problems, kind_of
+from tokenbudget_mw.settings.structures import name_apart
+from tokenbudget_mw.values import Limit
+
+__all__ = ["OwnLimits", "own_limits"]
+
+_REMEMBERED = 4096
+
+Written = str | Mapping[str, Any]
+"""A limit, as in the settings: a text or a dict."""
+
+
+class OwnLimits:
+    """
+    Reads and writes the limits of single keys.
+
+    Args:
+        context: What limits mean here. Whatever it says of place and holder: they count for the key unless they name
+            another scope, and never for everybody.
+    """
+
+    def __init__(self, context: Context) -> None:
+        # `Policy` sees to shadow mode, so that a change of it finds every limit as it was written
+        self._context = replace(context, place="plan", holder="key", mode="enforce")
+        # keys of one text have the very same limits: a change of thousands of keys costs one reading
+        self._read = lru_cache(_REMEMBERED)(self._limits_of)
+
+    def write(self, limits: Iterable[Written]) -> str:
+        """
+        Check *limits*, and return the JSON text that `read` reads.
+
+        Raises:
+            ConfigurationError: One of them cannot be read, or cannot be a subject's own.
+        """
+        problems = Problems()
+        written: list[Any] = []
+        for at, value in enumerate([limits] if isinstance(limits, str | Mapping) else limits):
+            with problems.at(f"limits[{at}]"):
+                written.append(self._lasting(value))
+        problems.raise_if_any()
+        text = msgspec.json.encode(written).decode()
+        self._read(text)
+        return text
+
+    def read(self, text: str) -> tuple[Limit, ...]:
+        """
+        Return the limits in a JSON *text* of `write`; the same objects for the same text.
+
+        Raises:
+            ConfigurationError: They cannot be read, or not any more.
+        """
+        return self._read(text)
+
+    def _lasting(self, value: object) -> object:
+        """
+        Return *value* so that it means the same wherever it is read later: its end with its zone.
+        """
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, Mapping):
+            raise Invalid(f"a limit is a text or a dict, not {kind_of(value)}")
+        if value.get("until") is None:
+            return dict(value)
+        until = read_until(value["until"], self._context.timezone)
+        return {**value, "until": datetime.fromtimestamp(until, UTC).isoformat()}
+
+    def _limits_of(self, text: str) -> tuple[Limit, ...]:
+        problems = Problems()
+        try:
+            written = msgspec.json.decode(text)
+        except msgspec.DecodeError as exc:
+            problems.add("limits", f"a JSON list of limits is expected ({exc})")
+            written = []
+        limits = read_limits(written, self._context, "limits", problems)
+        for at, limit in enumerate(limits):
+            with problems.at(f"limits[{at}]"):
+                _check(limit, limits)
+        problems.raise_if_any()
+        return name_apart(limits, ())
+
+
+def _check(limit: Limit, others: Iterable[Limit]) -> None:
+    if SUBJECT_SCOPES.isdisjoint(limit.per):
+        raise Invalid(
+            f"'{limit.text}' counts for everybody together. A limit of somebody's own counts per "
+            f"{', '.join(sorted(SUBJECT_SCOPES))}; write the other into `limits` of the settings"
+        )
+    if limit.mode == "shadow" and any(other.mode == "enforce" and counted(other) == counted(limit) for other in others):
+        raise Invalid(f"'{limit.text}' is given as shadow, and another that counts the same is enforced; keep one")
+
+
+@lru_cache(maxsize=64)
+def _reader(timezone: str, rates: bytes) -> OwnLimits:
+    return OwnLimits(Context(timezone=timezone, rates=msgspec.json.decode(rates, type=dict[str, Decimal])))
+
+
+def own_limits(
+    *limits: Written, timezone: str = "UTC", rates: Mapping[str, Decimal | str] | None = None
+) -> tuple[Limit, ...]:
+    """
+    Read limits for ``Subject(limits=…)``: for an ``identify`` function of the host that knows of each user's own.
+
+    What was read once is remembered, so that it may be called for every request.
+
+    >>> own_limits("100 requests/minute", {"limit": "$20/month", "until": "2026-12-24"})[0].amount
+    100
+
+    Args:
+        limits: Texts or dicts, as in the settings. Without a scope they count for the key.
+
+        timezone: IANA name of the zone of ends that name none.
+
+        rates: Dollars for a unit of other currencies.
+
+    Raises:
+        ConfigurationError: One of them cannot be read, or counts for everybody together.
+    """
+    if not limits:
+        return ()
+    reader = _reader(reading.timezone(timezone), msgspec.json.encode(rates or {}))
+    return reader.read(msgspec.json.encode(limits).decode())
