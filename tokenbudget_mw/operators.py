@@ -119,9 +119,10 @@ class Operators:
             model: For which model; without it limits per model are left out.
         """
         policy, now = self._admission.policy, self._clock()
-        limits, checks = self._bind(subject, route, model, now)
+        held = policy.held_for(subject, route, now)
+        limits, checks = policy.bind(held.limits, subject, route, model, NOTHING, NOTHING, now, ONE)
         reply = self._backend.peek(self._ask(subject, checks), now)
-        placed = {id(each.limit): each for each in policy.held_for(subject, route, now).placed}
+        placed = {id(each.limit): each for each in held.placed}
         lines = [
             _explained(placed[id(limit)], subject, check, state)
             for limit, check, state in zip(limits, checks, reply.states, strict=True)

@@ -137,12 +137,18 @@ class NewKey:
 
 class LimitReader(Protocol):
     """
-    Knows what limits of a key's own mean. Both methods raise `ConfigurationError` where they mean nothing.
+    Knows what limits of a key's own mean. Every method raises `ConfigurationError` where they mean nothing.
     """
 
     def write(self, limits: Iterable[str | Mapping[str, Any]]) -> str:
         """
         Check *limits*, and return the text that the table holds.
+        """
+        ...
+
+    def add(self, text: str | None, limits: Iterable[str | Mapping[str, Any]], now: float) -> str:
+        """
+        Return *text* with *limits* added, each in the place of what counts the same there; and without what has ended.
         """
         ...
 

@@ -279,13 +279,37 @@ class KeyStore:
         """
         return self._change(kid, ("active", "suspended"), limits=self._written(limits))
 
+    def add_limits(self, kid: str, limits: Iterable[str | Mapping[str, Any]]) -> KeyRow:
+        """
+        Give key *kid* more limits of its own. One that counts the same as another of them takes its place; one with an end
+        only that of another with an end. What has ended is forgotten.
+
+        Raises:
+            ConfigurationError: A limit cannot be read, or the table is a migration behind.
+
+            UnknownKeyError: There is no key *kid* that is active or suspended.
+        """
+        self._check_place()
+        keys = tables.keys
+        with self._engine.begin() as connection:
+            wanted = select(keys.c.limits).where(keys.c.kid == kid, keys.c.status != "revoked").with_for_update()
+            found = connection.execute(wanted).first()
+            if found is None:
+                raise _unknown(kid, "active or suspended")
+            text = self._limit_reader().add(found.limits, limits, self._clock())
+            connection.execute(update(keys).where(keys.c.kid == kid).values(limits=text))
+        return self.get(kid)
+
     def _written(self, limits: Iterable[str | Mapping[str, Any]]) -> str | None:
         limits = tuple(limits) if not isinstance(limits, str | Mapping) else (limits,)
         if not limits:
             return None
+        self._check_place()
+        return self._limit_reader().write(limits)
+
+    def _check_place(self) -> None:
         if is_behind(self._engine):
             raise ConfigurationError("The key table has no place for limits yet. Run `tokenbudget-mw migrate` first.")
-        return self._limit_reader().write(limits)
 
     def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
         change = update(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status.in_(states))

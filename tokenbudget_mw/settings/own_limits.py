@@ -16,7 +16,7 @@ import msgspec
 from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limit_times import read_until
-from tokenbudget_mw.settings.limits import SUBJECT_SCOPES, Context, read_limits
+from tokenbudget_mw.settings.limits import SUBJECT_SCOPES, Context, read_limit, read_limits, split_limits
 from tokenbudget_mw.settings.reading import Invalid, Problems, kind_of
 from tokenbudget_mw.settings.structures import name_apart
 from tokenbudget_mw.values import Limit
@@ -51,15 +51,31 @@ class OwnLimits:
         Raises:
             ConfigurationError: One of them cannot be read, or cannot be a subject's own.
         """
-        problems = Problems()
-        written: list[Any] = []
-        for at, value in enumerate([limits] if isinstance(limits, str | Mapping) else limits):
-            with problems.at(f"limits[{at}]"):
-                written.append(self._lasting(value))
-        problems.raise_if_any()
-        text = msgspec.json.encode(written).decode()
+        text = msgspec.json.encode(self._lasting(limits)).decode()
         self._read(text)
         return text
+
+    def add(self, text: str | None, limits: Iterable[Written], now: float) -> str:
+        """
+        Return *text* with *limits* added, each in the place of what counts the same there; and without what has ended.
+
+        A limit with an end takes the place of one with an end only, so that what it covers holds again afterwards.
+
+        Args:
+            text: As of `write`; None for no limits.
+
+            limits: What is added.
+
+            now: Epoch seconds.
+        """
+        added = self._lasting(limits)
+        roles = [_role_of(limit) for limit in self._read(self.write(added))]
+        kept = []
+        for each in [] if text is None else msgspec.json.decode(text):
+            limit = read_limit(each, self._context)
+            if _role_of(limit) not in roles and (limit.until is None or limit.until > now):
+                kept.append(each)
+        return self.write([*kept, *added])
 
     def read(self, text: str) -> tuple[Limit, ...]:
         """
@@ -70,14 +86,24 @@ class OwnLimits:
         """
         return self._read(text)
 
-    def _lasting(self, value: object) -> object:
+    def _lasting(self, limits: Iterable[Written]) -> list[Any]:
         """
-        Return *value* so that it means the same wherever it is read later: its end with its zone.
+        Return *limits* one by one, and so that they mean the same wherever they are read later: an end with its zone.
         """
-        if isinstance(value, str):
-            return value
-        if not isinstance(value, Mapping):
-            raise Invalid(f"a limit is a text or a dict, not {kind_of(value)}")
+        problems = Problems()
+        lasting: list[Any] = []
+        for at, value in enumerate([limits] if isinstance(limits, str | Mapping) else limits):
+            with problems.at(f"limits[{at}]"):
+                if isinstance(value, str):
+                    lasting += split_limits(reading.text(value))
+                elif isinstance(value, Mapping):
+                    lasting.append(self._with_zone(value))
+                else:
+                    raise Invalid(f"a limit is a text or a dict, not {kind_of(value)}")
+        problems.raise_if_any()
+        return lasting
+
+    def _with_zone(self, value: Mapping[str, Any]) -> dict[str, Any]:
         if value.get("until") is None:
             return dict(value)
         until = read_until(value["until"], self._context.timezone)
@@ -96,6 +122,10 @@ class OwnLimits:
                 _check(limit, limits)
         problems.raise_if_any()
         return name_apart(limits, ())
+
+
+def _role_of(limit: Limit) -> tuple[object, ...]:
+    return counted(limit), limit.mode, limit.until is None
 
 
 def _check(limit: Limit, others: Iterable[Limit]) -> None:
