@@ -146,7 +146,7 @@ class Core:
         amount. Requests in flight are settled by the limits that admitted them.
 
         Args:
-            changes: Any of ``plans``, ``limits`` and ``default_plan``, as in the settings; each is whole.
+            changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
 
         Raises:
             ConfigurationError: Something is wrong. Then nothing has changed.

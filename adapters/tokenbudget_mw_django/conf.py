@@ -69,7 +69,7 @@ def change_limits(changes: Mapping[str, Any]) -> None:
     Put other limits in the place of those that hold, in this process; what was counted stays.
 
     Args:
-        changes: Any of ``plans``, ``limits`` and ``default_plan``, as in the settings; each is whole.
+        changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
 
     Raises:
         ConfigurationError: Something is wrong. Then nothing has changed.

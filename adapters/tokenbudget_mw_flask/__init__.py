@@ -95,7 +95,7 @@ class TokenBudget:
         Put other limits in the place of those that hold, in this process; what was counted stays.
 
         Args:
-            changes: Any of ``plans``, ``limits`` and ``default_plan``, as in the settings; each is whole.
+            changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
 
             app: Whose limits; the current app's where None.
 

@@ -1,11 +1,11 @@
 """
 Which limits hold, of those that are written in several places, and which of them take the place of others.
 
-The places are the lists of the settings (the plan's limits, everybody's, the route's) and above them the limits that a
-subject has of its own. Two limits count the same where scopes, unit and window are the same. Of those that do
+The places are the lists of the settings (the plan's limits, everybody's, the route's) and above them the overrides of the
+settings and the limits that a subject has of its own. Two limits count the same where scopes, unit and window are the same. Of those that do
 
 - one with an end holds, until then, in the place of those that stand in the same list;
-- one of the subject's own holds in the place of those of the settings;
+- one of a higher place holds in the place of those of lower places;
 - the smallest holds, of what is then left.
 
 A shadow limit refuses nobody, so it takes the place of shadow limits only.
@@ -36,7 +36,7 @@ class Layer:
     A list of limits.
 
     Attributes:
-        source: Where it is written: ``plan free``, ``limits``, ``route /v1/*``, ``own``.
+        source: Where it is written: ``plan free``, ``limits``, ``route /v1/*``, ``override tenant:acme``, ``own``.
 
         limits: What is written there.
     """
@@ -84,25 +84,24 @@ class Held:
     until: float
 
 
-def hold(layers: Sequence[Layer], own: Layer, now: float) -> Held:
+def hold(layers: Sequence[Layer], above: Sequence[Layer], now: float) -> Held:
     """
-    Work out which limits hold *now*, in epoch seconds.
+    Work out which limits hold *now*.
 
     Args:
-        layers: The lists of the settings that apply.
+        layers: The lists that stand beside one another.
 
-        own: The subject's own limits.
+        above: Those that stand above them, each above the one before.
 
-        now: The moment.
+        now: Epoch seconds.
     """
-    common = [placed for layer in layers for placed in _standing(layer, now)]
-    above = _standing(own, now)
-    # a trial beside an enforced limit of the same list would count in the same window, so it gives way, too
-    above = _over(_of_mode(above, "shadow"), _of_mode(above, "enforce"))
-    placed = tuple(_named_apart(_strictest(_over(common, _strictest(above)))))
-    ends = [limit.until for layer in (*layers, own) for limit in layer.limits if limit.until is not None]
+    placed = [each for layer in layers for each in _standing(layer, now)]
+    for layer in above:
+        placed = _over(placed, _strictest(_untried(_standing(layer, now))))
+    placed = _named_apart(_strictest(placed))
+    ends = [limit.until for layer in (*layers, *above) for limit in layer.limits if limit.until is not None]
     return Held(
-        placed=placed,
+        placed=tuple(placed),
         limits=tuple([each.limit for each in placed]),
         since=max((end for end in ends if end <= now), default=-math.inf),
         until=min((end for end in ends if end > now), default=math.inf),
@@ -143,6 +142,13 @@ def _standing(layer: Layer, now: float) -> list[Placed]:
     endless = [each for each in placed if each.limit.until is None]
     ending = [each for each in placed if each.limit.until is not None]
     return _over(endless, _strictest(ending))
+
+
+def _untried(placed: list[Placed]) -> list[Placed]:
+    """
+    Leave out trials beside an enforced limit, which would count in the same window.
+    """
+    return _over(_of_mode(placed, "shadow"), _of_mode(placed, "enforce"))
 
 
 def _of_mode(placed: Iterable[Placed], mode: Mode) -> list[Placed]:

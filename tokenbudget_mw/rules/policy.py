@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -30,7 +31,11 @@ _SETS_MOST = 16_384
 """How many sets of limits that routes and subjects have of their own are kept worked out."""
 
 _US = 1_000_000
-_HOLDERS: frozenset[Scope] = frozenset({"key", "user", "team", "project", "tenant"})
+_WIDEST_FIRST: tuple[Scope, ...] = ("tenant", "project", "team", "user", "key")
+_HOLDERS: frozenset[Scope] = frozenset(_WIDEST_FIRST)
+_NONE: Mapping[str, tuple[Limit, ...]] = MappingProxyType({})
+
+_OwnKey = tuple[str | None, "tuple[Limit, ...]", int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,8 @@ class Policy:
 
         mode: ``shadow`` where the limits that subjects have of their own refuse nobody, either.
 
+        overrides: Limits by scope and value (``"tenant:acme"``), each in the place of what counts the same elsewhere.
+
     Attributes:
         is_shared: Whether all counters have one tag; see `tag_of`.
     """
@@ -112,20 +119,25 @@ class Policy:
         routes: Iterable[Route] = (),
         *,
         mode: Mode = "enforce",
+        overrides: Mapping[str, tuple[Limit, ...]] = _NONE,
     ) -> None:
         self.plans = plans
         self.limits = limits
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
         self._mode = mode
+        self.overrides = overrides
+        used = {name.partition(":")[0] for name in overrides}
+        self._override_scopes = tuple([scope for scope in _WIDEST_FIRST if scope in used])
         self._sets: dict[str | None, Held] = {}
-        self._own_sets: dict[tuple[str | None, tuple[Limit, ...], int], tuple[Route | None, Held]] = {}
+        self._own_sets: dict[_OwnKey, tuple[Route | None, Held]] = {}
         self._bounds: dict[int, _Bound] = {}
         self._counters: dict[tuple[str | None, ...], str] = {}
         self._periods: dict[tuple[str | None, int], tuple[int, int, int]] = {}
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
         known = [*limits, *(limit for plan in plans.values() for limit in plan.limits)]
         known += [limit for route in routes for limit in route.limits]
+        known += [limit for own in overrides.values() for limit in own]
         self.is_shared = any(_HOLDERS.isdisjoint(limit.per) for limit in known)
         self._enforced.update(counted(limit) for limit in known if limit.mode == "enforce")
         self._know(known)
@@ -149,12 +161,13 @@ class Policy:
         name = subject.plan
         if name is None or name not in self.plans:
             name = self._fallback_plan(name)
-        if subject.limits or (route is not None and route.limits):
-            return self._own_set(name, subject, route, now)
+        overrides = self._overrides_of(subject) if self._override_scopes else ()
+        if overrides or subject.limits or (route is not None and route.limits):
+            return self._own_set(name, subject, route, overrides, now)
         held = self._sets.get(name)
         if held is None or not held.since <= now < held.until:
             # the ends of limits are looked at here, and not again before the next of them; a clock may go back, too
-            held = self._sets[name] = hold(self._layers(name, None), Layer(OWN), now)
+            held = self._sets[name] = hold(self._layers(name, None), (), now)
             self._know(held.limits)
         return held
 
@@ -244,16 +257,24 @@ class Policy:
         layers.append(Layer("limits", self.limits))
         return layers if route is None else [*layers, Layer(f"route {route.path}", route.limits)]
 
-    def _own_set(self, plan: str | None, subject: Subject, route: Route | None, now: float) -> Held:
+    def _overrides_of(self, subject: Subject) -> tuple[str, ...]:
+        values = [(scope, getattr(subject, scope)) for scope in self._override_scopes]
+        names = [f"{scope}:{value}" for scope, value in values if value is not None]
+        return tuple([name for name in names if name in self.overrides])
+
+    def _own_set(
+        self, plan: str | None, subject: Subject, route: Route | None, overrides: tuple[str, ...], now: float
+    ) -> Held:
         if route is not None and not route.limits:
             route = None
-        key = (plan, subject.limits, 0 if route is None else id(route.limits))
+        key = (plan, subject.limits, 0 if route is None else id(route.limits), overrides)
         known = self._own_sets.get(key)
         if known is None or not known[1].since <= now < known[1].until:
             if route is not None:
                 self._enforced.update(counted(limit) for limit in route.limits if limit.mode == "enforce")
             # the route is kept beside the result, so that its limits' id is not used again
-            known = (route, hold(self._layers(plan, route), Layer(OWN, self._own(subject)), now))
+            above = [Layer(f"override {name}", self.overrides[name]) for name in overrides]
+            known = (route, hold(self._layers(plan, route), [*above, Layer(OWN, self._own(subject))], now))
             if max(len(self._own_sets), len(self._bounds)) >= _SETS_MOST:
                 self._own_sets, self._sets, self._bounds = {}, {}, dict(self._settings_bounds)
             self._own_sets[key] = known

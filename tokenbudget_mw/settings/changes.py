@@ -13,12 +13,13 @@ from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.model import Settings, read_default_plan
+from tokenbudget_mw.settings.own_limits import read_overrides
 from tokenbudget_mw.settings.reading import Problems
 from tokenbudget_mw.settings.structures import read_plans, read_top_limits
 
 __all__ = ["change_limits", "changed_policy", "policy_of"]
 
-CHANGEABLE = ("plans", "limits", "default_plan")
+CHANGEABLE = ("plans", "limits", "overrides", "default_plan")
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -32,6 +33,7 @@ def policy_of(settings: Settings) -> Policy:
         settings.timezone,
         routes=settings.routes,
         mode=settings.mode,
+        overrides=settings.overrides,
     )
 
 
@@ -42,8 +44,8 @@ def change_limits(settings: Settings, changes: Any) -> Settings:
     Args:
         settings: As they are.
 
-        changes: A dict with any of ``plans``, ``limits`` and ``default_plan``, as in the settings. Each is whole: a plan
-            that ``plans`` does not name is gone. What is not named stays as it is.
+        changes: A dict with any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings. Each is
+            whole: a plan that ``plans`` does not name is gone. What is not named stays as it is.
 
     Raises:
         ConfigurationError: Something is wrong; the message has a line for each problem.
@@ -56,13 +58,20 @@ def change_limits(settings: Settings, changes: Any) -> Settings:
     context = settings.limit_context()
     plans = read_plans(changes.get("plans", settings.plans), context, problems)
     limits = read_top_limits(changes.get("limits", settings.limits), plans, context, problems)
+    overrides = read_overrides(changes.get("overrides", settings.overrides), context, problems)
     wanted = settings.default_plan if settings.default_plan in plans else None
     if "default_plan" in changes:
         with problems.at("default_plan"):
             wanted = reading.optional(reading.text)(changes["default_plan"])
     default_plan = read_default_plan(wanted, plans, problems)
     problems.raise_if_any()
-    return replace(settings, plans=MappingProxyType(dict(plans)), limits=limits, default_plan=default_plan)
+    return replace(
+        settings,
+        plans=MappingProxyType(dict(plans)),
+        limits=limits,
+        overrides=MappingProxyType(dict(overrides)),
+        default_plan=default_plan,
+    )
 
 
 def changed_policy(settings: Settings, policy: Policy) -> Policy:

@@ -40,6 +40,7 @@ _TYPES = {
     "tuple[Route, ...]": "list of paths or dicts",
     "Mapping[str, Plan]": "dict of lists or dicts",
     "tuple[Limit, ...]": "list of limits",
+    "Mapping[str, tuple[Limit, ...]]": "dict of lists of limits",
     "OnBackendError": "'allow', 'deny' or 'local'",
     "Mode": "'enforce' or 'shadow'",
     "Literal['ignore', 'protect']": "'ignore' or 'protect'",
@@ -86,7 +87,15 @@ def _sentences(settings: Settings) -> Iterator[str]:
     if settings.limits:
         yield "Everybody, whatever the plan:"
         yield from (f"  {describe_limit(limit)}" for limit in settings.limits)
-    if not settings.plans and not settings.limits and not any(route.limits for route in settings.routes):
+    for name, limits in settings.overrides.items():
+        yield f"For {' '.join(name.split(':', 1))}, in the place of what counts the same elsewhere:"
+        yield from (f"  {describe_limit(limit)}" for limit in limits)
+    if (
+        not settings.plans
+        and not settings.limits
+        and not settings.overrides
+        and not any(route.limits for route in settings.routes)
+    ):
         yield "There are no limits: requests are metered, and nobody is refused."
     yield f"A model without a price {_UNKNOWN_PRICES[settings.unknown_price]}."
     if _has_calendar(settings):
@@ -189,6 +198,8 @@ def _all_limits(settings: Settings) -> Iterator[Limit]:
     yield from settings.limits
     for plan in settings.plans.values():
         yield from plan.limits
+    for own in settings.overrides.values():
+        yield from own
     for route in settings.routes:
         yield from route.limits
 

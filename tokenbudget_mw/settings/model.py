@@ -17,6 +17,7 @@ from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.environment import from_environment
 from tokenbudget_mw.settings.limits import Context
+from tokenbudget_mw.settings.own_limits import read_overrides
 from tokenbudget_mw.settings.reading import Problems
 from tokenbudget_mw.settings.secret import Secret, redact_url
 from tokenbudget_mw.settings.structures import read_database, read_plans, read_routes, read_top_limits
@@ -86,6 +87,11 @@ class Settings:
         reading.optional(reading.text),
     )
     limits: tuple[Limit, ...] = _setting("Limits that hold for everybody, beside the plans.", ())
+    overrides: Mapping[str, tuple[Limit, ...]] = _setting(
+        "Limits of single keys, users, teams, projects and tenants, by names such as `tenant:acme`: each in the place of "
+        "what counts the same in plans and `limits`, or beside it.",
+        _NONE,
+    )
     on_backend_error: OnBackendError = _setting(
         "What holds while the backend does not answer: `allow`, `deny`, or `local` (this process's share of the limit).",
         "local",
@@ -287,10 +293,17 @@ def _read_limits(given: Mapping[str, Any], values: Mapping[str, Any], problems: 
     )
     plans = read_plans(given.get("plans", {}), context, problems)
     limits = read_top_limits(given.get("limits", ()), plans, context, problems)
+    overrides = read_overrides(given.get("overrides", {}), context, problems)
     taken = [limit.name for group in (*(plan.limits for plan in plans.values()), limits) for limit in group]
     routes = read_routes(given.get("routes", ()), taken, context, problems)
     default_plan = read_default_plan(values.get("default_plan"), plans, problems)
-    return {"plans": MappingProxyType(plans), "limits": limits, "routes": routes, "default_plan": default_plan}
+    return {
+        "plans": MappingProxyType(plans),
+        "limits": limits,
+        "overrides": MappingProxyType(overrides),
+        "routes": routes,
+        "default_plan": default_plan,
+    }
 
 
 def read_default_plan(wanted: str | None, plans: Mapping[str, Plan], problems: Problems) -> str | None:

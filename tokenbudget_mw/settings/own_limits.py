@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -17,11 +17,11 @@ from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limit_times import read_until
 from tokenbudget_mw.settings.limits import SUBJECT_SCOPES, Context, read_limit, read_limits, split_limits
-from tokenbudget_mw.settings.reading import Invalid, Problems, kind_of
+from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of
 from tokenbudget_mw.settings.structures import name_apart
-from tokenbudget_mw.values import Limit
+from tokenbudget_mw.values import Limit, Scope
 
-__all__ = ["OwnLimits", "own_limits"]
+__all__ = ["OwnLimits", "own_limits", "read_overrides"]
 
 _REMEMBERED = 4096
 
@@ -116,12 +116,37 @@ class OwnLimits:
         except msgspec.DecodeError as exc:
             problems.add("limits", f"a JSON list of limits is expected ({exc})")
             written = []
-        limits = read_limits(written, self._context, "limits", problems)
-        for at, limit in enumerate(limits):
-            with problems.at(f"limits[{at}]"):
-                _check(limit, limits)
+        limits = _read(written, self._context, "limits", problems)
         problems.raise_if_any()
-        return name_apart(limits, ())
+        return limits
+
+
+def read_overrides(value: Any, context: Context, problems: Problems) -> Mapping[str, tuple[Limit, ...]]:
+    """
+    Read limits by scope and value, as ``{"tenant:acme": ["$20k/month"]}``.
+    """
+    if not isinstance(value, Mapping):
+        problems.add("overrides", f"a dict such as {{'tenant:acme': ['$20k/month']}} is expected, not {kind_of(value)}")
+        return {}
+    found: dict[str, tuple[Limit, ...]] = {}
+    for name, limits in value.items():
+        path = f"overrides.{name}"
+        scope, colon, owner = str(name).partition(":")
+        if not colon or not owner or scope not in SUBJECT_SCOPES:
+            hint = did_you_mean(scope, sorted(SUBJECT_SCOPES)) if colon else ""
+            problems.add(path, f"a scope and a value are expected, such as 'tenant:acme', not '{name}'{hint}")
+        else:
+            here = replace(context, place="plan", holder=cast("Scope", scope))
+            found[str(name)] = _read(limits, here, path, problems)
+    return found
+
+
+def _read(written: Any, context: Context, path: str, problems: Problems) -> tuple[Limit, ...]:
+    limits = read_limits(written, context, path, problems)
+    for at, limit in enumerate(limits):
+        with problems.at(f"{path}[{at}]"):
+            _check(limit, limits)
+    return name_apart(limits, ())
 
 
 def _role_of(limit: Limit) -> tuple[object, ...]:
