@@ -104,3 +104,19 @@ def test_an_absent_backend_is_said(run, kid, config):
 
     assert shown.code == 1
     assert "The backend is away" in shown.out
+
+
+def test_a_keys_own_limits_are_told(run, kid, config):
+    """Whose they are, until when, and what holds without them; what was counted before counts."""
+    run("keys", "limit", kid, "--limit", "9 requests/minute", "--until", "2090-12-24T00:00Z", "--config", config)
+
+    shown = run("explain", kid, "--json", "--config", config)
+    line = next(line for line in shown.json["limits"] if line["unit"] == "requests")
+    assert (line["name"], line["source"], line["amount"], line["remaining"]) == ("requests-minute", f"key {kid}", 9, 6)
+    assert line["until"] == "2090-12-24T00:00:00+00:00"
+    assert line["replaces"] == [{"limit": "3 requests/minute", "source": "plan free"}]
+
+    out = run("explain", kid, "--config", config).out
+    assert out.endswith(
+        "requests-minute: holds until 2090-12-24 00:00 UTC in the place of 3 requests/minute (plan free).\n"
+    )

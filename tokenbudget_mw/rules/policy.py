@@ -152,6 +152,13 @@ class Policy:
             CredentialError: The subject's plan does not exist (any more) and there is no default plan: it is refused
                 rather than let through without limits.
         """
+        held = self._sets.get(subject.plan)
+        if (
+            held is not None
+            and held.since <= now < held.until
+            and not (subject.limits or self._override_scopes or (route is not None and route.limits))
+        ):
+            return held.limits
         return self.held_for(subject, route, now).limits
 
     def held_for(self, subject: Subject, route: Route | None, now: float) -> Held:
@@ -169,6 +176,8 @@ class Policy:
             # the ends of limits are looked at here, and not again before the next of them; a clock may go back, too
             held = self._sets[name] = hold(self._layers(name, None), (), now)
             self._know(held.limits)
+        if subject.plan is None:
+            self._sets[None] = held
         return held
 
     def bind(  # noqa: PLR0917 - called once a request: names would cost more than they tell
