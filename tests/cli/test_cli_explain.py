@@ -120,3 +120,20 @@ def test_a_keys_own_limits_are_told(run, kid, config):
     assert out.endswith(
         "requests-minute: holds until 2090-12-24 00:00 UTC in the place of 3 requests/minute (plan free).\n"
     )
+
+
+def test_a_holder_of_the_hosts_own_is_named_by_its_scopes(run, tmp_path, redis_db, engine, kid, config):
+    """Where the host says who asks, the command is told what the host would say; the key table needs no telling."""
+    settings = {"backend": redis_db, "identify": "ip", "plans": {"free": ["3 requests/minute"], "pro": ["9/minute"]}}
+    settings |= {"default_plan": "free", "overrides": {"tenant:acme": ["70 requests/hour"]}}
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps(settings))
+
+    shown = run("explain", "k1", "--tenant", "acme", "--plan", "pro", "--json", "--config", path).json
+    told = run("explain", kid, "--tenant", "acme", "--config", config)
+
+    assert [(line["source"], line["amount"]) for line in shown["limits"]] == [
+        ("plan pro", 9),
+        ("override tenant:acme", 70),
+    ]
+    assert (told.code, "the key table knows" in told.err) == (2, True)

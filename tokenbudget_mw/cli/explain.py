@@ -31,6 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     Add the command's arguments.
     """
     parser.add_argument("key", metavar="KEY", help="public id of the key (tb_live_<KEY>_…), or of another holder")
+    for scope in ("user", "team", "project", "tenant", "plan"):
+        parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
     parser.add_argument("--model", help="with its limits per model")
     parser.add_argument("--route", metavar="PATH", help="with the limits of this route of the settings")
     parser.add_argument(
@@ -70,13 +72,17 @@ def run(context: Context) -> int:
 
 
 def _subject(context: Context, settings: Settings) -> Subject:
+    args = context.args
+    named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
-        return Subject(key=context.args.key)
+        return Subject(key=args.key, **named)
+    if named:
+        raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
 
     with context.database() as engine:
         keys = open_keys(settings, engine)
-        return keys.subject_of(keys.get(context.args.key))
+        return keys.subject_of(keys.get(args.key))
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:

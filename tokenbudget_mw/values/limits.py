@@ -100,7 +100,7 @@ class Limit:
     def __hash__(self) -> int:
         # Names are unique in the settings, and limits that keys have of their own differ by their amounts; hashing all
         # fields takes as long as the rest of a look-up together.
-        return hash((self.name, self.amount))
+        return hash(self.name) ^ self.amount
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):
