@@ -87,6 +87,16 @@ def test_increase_and_trial_at_once():
     plan = [limit(60), limit(50, mode="shadow"), limit(99, until=NOW + 1), limit(9, mode="shadow", until=NOW + 1)]
 
     assert amounts(plan) == [(99, "enforce"), (9, "shadow")]
+    assert amounts(plan[1:]) == [(99, "enforce"), (9, "shadow")]
+
+
+def test_a_trial_of_ones_own_gives_way_to_ones_own_limit():
+    """
+    Both would count in one window, so that a request would be charged twice.
+    """
+    own = [limit(60), limit(5, mode="shadow")]
+
+    assert amounts([], own) == amounts([limit(9)], own) == [(60, "enforce")]
 
 
 def test_what_was_replaced_is_known_nearest_first():

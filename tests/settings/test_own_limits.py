@@ -32,6 +32,15 @@ def test_what_is_written_is_read_back():
     assert (money.per, money.window.anchor) == (("tenant",), 15)
 
 
+def test_shadow_mode_is_no_property_of_a_key():
+    """
+    What stands in the table means the same when the settings leave shadow mode.
+    """
+    reader = OwnLimits(Context(mode="shadow"))
+
+    assert [limit.mode for limit in reader.read(reader.write(["9/minute"]))] == ["enforce"]
+
+
 def test_an_end_means_the_same_wherever_it_is_read():
     """
     A naive end is stored with the zone that it was written in.

@@ -141,7 +141,7 @@ def _standing(layer: Layer, now: float) -> list[Placed]:
     placed = [Placed(limit, layer.source) for limit in layer.limits if limit.until is None or now < limit.until]
     endless = [each for each in placed if each.limit.until is None]
     ending = [each for each in placed if each.limit.until is not None]
-    return _over(endless, _strictest(ending))
+    return _over(endless, ending)
 
 
 def _untried(placed: list[Placed]) -> list[Placed]:
