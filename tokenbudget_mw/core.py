@@ -161,7 +161,8 @@ class Core:
 
     def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
         """
-        Say which limits apply to *subject* now, where each comes from, what is left of it, and when it frees.
+        Say which limits apply to *subject* now, where each comes from, what is left of it, and when it frees. Waits for
+        the backend: on an event loop, ask in a thread.
 
         Args:
             subject: Whose limits.

@@ -181,3 +181,17 @@ def test_check_tells_of_overrides():
     assert "For tenant acme, in the place of what counts the same elsewhere:" in text
     assert "At most $20,000.00 in a calendar month, for each tenant" in text
     assert "There are no limits" not in text
+
+
+def test_check_tells_what_holds_after_an_end():
+    """
+    And when an increase would replace nothing, as one with other scopes does.
+    """
+    end = {"until": "2090-12-24"}
+    limits = ["60 requests/minute", {"limit": "90 requests/minute", **end}, {"limit": "90/minute per user", **end}]
+    lines = describe(Settings.from_mapping({"limits": limits}))
+
+    assert next(line for line in lines if "90" in line and "each key" in line).endswith(
+        "('requests-minute'). Afterwards 60 requests/minute again."
+    )
+    assert "It stands beside the others" in next(line for line in lines if "each user" in line)

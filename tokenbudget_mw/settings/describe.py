@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.settings.limit_times import describe_anchor
 from tokenbudget_mw.settings.model import Settings
@@ -86,10 +87,10 @@ def _sentences(settings: Settings) -> Iterator[str]:
         yield from _plan(plan, is_default=plan.name == settings.default_plan)
     if settings.limits:
         yield "Everybody, whatever the plan:"
-        yield from (f"  {describe_limit(limit)}" for limit in settings.limits)
+        yield from _lines(settings.limits)
     for name, limits in settings.overrides.items():
         yield f"For {' '.join(name.split(':', 1))}, in the place of what counts the same elsewhere:"
-        yield from (f"  {describe_limit(limit)}" for limit in limits)
+        yield from _lines(limits)
     if (
         not settings.plans
         and not settings.limits
@@ -113,7 +114,7 @@ def _routes(settings: Settings) -> Iterator[str]:
         yield "No routes are named, so every path is metered, as requests."
     for route in settings.routes:
         yield _route(route)
-        yield from (f"  {describe_limit(limit)}" for limit in route.limits)
+        yield from _lines(route.limits)
     if settings.routes:
         fate = "is metered as a request" if settings.default == "protect" else "passes unmetered"
         yield f"Every other path {fate}."
@@ -143,7 +144,25 @@ def _plan(plan: Plan, *, is_default: bool) -> Iterator[str]:
         if plan.limits
         else f"Plan '{plan.name}'{note} has no limits."
     )
-    yield from (f"  {describe_limit(limit)}" for limit in plan.limits)
+    yield from _lines(plan.limits)
+
+
+def _lines(limits: tuple[Limit, ...]) -> Iterator[str]:
+    for limit in limits:
+        yield f"  {describe_limit(limit)}{_afterwards(limit, limits)}"
+
+
+def _afterwards(limit: Limit, others: Iterable[Limit]) -> str:
+    if limit.until is None:
+        return ""
+    again = [
+        other.text
+        for other in others
+        if other.until is None and other.mode == limit.mode and counted(other) == counted(limit)
+    ]
+    if again:
+        return f" Afterwards {' and '.join(again)} again."
+    return " It stands beside the others: none of this list counts the same scopes, unit and window."
 
 
 def describe_limit(limit: Limit) -> str:
