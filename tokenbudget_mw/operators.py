@@ -53,6 +53,8 @@ class Explained:
 
         replaced: The limits in whose place it holds, each with where it comes from. The first of them holds again when
             this one has ended (`Limit.until`) or is taken away.
+
+        looser: Limits that count the same and are not smaller, so that nobody notices them.
     """
 
     limit: Limit
@@ -63,6 +65,7 @@ class Explained:
     reset: float
     frees: float | None
     replaced: tuple[tuple[Limit, str], ...] = ()
+    looser: tuple[tuple[Limit, str], ...] = ()
 
     @property
     def used(self) -> int:
@@ -220,5 +223,10 @@ def _explained(placed: Placed, subject: Subject, check: Check, state: CheckState
         is_spent=not state.fits,
         reset=max(0.0, state.reset),
         frees=state.retry_after,
-        replaced=tuple([(former.limit, _source(former.source, subject)) for former in placed.replaced]),
+        replaced=_sourced(placed.replaced, subject),
+        looser=_sourced(placed.looser, subject),
     )
+
+
+def _sourced(placed: Iterable[Placed], subject: Subject) -> tuple[tuple[Limit, str], ...]:
+    return tuple([(each.limit, _source(each.source, subject)) for each in placed])

@@ -118,7 +118,7 @@ def test_a_keys_own_limits_are_told(run, kid, config):
 
     out = run("explain", kid, "--config", config).out
     assert out.endswith(
-        "requests-minute: holds until 2090-12-24 00:00 UTC in the place of 3 requests/minute (plan free).\n"
+        "requests-minute: holds until 2090-12-24 00:00 UTC, in the place of 3 requests/minute (plan free).\n"
     )
 
 
@@ -137,3 +137,15 @@ def test_a_holder_of_the_hosts_own_is_named_by_its_scopes(run, tmp_path, redis_d
         ("override tenant:acme", 70),
     ]
     assert (told.code, "the key table knows" in told.err) == (2, True)
+
+
+def test_a_larger_limit_is_told_beside_the_one_that_holds(run, kid, config):
+    """So that nobody wonders why it changes nothing."""
+    settings = json.loads(config.read_text()) | {"limits": ["50 requests/minute"]}
+    config.write_text(json.dumps(settings))
+
+    line = run("explain", kid, "--json", "--config", config).json["limits"][0]
+    assert (line["amount"], line["looser"]) == (3, [{"limit": "50 requests/minute", "source": "limits"}])
+    assert run("explain", kid, "--config", config).out.endswith(
+        "requests-minute: holds before 50 requests/minute (limits), because it is no larger.\n"
+    )

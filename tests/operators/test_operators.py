@@ -185,6 +185,22 @@ def test_an_explanation_says_what_replaces_what(backend: Backend, clock: FakeClo
     assert told(keyed) == [plain]
 
 
+def test_an_explanation_says_why_an_increase_is_of_no_use(backend: Backend, clock: FakeClock) -> None:
+    """
+    A larger limit that counts the same is told beside the one that holds.
+    """
+    increase = parse_limit({"limit": "500 requests/minute", "until": "2023-11-14T22:14:20Z"})
+    plans = {"free": Plan("free", (*FREE.limits[:1], increase))}
+    operators = Operators(Admission(Policy(plans, (parse_limit("50 requests/minute"),))), backend, clock)
+
+    (line,) = operators.explain(K1).limits
+    assert (line.limit.amount, line.source, line.replaced) == (50, "limits", ())
+    assert line.looser == ((increase, "plan free"),)
+    clock.advance(60)
+    (line,) = operators.explain(K1).limits
+    assert (line.limit.amount, line.source, [limit.amount for limit, _ in line.looser]) == (10, "plan free", [50])
+
+
 def test_a_subjects_own_limit_is_reset_by_its_name(operators: Operators, guard: Guard) -> None:
     """
     Corrections see the limits that hold, as requests do.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route, Unit
+    from tokenbudget_mw.values import Limit, Route, Unit
 
 __all__ = ["add_arguments", "run"]
 
@@ -108,6 +108,7 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
             "frees_seconds": line.frees,
             "until": None if line.limit.until is None else datetime.fromtimestamp(line.limit.until, UTC).isoformat(),
             "replaces": [{"limit": limit.text, "source": source} for limit, source in line.replaced],
+            "looser": [{"limit": limit.text, "source": source} for limit, source in line.looser],
         }
         for line in found.limits
     ]
@@ -126,16 +127,23 @@ def _lines(found: Explanation) -> list[str]:
 
 def _notes(lines: Iterable[Explained]) -> list[str]:
     """
-    Say of each limit with an end, or in the place of others, what holds without it.
+    Say of each limit with an end, or before others, what holds without it.
     """
     notes = []
     for line in lines:
         until = line.limit.until
-        when = "" if until is None else f" until {format_moment(until)}"
-        others = ", ".join(f"{limit.text} ({source})" for limit, source in line.replaced)
-        if when or others:
-            notes.append(f"{line.limit.name}: holds{when}{f' in the place of {others}' if others else ''}.")
+        parts = [] if until is None else [f"until {format_moment(until)}"]
+        if line.replaced:
+            parts.append(f"in the place of {_named(line.replaced)}")
+        if line.looser:
+            parts.append(f"before {_named(line.looser)}, because it is no larger")
+        if parts:
+            notes.append(f"{line.limit.name}: holds {', '.join(parts)}.")
     return ["", *notes] if notes else []
+
+
+def _named(limits: Iterable[tuple[Limit, str]]) -> str:
+    return ", ".join(f"{limit.text} ({source})" for limit, source in limits)
 
 
 def _cells(line: Explained) -> tuple[str, ...]:

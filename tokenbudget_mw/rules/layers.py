@@ -56,11 +56,14 @@ class Placed:
         source: Where it is written, as of `Layer`.
 
         replaced: Those in whose place it holds; the first of them is the next to hold.
+
+        looser: Those that count the same and hold as well, unnoticed, because they are not smaller.
     """
 
     limit: Limit
     source: str
     replaced: tuple[Placed, ...] = ()
+    looser: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +188,13 @@ def _strictest(placed: Iterable[Placed]) -> list[Placed]:
     kept: dict[tuple[tuple[tuple[Scope, ...], str], Mode], Placed] = {}
     for each in placed:
         key = (counted(each.limit), each.limit.mode)
-        if key not in kept or each.limit.amount < kept[key].limit.amount:
+        other = kept.get(key)
+        if other is None:
             kept[key] = each
+        elif each.limit.amount < other.limit.amount:
+            kept[key] = replace(each, looser=(other, *other.looser))
+        else:
+            kept[key] = replace(other, looser=(*other.looser, each))
     return list(kept.values())
 
 
