@@ -89,6 +89,8 @@ def test_what_stands_in_the_table_and_cannot_be_read_is_an_error(stored):
     """
     with pytest.raises(ConfigurationError):
         READER.read(stored)
+    with pytest.raises(ConfigurationError):
+        READER.add(stored, ["9/minute"], NOW)
 
 
 def test_an_addition_takes_the_place_of_what_counts_the_same():

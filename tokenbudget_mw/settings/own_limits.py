@@ -67,7 +67,12 @@ class OwnLimits:
             limits: What is added.
 
             now: Epoch seconds.
+
+        Raises:
+            ConfigurationError: One of them cannot be read, or *text* not any more.
         """
+        if text is not None:
+            self._read(text)
         added = self._lasting(limits)
         roles = [_role_of(limit) for limit in self._read(self.write(added))]
         kept = []
