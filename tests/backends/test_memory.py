@@ -159,7 +159,7 @@ def test_settled_reservations_take_no_memory(clock: FakeClock) -> None:
         backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
 
     assert len(leases) == 0
-    assert not any(leases._due.values())
+    assert not any(leases._queues.values())
     assert not leases._unsettled
 
 

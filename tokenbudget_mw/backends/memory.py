@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter
+from tokenbudget_mw.backends.counters import EMPTY, Counter, Layouts
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
@@ -30,8 +30,8 @@ KEPT = "requests:"
 EXAMINED = 16
 """How many counters a new one looks at for an idle one."""
 
-LAYOUTS = 1_024
-"""How many different sets of windows are kept once for all counters that have them."""
+NOBODY = Counter()
+"""A counter without windows. Never changed."""
 
 # Looked up thrice a request.
 TAKE = {name: algorithm.take for name, algorithm in ALGORITHMS.items()}
@@ -54,7 +54,7 @@ class MemoryBackend:
         self._hand = 0
         self._max_counters = max_counters
         self._leases: Leases[Counter] = Leases()
-        self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._layouts = Layouts()
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}
         self._newest = 0
 
@@ -63,10 +63,11 @@ class MemoryBackend:
         Take all costs of *ask*, or none.
         """
         real = round(now * 1_000_000)
-        with self._lock:
+        self._lock.acquire()  # `with` costs twice as much
+        try:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
-            if ask.id in self._leases.open:
-                return self._leases.open[ask.id].reply
+            if (known := self._leases.get(ask.id)) is not None:
+                return known.reply
             if self._bars and (barred := self._barred(ask, moment)):
                 return Reply(False, (), barred=barred)
             held: list[Counter] = []
@@ -74,11 +75,14 @@ class MemoryBackend:
             reply = Reply(True, states) if states else self._take_slowly(ask, moment, real, held)
             if reply.admitted:
                 self._newest = moment
-                if ask.lease:
-                    self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
+                length = ask.lease
+                if length:
+                    self._leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
                 else:
                     _release(held)
             return reply
+        finally:
+            self._lock.release()
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -99,11 +103,11 @@ class MemoryBackend:
         Move every held window to its actual amount; False where that was done before.
         """
         reservation = settlement.reservation
-        with self._lock:
+        self._lock.acquire()
+        try:
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
-            ended_unsettled = self._leases.claim(reservation.id)
-            if lease is None and not ended_unsettled:
+            if lease is None and not self._leases.claim(reservation.id):
                 return False
             self._newest = moment
             for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
@@ -115,6 +119,8 @@ class MemoryBackend:
             if lease is not None:
                 _release(lease.counters)
             return True
+        finally:
+            self._lock.release()
 
     def credit(self, ask: Ask, now: float) -> None:
         """
@@ -124,7 +130,7 @@ class MemoryBackend:
             self._clamp(round(now * 1_000_000))
             for check in ask.checks:
                 counter = self._counters.get((ask.tag, check.counter))
-                if counter is not None and check.window in counter.windows:
+                if counter is not None and check.window in counter.layout:
                     ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
@@ -133,7 +139,7 @@ class MemoryBackend:
         """
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
-            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000))
+            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
@@ -143,7 +149,7 @@ class MemoryBackend:
             moment = self._clamp(round(now * 1_000_000))
             for seed in seeds:
                 counter = self._counter(tag, seed.counter, moment)
-                if seed.window not in counter.windows:
+                if seed.window not in counter.layout:
                     for slot, amount in seed.charges or ((moment, 0),):
                         self._charge(counter, seed, slot, amount, moment)
 
@@ -197,27 +203,23 @@ class MemoryBackend:
         states: list[CheckState] = []
         name: str | None = None
         counter = NOBODY
+        layout = counter.layout
         for check in ask.checks:
-            cost = check.cost
             if check.counter is not name:  # most checks of a request are about the same counter
                 name = check.counter
                 found = self._counters.get((ask.tag, name))
-                if found is None:
+                if found is None or found.open >= MAX_OPEN:
                     break
-                counter = found
-                if counter.open >= MAX_OPEN:
-                    break
+                counter, layout = found, found.layout
                 counter.open += 1
                 held.append(counter)
-            windows = counter.windows
-            window = check.window
-            if window not in windows or not check.enforced or cost < 0:
+            at, cost = layout.get(check.window), check.cost
+            if at is None or cost < 0 or not check.enforced:
                 break
-            room = check.room
+            room, cap = check.room, check.cap
             need = cost if cost > room else room  # noqa: FURB136 - max() costs more than all of this
-            cap = check.cap
-            state = counter[windows.index(window)]
-            taken = TAKE[check.algorithm](state, check.params, cost, cap - need if need else MAX_AMOUNT, moment)
+            most = cap - need if need else MAX_AMOUNT
+            taken = TAKE[check.algorithm](counter[at], check.params, cost, most, moment)
             if taken is None:
                 break
             slot, used, empty_at = taken
@@ -227,8 +229,7 @@ class MemoryBackend:
             states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))  # noqa: FURB136
         else:
             return tuple(states)
-        for counter in held:
-            counter.open -= 1
+        _release(held)
         held.clear()
         self._undo(ask, states)
         return ()
@@ -273,7 +274,7 @@ class MemoryBackend:
 
     def _is_known(self, tag: str, check: Check) -> bool:
         counter = self._counters.get((tag, check.counter))
-        return counter is not None and check.window in counter.windows
+        return counter is not None and check.window in counter.layout
 
     def _is_crowded(self, tag: str, name: str) -> bool:
         counter = self._counters.get((tag, name))
@@ -299,13 +300,13 @@ class MemoryBackend:
 
     def _charge(self, counter: Counter, check: Check | Seed, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
-        if check.window in counter.windows:
+        if check.window in counter.layout:
             empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
         else:
             state = [0]
             empty_at = algorithm.charge(state, check.params, slot, amount, moment)
             counter.append(state.copy())  # the copy is no longer than it must be
-            counter.windows = self._layout((*counter.windows, check.window))
+            counter.layout = self._layouts.after(counter.layout, check.window)
         counter.busy_until = max(counter.busy_until, empty_at)
         return empty_at
 
@@ -313,7 +314,7 @@ class MemoryBackend:
         counter = self._counter(tag, check.counter, moment)
         if more > 0:
             self._charge(counter, check, slot, more, moment)
-        elif check.window in counter.windows:
+        elif check.window in counter.layout:
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), slot, -more)
 
     def _give_back(self, lease: Lease[Counter]) -> None:
@@ -334,11 +335,6 @@ class MemoryBackend:
             self._make_room(key, moment)
             counter = self._counters[key] = Counter()
         return counter
-
-    def _layout(self, windows: tuple[str, ...]) -> tuple[str, ...]:
-        if len(self._layouts) < LAYOUTS:
-            return self._layouts.setdefault(windows, windows)
-        return self._layouts.get(windows, windows)
 
     def _make_room(self, key: tuple[str, str], moment: int) -> None:
         # A clock hand goes round: each new counter looks at a few old ones, and takes the place of an idle one.
