@@ -231,6 +231,7 @@ class Call:
         self.decision = decision
         if decision.reservation is not None:
             self.held.append(decision.reservation)
+            self.core.heartbeat.hold(decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -362,6 +363,8 @@ class Call:
         with self._lock:
             self.is_ended = True
             reported = tuple(self._charges)
+        for reservation in self.held:
+            self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long

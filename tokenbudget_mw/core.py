@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.guard import AsyncGuard, Guard
+    from tokenbudget_mw.heartbeat import Heartbeat
     from tokenbudget_mw.identify import Identifier
     from tokenbudget_mw.rules.routes import RouteTable
     from tokenbudget_mw.rules.tariffs import Tariffs
@@ -112,6 +113,8 @@ class Core:
 
         flusher: Writes them.
 
+        heartbeat: Keeps open reservations alive.
+
         clock: Gives the moment, in epoch seconds.
 
         timer: Measures durations, in seconds.
@@ -129,6 +132,7 @@ class Core:
     async_guard: AsyncGuard
     spool: Spool
     flusher: Flusher
+    heartbeat: Heartbeat
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)

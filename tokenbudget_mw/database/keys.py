@@ -10,132 +10,34 @@ from __future__ import annotations
 import hmac
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from sqlalchemy import insert, select, update
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.key_cache import KeyCache
+from tokenbudget_mw.database.key_rows import KeyRow, NewKey, Status, row_of
 from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
 from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
 from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
-from tokenbudget_mw.values import EMPTY_TAGS, Subject
+from tokenbudget_mw.values import EMPTY_TAGS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.engine import RowMapping
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Engine
 
     from tokenbudget_mw.rules.identity import ApiKey
+    from tokenbudget_mw.values import Subject
+
+    Told = Callable[[Iterable[tuple[Subject, str]]], object]
 
 __all__ = ["KeyCache", "KeyRow", "KeyStore", "NewKey", "Status"]
 
-Status = Literal["active", "suspended", "revoked"]
-
 _NO_DIGEST = "0" * 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRow:
-    """
-    What is known of a key. All moments are aware, in UTC.
-
-    Attributes:
-        kid: Its public id.
-
-        digest: HMAC-SHA256 of its text, hexadecimal.
-
-        pepper_version: Which pepper that was.
-
-        last4: The last four characters of its text, to recognise it by.
-
-        name: What its owner calls it.
-
-        user_id: User it acts for.
-
-        team_id: Team it acts for.
-
-        project_id: Project it acts for.
-
-        tenant_id: Tenant it acts for.
-
-        plan: Plan in the settings; None takes the default.
-
-        purpose: ``realtime``, ``batch``, ``playground``, ``platform``.
-
-        status: ``active``, ``suspended`` (may be resumed) or ``revoked`` (for good).
-
-        created_at: When it was made.
-
-        expires_at: From when on it is refused; None for never.
-
-        revoked_at: When it was revoked.
-
-        rotated_to: The key that takes its place.
-
-        last_used_at: When it was last seen, coarsely.
-
-        tags: The owner's notes.
-    """
-
-    kid: str
-    digest: str = field(repr=False)
-    pepper_version: int
-    last4: str
-    name: str
-    user_id: str | None
-    team_id: str | None
-    project_id: str | None
-    tenant_id: str | None
-    plan: str | None
-    purpose: str
-    status: Status
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    rotated_to: str | None
-    last_used_at: datetime | None
-    tags: Mapping[str, str]
-
-    def subject(self) -> Subject:
-        """
-        Return who pays and is limited when this key is used.
-        """
-        return Subject(
-            key=self.kid,
-            user=self.user_id,
-            team=self.team_id,
-            project=self.project_id,
-            tenant=self.tenant_id,
-            plan=self.plan,
-            purpose=self.purpose,
-            source="api_key",
-        )
-
-    def has_expired(self, now: float) -> bool:
-        """
-        Whether it is past its time at *now*, in epoch seconds.
-        """
-        return self.expires_at is not None and self.expires_at.timestamp() <= now
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """
-    A key that was just made.
-
-    Attributes:
-        row: What the table holds.
-
-        text: The key itself. It can never be read again.
-    """
-
-    row: KeyRow
-    text: str = field(repr=False)
 
 
 class KeyStore:
@@ -151,6 +53,8 @@ class KeyStore:
         clock: Epoch seconds.
 
         random_bytes: Source of randomness.
+
+        told: Told of keys whose state has changed, when that stands in the table; see `barring.Bars.tell`.
     """
 
     def __init__(
@@ -160,6 +64,7 @@ class KeyStore:
         *,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        told: Told = lambda _: None,
     ) -> None:
         peppers = pepper if isinstance(pepper, Mapping) else {1: pepper}
         if not peppers:
@@ -170,6 +75,7 @@ class KeyStore:
         self._reader = reader(engine)
         self._clock = clock
         self._random_bytes = random_bytes
+        self._told = told
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -179,7 +85,7 @@ class KeyStore:
         """
         with self._reader.connect() as connection:
             found = connection.execute(select(tables.keys).where(tables.keys.c.kid == kid)).mappings().first()
-        return None if found is None else _row(found)
+        return None if found is None else row_of(found)
 
     def get(self, kid: str) -> KeyRow:
         """
@@ -203,7 +109,7 @@ class KeyStore:
         if tenant is not None:
             wanted = wanted.where(tables.keys.c.tenant_id == tenant)
         with self._reader.connect() as connection:
-            return [_row(found) for found in connection.execute(wanted).mappings()]
+            return [row_of(found) for found in connection.execute(wanted).mappings()]
 
     def fingerprint(self, key: ApiKey) -> bytes:
         """
@@ -266,11 +172,12 @@ class KeyStore:
         made, values = self._new(**owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags))
         with self._engine.begin() as connection:
             connection.execute(insert(tables.keys).values(values))
-        return NewKey(_row(values), made.text)
+        return NewKey(row_of(values), made.text)
 
     def rotate(self, kid: str, *, grace: float = 86_400.0) -> NewKey:
         """
-        Make a key for the same owner as *kid*, which stays good for *grace* seconds more.
+        Make a key for the same owner as *kid*, which stays good for *grace* seconds more. With 0 it ends at once; a grace
+        that is shorter than the app's ``key_cache_ttl`` may last as long as that.
 
         Raises:
             UnknownKeyError: There is no active key *kid*.
@@ -280,7 +187,7 @@ class KeyStore:
             found = connection.execute(wanted.with_for_update()).mappings().first()
             if found is None or found["rotated_to"] is not None:
                 raise _unknown(kid, "active and not rotated")
-            old = _row(found)
+            old = row_of(found)
             made, values = self._new(
                 **{name: found[name] for name in _INHERITED}, expires_at=old.expires_at, tags=dict(old.tags)
             )
@@ -289,7 +196,9 @@ class KeyStore:
             connection.execute(insert(tables.keys).values(values))
             change = update(tables.keys).where(tables.keys.c.kid == kid)
             connection.execute(change.values(rotated_to=made.kid, expires_at=expires))
-        return NewKey(_row(values), made.text)
+        if grace <= 0:
+            self._told([(old.subject(), "expired")])
+        return NewKey(row_of(values), made.text)
 
     def suspend(self, kid: str) -> KeyRow:
         """
@@ -312,6 +221,33 @@ class KeyStore:
             return row
         return self._change(kid, ("active", "suspended"), status="revoked", revoked_at=self._now())
 
+    def suspend_all(self, **owner: str) -> list[KeyRow]:
+        """
+        Refuse all active keys of an owner until they are resumed: ``suspend_all(tenant="acme")``.
+
+        Args:
+            owner: ``user``, ``team``, ``project``, ``tenant``; keys must have all of them.
+
+        Returns:
+            The keys that are suspended now and were not.
+
+        Raises:
+            ConfigurationError: No owner is named.
+        """
+        return self._change_all(owner, ("active",), status="suspended")
+
+    def resume_all(self, **owner: str) -> list[KeyRow]:
+        """
+        Accept all suspended keys of an owner again, those that were suspended one by one, too. As `suspend_all`.
+        """
+        return self._change_all(owner, ("suspended",), status="active")
+
+    def revoke_all(self, **owner: str) -> list[KeyRow]:
+        """
+        Refuse all keys of an owner for ever: for a tenant, user, team or project that is deleted. As `suspend_all`.
+        """
+        return self._change_all(owner, ("active", "suspended"), status="revoked", revoked_at=self._now())
+
     def set_plan(self, kid: str, plan: str | None) -> KeyRow:
         """
         Put key *kid* on another plan; None takes the default.
@@ -319,12 +255,32 @@ class KeyStore:
         return self._change(kid, ("active", "suspended"), plan=plan)
 
     def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
-        change = update(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status.in_(states))
-        with self._engine.begin() as connection:
-            changed = connection.execute(change.values(values)).rowcount
+        changed = self._change_where((tables.keys.c.kid == kid,), states, values)
         if not changed:
             raise _unknown(kid, " or ".join(states))
-        return self.get(kid)
+        return changed[0]
+
+    def _change_all(self, owner: Mapping[str, str], states: tuple[Status, ...], **values: Any) -> list[KeyRow]:
+        unknown = [name for name in owner if name not in _OWNERS]
+        if unknown or not owner:
+            given = f"got {unknown[0]!r}" if unknown else "none is given"
+            raise ConfigurationError(f"Name the owner whose keys are meant, by {', '.join(_OWNERS)}; {given}.")
+        return self._change_where([tables.keys.c[f"{name}_id"] == value for name, value in owner.items()], states, values)
+
+    def _change_where(
+        self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]
+    ) -> list[KeyRow]:
+        keys = tables.keys
+        wanted = select(keys).where(*which, keys.c.status.in_(states)).order_by(keys.c.kid)
+        with self._engine.begin() as connection:
+            before = connection.execute(wanted.with_for_update()).mappings().all()
+            for at in range(0, len(before), _MOST_AT_ONCE):
+                kids = [row["kid"] for row in before[at : at + _MOST_AT_ONCE]]
+                connection.execute(update(keys).where(keys.c.kid.in_(kids)).values(values))
+        rows = [row_of({**row, **values}) for row in before]
+        if "status" in values:
+            self._told([(row.subject(), row.state(self._clock())) for row in rows])
+        return rows
 
     def _new(self, *, name: str, tags: dict[str, str], **values: Any) -> tuple[ApiKey, dict[str, Any]]:
         key = new_key(self._random_bytes(RANDOM_BYTES))
@@ -345,11 +301,9 @@ class KeyStore:
         return moment(int(self._clock() * 1_000_000))
 
 
+_MOST_AT_ONCE = 500
+_OWNERS = ("user", "team", "project", "tenant")
 _INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
-
-
-def _row(found: RowMapping | Mapping[str, Any]) -> KeyRow:
-    return KeyRow(**{**found, "tags": msgspec.json.decode(found["tags"], type=dict[str, str])})
 
 
 def _bytes(secret: str | bytes) -> bytes:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
+from tokenbudget_mw.rules.identity import why_not
 from tokenbudget_mw.units import format_usd
-from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally, Unit
+from tokenbudget_mw.values import CROWDED, Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.policy import Policy
     from tokenbudget_mw.values import Check, Limit, Route, Subject
 
-__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of", "without_backend"]
+__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "degraded", "settlement_of", "without_backend"]
 
 METERED_UNITS = frozenset[Unit]({"tokens", "input_tokens", "output_tokens", "money"})
 """What a model call takes, beside the request that carries it."""
@@ -51,6 +53,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         limits: The limits to meet, instead of those that the policy has for the subject and the route.
 
         room: What must be left without being taken; see `Check.room`.
+
+        is_used: Whether it has been used already, so that it counts whatever has become of the credential.
     """
 
     id: str
@@ -62,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     units: frozenset[Unit] = ALL_UNITS
     limits: tuple[Limit, ...] | None = None
     room: Cost | None = None
+    is_used: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -97,25 +102,27 @@ class Admission:
 
     def plan(self, request: Request, now: float) -> Plan | None:
         """
-        Return the question that *request* puts to the backend; None where no limit applies.
+        Return the question that *request* puts to the backend; None where no limit applies and no bar could.
         """
+        holder = "" if request.is_used else self.policy.holder_of(request.subject)
         limits = request.limits
         if limits is None:
             limits = self.policy.limits_for(request.subject, request.route)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
-        if not limits:
+        if not limits and not holder:
             return None
         bound, checks = self.policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
-        if not bound:
+        if not bound and not holder:
             return None
         ask = Ask(
             id=request.id,
             tag=self.policy.tag_of(request.subject),
             checks=tuple(checks),
-            lease=self.lease,
+            lease=self.lease if bound else 0.0,
+            holder=holder,
         )
         return Plan(ask, tuple(bound), request.upper)
 
@@ -125,6 +132,12 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     Turn the backend's *reply* to *plan* into a decision.
     """
     ask = plan.ask
+    if reply.barred:
+        return _barred(reply)
+    if reply.unseeded:
+        return without_backend(plan)
+    if not ask.checks:
+        return Decision(admitted=True, degraded=reply.degraded)
     tallies: list[Tally] = []
     holds: list[Hold] = []
     units: list[Unit] = []
@@ -141,6 +154,29 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
         would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
         reservation=Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease),
         degraded=reply.degraded,
+    )
+
+
+def degraded(plan: Plan, reply: Reply, *, now: float) -> Decision:
+    """
+    Turn the *reply* to a *plan* that had to do without the books into a decision.
+    """
+    return replace(decide(plan, reply, now=now), degraded=True)
+
+
+def _barred(reply: Reply) -> Decision:
+    if reply.barred == CROWDED:
+        return Decision(
+            admitted=False,
+            code="limit",
+            status=429,
+            message="Too many calls of this key, or of its owner, are under way at once. Retry in 1 s.",
+            retry_after=1.0,
+            degraded=reply.degraded,
+        )
+    error = why_not(reply.barred)
+    return Decision(
+        admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded
     )
 
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.calendar_periods import period_at
+from tokenbudget_mw.rules.seeding import is_bookable
 from tokenbudget_mw.values import Check
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class _Bound:
         period: Name of that period.
 
         enforced: `Check.enforced`.
+
+        is_booked: `Check.is_booked`.
     """
 
     limit: Limit
@@ -73,6 +76,7 @@ class _Bound:
     params: tuple[int, ...] | None
     period: str
     enforced: bool
+    is_booked: bool
 
 
 class Policy:
@@ -92,6 +96,8 @@ class Policy:
         timezone: IANA name of the zone whose calendar counts.
 
         routes: The settings' routes, for the limits they have of their own.
+
+        has_books: Whether counters that a backend does not know start at what the books say.
     """
 
     def __init__(
@@ -101,11 +107,14 @@ class Policy:
         default_plan: str | None = None,
         timezone: str = "UTC",
         routes: Iterable[Route] = (),
+        *,
+        has_books: bool = False,
     ) -> None:
         self.plans = plans
         self.limits = limits
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
+        self._has_books = has_books
         self._sets: dict[str | None, tuple[Limit, ...]] = {}
         self._route_sets: dict[tuple[str | None, int], tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
         self._bounds: dict[int, _Bound] = {}
@@ -199,6 +208,7 @@ class Policy:
                 known.enforced,
                 limit.on_backend_error,
                 0 if room is None else room.of(unit),
+                known.is_booked,
             )
             bound.append(limit)
             checks.append(check)
@@ -212,6 +222,12 @@ class Policy:
         ``global``: one atomic step can only take counters that live together.
         """
         return "global" if self._is_shared else subject.account or "global"
+
+    def holder_of(self, subject: Subject) -> str:
+        """
+        Return the counter of the API key by which *subject* was found; empty where it was found otherwise.
+        """
+        return self._name(("key", subject.key)) if subject.source == "api_key" and subject.key is not None else ""
 
     def _fallback_plan(self, name: str | None) -> str | None:
         if name is not None and self.default_plan is None:
@@ -245,7 +261,8 @@ class Policy:
         if not enforced and (limit.per, window) in self._enforced:
             window += "~"
         period = limit.window.period if limit.window is not None else None
-        return _Bound(limit, window, None if period else _params(limit), period or "", enforced)
+        is_booked = self._has_books and is_bookable(limit)
+        return _Bound(limit, window, None if period else _params(limit), period or "", enforced, is_booked)
 
     def _period(self, name: str, now: float) -> tuple[int, int, int]:
         known = self._periods.get(name)
