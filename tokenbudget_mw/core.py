@@ -12,6 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.health import Health
 from tokenbudget_mw.values import Usage
 
 if TYPE_CHECKING:
@@ -163,6 +165,13 @@ class Core:
             work()
         else:
             self.aside(work)
+
+    def health(self) -> Health:
+        """
+        Say how this process does. Asks neither backend nor database.
+        """
+        guard = self.guard
+        return Health(away_since(guard.backend), guard.starter.is_away, len(self.heartbeat), self.flusher.stats())
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

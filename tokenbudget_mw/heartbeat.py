@@ -134,4 +134,3 @@ def _run(reference: weakref.ref[Heartbeat], stopped: threading.Event, every: flo
             return
         heartbeat.beat()
         del heartbeat
-

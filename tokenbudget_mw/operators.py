@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import Ask, Cost
@@ -75,12 +76,15 @@ class Explanation:
 
         limits: The limits, in the order of the settings.
 
-        degraded: Whether the backend was away: what is left is then this process's own share.
+        degraded: Whether the backend did not answer: what is left is then this process's own share.
+
+        away_since: Since when it is known not to answer, in epoch seconds; None where it is not.
     """
 
     plan: str | None
     limits: tuple[Explained, ...]
     degraded: bool
+    away_since: float | None = None
 
 
 class Operators:
@@ -113,12 +117,14 @@ class Operators:
         """
         policy, now = self._admission.policy, self._clock()
         limits, checks = self._bind(subject, route, model, now)
-        reply = self._backend.peek(self._ask(subject, checks), now)
+        # what the backend has not met yet shows as unused: the books are asked by whoever spends
+        known = [replace(check, is_booked=False) for check in checks]
+        reply = self._backend.peek(self._ask(subject, known), now)
         lines = [
             _explained(limit, _source(policy, limit, subject, route), check, state)
             for limit, check, state in zip(limits, checks, reply.states, strict=True)
         ]
-        return Explanation(_plan(policy, subject), tuple(lines), reply.degraded)
+        return Explanation(_plan(policy, subject), tuple(lines), reply.degraded, away_since(self._backend))
 
     def reset(
         self, subject: Subject, *names: str, route: Route | None = None, model: str | None = None

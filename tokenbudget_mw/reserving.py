@@ -121,9 +121,7 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
     """
     core = call.core
     name = None if model is None else core.model_name(model)
-    request = Request(
-        new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True
-    )
+    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)

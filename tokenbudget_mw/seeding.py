@@ -45,6 +45,13 @@ class Starter:
     What a guard asks to start counters. This one has no books to ask.
     """
 
+    @property
+    def is_away(self) -> bool:
+        """
+        Whether the books failed when they were last asked.
+        """
+        return False
+
     def start(self, request: Request, plan: Plan, unseeded: Sequence[int]) -> bool:  # noqa: ARG002 - see `Seeder`
         """
         Start the windows at positions *unseeded* of *plan*, made of *request*; False where that cannot be done now.
@@ -234,4 +241,3 @@ class Seeder(Starter):
             log.error("The books do not answer (%s); limits whose counters are lost follow on_backend_error.", reason)
         else:
             log.warning("The books answer again; counters start at what they say.")
-

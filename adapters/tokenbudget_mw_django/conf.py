@@ -16,16 +16,17 @@ from sqlalchemy.engine import URL
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw.wiring import wire
+from tokenbudget_mw.wiring import open_bars, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
+    from tokenbudget_mw.barring import Bars
     from tokenbudget_mw.core import Core
 
-__all__ = ["core", "database_url", "engine_of", "forget", "read_settings", "using"]
+__all__ = ["bars", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -62,6 +63,15 @@ def core() -> Core:
             if engine is not None:
                 made.closers.append(engine.dispose)
         return _cores["core"]
+
+
+def bars() -> Bars:
+    """
+    Return what tells the backend of keys that may pass no more: by the core's connection where this process has a core.
+    """
+    with _lock:
+        running = _cores.get("core")
+    return open_bars(running.settings if running is not None else read_settings(), running)
 
 
 def engine_of(alias: str) -> Engine:

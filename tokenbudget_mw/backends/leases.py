@@ -10,7 +10,6 @@ import msgspec
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-
     from tokenbudget_mw.values import Ask, Reply
 
 __all__ = ["Lease", "Leases"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
@@ -48,16 +49,15 @@ def run(context: Context) -> int:
     from tokenbudget_mw.backends import open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
-    from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.wiring import policy_of
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
         raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
-    policy = Policy(settings.plans, settings.limits, settings.default_plan, settings.timezone, routes=settings.routes)
     subject, route = _subject(context, settings), _route(settings, args.route)
     backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
     try:
-        operators = Operators(Admission(policy, settings.lease), backend, time.time)
+        operators = Operators(Admission(policy_of(settings), settings.lease), backend, time.time)
         if args.reset:
             operators.reset(subject, *args.reset, route=route, model=args.model)
         found = operators.explain(subject, route=route, model=args.model)
@@ -100,17 +100,30 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
         }
         for line in found.limits
     ]
-    return {"key": key, "plan": found.plan, "degraded": found.degraded, "limits": limits}
+    return {
+        "key": key,
+        "plan": found.plan,
+        "degraded": found.degraded,
+        "away_since": found.away_since,
+        "limits": limits,
+    }
 
 
 def _lines(found: Explanation) -> list[str]:
-    head = [f"Plan: {found.plan or 'none'}."]
-    if found.degraded:
-        head.append("The backend is away: this is not what its counters say.")
+    head = [f"Plan: {found.plan or 'none'}.", _backend(found)]
     if not found.limits:
         return [*head, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
     return [*head, *table(heads, [_cells(line) for line in found.limits])]
+
+
+def _backend(found: Explanation) -> str:
+    if not found.degraded:
+        return "Backend: up."
+    since = ""
+    if found.away_since is not None:
+        since = f" since {datetime.fromtimestamp(found.away_since, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"Backend: away{since}; this is not what its counters say."
 
 
 def _cells(line: Explained) -> tuple[str, ...]:

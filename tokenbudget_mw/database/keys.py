@@ -265,7 +265,9 @@ class KeyStore:
         if unknown or not owner:
             given = f"got {unknown[0]!r}" if unknown else "none is given"
             raise ConfigurationError(f"Name the owner whose keys are meant, by {', '.join(_OWNERS)}; {given}.")
-        return self._change_where([tables.keys.c[f"{name}_id"] == value for name, value in owner.items()], states, values)
+        return self._change_where(
+            [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()], states, values
+        )
 
     def _change_where(
         self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]

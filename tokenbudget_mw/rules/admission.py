@@ -175,9 +175,7 @@ def _barred(reply: Reply) -> Decision:
             degraded=reply.degraded,
         )
     error = why_not(reply.barred)
-    return Decision(
-        admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded
-    )
+    return Decision(admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded)
 
 
 def without_backend(plan: Plan) -> Decision:

@@ -123,9 +123,7 @@ def seed_of(check: Check, question: Question, amounts: Sequence[int]) -> Seed:
     Return the start of *check*'s window, where the books counted *amounts*, one for each span of *question*.
     """
     charges = [
-        (span.slot, min(amount, MAX_AMOUNT))
-        for span, amount in zip(question.spans, amounts, strict=True)
-        if amount > 0
+        (span.slot, min(amount, MAX_AMOUNT)) for span, amount in zip(question.spans, amounts, strict=True) if amount > 0
     ]
     return Seed(check.counter, check.window, check.algorithm, check.params, tuple(charges))
 
