@@ -150,6 +150,7 @@ class MemoryBackend:
             for seed in seeds:
                 counter = self._counter(tag, seed.counter, moment)
                 if seed.window not in counter.layout:
+                    self._newest = moment
                     for slot, amount in seed.charges or ((moment, 0),):
                         self._charge(counter, seed, slot, amount, moment)
 
