@@ -48,7 +48,8 @@ class Backend(Protocol):
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
-        Move every held window to its actual amount, and free the concurrency. See `Settlement`.
+        Move every held window to its actual amount, and free the concurrency. See `Settlement`. A booked window that is
+        lost is not started: its seed has the actual amount.
 
         Returns:
             False where this reservation was settled before (nothing is changed then).

@@ -131,7 +131,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
         check = hold.check
         key = keys.setdefault(check.counter, len(keys) + 1)
         amounts = _whole(check.cost, check.window), hold.slot, _whole(actual, check.window)
-        values += (key, check.window, check.algorithm, check.params, *amounts, True, False)
+        values += (key, check.window, check.algorithm, check.params, *amounts, True, check.is_booked)
     return _call(values, reservation.tag, keys)
 
 
