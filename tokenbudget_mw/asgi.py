@@ -14,7 +14,7 @@ from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
-from tokenbudget_mw.values import Facts
+from tokenbudget_mw.values import Facts, RawHeaders
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
-READ_HEADERS = frozenset({b"content-type", b"content-encoding"})
+READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
 
 POLICY_VIOLATION = 1008
@@ -79,7 +79,7 @@ def facts_of(scope: Scope) -> Facts:
     return Facts(
         method=scope.get("method", "WEBSOCKET"),
         path=scope["path"],
-        headers=tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in scope["headers"]]),
+        headers=RawHeaders(scope["headers"]),
         client=client[0] if client else None,
         query=scope.get("query_string", b"").decode("latin-1"),
         server=(server[0], server[1]) if server else None,
@@ -141,18 +141,10 @@ class _Connection:
     One metered connection.
     """
 
-    __slots__ = (
-        "_app",
-        "_call",
-        "_core",
-        "_has_started",
-        "_is_client_gone",
-        "_is_whole",
-        "_receive",
-        "_scope",
-        "_seen",
-        "_send",
-    )
+    _has_started = False
+    _is_whole = False
+    _is_client_gone = False
+    _seen: tuple[Message, ...] = ()
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = middleware.app
@@ -160,10 +152,6 @@ class _Connection:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._seen: list[Message] = []
-        self._has_started = False
-        self._is_whole = False
-        self._is_client_gone = False
 
     async def run(self, facts: Facts, route: Route) -> None:
         call = self._call = Call(self._core, facts, route)
@@ -211,7 +199,7 @@ class _Connection:
         length, most = 0, self._core.settings.max_body
         while True:
             message = await self._receive()
-            self._seen.append(message)
+            self._seen = (*self._seen, message)
             if message["type"] != "http.request":
                 return b"".join(pieces), False
             piece = message.get("body", b"")
@@ -226,7 +214,11 @@ class _Connection:
         """
         Give the app what was read ahead, message by message, then what comes.
         """
-        message = self._seen.pop(0) if self._seen else await self._receive()
+        if self._seen:
+            message, *seen = self._seen
+            self._seen = tuple(seen)
+        else:
+            message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
             self._is_client_gone = True
         return message
@@ -262,10 +254,17 @@ class _Connection:
     def _start(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         call = self._call
-        read = [(k.lower().decode(), v.decode("latin-1")) for k, v in headers if k.lower() in READ_HEADERS]
+        read = []
+        for key, value in headers:
+            name = key.lower()
+            if name in READ_HEADERS:
+                read.append((READ_HEADERS[name], value.decode("latin-1")))
         call.respond(message["status"], read)
-        ours = [(name.encode(), value.encode("latin-1")) for name, value in call.limit_headers()]
-        return {**message, "headers": headers + ours} if ours else message
+        ours = call.limit_headers()
+        if not ours:
+            return message
+        headers += [(name.encode(), value.encode("latin-1")) for name, value in ours]
+        return {**message, "headers": headers}
 
     async def _end(self, *, failed: bool = False) -> None:
         """

@@ -12,8 +12,22 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenbudget_mw.rules.identity import why_not
+from tokenbudget_mw.rules.policy import Bound
 from tokenbudget_mw.units import format_usd
-from tokenbudget_mw.values import CROWDED, Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally, Unit
+from tokenbudget_mw.values import (
+    CROWDED,
+    ONE_REQUEST,
+    ROOM,
+    Ask,
+    Cost,
+    Decision,
+    Hold,
+    Reply,
+    Reservation,
+    Settlement,
+    Tally,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,27 +118,27 @@ class Admission:
         """
         Return the question that *request* puts to the backend; None where no limit applies and no bar could.
         """
+        bound = self._bound(request, now)
         holder = "" if request.is_used else self.policy.holder_of(request.subject)
-        limits = request.limits
+        if not (bound.checks or holder):
+            return None
+        # a request is a request whatever comes of it: where nothing else is limited, there is nothing to settle
+        lease = 0.0 if all(limit.unit == "requests" for limit in bound.limits) else self.lease
+        ask = Ask(request.id, self.policy.tag_of(request.subject), bound.checks, lease, holder)
+        return Plan(ask, bound.limits, request.upper)
+
+    def _bound(self, request: Request, now: float) -> Bound:
+        policy, limits = self.policy, request.limits
         if limits is None:
-            limits = self.policy.limits_for(request.subject, request.route)
+            if request.upper is ONE_REQUEST and request.room is ROOM and request.units is ALL_UNITS:
+                return policy.bind_plain(request.subject, request.route, now)
+            limits = policy.limits_for(request.subject, request.route)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
-        if not limits and not holder:
-            return None
-        bound, checks = self.policy.bind(
+        kept, checks = policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
-        if not bound and not holder:
-            return None
-        ask = Ask(
-            id=request.id,
-            tag=self.policy.tag_of(request.subject),
-            checks=tuple(checks),
-            lease=self.lease if bound else 0.0,
-            holder=holder,
-        )
-        return Plan(ask, tuple(bound), request.upper)
+        return Bound(tuple(kept), tuple(checks))
 
 
 def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
@@ -136,23 +150,18 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
         return _barred(reply)
     if reply.unseeded:
         return without_backend(plan)
-    if not ask.checks:
-        return Decision(admitted=True, degraded=reply.degraded)
-    tallies: list[Tally] = []
-    holds: list[Hold] = []
-    units: list[Unit] = []
-    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
-        tallies.append(Tally(limit, state, max(check.cost, check.room)))
-        if state.slot >= 0:
-            holds.append(Hold(check, state.slot))
-            units.append(limit.unit)
+    checks, states = ask.checks, reply.states
+    tallies = tuple([
+        Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
+        for limit, check, state in zip(plan.limits, checks, states, strict=True)
+    ])  # fmt: skip
     if not reply.admitted:
-        return _refuse(tuple(tallies), ask.checks, degraded=reply.degraded)
+        return _refuse(tallies, checks, degraded=reply.degraded)
     return Decision(
         admitted=True,
-        tallies=tuple(tallies),
+        tallies=tallies,
         would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
-        reservation=Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease),
+        reservation=_reservation(plan, reply, now) if ask.lease else None,
         degraded=reply.degraded,
     )
 
@@ -176,6 +185,17 @@ def _barred(reply: Reply) -> Decision:
         )
     error = why_not(reply.barred)
     return Decision(admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded)
+
+
+def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
+    ask = plan.ask
+    held = [
+        (Hold(check, state.slot), limit.unit)
+        for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True)
+        if state.slot >= 0
+    ]
+    holds, units = tuple([hold for hold, _ in held]), tuple([unit for _, unit in held])
+    return Reservation(ask.id, ask.tag, holds, units, plan.cost, now + ask.lease)
 
 
 def without_backend(plan: Plan) -> Decision:

@@ -161,8 +161,15 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     policy = _policy(tuple([tally.limit for tally in tallies]))
     if not policy:
         return []
-    state = ", ".join([_state_item(tally) for tally in tallies if tally.limit.mode == "enforce"])
-    return [("ratelimit-policy", policy), ("ratelimit", state)]
+    items = []
+    for tally in tallies:
+        limit, state = tally.limit, tally.state
+        if limit.mode == "enforce":
+            remaining = state.remaining
+            if limit.unit == "money" or remaining > MOST_INTEGER:
+                remaining = _whole(limit, remaining)
+            items.append(f'"{limit.name}";r={remaining};t={math.ceil(state.reset)}')
+    return [("ratelimit-policy", policy), ("ratelimit", ", ".join(items))]
 
 
 @lru_cache(maxsize=1024)
@@ -189,11 +196,6 @@ _UNITS = {
     "output_tokens": 'tokenbudget-unit="output-tokens"',
     "money": 'tokenbudget-unit="micro-usd"',
 }
-
-
-def _state_item(tally: Tally) -> str:
-    limit, state = tally.limit, tally.state
-    return f'"{limit.name}";r={_whole(limit, state.remaining)};t={math.ceil(state.reset)}'
 
 
 def _whole(limit: Limit, amount: int) -> int:

@@ -11,6 +11,8 @@ import msgspec
 
 __all__ = [
     "CROWDED",
+    "ONE_REQUEST",
+    "ROOM",
     "Ask",
     "Check",
     "CheckState",
@@ -129,6 +131,13 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
             return self.money_nano
         value: int = getattr(self, unit)
         return value
+
+
+ONE_REQUEST = Cost(requests=1, concurrent=1)
+"""A call whose handler will say what it used."""
+
+ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
+"""What such a call must find left: one of each, so that a spent budget refuses it."""
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):
@@ -368,7 +377,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         retry_after: Seconds until a retry can succeed; None where none can.
 
-        reservation: What is held; None where refused.
+        reservation: What is held; None where nothing is: refused, or charged for good.
 
         degraded: Whether a fallback decided because the backend could not.
     """

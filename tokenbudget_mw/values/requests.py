@@ -4,9 +4,10 @@ Who asks for what: values of a request before it is decided.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
@@ -15,9 +16,54 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values.limits import Limit
 
-__all__ = ["EMPTY_TAGS", "Facts", "Prompt", "Route", "Subject", "TokenCount"]
+__all__ = ["EMPTY_TAGS", "Facts", "Prompt", "RawHeaders", "Route", "Subject", "TokenCount"]
 
 EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class RawHeaders(Sequence[tuple[str, str]]):
+    """
+    Headers as an ASGI server hands them over: read where one is asked for, decoded where all are.
+
+    Args:
+        raw: Pairs of name and value, in latin-1.
+    """
+
+    __slots__ = ("_decoded", "_raw")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+        self._decoded: tuple[tuple[str, str], ...] | None = None
+
+    def first(self, name: str) -> str | None:
+        """
+        Return the first value of header *name* (lower case), or None.
+        """
+        wanted, length = name.encode("latin-1", "replace"), len(name)
+        for key, value in self._raw:
+            if len(key) == length and key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def _pairs(self) -> tuple[tuple[str, str], ...]:
+        if self._decoded is None:
+            self._decoded = tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in self._raw])
+        return self._decoded
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs())
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, str], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | tuple[tuple[str, str], ...]:
+        return self._pairs()[index]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -42,7 +88,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Sequence[tuple[str, str]] = ()
     client: str | None = None
     query: str = ""
     server: tuple[str, int | None] | None = None
@@ -56,7 +102,10 @@ class Facts(msgspec.Struct, frozen=True):
         """
         Return the first value of header *name* (lower case), or None.
         """
-        for key, value in self.headers:
+        headers = self.headers
+        if isinstance(headers, RawHeaders):
+            return headers.first(name)
+        for key, value in headers:
             if key == name:
                 return value
         return None
