@@ -12,16 +12,18 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
+from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import Ask, Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tokenbudget_mw.backends.base import Backend
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.rules.policy import Policy
-    from tokenbudget_mw.values import Check, CheckState, Limit, Route, Subject
+    from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
 __all__ = ["Explained", "Explanation", "Operators"]
 
@@ -97,12 +99,17 @@ class Operators:
         backend: Where counters live, ``core.guard.backend``.
 
         clock: Gives the moment, in epoch seconds.
+
+        starter: Starts counters that the backend does not know, ``core.guard.starter``; without it they show as unused.
     """
 
-    def __init__(self, admission: Admission, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, admission: Admission, backend: Backend, clock: Callable[[], float], starter: Starter | None = None
+    ) -> None:
         self._admission = admission
         self._backend = backend
         self._clock = clock
+        self._starter = starter or Starter()
 
     def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
         """
@@ -117,9 +124,7 @@ class Operators:
         """
         policy, now = self._admission.policy, self._clock()
         limits, checks = self._bind(subject, route, model, now)
-        # what the backend has not met yet shows as unused: the books are asked by whoever spends
-        known = [replace(check, is_booked=False) for check in checks]
-        reply = self._backend.peek(self._ask(subject, known), now)
+        reply = self._peek(subject, route, model, limits, checks, now)
         lines = [
             _explained(limit, _source(policy, limit, subject, route), check, state)
             for limit, check, state in zip(limits, checks, reply.states, strict=True)
@@ -179,8 +184,32 @@ class Operators:
             for limit, check in zip(limits, checks, strict=True)
             if not names or limit.name in names
         ]
+        self._peek(
+            subject, route, model, limits, checks, now
+        )  # what is started later would bring back what is taken off
         self._backend.credit(self._ask(subject, chosen), now)
         return names or tuple(known)
+
+    def _peek(
+        self,
+        subject: Subject,
+        route: Route | None,
+        model: str | None,
+        limits: Sequence[Limit],
+        checks: Sequence[Check],
+        now: float,
+    ) -> Reply:
+        """
+        Look at windows, started at what the books say where they were not known.
+        """
+        ask = self._ask(subject, checks)
+        reply = self._backend.peek(ask, now)
+        if reply.unseeded:
+            request = Request(ask.id, subject, route, model, NOTHING, NOTHING)
+            self._starter.start(request, Plan(ask, tuple(limits), NOTHING), reply.unseeded)
+            known = [replace(check, is_booked=False) for check in checks]
+            reply = self._backend.peek(self._ask(subject, known), now)
+        return reply
 
     def _bind(
         self, subject: Subject, route: Route | None, model: str | None, now: float

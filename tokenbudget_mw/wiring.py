@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.seeding import Question
     from tokenbudget_mw.seeding import Seeder
 
-__all__ = ["open_bars", "open_database", "open_keys", "policy_of", "wire"]
+__all__ = ["open_bars", "open_database", "open_keys", "open_seeder", "policy_of", "wire"]
 
 _SLACK = 60.0
 """Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
@@ -82,7 +82,7 @@ def wire(
     accounting = _accounting(checked, sink, database)
     guarding: dict[str, Any] = {"barred": keys.forget} if keys is not None else {}
     if has_books:
-        guarding["starter"] = _seeder(database, accounting["flusher"], backend, model_name, now)
+        guarding["starter"] = open_seeder(checked, database.engine, backend, now, accounting["flusher"])
     core = Core(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
@@ -156,6 +156,32 @@ def open_bars(settings: Settings, core: Core | None = None) -> Bars:
     return Bars(policy_of(settings), opened, seconds, time.time if core is None else core.clock)
 
 
+def open_seeder(
+    settings: Settings,
+    engine: Callable[[], Engine],
+    backend: Backend,
+    clock: Callable[[], float],
+    flusher: Flusher | None = None,
+) -> Seeder:
+    """
+    Return what starts counters of *backend* at what the books in *engine* say, when *flusher* has written what waits.
+    """
+    from tokenbudget_mw.database.spending import used
+    from tokenbudget_mw.seeding import Seeder
+
+    model_name = _model_names(settings)
+
+    def read(questions: Sequence[Question]) -> list[tuple[int, ...]]:
+        return used(engine(), questions, model_name)
+
+    def write() -> None:
+        if flusher is not None:
+            flusher.tick()  # looks for what dead processes left behind, too
+            flusher.flush(_WRITING)
+
+    return Seeder(read, backend, clock, write=write)
+
+
 class _Database:
     """
     Opens the database when it is first asked for.
@@ -194,26 +220,6 @@ def _keys(settings: Settings, database: _Database, clock: Callable[[], float]) -
     from tokenbudget_mw.database.keys import KeyCache
 
     return KeyCache(open_keys(settings, database.engine()), settings.key_cache_ttl, clock)
-
-
-def _seeder(
-    database: _Database,
-    flusher: Flusher,
-    backend: Backend,
-    model_name: Callable[[str], str],
-    clock: Callable[[], float],
-) -> Seeder:
-    from tokenbudget_mw.database.spending import used
-    from tokenbudget_mw.seeding import Seeder
-
-    def read(questions: Sequence[Question]) -> list[tuple[int, ...]]:
-        return used(database.engine(), questions, model_name)
-
-    def write() -> None:
-        flusher.tick()  # looks for what dead processes left behind, too
-        flusher.flush(_WRITING)
-
-    return Seeder(read, backend, clock, write=write)
 
 
 def _identifier(settings: Settings, keys: KeyCache | None) -> Identifier:

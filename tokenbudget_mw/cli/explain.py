@@ -14,6 +14,8 @@ from tokenbudget_mw.units import format_duration, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
@@ -49,31 +51,35 @@ def run(context: Context) -> int:
     from tokenbudget_mw.backends import open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
-    from tokenbudget_mw.wiring import policy_of
+    from tokenbudget_mw.wiring import open_seeder, policy_of
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
         raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
-    subject, route = _subject(context, settings), _route(settings, args.route)
-    backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
-    try:
-        operators = Operators(Admission(policy_of(settings), settings.lease), backend, time.time)
-        if args.reset:
-            operators.reset(subject, *args.reset, route=route, model=args.model)
-        found = operators.explain(subject, route=route, model=args.model)
-    finally:
-        backend.close()
+    policy = policy_of(settings, has_books=settings.seed_from_books)
+    route = _route(settings, args.route)
+    with context.database() as engine:
+        subject = _subject(context, settings, engine)
+        backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
+        seeder = open_seeder(settings, lambda: engine, backend, time.time)
+        try:
+            operators = Operators(Admission(policy, settings.lease), backend, time.time, seeder)
+            if args.reset:
+                operators.reset(subject, *args.reset, route=route, model=args.model)
+            found = operators.explain(subject, route=route, model=args.model)
+        finally:
+            seeder.close()
+            backend.close()
     context.emit(_fields(args.key, found), _lines(found))
     return int(found.degraded)
 
 
-def _subject(context: Context, settings: Settings) -> Subject:
+def _subject(context: Context, settings: Settings, engine: Engine) -> Subject:
     if settings.identify != "api_key":
         return Subject(key=context.args.key)
     from tokenbudget_mw.wiring import open_keys
 
-    with context.database() as engine:
-        return open_keys(settings, engine).get(context.args.key).subject()
+    return open_keys(settings, engine).get(context.args.key).subject()
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:

@@ -74,7 +74,8 @@ def run(context: Context) -> int:
         store = open_keys(settings, engine, bars=bars)
         result, lines = _ACTIONS[context.args.action](context, settings, store)
     if context.args.action in CHANGES:
-        is_told = not (bars.has_missed or settings.backend.startswith("memory:"))
+        # a refusal by the table is remembered, so that a resumed key may wait for the cache
+        is_told = not (bars.has_missed or context.args.action == "resume" or settings.backend.startswith("memory:"))
         result["known_within_seconds"] = 0.0 if is_told else settings.key_cache_ttl
         lines = [f"{lines[0]} {_known(settings, is_told=is_told)}"]
     context.emit(result, lines)
