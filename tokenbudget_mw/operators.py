@@ -18,7 +18,7 @@ from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import Ask, Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
     from tokenbudget_mw.backends.base import Backend
     from tokenbudget_mw.rules.admission import Admission
@@ -123,11 +123,11 @@ class Operators:
             model: For which model; without it limits per model are left out.
         """
         policy, now = self._admission.policy, self._clock()
-        limits, checks = self._bind(subject, route, model, now)
-        reply = self._peek(subject, route, model, limits, checks, now)
+        request, plan = self._plan(subject, route, model, now)
+        reply = self._peek(request, plan, now)
         lines = [
             _explained(limit, _source(policy, limit, subject, route), check, state)
-            for limit, check, state in zip(limits, checks, reply.states, strict=True)
+            for limit, check, state in zip(plan.limits, plan.ask.checks, reply.states, strict=True)
         ]
         return Explanation(_plan(policy, subject), tuple(lines), reply.degraded, away_since(self._backend))
 
@@ -174,53 +174,38 @@ class Operators:
         self, subject: Subject, names: tuple[str, ...], amount: int, route: Route | None, model: str | None
     ) -> tuple[str, ...]:
         now = self._clock()
-        limits, checks = self._bind(subject, route, model, now)
-        known = [limit.name for limit in limits]
+        request, plan = self._plan(subject, route, model, now)
+        known = [limit.name for limit in plan.limits]
         for name in names:
             if name not in known:
                 raise ConfigurationError(f"No limit {name!r} applies here. Known: {', '.join(known) or 'none'}.")
         chosen = [
             _costing(check, amount)
-            for limit, check in zip(limits, checks, strict=True)
+            for limit, check in zip(plan.limits, plan.ask.checks, strict=True)
             if not names or limit.name in names
         ]
-        self._peek(
-            subject, route, model, limits, checks, now
-        )  # what is started later would bring back what is taken off
-        self._backend.credit(self._ask(subject, chosen), now)
+        self._peek(request, plan, now)  # what is started only later would bring back what is taken off
+        self._backend.credit(replace(plan.ask, checks=tuple(chosen)), now)
         return names or tuple(known)
 
-    def _peek(
-        self,
-        subject: Subject,
-        route: Route | None,
-        model: str | None,
-        limits: Sequence[Limit],
-        checks: Sequence[Check],
-        now: float,
-    ) -> Reply:
+    def _peek(self, request: Request, plan: Plan, now: float) -> Reply:
         """
         Look at windows, started at what the books say where they were not known.
         """
-        ask = self._ask(subject, checks)
-        reply = self._backend.peek(ask, now)
-        if reply.unseeded:
-            request = Request(ask.id, subject, route, model, NOTHING, NOTHING)
-            self._starter.start(request, Plan(ask, tuple(limits), NOTHING), reply.unseeded)
-            known = [replace(check, is_booked=False) for check in checks]
-            reply = self._backend.peek(self._ask(subject, known), now)
-        return reply
+        reply = self._backend.peek(plan.ask, now)
+        if not reply.unseeded:
+            return reply
+        self._starter.start(request, plan, reply.unseeded)
+        known = [replace(check, is_booked=False) for check in plan.ask.checks]
+        return self._backend.peek(replace(plan.ask, checks=tuple(known)), now)
 
-    def _bind(
-        self, subject: Subject, route: Route | None, model: str | None, now: float
-    ) -> tuple[list[Limit], list[Check]]:
+    def _plan(self, subject: Subject, route: Route | None, model: str | None, now: float) -> tuple[Request, Plan]:
         policy = self._admission.policy
         limits = policy.limits_for(subject, route)
-        return policy.bind(limits, subject, route, model, NOTHING, NOTHING, now, ONE)
-
-    def _ask(self, subject: Subject, checks: Iterable[Check]) -> Ask:
-        policy = self._admission.policy
-        return Ask(uuid.uuid4().hex, policy.tag_of(subject), tuple(checks), self._admission.lease)
+        bound, checks = policy.bind(limits, subject, route, model, NOTHING, NOTHING, now, ONE)
+        request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)
+        ask = Ask(request.id, policy.tag_of(subject), tuple(checks), self._admission.lease)
+        return request, Plan(ask, tuple(bound), NOTHING)
 
 
 def _costing(check: Check, cost: int) -> Check:
