@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 from tokenbudget_mw import Settings
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.tables import metadata
 
 Load = Callable[[str], ModuleType]
 
@@ -59,3 +61,24 @@ def test_operators_look_and_correct(example: Load) -> None:
     (line,) = example("operators").lines
 
     assert (line.limit.name, line.remaining, line.is_spent) == ("tokens-day-tenant", 1_000_000, False)
+
+
+def test_keys_of_an_owner_are_changed_together(
+    example: Load, sqlite_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A tenant that does not pay, or is deleted, passes no more; others do.
+    """
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "a pepper of this test")
+    engine = open_engine(sqlite_database)
+    metadata.create_all(engine)
+    module = example("owner_keys")
+    for tenant in ("acme", "late", "good"):
+        module.keys.create(tenant=tenant)
+
+    module.tenant_deleted("acme")
+    module.invoice_overdue("late")
+
+    states = {row.tenant_id: row.status for row in module.keys.list()}
+    engine.dispose()
+    assert states == {"acme": "revoked", "late": "suspended", "good": "active"}
