@@ -120,17 +120,26 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_the_books_answer_as_the_rows_add_up(engine: Engine, records: list[UsageRecord], name: str) -> None:
+def test_the_books_answer_as_the_rows_add_up(engine: Engine, records: list[UsageRecord]) -> None:
     """
     For each kind of owner, unit and time the answer is the sum of what was not refused.
     """
-    asked = QUESTIONS[name]
+    answers = dict(zip(QUESTIONS, spending.used(engine, list(QUESTIONS.values()), model_name), strict=True))
 
-    (answer,) = spending.used(engine, [asked], model_name)
+    assert answers == {name: expected(records, asked) for name, asked in QUESTIONS.items()}
+    assert [name for name, answer in answers.items() if not sum(answer)] == []
 
-    assert answer == expected(records, asked)
-    assert sum(answer)
+
+def test_many_rows_of_many_slots_are_added_up_by_the_database(
+    engine: Engine, records: list[UsageRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where the rows of a window are more than a few, each slot is a sum; the answer is the same.
+    """
+    monkeypatch.setattr(spending, "FEW", 3)
+    asked = [QUESTIONS["a key's slots"], QUESTIONS["a key's slots of a model"]]
+
+    assert spending.used(engine, asked, model_name) == [expected(records, each) for each in asked]
 
 
 def test_a_user_counts_within_its_account(engine: Engine, record: Callable[..., UsageRecord]) -> None:
@@ -161,10 +170,9 @@ def test_who_cannot_be_found_by_an_index_is_not_looked_for(engine: Engine) -> No
     assert spending.used(engine, [asked], model_name) == [(0,)]
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_t15_no_question_reads_a_whole_table(engine: Engine, records: list[UsageRecord], name: str) -> None:
+def test_t15_no_question_reads_a_whole_table(engine: Engine, records: list[UsageRecord]) -> None:
     """
-    Each statement takes an index, and the rows of usage that it reads are few where a rollup knows the rest.
+    Each statement takes an index.
     """
     with engine.begin() as connection:
         if engine.dialect.name == "mysql":
@@ -172,10 +180,13 @@ def test_t15_no_question_reads_a_whole_table(engine: Engine, records: list[Usage
         else:
             connection.exec_driver_sql("ANALYZE")
     with engine.connect() as connection:
-        found = [plan(connection, statement) for statement in spending.statements(connection, QUESTIONS[name])]
+        plans = {
+            name: [plan(connection, statement) for statement in spending.statements(connection, asked)]
+            for name, asked in QUESTIONS.items()
+        }
 
-    assert found
-    assert not any(scans(each) for each in found)
+    assert all(plans.values())
+    assert {name: found for name, found in plans.items() if any(map(scans, found))} == {}
 
 
 def test_a_month_in_utc_reads_no_usage_row(engine: Engine) -> None:

@@ -137,7 +137,7 @@ def _switch(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
     if args.kid is not None:
         row: KeyRow = getattr(store, args.action)(args.kid)
         return _fields(row), [f"Key {row.kid} is {row.status}."]
-    rows: list[KeyRow] = getattr(store, f"{args.action}_all")(**owner)
+    rows: tuple[KeyRow, ...] = getattr(store, f"{args.action}_all")(**owner)
     return {"keys": [_fields(row) for row in rows]}, [f"{len(rows)} keys changed."]
 
 

@@ -221,7 +221,7 @@ class KeyStore:
             return row
         return self._change(kid, ("active", "suspended"), status="revoked", revoked_at=self._now())
 
-    def suspend_all(self, **owner: str) -> list[KeyRow]:
+    def suspend_all(self, **owner: str) -> tuple[KeyRow, ...]:
         """
         Refuse all active keys of an owner until they are resumed: ``suspend_all(tenant="acme")``.
 
@@ -236,13 +236,13 @@ class KeyStore:
         """
         return self._change_all(owner, ("active",), status="suspended")
 
-    def resume_all(self, **owner: str) -> list[KeyRow]:
+    def resume_all(self, **owner: str) -> tuple[KeyRow, ...]:
         """
         Accept all suspended keys of an owner again, those that were suspended one by one, too. As `suspend_all`.
         """
         return self._change_all(owner, ("suspended",), status="active")
 
-    def revoke_all(self, **owner: str) -> list[KeyRow]:
+    def revoke_all(self, **owner: str) -> tuple[KeyRow, ...]:
         """
         Refuse all keys of an owner for ever: for a tenant, user, team or project that is deleted. As `suspend_all`.
         """
@@ -260,7 +260,7 @@ class KeyStore:
             raise _unknown(kid, " or ".join(states))
         return changed[0]
 
-    def _change_all(self, owner: Mapping[str, str], states: tuple[Status, ...], **values: Any) -> list[KeyRow]:
+    def _change_all(self, owner: Mapping[str, str], states: tuple[Status, ...], **values: Any) -> tuple[KeyRow, ...]:
         unknown = [name for name in owner if name not in _OWNERS]
         if unknown or not owner:
             given = f"got {unknown[0]!r}" if unknown else "none is given"
@@ -271,7 +271,7 @@ class KeyStore:
 
     def _change_where(
         self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]
-    ) -> list[KeyRow]:
+    ) -> tuple[KeyRow, ...]:
         keys = tables.keys
         wanted = select(keys).where(*which, keys.c.status.in_(states)).order_by(keys.c.kid)
         with self._engine.begin() as connection:
@@ -279,7 +279,7 @@ class KeyStore:
             for at in range(0, len(before), _MOST_AT_ONCE):
                 kids = [row["kid"] for row in before[at : at + _MOST_AT_ONCE]]
                 connection.execute(update(keys).where(keys.c.kid.in_(kids)).values(values))
-        rows = [row_of({**row, **values}) for row in before]
+        rows = tuple([row_of({**row, **values}) for row in before])
         if "status" in values:
             self._told([(row.subject(), row.state(self._clock())) for row in rows])
         return rows
