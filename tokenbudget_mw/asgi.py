@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
 from tokenbudget_mw.values import Facts, RawHeaders
@@ -34,6 +34,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
+
+NAMES = {name: name.encode() for name in LIMIT_HEADERS}
 
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
@@ -263,7 +265,8 @@ class _Connection:
         ours = call.limit_headers()
         if not ours:
             return message
-        headers += [(name.encode(), value.encode("latin-1")) for name, value in ours]
+        for name, value in ours:
+            headers.append((NAMES[name], value.encode("latin-1")))
         return {**message, "headers": headers}
 
     async def _end(self, *, failed: bool = False) -> None:

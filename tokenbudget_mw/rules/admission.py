@@ -44,6 +44,9 @@ ALL_UNITS = METERED_UNITS | frozenset[Unit]({"requests", "concurrent"})
 
 PICO_PER_NANO = 1000
 
+ANONYMOUS = frozenset({"address", "unauthenticated"})
+"""Sources of subjects that anybody may be as many of as they like."""
+
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """
@@ -124,7 +127,9 @@ class Admission:
             return None
         # a request is a request whatever comes of it: where nothing else is limited, there is nothing to settle
         lease = 0.0 if all(limit.unit == "requests" for limit in bound.limits) else self.lease
-        ask = Ask(request.id, self.policy.tag_of(request.subject), bound.checks, lease, holder)
+        subject = request.subject
+        is_anonymous = subject.source in ANONYMOUS
+        ask = Ask(request.id, self.policy.tag_of(subject), bound.checks, lease, holder, is_anonymous)
         return Plan(ask, bound.limits, request.upper)
 
     def _bound(self, request: Request, now: float) -> Bound:

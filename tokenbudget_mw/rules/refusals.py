@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Limit, Tally
 
-__all__ = ["Refusal", "decision_of_error", "limit_headers", "render"]
+__all__ = ["LIMIT_HEADERS", "Refusal", "decision_of_error", "limit_headers", "render"]
 
 LONGEST_RETRY = 65.0
 """
@@ -150,6 +150,10 @@ def _hybrid(decision: Decision, request_id: str) -> dict[str, Any]:
 
 
 _BODIES = {"openai": _openai, "anthropic": _anthropic, "problem": _problem}
+
+
+LIMIT_HEADERS = ("ratelimit-policy", "ratelimit")
+"""What `limit_headers` may return."""
 
 
 def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:

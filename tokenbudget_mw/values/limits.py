@@ -201,6 +201,9 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
         holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
             Empty where there is none that could be barred.
+
+        is_anonymous: Whether anybody can make as many such counters as they like (one an address, say): a backend that
+            keeps a bounded number of counters bounds these apart.
     """
 
     id: str
@@ -208,6 +211,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     checks: tuple[Check, ...]
     lease: float = 600.0
     holder: str = ""
+    is_anonymous: bool = False
 
 
 class CheckState(msgspec.Struct, frozen=True, gc=False):
