@@ -109,17 +109,19 @@ class _Mine:
         if self.threads < THREADS:
             self.threads += 1
             # a daemon, because books that hang must not keep the process from its end
-            threading.Thread(target=self._run, name="tokenbudget-seed", daemon=True).start()
+            threading.Thread(target=_run, args=(self.queue,), name="tokenbudget-seed", daemon=True).start()
 
     def stop(self) -> None:
         with self.lock:
             for _ in range(self.threads):
                 self.queue.put(None)
-            self.threads = 0
+            # of their own, so that a thread which hangs leaves its end to nobody that comes after
+            self.queue, self.threads = SimpleQueue(), 0
 
-    def _run(self) -> None:
-        while (work := self.queue.get()) is not None:
-            work()
+
+def _run(queue: SimpleQueue[Work | None]) -> None:
+    while (work := queue.get()) is not None:
+        work()
 
 
 class Seeder(Starter):

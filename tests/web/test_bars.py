@@ -360,8 +360,21 @@ from test_bars import serve, settings_of
 from tokenbudget_mw.wiring import wire
 
 core = wire(settings_of(sys.argv[1], backend=sys.argv[2]))
-for line in sys.stdin:
-    print(*serve(core, line.strip()), flush=True)
+store = core.identifier._keys._store
+lookup = store.lookup
+
+def overtaken(kid):
+    row = lookup(kid)
+    store.lookup = lookup
+    print("has read", flush=True)
+    sys.stdin.readline()
+    return row
+
+while line := sys.stdin.readline().strip():
+    key, _, way = line.partition(" ")
+    if way:
+        store.lookup = overtaken
+    print(*serve(core, key), flush=True)
 core.close()
 """
 
@@ -384,7 +397,7 @@ class Worker:
         return self.process.stdout.readline().strip()
 
     def end(self) -> None:
-        self.process.communicate(timeout=30)
+        self.process.communicate("\n", timeout=30)
 
 
 def test_t18_three_processes_on_one_redis_see_each_change_at_the_next_request(database: str, redis_db: str) -> None:
@@ -423,6 +436,24 @@ def test_t18_three_processes_on_one_redis_see_each_change_at_the_next_request(da
         "tenant": {"401 revoked_api_key"},
     }
     assert untouched == {"200"}
+
+
+def test_t18_a_refresh_in_flight_in_two_processes_brings_no_key_back(database: str, redis_db: str) -> None:
+    """
+    Each has read the row when it is revoked, and goes on after that: neither serves the request, nor the next one.
+    """
+    settings = wire(settings_of(database, backend=redis_db)).settings
+    store = open_keys(settings, open_engine(database))
+    made = store.create(tenant="acme")
+    workers = [Worker(database, redis_db) for _ in range(2)]
+    reading = [worker.ask(f"{made.text} slowly") for worker in workers]
+    store.revoke(made.row.kid)
+    answers = [(worker.ask("go on"), worker.ask(made.text), worker.ask(made.text)) for worker in workers]
+    for worker in workers:
+        worker.end()
+
+    assert reading == ["has read"] * 2
+    assert answers == [("401 revoked_api_key",) * 3] * 2
 
 
 def _command(*arguments: str, database: str, backend: str) -> dict[str, Any]:

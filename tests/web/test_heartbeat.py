@@ -8,19 +8,25 @@ import asyncio
 import gc
 import logging
 import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asgi_rig import Rig, status_of
+from asgi_rig import Rig, status_of, subject_of
 from wsgi_rig import Rig as WSGIRig
-from wsgi_rig import environ_of
+from wsgi_rig import Got, environ_of
 
 from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.heartbeat import LONGEST, Heartbeat
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import Cost, Reservation
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw.wsgi import WSGIMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +134,67 @@ def test_p6_a_reservation_of_a_handler_is_kept_too(beats: bool) -> None:
     rig.core.close()
 
     assert left == [429 if beats else 200]
+
+
+STREAMING = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from test_heartbeat import PLAIN
+from wsgi_rig import Got, environ_of, subject_of
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw.wsgi import WSGIMiddleware
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    while True:
+        yield b"x"
+
+core = wire(PLAIN | {"backend": sys.argv[1], "identify": subject_of, "plans": {"one": ["1 concurrent"]}, "lease": 1})
+beat = core.heartbeat.beat
+
+def told():
+    print(beat(), flush=True)
+
+core.heartbeat.beat = told
+stream = WSGIMiddleware(app, core)(environ_of(PATH_INFO="/plain/stream"), Got().start_response)
+next(stream)
+sys.stdin.readline()
+"""
+
+
+def test_p6_a_killed_process_gives_its_place_back_and_a_living_one_does_not(redis_db: str) -> None:
+    """
+    In real time: after three leases the stream of another process still counts; killed, it counts for one lease more.
+    """
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", STREAMING, redis_db, str(here), str(here.parent / "support")]
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b""]
+
+    plans = {"one": ["1 concurrent"]}
+    core = wire(PLAIN | {"backend": redis_db, "identify": subject_of, "plans": plans, "deadline": 5.0, "lease": 1.0})
+
+    def ask() -> int:
+        got = Got()
+        list(WSGIMiddleware(app, core)(environ_of(PATH_INFO="/plain/other"), got.start_response))
+        return got.status
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        beats = [
+            process.stdout.readline().strip() for _ in range(13)
+        ]  # the first comes a quarter of a lease after the start
+        while_it_lives = ask()
+        process.kill()
+    killed = time.monotonic()
+    while (status := ask()) == 429 and time.monotonic() < killed + 30:
+        pass
+    core.close()
+
+    assert beats.count("1") >= 12
+    assert (while_it_lives, status) == (429, 200)
 
 
 # -- the mechanism ----------------------------------------------------------------------------------------------------

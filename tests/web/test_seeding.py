@@ -289,3 +289,21 @@ def test_limits_that_are_not_booked_ask_nobody(colour: str) -> None:
 
     assert admitted(decisions) == 5
     assert rig.books.asked == []
+
+
+def test_a_seeder_that_was_closed_works_again(colour: str) -> None:
+    """
+    Though a thread hung when it was closed: what came to nothing then is not in the way of what comes after.
+    """
+    rig = Rig(colour, patience=0.01)
+    rig.books.open.clear()
+    hanging = rig.admit("k1")
+    rig.seeder.close()
+    rig.books.open.set()
+    rig.seeder._patience = 30.0
+
+    decisions = [rig.admit("k2") for _ in range(5)]
+    rig.close()
+
+    assert hanging.degraded
+    assert [decision.admitted for decision in decisions] == [True] * 4 + [False]
