@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgi_rig import Rig, status_of, subject_of
-from wsgi_rig import Rig as WSGIRig
 from wsgi_rig import Got, environ_of
+from wsgi_rig import Rig as WSGIRig
 
 from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import BackendUnavailableError
