@@ -5,7 +5,7 @@ The middleware for ASGI apps (spec 2.5): one small object a request; nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
-from tokenbudget_mw.values import Facts, RawHeaders
+from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -81,12 +81,42 @@ def facts_of(scope: Scope) -> Facts:
     return Facts(
         method=scope.get("method", "WEBSOCKET"),
         path=scope["path"],
-        headers=RawHeaders(scope["headers"]),
+        headers=ScopeHeaders(scope["headers"]),
         client=client[0] if client else None,
         query=scope.get("query_string", b"").decode("latin-1"),
         server=(server[0], server[1]) if server else None,
         raw=scope,
     )
+
+
+class ScopeHeaders(LazyHeaders):
+    """
+    The headers of an ASGI scope.
+
+    Args:
+        raw: Pairs of name and value, in latin-1.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+
+    def first(self, name: str) -> str | None:
+        """
+        Return the first value of header *name* (lower case), or None.
+        """
+        wanted, length = name.encode("latin-1", "replace"), len(name)
+        for key, value in self._raw:
+            if len(key) == length and key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def read(self) -> Iterable[tuple[str, str]]:
+        """
+        Decode all of them.
+        """
+        return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]
 
 
 async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

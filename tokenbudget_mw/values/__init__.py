@@ -36,7 +36,7 @@ from tokenbudget_mw.values.limits import (
     Unit,
     Window,
 )
-from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, Prompt, RawHeaders, Route, Subject, TokenCount
+from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, LazyHeaders, Prompt, Route, Subject, TokenCount
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
 __all__ = [
@@ -51,13 +51,13 @@ __all__ = [
     "Decision",
     "Facts",
     "Hold",
+    "LazyHeaders",
     "Limit",
     "Mode",
     "OnBackendError",
     "Price",
     "Prompt",
     "Quote",
-    "RawHeaders",
     "Reply",
     "Reservation",
     "Route",

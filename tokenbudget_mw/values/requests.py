@@ -4,7 +4,7 @@ Who asks for what: values of a request before it is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -16,45 +16,44 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values.limits import Limit
 
-__all__ = ["EMPTY_TAGS", "Facts", "Prompt", "RawHeaders", "Route", "Subject", "TokenCount"]
+__all__ = ["EMPTY_TAGS", "Facts", "LazyHeaders", "Prompt", "Route", "Subject", "TokenCount"]
 
 EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
-class RawHeaders(Sequence[tuple[str, str]]):
+class LazyHeaders(Sequence[tuple[str, str]]):
     """
-    Headers as an ASGI server hands them over: read where one is asked for, decoded where all are.
-
-    Args:
-        raw: Pairs of name and value, in latin-1.
+    Headers as a server hands them over: one is read where it is asked for, all are where all are.
     """
 
-    __slots__ = ("_decoded", "_raw")
+    __slots__ = ("_pairs",)
 
-    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
-        self._decoded: tuple[tuple[str, str], ...] | None = None
+    _pairs: tuple[tuple[str, str], ...]
 
     def first(self, name: str) -> str | None:
         """
         Return the first value of header *name* (lower case), or None.
         """
-        wanted, length = name.encode("latin-1", "replace"), len(name)
-        for key, value in self._raw:
-            if len(key) == length and key.lower() == wanted:
-                return value.decode("latin-1")
-        return None
+        raise NotImplementedError
 
-    def _pairs(self) -> tuple[tuple[str, str], ...]:
-        if self._decoded is None:
-            self._decoded = tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in self._raw])
-        return self._decoded
+    def read(self) -> Iterable[tuple[str, str]]:
+        """
+        Return pairs of lower-case name and value, in order, duplicates kept.
+        """
+        raise NotImplementedError
+
+    def _all(self) -> tuple[tuple[str, str], ...]:
+        try:
+            return self._pairs
+        except AttributeError:
+            self._pairs = tuple(self.read())
+            return self._pairs
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._pairs())
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self._all())
 
     @overload
     def __getitem__(self, index: int) -> tuple[str, str]: ...
@@ -63,7 +62,7 @@ class RawHeaders(Sequence[tuple[str, str]]):
     def __getitem__(self, index: slice) -> tuple[tuple[str, str], ...]: ...
 
     def __getitem__(self, index: int | slice) -> tuple[str, str] | tuple[tuple[str, str], ...]:
-        return self._pairs()[index]
+        return self._all()[index]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -103,7 +102,7 @@ class Facts(msgspec.Struct, frozen=True):
         Return the first value of header *name* (lower case), or None.
         """
         headers = self.headers
-        if isinstance(headers, RawHeaders):
+        if isinstance(headers, LazyHeaders):
             return headers.first(name)
         for key, value in headers:
             if key == name:
