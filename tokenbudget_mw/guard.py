@@ -66,16 +66,16 @@ class Guard:
             return UNLIMITED
         try:
             reply = self.backend.reserve(plan.ask, now)
-            if reply.unseeded:
-                return self._start(request, plan, reply, now)
+            if not (reply.admitted or reply.states):
+                return self._without_answer(request, plan, reply, now)
         except BackendUnavailableError:
             return without_backend(plan)
-        if reply.barred and reply.barred != CROWDED:
-            self.barred(request.subject.key or "")
         return decide(plan, reply, now=now)
 
-    def _start(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
-        if self.starter.start(request, plan, reply.unseeded):
+    def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
+        if reply.barred and reply.barred != CROWDED:
+            self.barred(request.subject.key or "")
+        if reply.unseeded and self.starter.start(request, plan, reply.unseeded):
             reply = self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)
@@ -121,16 +121,16 @@ class AsyncGuard:
             return UNLIMITED
         try:
             reply = await self.backend.reserve(plan.ask, now)
-            if reply.unseeded:
-                return await self._start(request, plan, reply, now)
+            if not (reply.admitted or reply.states):
+                return await self._without_answer(request, plan, reply, now)
         except BackendUnavailableError:
             return without_backend(plan)
-        if reply.barred and reply.barred != CROWDED:
-            self.barred(request.subject.key or "")
         return decide(plan, reply, now=now)
 
-    async def _start(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
-        if await self.starter.astart(request, plan, reply.unseeded):
+    async def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
+        if reply.barred and reply.barred != CROWDED:
+            self.barred(request.subject.key or "")
+        if reply.unseeded and await self.starter.astart(request, plan, reply.unseeded):
             reply = await self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)

@@ -69,11 +69,10 @@ def used(engine: Engine, questions: Sequence[Question], model_name: Callable[[st
 
 
 def _answer(connection: Connection, question: Question, model_name: Callable[[str], str]) -> tuple[int, ...]:
-    found = _few(connection, question)
-    if found is None:
-        found = chain.from_iterable(map(connection.execute, statements(connection, question)))
+    few = _few(connection, question)
+    added = chain.from_iterable(map(connection.execute, statements(connection, question)))
     sums = [0] * len(question.spans)
-    for at, model, *halves in found:
+    for at, model, *halves in added if few is None else few:
         if question.model is None or (model and model_name(model) == question.model):
             sums[int(at)] += _amount(question, joined_pairs(halves))
     return tuple(nano_from_pico_ceil(total) if question.unit == "money" else total for total in sums)

@@ -151,11 +151,9 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     Turn the backend's *reply* to *plan* into a decision.
     """
     ask = plan.ask
-    if reply.barred:
-        return _barred(reply)
-    if reply.unseeded:
-        return without_backend(plan)
     checks, states = ask.checks, reply.states
+    if not states and not reply.admitted:
+        return _barred(reply) if reply.barred else without_backend(plan)
     tallies = tuple([
         Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
         for limit, check, state in zip(plan.limits, checks, states, strict=True)
