@@ -211,6 +211,7 @@ class Call:
         self.decision = decision
         if decision.reservation is not None:
             self.held = (*self.held, decision.reservation)
+            self.core.heartbeat.hold(decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -342,6 +343,8 @@ class Call:
         with _ending:
             self.is_ended = True
             reported = self._charges
+        for reservation in self.held:
+            self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long

@@ -12,6 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.health import Health
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.values import Usage
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.guard import AsyncGuard, Guard
+    from tokenbudget_mw.heartbeat import Heartbeat
     from tokenbudget_mw.identify import Identifier
     from tokenbudget_mw.operators import Explanation
     from tokenbudget_mw.rules.routes import RouteTable
@@ -115,6 +118,8 @@ class Core:
 
         flusher: Writes them.
 
+        heartbeat: Keeps open reservations alive.
+
         clock: Gives the moment, in epoch seconds.
 
         timer: Measures durations, in seconds.
@@ -132,6 +137,7 @@ class Core:
     async_guard: AsyncGuard
     spool: Spool
     flusher: Flusher
+    heartbeat: Heartbeat
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
@@ -177,7 +183,7 @@ class Core:
         """
         Return what looks at the limits that hold now, and corrects them. `change_limits` makes it out of date.
         """
-        return Operators(self.guard.admission, self.guard.backend, self.clock)
+        return Operators(self.guard.admission, self.guard.backend, self.clock, self.guard.starter)
 
     def record(self, record: UsageRecord) -> None:
         """
@@ -204,6 +210,13 @@ class Core:
             work()
         else:
             self.aside(work)
+
+    def health(self) -> Health:
+        """
+        Say how this process does. Asks neither backend nor database.
+        """
+        guard = self.guard
+        return Health(away_since(guard.backend), guard.starter.is_away, len(self.heartbeat), self.flusher.stats())
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

@@ -87,8 +87,12 @@ class Reserved:
         self.decision = decision
         if not decision.admitted:
             raise BudgetExceeded(decision)
+        if decision.reservation is not None:
+            self._call.core.heartbeat.hold(decision.reservation)
 
     def _end(self, *, failed: bool) -> Cost:
+        if self.decision is not None and self.decision.reservation is not None:
+            self._call.core.heartbeat.drop(self.decision.reservation)
         if not self._charges and not failed:
             self._charges.append(self._charge_of(self._reserved_usage()))
         for charge in self._charges:
@@ -117,7 +121,7 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
     """
     core = call.core
     name = None if model is None else core.model_name(model)
-    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS)
+    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)

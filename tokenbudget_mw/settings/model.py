@@ -135,6 +135,12 @@ class Settings:
     key_cache_ttl: float = _setting(
         "How long a key's status is remembered, in seconds.", 10.0, reading.seconds(0, _HOUR)
     )
+    seed_from_books: bool = _setting(
+        "Whether counters of money and of calendar periods that the backend does not know (a new one, a restart, a lost "
+        "Redis) start at what the database says was used.",
+        True,
+        reading.boolean,
+    )
     tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
     ceiling: Price = _setting(
         "What a model without a price is charged under `unknown_price: ceiling`.", DEFAULT_CEILING
