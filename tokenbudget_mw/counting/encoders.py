@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CountCancelledError", "Encoder", "Encoders", "default_encoders"]
 
 SLICE_CHARS = 65_536
-"""Most characters given to tiktoken at once: its regular expressions fail on runs of a million spaces."""
+"""Most characters given to a tokenizer at once, so that no list of a million tokens is made."""
 
 STEP_CHARS = 16_384
 """The same for a count that others do not wait for: between steps it can be stopped, and other threads get their turn."""
@@ -83,6 +83,15 @@ class Encoder:
         if len(text) <= SLICE_CHARS:
             return self._count(text)
         return sum(map(self._count, slices(text, SLICE_CHARS)))
+
+    def count_new(self, texts: list[str]) -> int:
+        """
+        Return the tokens of *texts* together, and remember those of each.
+        """
+        # one after the other: what a tokenizer reads pushes everything else out of the processor's caches
+        found = [self._count(text) if len(text) <= SLICE_CHARS else self.count(text) for text in texts]
+        self.memory.put(texts, found)
+        return sum(found)
 
 
 def slices(text: str, size: int) -> Iterator[str]:

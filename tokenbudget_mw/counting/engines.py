@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tokenbudget_mw.counting import spacing
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,13 +48,27 @@ def load(engine: Engine, name: str, ranks: Ranks) -> Callable[[str], int]:
 def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
     import tiktoken  # 20 ms that only a process that counts should pay
 
-    # No special tokens: what a client writes is text, whatever it looks like.
+    # No special token but our own mark: what a client writes is text, whatever it looks like.
     encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}", pat_str=ranks.pattern, mergeable_ranks=ranks.tokens, special_tokens={}
+        f"tokenbudget_{name}",
+        pat_str=spacing.simplified(ranks.pattern),
+        mergeable_ranks=ranks.tokens,
+        special_tokens={spacing.MARK: len(ranks.tokens)},
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
-    encode = encoding.encode_ordinary
-    return lambda text: len(encode(text))
+    encode, encode_marked, marks = encoding.encode_ordinary, encoding.encode, {spacing.MARK}
+
+    is_plain = spacing.is_plain
+
+    def count(text: str) -> int:
+        if is_plain(text):
+            return len(encode(text))
+        if spacing.MARK in text:  # nobody writes what is no character but to find out what happens
+            return sum(len(encode(part)) for part in spacing.parts(text))
+        marked, number = spacing.marked(text)
+        return len(encode_marked(marked, allowed_special=marks, disallowed_special=())) - number
+
+    return count
 
 
 def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:

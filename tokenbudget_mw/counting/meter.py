@@ -5,13 +5,15 @@ The meter of one prompt: takes its parts one by one, in bounded time, and tells 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.counting.sampling import USUAL, sample, utf8_size
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenbudget_mw.counting.encoders import Encoder
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.models import ModelFamily
@@ -47,10 +49,16 @@ class Depth:
         exact: Most characters that are, all of them; texts that were counted lately are free.
 
         sample: How the rest of a longer prompt is sampled.
+
+        most: Characters of the longest text that may be tokenised whole.
     """
 
     exact: int = EXACT_CHARS
     sample: Sampling = USUAL
+    most: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "most", max(self.exact, self.sample.all_chars))
 
 
 USUAL_DEPTH = Depth()
@@ -115,20 +123,20 @@ class Meter:
         self._ratio = ratio
         self._left = depth.exact
         self._sampling = depth.sample
-        self._most = max(depth.exact, depth.sample.all_chars)
+        self._most = depth.most
         self._long: list[str] = []
         self._steps = MAX_STEPS
         self._extra = 0
         self._guessed = False
 
-    def step(self) -> None:
+    def step(self, parts: int = 1) -> None:
         """
-        Account for one more part.
+        Account for one more part, or several.
 
         Raises:
             TooManyPartsError: That was one too many.
         """
-        self._steps -= 1
+        self._steps -= parts
         if self._steps < 0:
             raise TooManyPartsError
 
@@ -136,23 +144,48 @@ class Meter:
         """
         Add a text that the model reads.
         """
+        self.texts((text,))
+
+    def texts(self, texts: Iterable[str]) -> None:
+        """
+        Add several texts; cheaper than one by one.
+        """
         encoder = self._encoder
         if encoder is None:
-            self.weighed += utf8_size(text)
+            self.weighed += sum(map(utf8_size, texts))
             return
-        # a long text is not even looked up: its hash alone would cost as much as a part of its sample
-        size = len(text)
-        found = encoder.memory.get(text) if size <= self._most else None
-        if found is None:
-            if size > self._left:
-                self._long.append(text)
-                return
-            self._left -= size
-            found = encoder.count(text)
-            encoder.memory.put(text, found)
-        self.tokens += found
         if self._ratio is not None:
-            self.counted += utf8_size(text)
+            self._add(texts, encoder)
+            return
+        known, most, tokens, unknown = encoder.memory.young, self._most, 0, []
+        for text in texts:
+            # a long text is not even looked up: its hash alone would cost as much as a part of its sample
+            found = known.get(hash(text)) if len(text) <= most else None
+            if found is None:
+                unknown.append(text)
+            else:
+                tokens += found
+        self.tokens += tokens
+        if unknown:
+            self._add(unknown, encoder)
+
+    def _add(self, texts: Iterable[str], encoder: Encoder) -> None:
+        memory, left, ratio, new = encoder.memory, self._left, self._ratio, []
+        for text in texts:
+            size = len(text)
+            if size <= self._most and (found := memory.get(text)) is not None:
+                self.tokens += found
+            elif size <= left:
+                left -= size
+                new.append(text)
+            else:
+                self._long.append(text)
+                continue
+            if ratio is not None:
+                self.counted += utf8_size(text)
+        self._left = left
+        if new:
+            self.tokens += encoder.count_new(new)
 
     def guess(self, tokens: int, upper: int) -> None:
         """
@@ -179,11 +212,11 @@ class Meter:
         """
         Return the prompt's tokens.
         """
-        rest = self._count_rest()
+        rest = self._count_rest() if self._long else None
         family = self.family
         if family.exact and rest is None and not self._guessed and not self.weighed:
             total = self.tokens + self.frame
-            return TokenCount(total, total, exact=True, method="exact")
+            return TokenCount(total, total, True, "exact")
         if self._encoder is None:
             return self._by_bytes()
         base, upper = float(self.tokens), math.ceil(self.tokens * family.ceiling)
@@ -206,17 +239,14 @@ class Meter:
         """
         Count the texts that were too long, if that costs no more than a sample of them; else return the sample.
         """
-        if not self._long or self._encoder is None:
+        if self._encoder is None:
             return None
         if sum(map(len, self._long)) > self._sampling.all_chars:
             return sample("".join(self._long), self._encoder.count, self._sampling)
-        for text in self._long:
-            found = self._encoder.count(text)
-            self._encoder.memory.put(text, found)
-            self.tokens += found
-            if self._ratio is not None:
-                self.counted += utf8_size(text)
-        self._long.clear()
+        self.tokens += self._encoder.count_new(self._long)
+        if self._ratio is not None:
+            self.counted += sum(map(utf8_size, self._long))
+        self._long = []
         return None
 
     def _by_bytes(self) -> TokenCount:

@@ -127,6 +127,9 @@ class Tokenizers:
         return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
 
     def _encoder(self, family: ModelFamily) -> Encoder:
-        is_own = family.family == "own"
-        encoder = self._own[family.encoding] if is_own else (self._encoders or default_encoders()).get(family.encoding)
+        if family.family == "own":
+            encoder = self._own[family.encoding]
+        else:
+            self._encoders = self._encoders or default_encoders()
+            encoder = self._encoders.get(family.encoding)
         return encoder if self.is_cancelled is None else encoder.cancellable(self.is_cancelled)

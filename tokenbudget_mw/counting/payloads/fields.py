@@ -23,7 +23,6 @@ __all__ = [
     "Target",
     "batch_fields",
     "check_model",
-    "choices",
     "max_output",
     "model_name",
     "parse",
@@ -145,9 +144,9 @@ def check_model(model: str) -> None:
         )
 
 
-def max_output(request: Request, prompts: int = 1) -> int | None:
+def max_output(request: Request, answers: int = 1) -> int | None:
     """
-    Return the most output tokens that *request* allows for its *prompts* prompts; None where it does not say.
+    Return the most output tokens that *request* allows for its *answers* answers; None where it does not say.
 
     Raises:
         PayloadError: That is more than `MAX_OUTPUT`.
@@ -155,19 +154,12 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     named = [size for size in request.sizes() if size is not None]
     if not named:
         return None
-    total = max(named) * choices(request, prompts)
+    total = max(named) * answers
     if total > MAX_OUTPUT:
         raise PayloadError(
             f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"
         )
     return total
-
-
-def choices(request: Request, prompts: int = 1) -> int:
-    """
-    Return how many answers *request* asks for, to its *prompts* prompts together.
-    """
-    return request.answers() * prompts
 
 
 def batch_fields(request: Request) -> Mapping[str, str]:
