@@ -15,7 +15,7 @@ from tokenbudget_mw.counting.memory import ENTRY_BYTES, CountMemory
 
 def held(memory: CountMemory) -> int:
     """Bytes of all that the memory holds."""
-    halves = (memory.young, memory._old)
+    halves = (memory._young, memory._old)
     return sum(map(sys.getsizeof, halves)) + sum(
         sys.getsizeof(item) for half in halves for pair in half.items() for item in pair
     )
@@ -84,5 +84,5 @@ def test_no_text_is_kept():
     memory.put(["canary " * 3, "canary " * 5_000], [7, 8])
 
     assert memory.get("canary " * 5_000) == 8
-    assert {type(item) for pair in memory.young.items() for item in pair} == {int}
-    assert not any(isinstance(item, str) for item in gc.get_referents(memory.young))
+    assert {type(item) for pair in memory._young.items() for item in pair} == {int}
+    assert not any(isinstance(item, str) for item in gc.get_referents(memory._young))

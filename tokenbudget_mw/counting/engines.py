@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokenbudget_mw.counting import spacing
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.ranks import Ranks
 
-__all__ = ["ENGINES", "Engine", "check", "load"]
+__all__ = ["ENGINES", "Engine", "check", "grouped", "load"]
 
 Engine = Literal["tiktoken", "fastokens"]
+
+LOOKS_AHEAD = r"|\s+(?!\S)"
+_POSSESSIVE = re.compile(r"([?*+]|\{\d+,\d+\})\+")
 
 
 def check(engine: str) -> None:
@@ -45,30 +48,35 @@ def load(engine: Engine, name: str, ranks: Ranks) -> Callable[[str], int]:
     return ENGINES[engine](name, ranks)
 
 
+def grouped(pattern: str) -> str:
+    r"""
+    Return *pattern*, which cuts a text into pieces, in a form that takes a fifth less time for the same pieces.
+
+    Both encodings look ahead in one alternative near the end, and whatever looks ahead goes through a backtracking matcher.
+    That hands a group without such a thing to an automaton, but tries alternatives outside of a group one by one. Possessive
+    quantifiers keep it from doing so, and become greedy ones: in these patterns nothing could use what they give back.
+
+    Without looking ahead at all an automaton would run alone, and faster, but backwards too, to find where a piece begins;
+    then texts in many languages need more of its states than it may keep, and each change of language costs milliseconds.
+
+    >>> grouped(r"\p{L}++|\p{N}{1,3}+|\s*[\r\n]|\s+(?!\S)|\s")
+    '(?:\\p{L}+|\\p{N}{1,3}|\\s*[\\r\\n])|\\s+(?!\\S)|\\s'
+    """
+    easy, found, rest = pattern.partition(LOOKS_AHEAD)
+    greedy = _POSSESSIVE.sub(r"\1", easy)
+    return f"(?:{greedy}){found}{rest}" if found else pattern
+
+
 def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
     import tiktoken  # 20 ms that only a process that counts should pay
 
-    # No special token but our own mark: what a client writes is text, whatever it looks like.
+    # No special tokens: what a client writes is text, whatever it looks like.
     encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}",
-        pat_str=spacing.simplified(ranks.pattern),
-        mergeable_ranks=ranks.tokens,
-        special_tokens={spacing.MARK: len(ranks.tokens)},
+        f"tokenbudget_{name}", pat_str=grouped(ranks.pattern), mergeable_ranks=ranks.tokens, special_tokens={}
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
-    encode, encode_marked, marks = encoding.encode_ordinary, encoding.encode, {spacing.MARK}
-
-    is_plain = spacing.is_plain
-
-    def count(text: str) -> int:
-        if is_plain(text):
-            return len(encode(text))
-        if spacing.MARK in text:  # nobody writes what is no character but to find out what happens
-            return sum(len(encode(part)) for part in spacing.parts(text))
-        marked, number = spacing.marked(text)
-        return len(encode_marked(marked, allowed_special=marks, disallowed_special=())) - number
-
-    return count
+    encode = encoding.encode_ordinary
+    return lambda text: len(encode(text))
 
 
 def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["ENTRY_BYTES", "CountMemory"]
 
@@ -32,38 +32,50 @@ class CountMemory:
 
     Args:
         limit: Most bytes it may hold.
-
-    Attributes:
-        young: Hash of a text -> tokens, of those that were put or asked for last; to be looked up in, not to be changed.
     """
 
-    __slots__ = ("_most", "_old", "young")
+    __slots__ = ("_most", "_old", "_young")
 
     def __init__(self, limit: int = 2 * 2**20) -> None:
         self._most = limit // ENTRY_BYTES // 2
         self._old: dict[int, int] = {}
-        self.young: dict[int, int] = {}
+        self._young: dict[int, int] = {}
 
     def get(self, text: str) -> int | None:
         """
         Return the tokens of *text*, None if they are not known.
         """
-        key = hash(text)
-        found = self.young.get(key)
-        if found is None and (found := self._old.get(key)) is not None:
-            self._keep((key,), (found,))
-        return found
+        tokens, unknown = self.sum([text])
+        return None if unknown else tokens
+
+    def sum(self, texts: Sequence[str]) -> tuple[int, list[str]]:
+        """
+        Return the tokens of those of *texts* that are known, together, and those that are not known.
+        """
+        young, old, tokens, unknown = self._young, self._old, 0, []
+        for text in texts:
+            key = hash(text)
+            found = young.get(key)
+            if found is None:
+                found = old.get(key)
+                if found is None:
+                    unknown.append(text)
+                    continue
+                young[key] = found
+            tokens += found
+        self._age()
+        return tokens, unknown
 
     def put(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
         """
         Remember how many *tokens* each of *texts* has.
         """
-        self._keep(map(hash, texts), tokens)
+        self._young.update(zip(map(hash, texts), tokens, strict=True))
+        self._age()
 
-    def _keep(self, keys: Iterable[int], tokens: Iterable[int]) -> None:
-        self.young.update(zip(keys, tokens, strict=True))
-        if len(self.young) > self._most:
-            self._old, self.young = self.young, {}
+    def _age(self) -> None:
+        if len(self._young) > self._most:
+            self._old, self._young = self._young, {}
 
     def __len__(self) -> int:
-        return len(self.young) + len(self._old)
+        return len(self._young) + len(self._old)

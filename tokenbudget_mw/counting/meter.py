@@ -12,7 +12,7 @@ from tokenbudget_mw.counting.sampling import USUAL, sample, utf8_size
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from tokenbudget_mw.counting.encoders import Encoder
     from tokenbudget_mw.counting.learning import RatioEstimator
@@ -146,46 +146,34 @@ class Meter:
         """
         self.texts((text,))
 
-    def texts(self, texts: Iterable[str]) -> None:
+    def texts(self, texts: Sequence[str]) -> None:
         """
         Add several texts; cheaper than one by one.
         """
-        encoder = self._encoder
+        encoder, most = self._encoder, self._most
         if encoder is None:
             self.weighed += sum(map(utf8_size, texts))
             return
-        if self._ratio is not None:
-            self._add(texts, encoder)
-            return
-        known, most, tokens, unknown = encoder.memory.young, self._most, 0, []
-        for text in texts:
+        if max(map(len, texts), default=0) > most:
             # a long text is not even looked up: its hash alone would cost as much as a part of its sample
-            found = known.get(hash(text)) if len(text) <= most else None
-            if found is None:
-                unknown.append(text)
-            else:
-                tokens += found
-        self.tokens += tokens
+            self._long += [text for text in texts if len(text) > most]
+            texts = [text for text in texts if len(text) <= most]
+        known, unknown = encoder.memory.sum(texts)
+        self.tokens += known
+        if self._ratio is not None:
+            self.counted += sum(map(utf8_size, texts))
         if unknown:
-            self._add(unknown, encoder)
+            self._add_unknown(unknown, encoder)
 
-    def _add(self, texts: Iterable[str], encoder: Encoder) -> None:
-        memory, left, ratio, new = encoder.memory, self._left, self._ratio, []
-        for text in texts:
-            size = len(text)
-            if size <= self._most and (found := memory.get(text)) is not None:
-                self.tokens += found
-            elif size <= left:
-                left -= size
-                new.append(text)
-            else:
-                self._long.append(text)
-                continue
-            if ratio is not None:
-                self.counted += utf8_size(text)
-        self._left = left
-        if new:
-            self.tokens += encoder.count_new(new)
+    def _add_unknown(self, texts: list[str], encoder: Encoder) -> None:
+        while (size := sum(map(len, texts))) > self._left:
+            text = texts.pop()
+            self._long.append(text)
+            if self._ratio is not None:
+                self.counted -= utf8_size(text)
+        self._left -= size
+        if texts:
+            self.tokens += encoder.count_new(texts)
 
     def guess(self, tokens: int, upper: int) -> None:
         """

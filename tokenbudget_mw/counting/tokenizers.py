@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizers"]
 
+MOST_KNOWN = 1_024
+"""Most names of models that are looked up once only; clients choose names."""
+
 WHOLE = Depth(exact=sys.maxsize)
 
 
@@ -59,6 +62,7 @@ class Tokenizers:
         self._encoders = encoders
         self.depth = depth
         self._factors = Factors()
+        self._known: dict[str | None, tuple[ModelFamily, Encoder]] = {}
         self.is_cancelled: Callable[[], bool] | None = None
 
     def resolve(self, model: str | None) -> ModelFamily:
@@ -89,8 +93,15 @@ class Tokenizers:
 
             ratio: What the route has learned; see `Meter`.
         """
+        if is_counted and (known := self._known.get(model)) is not None:
+            family, encoder = known
+            return Meter(family, encoder, ratio=ratio, depth=self.depth)
         family = self.resolve(model)
-        encoder = self._encoder(family) if is_counted else None
+        if not is_counted:
+            return Meter(family, None, ratio=ratio, depth=self.depth)
+        encoder = self._encoder(family)
+        if family.exact and self.is_cancelled is None and len(self._known) < MOST_KNOWN:
+            self._known[model] = family, encoder  # nothing that is learned will change it
         return Meter(family, encoder, ratio=ratio, depth=self.depth)
 
     def exactly(self, is_cancelled: Callable[[], bool] = lambda: False) -> Self:
@@ -103,6 +114,7 @@ class Tokenizers:
         other = copy.copy(self)
         other.depth = WHOLE
         other.is_cancelled = is_cancelled
+        other._known = {}
         return other
 
     def count(self, text: str, model: str | None) -> TokenCount:

@@ -159,13 +159,13 @@ def read(
         prompts = kind.prompts(request)
     answers = request.answers() * prompts
     return Prompt(
-        model=request.model or None,
-        input=tokens if target.has_input else NOTHING,
-        max_output=fields.max_output(request, answers) if has_output else 0,
-        stream=target.stream or request.is_stream,
-        service_tier=fields.short_text(request.service_tier),
-        batch=fields.batch_fields(request),
-        choices=answers if has_output else 1,
+        request.model or None,
+        tokens if target.has_input else NOTHING,
+        fields.max_output(request, answers) if has_output else 0,
+        target.stream or request.is_stream,
+        fields.short_text(request.service_tier),
+        fields.batch_fields(request),
+        answers if has_output else 1,
     )
 
 
