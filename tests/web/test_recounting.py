@@ -15,8 +15,11 @@ import wsgi_rig
 from asgi_rig import CHAT, DISCONNECT, status_of
 
 from tokenbudget_mw import metering, recounting
+from tokenbudget_mw.call import current
 from tokenbudget_mw.counting import sampling
+from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.testing.talk import eventually
+from tokenbudget_mw.values import Route
 
 HALVES = " ".join(f"{number * 104_729:x}" if number // 60 % 3 == 0 else "word" for number in range(9_000))
 """Dense and thin by turns, so that a sample of it leaves much in doubt."""
@@ -432,3 +435,80 @@ def test_wsgi_patience_ends():
 
     assert side.send(chat("word " * 20_000, model="mine"))[0] == 429
     assert gate.calls == 1
+
+
+class TestReservations:
+    """A handler's reservation of a long prompt is counted again as a request's is."""
+
+    def reserving(self, prompt: Any, left: int, **settings: Any) -> tuple[Any, list[str], int]:
+        """Reserve *prompt* in a handler, with *left* tokens left, under WSGI; return what was held, or the status."""
+        held: list[Any] = []
+
+        def app(environ, start_response):
+            with current().reserve(model="gpt-4o", prompt=prompt, max_output=OUTPUT) as reserved:
+                held.append(reserved.decision.reservation.cost)
+                reserved.charge({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+            return wsgi_app(environ, start_response)
+
+        side = with_left(WSGI, left, **settings)
+        side.rig.middleware.app = app
+        threads = recounts(side)
+        return held, threads, side.rig.run(b"", PATH_INFO="/plain/x").status
+
+    @pytest.mark.parametrize("as_messages", [False, True])
+    def test_a_doubtful_reservation_is_counted_exactly(self, as_messages: bool):
+        """A long text, or messages, that only the sample's bound keeps out, are counted and held as they are."""
+        prompt: Any = [{"role": "user", "content": HALVES}] if as_messages else HALVES
+        truth, low = self.low_sample(prompt)
+
+        held, threads, status = self.reserving(prompt, truth + OUTPUT + 1, routes=[*SAMPLED, {"path": "/plain/*"}])
+
+        assert low < truth
+        assert status == 200
+        assert held[0].input_tokens == truth
+        assert threads == [threading.current_thread().name]
+
+    def test_a_number_of_tokens_is_taken_at_its_word(self):
+        """A reservation of so many tokens that they do not fit is refused, and nothing is counted."""
+        held, threads, status = self.reserving(1_000, 500, routes=[*SAMPLED, {"path": "/plain/*"}])
+
+        assert (held, threads, status) == ([], [], 429)
+
+    def test_async_reservations_are_counted_in_the_thread(self):
+        """Under ASGI the count of a reservation keeps off the loop."""
+        truth, _ = self.low_sample(HALVES)
+        held: list[Any] = []
+
+        async def app(scope, receive, send):
+            async with current().reserve(model="gpt-4o", prompt=HALVES, max_output=OUTPUT) as reserved:
+                held.append(reserved.decision.reservation.cost)
+                reserved.charge({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+            await asgi_app(scope, receive, send)
+
+        side = with_left(ASGI, truth + OUTPUT + 1, routes=[*SAMPLED, {"path": "/plain/*"}])
+        side.rig.middleware.app = app
+        threads = recounts(side)
+
+        sent = side.rig.run(asgi_rig.request(b""), path="/plain/x")
+
+        assert status_of(sent) == 200
+        assert held[0].input_tokens == truth
+        assert threads == ["tokenbudget-deciding"]
+
+    def low_sample(self, prompt: Any) -> tuple[int, int]:
+        """Truth and estimate of a reservation's prompt as the very next sample finds it."""
+        meter = WSGI().rig.core.meter
+        data = json.dumps({"model": "gpt-4o", "messages": prompt} if isinstance(prompt, list) else {}).encode()
+        route = Route("*", format="openai.chat")
+        exact = (
+            meter.recount(route, data).estimate
+            if isinstance(prompt, list)
+            else Tokenizers().exactly().count(prompt, "gpt-4o").estimate
+        )
+        for seed in range(100):
+            sampling._secret.seed(seed)
+            found = meter.read_prompt(route, data).input if isinstance(prompt, list) else meter.count(prompt, "gpt-4o")
+            if found.estimate < exact < found.upper - 10:
+                sampling._secret.seed(seed)
+                return exact, found.estimate
+        raise AssertionError("every sample of this text errs upwards")

@@ -93,15 +93,11 @@ class Tokenizers:
 
             ratio: What the route has learned; see `Meter`.
         """
-        if is_counted and (known := self._known.get(model)) is not None:
-            family, encoder = known
-            return Meter(family, encoder, ratio=ratio, depth=self.depth)
-        family = self.resolve(model)
         if not is_counted:
-            return Meter(family, None, ratio=ratio, depth=self.depth)
-        encoder = self._encoder(family)
-        if family.exact and self.is_cancelled is None and len(self._known) < MOST_KNOWN:
-            self._known[model] = family, encoder  # nothing that is learned will change it
+            return Meter(self.resolve(model), None, ratio=ratio, depth=self.depth)
+        family, encoder = self._known.get(model) or self._look_up(model)
+        if self.is_cancelled is not None:
+            encoder = encoder.cancellable(self.is_cancelled)
         return Meter(family, encoder, ratio=ratio, depth=self.depth)
 
     def exactly(self, is_cancelled: Callable[[], bool] = lambda: False) -> Self:
@@ -114,7 +110,6 @@ class Tokenizers:
         other = copy.copy(self)
         other.depth = WHOLE
         other.is_cancelled = is_cancelled
-        other._known = {}
         return other
 
     def count(self, text: str, model: str | None) -> TokenCount:
@@ -138,10 +133,13 @@ class Tokenizers:
         plain = normalise(model)
         return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
 
-    def _encoder(self, family: ModelFamily) -> Encoder:
+    def _look_up(self, model: str | None) -> tuple[ModelFamily, Encoder]:
+        family = self.resolve(model)
         if family.family == "own":
-            encoder = self._own[family.encoding]
+            found = family, self._own[family.encoding]
         else:
             self._encoders = self._encoders or default_encoders()
-            encoder = self._encoders.get(family.encoding)
-        return encoder if self.is_cancelled is None else encoder.cancellable(self.is_cancelled)
+            found = family, self._encoders.get(family.encoding)
+        if family.exact and len(self._known) < MOST_KNOWN:
+            self._known[model] = found  # nothing that is learned will change it
+        return found
