@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -44,14 +44,14 @@ class Asking(Protocol):
 
         started_at: When it began, in epoch seconds.
 
-        prompt: What it asks of a model; takes the exact count.
+        prompt: What it asks of a model, a `Prompt`, or None where there was nothing to read; takes the exact count.
     """
 
     core: Core
     facts: Facts
     route: Route
     started_at: float
-    prompt: Prompt | None
+    prompt: Any
 
     @property
     def payer(self) -> Subject:
@@ -131,8 +131,9 @@ async def _first(counting: asyncio.Future[TokenCount], leaving: asyncio.Future[o
     Return what *counting* finds; None where the client goes first, or patience ends.
     """
     leaving.add_done_callback(_ignore)
+    either: set[asyncio.Future[Any]] = {counting, leaving}
     try:
-        await asyncio.wait({counting, leaving}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         return counting.result() if counting.done() else None
     finally:
         counting.cancel()
@@ -150,7 +151,7 @@ def _ignore(leaving: asyncio.Future[object]) -> None:
 
 
 def _hinges(asking: Asking, decision: Decision) -> bool:
-    prompt = asking.prompt
+    prompt: Prompt | None = asking.prompt
     if decision.admitted or prompt is None or not is_doubtful(prompt.input):
         return False
     core = asking.core
@@ -163,7 +164,7 @@ def _is_better(asking: Asking, exact: TokenCount) -> bool:
     """
     Take the *exact* count for the call's; False where it says no more than the bound did.
     """
-    prompt = asking.prompt
+    prompt: Prompt | None = asking.prompt
     if prompt is None or exact.upper >= prompt.input.upper:
         return False
     asking.prompt = replace(prompt, input=exact)
