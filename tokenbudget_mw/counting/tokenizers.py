@@ -96,7 +96,7 @@ class Tokenizers:
         if not is_counted:
             return Meter(self.resolve(model), None, ratio=ratio, depth=self.depth)
         family, encoder = self._known.get(model) or self._look_up(model)
-        if self.is_cancelled is not None:
+        if encoder is not None and self.is_cancelled is not None:
             encoder = encoder.cancellable(self.is_cancelled)
         return Meter(family, encoder, ratio=ratio, depth=self.depth)
 
@@ -133,13 +133,17 @@ class Tokenizers:
         plain = normalise(model)
         return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
 
-    def _look_up(self, model: str | None) -> tuple[ModelFamily, Encoder]:
+    def _look_up(self, model: str | None) -> tuple[ModelFamily, Encoder | None]:
+        """
+        Return how to count for *model*, and the encoder; None while that is being loaded, for whoever cannot wait.
+        """
         family = self.resolve(model)
         if family.family == "own":
-            found = family, self._own[family.encoding]
+            encoder: Encoder | None = self._own[family.encoding]
         else:
             self._encoders = self._encoders or default_encoders()
-            found = family, self._encoders.get(family.encoding)
-        if family.exact and len(self._known) < MOST_KNOWN:
-            self._known[model] = found  # nothing that is learned will change it
-        return found
+            find = self._encoders.ready if self.is_cancelled is None else self._encoders.get
+            encoder = find(family.encoding)
+        if encoder is not None and family.exact and len(self._known) < MOST_KNOWN:
+            self._known[model] = family, encoder  # nothing that is learned will change it
+        return family, encoder
