@@ -30,6 +30,9 @@ MAX_STEPS = 4_096
 BYTES_A_TOKEN = {"bytes": 3.0, "none": 4.0}
 
 
+REMEMBERED = 4
+"""Of a prompt that is sampled this part of the exact threshold is tokenised beside the sample, text by text."""
+
 LEAST_SHARE = 20
 """How many times the tokens in doubt the text must have for a factor to learn from it."""
 
@@ -48,9 +51,9 @@ class Depth:
     Attributes:
         exact: Most characters that are, all of them; texts that were counted lately are free.
 
-        sample: How the rest of a longer prompt is sampled.
+        sample: How a longer prompt is sampled.
 
-        most: Characters of the longest text that may be tokenised whole.
+        most: *exact*, or what the sample has, if that is more.
     """
 
     exact: int = EXACT_CHARS
@@ -68,7 +71,8 @@ class Meter:
     """
     Adds up one prompt.
 
-    Text is tokenised until *depth* is spent; what comes after is sampled in the end, all of it together.
+    Texts that are known cost nothing. The others are tokenised in the end, all of them; or some of them, to be known the next
+    time, and a sample of the rest. So what a prompt costs is bounded, and a long conversation becomes exact by and by.
 
     Args:
         family: How to count for the request's model.
@@ -93,11 +97,11 @@ class Meter:
         "_encoder",
         "_extra",
         "_guessed",
-        "_left",
-        "_long",
         "_most",
+        "_new",
         "_ratio",
         "_sampling",
+        "_share",
         "_steps",
         "counted",
         "family",
@@ -121,10 +125,10 @@ class Meter:
         self.weighed = 0
         self._encoder = encoder
         self._ratio = ratio
-        self._left = depth.exact
         self._sampling = depth.sample
         self._most = depth.most
-        self._long: list[str] = []
+        self._share = depth.exact // REMEMBERED
+        self._new: list[str] = []
         self._steps = MAX_STEPS
         self._extra = 0
         self._guessed = False
@@ -156,24 +160,13 @@ class Meter:
             return
         if max(map(len, texts), default=0) > most:
             # a long text is not even looked up: its hash alone would cost as much as a part of its sample
-            self._long += [text for text in texts if len(text) > most]
+            self._new += [text for text in texts if len(text) > most]
             texts = [text for text in texts if len(text) <= most]
         known, unknown = encoder.memory.sum(texts)
         self.tokens += known
+        self._new += unknown
         if self._ratio is not None:
-            self.counted += sum(map(utf8_size, texts))
-        if unknown:
-            self._add_unknown(unknown, encoder)
-
-    def _add_unknown(self, texts: list[str], encoder: Encoder) -> None:
-        while (size := sum(map(len, texts))) > self._left:
-            text = texts.pop()
-            self._long.append(text)
-            if self._ratio is not None:
-                self.counted -= utf8_size(text)
-        self._left -= size
-        if texts:
-            self.tokens += encoder.count_new(texts)
+            self.counted += sum(map(utf8_size, texts)) - sum(map(utf8_size, unknown))
 
     def guess(self, tokens: int, upper: int) -> None:
         """
@@ -189,18 +182,13 @@ class Meter:
         """
         self._guessed = True
 
-    def learn(self) -> None:
-        """
-        Teach the route's ratio what the tokenised texts had.
-        """
-        if self._ratio is not None and self.counted:
-            self._ratio.observe(self.counted, self.tokens)
-
     def result(self) -> TokenCount:
         """
-        Return the prompt's tokens.
+        Return the prompt's tokens, and teach the route's ratio what was tokenised. For once.
         """
-        rest = self._count_rest() if self._long else None
+        rest = self._count_new() if self._new else None
+        if self.counted and self._ratio is not None:
+            self._ratio.observe(self.counted, self.tokens)
         family = self.family
         if family.exact and rest is None and not self._guessed and not self.weighed:
             total = self.tokens + self.frame
@@ -223,19 +211,22 @@ class Meter:
             frame=self.frame if teaches else 0,
         )
 
-    def _count_rest(self) -> Sample | None:
+    def _count_new(self) -> Sample | None:
         """
-        Count the texts that were too long, if that costs no more than a sample of them; else return the sample.
+        Count what is not known; where that is too much count some of it, and return a sample of the rest.
         """
-        if self._encoder is None:
+        new, rest, encoder = self._new, "", self._encoder
+        if encoder is None:
             return None
-        if sum(map(len, self._long)) > self._sampling.all_chars:
-            return sample("".join(self._long), self._encoder.count, self._sampling)
-        self.tokens += self._encoder.count_new(self._long)
-        if self._ratio is not None:
-            self.counted += sum(map(utf8_size, self._long))
-        self._long = []
-        return None
+        if sum(map(len, new)) > self._most:
+            first, others = _first(new, self._share)
+            if sum(map(len, others)) > self._sampling.all_chars:  # else a sample of them would be all of them
+                new, rest = first, "".join(others)
+        if new:
+            self.tokens += encoder.count_new(new)
+            if self._ratio is not None:
+                self.counted += sum(map(utf8_size, new))
+        return sample(rest, encoder.count, self._sampling) if rest else None
 
     def _by_bytes(self) -> TokenCount:
         ratio = self._ratio
@@ -243,3 +234,17 @@ class Meter:
         upper = self.weighed + self.frame
         estimate = math.ceil(self.weighed / bytes_a_token * self.family.factor) + self.frame
         return TokenCount(min(estimate, upper), upper + self._extra, exact=False, method=method)
+
+
+def _first(texts: list[str], most: int) -> tuple[list[str], list[str]]:
+    """
+    Return the first of *texts* that have *most* characters together, and the others.
+    """
+    first, others = [], []
+    for text in texts:
+        if len(text) <= most:
+            most -= len(text)
+            first.append(text)
+        else:
+            others.append(text)
+    return first, others

@@ -152,7 +152,7 @@ class Settings:
         reading.choice("start", "background"),
     )
     exact_chars: int = _setting(
-        "Up to how many characters of a prompt are tokenised, all of them; the rest of a longer one is sampled.",
+        "Up to how many characters of a prompt, those of known texts left out, are tokenised; a longer one is sampled.",
         16_384,
         reading.whole(0, 10**7),
     )

@@ -209,8 +209,6 @@ def _count(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
         return _by_size(len(body), body, meter.family.name)
     except RecursionError as exc:
         raise PayloadError("The body is nested too deeply.") from exc
-    if meter.counted:
-        meter.learn()
     return meter.result()
 
 
