@@ -18,8 +18,10 @@ from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.values import Reply
+    from tokenbudget_mw.values import Reply, Seed
 
 __all__ = ["AsyncGuarded", "Circuit", "Guarded"]
 
@@ -163,6 +165,37 @@ class Guarded:
         """
         self._backend.credit(ask, now)
 
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        self._enter(now)
+        try:
+            is_open = self._backend.renew(reservation, lease, now)
+        except BackendUnavailableError as exc:
+            self._fail(exc, now)
+            raise
+        self._circuit.succeeded()
+        return is_open
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        self._enter(now)
+        try:
+            self._backend.seed(tag, seeds, now)
+        except BackendUnavailableError as exc:
+            self._fail(exc, now)
+            raise
+        self._circuit.succeeded()
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        self._backend.bar(tag, counter, status, seconds, now)
+
     def close(self) -> None:
         """
         Stop probing, and close the backend.
@@ -256,6 +289,37 @@ class AsyncGuarded:
         Take each check's cost off its window, the newest charges first, at most all that counts.
         """
         await self._backend.credit(ask, now)
+
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        self._enter(now)
+        try:
+            is_open = await self._backend.renew(reservation, lease, now)
+        except BackendUnavailableError as exc:
+            self._fail(exc, now)
+            raise
+        self._circuit.succeeded()
+        return is_open
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        self._enter(now)
+        try:
+            await self._backend.seed(tag, seeds, now)
+        except BackendUnavailableError as exc:
+            self._fail(exc, now)
+            raise
+        self._circuit.succeeded()
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        await self._backend.bar(tag, counter, status, seconds, now)
 
     async def aclose(self) -> None:
         """

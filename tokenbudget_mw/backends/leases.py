@@ -8,6 +8,7 @@ import heapq
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply
@@ -102,6 +103,18 @@ class Leases(Generic[Counter]):
         if lease is not None:
             del self._due[lease.expires // SECOND][id]
         return lease
+
+    def renew(self, id: str, expires: int) -> bool:  # noqa: A002
+        """
+        Let the open lease *id* end at *expires*, and not earlier; False where it is not open.
+        """
+        lease = self.open.get(id)
+        if lease is None:
+            return False
+        if expires > lease.expires:
+            self.close(id)
+            self.add(replace(lease, expires=expires))
+        return True
 
     def claim(self, id: str) -> bool:  # noqa: A002
         """

@@ -10,14 +10,17 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
-from tokenbudget_mw.values import CheckState, Reply
+from tokenbudget_mw.values import CROWDED, CheckState, Reply
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.values import Ask, Check, Settlement
+    from collections.abc import Sequence
+
+    from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = ["AsyncMemoryBackend", "MemoryBackend"]
 
@@ -52,6 +55,7 @@ class MemoryBackend:
         self._max_counters = max_counters
         self._leases: Leases[Counter] = Leases()
         self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._bars: dict[tuple[str, str], tuple[str, int]] = {}
         self._newest = 0
 
     def reserve(self, ask: Ask, now: float) -> Reply:
@@ -63,13 +67,17 @@ class MemoryBackend:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
             if ask.id in self._leases.open:
                 return self._leases.open[ask.id].reply
+            if self._bars and (barred := self._barred(ask, moment)):
+                return Reply(False, (), barred=barred)
             held: list[Counter] = []
-            states = self._take(ask, moment, real, held) or self._take_slowly(ask, moment, real, held)
-            if not held and ask.checks:
-                return Reply(False, states)
-            reply = Reply(True, states)
-            self._newest = moment
-            self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
+            states = self._take(ask, moment, real, held)
+            reply = Reply(True, states) if states else self._take_slowly(ask, moment, real, held)
+            if reply.admitted:
+                self._newest = moment
+                if ask.lease:
+                    self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
+                else:
+                    _release(held)
             return reply
 
     def peek(self, ask: Ask, now: float) -> Reply:
@@ -79,6 +87,10 @@ class MemoryBackend:
         real = round(now * 1_000_000)
         with self._lock:
             moment = self._clamp(real)
+            if barred := self._barred(ask, moment):
+                return Reply(False, (), barred=barred)
+            if unseeded := self._unseeded(ask):
+                return Reply(False, (), unseeded=unseeded)
             looks, admitted, _ = self._look(ask, moment)
             return Reply(admitted, tuple([_state(look, moment, real) for look in looks]))
 
@@ -101,7 +113,7 @@ class MemoryBackend:
                 if more:
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
-                _release(lease)
+                _release(lease.counters)
             return True
 
     def credit(self, ask: Ask, now: float) -> None:
@@ -114,6 +126,37 @@ class MemoryBackend:
                 counter = self._counters.get((ask.tag, check.counter))
                 if counter is not None and check.window in counter.windows:
                     ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000))
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            for seed in seeds:
+                counter = self._counter(tag, seed.counter, moment)
+                if seed.window not in counter.windows:
+                    self._newest = moment
+                    for slot, amount in seed.charges or ((moment, 0),):
+                        self._charge(counter, seed, slot, amount, moment)
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            self._bars = {at: bar for at, bar in self._bars.items() if bar[1] > moment and at != (tag, counter)}
+            if status:
+                self._bars[tag, counter] = (status, moment + round(seconds * 1_000_000))
 
     def close(self) -> None:
         """
@@ -163,6 +206,8 @@ class MemoryBackend:
                 if found is None:
                     break
                 counter = found
+                if counter.open >= MAX_OPEN:
+                    break
                 counter.open += 1
                 held.append(counter)
             windows = counter.windows
@@ -194,24 +239,46 @@ class MemoryBackend:
             counter = self._counters[ask.tag, check.counter]
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
 
-    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> tuple[CheckState, ...]:
-        # Looks at everything, then charges what is to be charged; leaves *held* empty where that is nothing.
+    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> Reply:
+        # Looks at everything, then charges what is to be charged.
+        if unseeded := self._unseeded(ask):
+            return Reply(False, (), unseeded=unseeded)
         looks, admitted, shadowed = self._look(ask, moment)
         if not admitted:
-            return tuple([_state(look, moment, real) for look in looks])
+            return Reply(False, tuple([_state(look, moment, real) for look in looks]))
+        if ask.lease and any(self._is_crowded(ask.tag, check.counter) for check in ask.checks):
+            return Reply(False, (), barred=CROWDED)
         states = []
         for look in looks:
             check = look.check
-            counter = self._counter(ask.tag, check, moment)
-            counter.open += 1
-            held.append(counter)
+            counter = self._counter(ask.tag, check.counter, moment)
+            if not any(counter is other for other in held):
+                counter.open += 1
+                held.append(counter)
             if not (shadowed or check.enforced):
                 states.append(_state(look, moment, real))
                 continue
             empty_at = self._charge(counter, check, look.slot, check.cost, moment)
             left = check.cap - look.used - check.cost
             states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, look.slot))
-        return tuple(states)
+        return Reply(True, tuple(states))
+
+    def _barred(self, ask: Ask, moment: int) -> str:
+        status, until = self._bars.get((ask.tag, ask.holder), ("", 0))
+        return status if until > moment else ""
+
+    def _unseeded(self, ask: Ask) -> tuple[int, ...]:
+        return tuple(
+            [at for at, check in enumerate(ask.checks) if check.is_booked and not self._is_known(ask.tag, check)]
+        )
+
+    def _is_known(self, tag: str, check: Check) -> bool:
+        counter = self._counters.get((tag, check.counter))
+        return counter is not None and check.window in counter.windows
+
+    def _is_crowded(self, tag: str, name: str) -> bool:
+        counter = self._counters.get((tag, name))
+        return counter is not None and counter.open >= MAX_OPEN
 
     def _look(self, ask: Ask, moment: int) -> tuple[list[_Look], bool, bool]:
         # Returns the looks, whether all enforced checks fit, and whether all the others do.
@@ -231,7 +298,7 @@ class MemoryBackend:
             looks.append(_Look(check, state, slot, used, fitted))
         return looks, admitted, shadowed
 
-    def _charge(self, counter: Counter, check: Check, slot: int, amount: int, moment: int) -> int:
+    def _charge(self, counter: Counter, check: Check | Seed, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
         if check.window in counter.windows:
             empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
@@ -244,7 +311,7 @@ class MemoryBackend:
         return empty_at
 
     def _move(self, tag: str, check: Check, slot: int, more: int, moment: int) -> None:
-        counter = self._counter(tag, check, moment)
+        counter = self._counter(tag, check.counter, moment)
         if more > 0:
             self._charge(counter, check, slot, more, moment)
         elif check.window in counter.windows:
@@ -257,12 +324,12 @@ class MemoryBackend:
             if state.slot >= 0 and not check.window.startswith(KEPT):
                 counter = self._counters[ask.tag, check.counter]
                 ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
-        _release(lease)
+        _release(lease.counters)
 
     # -- which counters are kept --------------------------------------------------------------------------------------
 
-    def _counter(self, tag: str, check: Check, moment: int) -> Counter:
-        key = (tag, check.counter)
+    def _counter(self, tag: str, name: str, moment: int) -> Counter:
+        key = (tag, name)
         counter = self._counters.get(key)
         if counter is None:
             self._make_room(key, moment)
@@ -323,6 +390,24 @@ class AsyncMemoryBackend:
         """
         self._backend.credit(ask, now)
 
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        return self._backend.renew(reservation, lease, now)
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        self._backend.seed(tag, seeds, now)
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        self._backend.bar(tag, counter, status, seconds, now)
+
     async def aclose(self) -> None:
         """
         Nothing to give back.
@@ -369,9 +454,9 @@ def _state(look: _Look, moment: int, real: int) -> CheckState:
     return CheckState(look.fitted, max(check.cap - look.used, 0), reset, wait, -1)
 
 
-def _release(lease: Lease[Counter]) -> None:
+def _release(held: list[Counter]) -> None:
     """
-    Take a lease off the counters that it holds.
+    Take a lease off the counters that it held.
     """
-    for counter in lease.counters:
+    for counter in held:
         counter.open -= 1

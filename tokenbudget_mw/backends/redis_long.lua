@@ -1,19 +1,21 @@
 -- The long way: whatever redis.lua, which stands before this file in the script, has not answered.
 local checks = {}
-for at = 5, #call, WIDTH do
+for at = CHECKS, #call, WIDTH do
   checks[#checks + 1] = {
     key = call[at], window = call[at + 1], algorithm = call[at + 2], params = call[at + 3], cost = call[at + 4],
     need = call[at + 5], cap = call[at + 6], enforced = call[at + 7],
+    is_booked = call[at + 8],
     slot = call[at + 5], actual = call[at + 6], -- of a hold
+    charges = call[at + 8],                     -- of a seed: slot, amount, slot, amount, ...
   }
 end
 
 local function load(key)
-  local values = run('HMGET', key, 's', 'l' .. id, 'e' .. id)
+  local values = run('HMGET', key, 's', 'l' .. id, 'e' .. id, 'b')
   local stored = values[1] and unpacked(values[1]) or {0, 0, 0, 0}
   return {
-    key = key, stored = stored, is_new = not values[1], moment = max(now, stored[1]),
-    lease = values[2] and unpacked(values[2]), ended = values[3],
+    key = key, stored = stored, is_new = #stored < FIRST, moment = max(now, stored[1]),
+    lease = values[2] and unpacked(values[2]), ended = values[3], bar = values[4] and unpacked(values[4]),
     states = {}, writes = {}, drops = {}, dirty = {}, ttl = 0,
   }
 end
@@ -191,13 +193,41 @@ end
 
 local function hold(counter)
   local ends, stored = counter.moment + lease, counter.stored
-  table.insert(counter.writes, 'l' .. id)
-  table.insert(counter.writes, pack(counter.holds))
-  counter.ttl = max(counter.ttl, lease)
   stored[1] = counter.moment
-  stored[2] = stored[2] == 0 and ends or math.min(stored[2], ends)
-  stored[3] = stored[3] + 1
   counter.changed = true
+  if counter.bar and counter.moment >= counter.bar[1] then
+    table.insert(counter.drops, 'b')
+  end
+  if lease > 0 then
+    table.insert(counter.writes, 'l' .. id)
+    table.insert(counter.writes, pack(counter.holds))
+    counter.ttl = max(counter.ttl, lease)
+    stored[2] = stored[2] == 0 and ends or math.min(stored[2], ends)
+    stored[3] = stored[3] + 1
+  end
+end
+
+-- Why the ask is not even looked at; nil where it is.
+local function turned_away(counters)
+  local bar = counters[holder] and counters[holder].bar
+  if bar and counters[holder].moment < bar[1] then
+    return {-1, bar[2]}
+  end
+  local unseeded = {-2}
+  for i, check in ipairs(checks) do
+    if check.is_booked and not place(counters[check.key].stored, check.window) then
+      table.insert(unseeded, i - 1)
+    end
+  end
+  return #unseeded > 1 and unseeded or nil
+end
+
+local function are_crowded(counters)
+  for i = 1, charged do
+    if counters[i].stored[3] >= MAX_OPEN then
+      return true
+    end
+  end
 end
 
 local function reserve(counters, is_charged)
@@ -208,8 +238,11 @@ local function reserve(counters, is_charged)
     admitted = admitted and (fitted or not check.enforced)
     shadowed = shadowed and (fitted or check.enforced)
   end
-  for _, counter in ipairs(counters) do
-    counter.holds = {counter.moment + lease}
+  if is_charged and admitted and lease > 0 and are_crowded(counters) then
+    return {-1, 'crowded'}
+  end
+  for i = 1, charged do
+    counters[i].holds = {counters[i].moment + lease}
   end
   local reply = {admitted and 1 or 0}
   for i, check in ipairs(checks) do
@@ -223,8 +256,8 @@ local function reserve(counters, is_charged)
     end
   end
   if is_charged and admitted then
-    for _, counter in ipairs(counters) do
-      hold(counter)
+    for i = 1, charged do
+      hold(counters[i])
     end
   end
   return reply
@@ -298,6 +331,59 @@ local function credit(counters)
   return 1
 end
 
+-- An open reservation ends *lease* from now, not earlier.
+local function renew(counters)
+  for _, counter in ipairs(counters) do
+    if not counter.lease then
+      return 0
+    end
+  end
+  for _, counter in ipairs(counters) do
+    local ends = counter.moment + lease
+    if ends > counter.lease[1] then
+      counter.lease[1] = ends -- the next end of a lease that s tells of is then too early, which a sweep puts right
+      table.insert(counter.writes, 'l' .. id)
+      table.insert(counter.writes, pack(counter.lease))
+      counter.ttl = lease
+      counter.changed = true
+    end
+  end
+  return 1
+end
+
+-- What the books say, where nobody has counted yet.
+local function seed(counters)
+  for _, check in ipairs(checks) do
+    local counter = counters[check.key]
+    if not place(counter.stored, check.window) and not counter.dirty[check.window] then
+      local algorithm, state = ALGORITHMS[check.algorithm], state_of(counter, check.window)
+      for at = 1, #check.charges, 2 do
+        algorithm.charge(state, check.params, check.charges[at], check.charges[at + 1], counter.moment)
+      end
+      counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
+      counter.stored[1] = counter.moment
+      counter.dirty[check.window] = true
+      counter.changed = true
+    end
+  end
+  return 1
+end
+
+-- The holder's asks are refused for *lease* from now on, as the id says; not any more where that is empty.
+local function bar(counters)
+  local counter = counters[1]
+  if id ~= '' then
+    table.insert(counter.writes, 'b')
+    table.insert(counter.writes, pack({counter.moment + lease, id}))
+    counter.ttl = lease
+    counter.changed = true
+  elseif counter.bar then
+    table.insert(counter.drops, 'b')
+    counter.changed = true
+  end
+  return 1
+end
+
 local counters = {}
 for i, key in ipairs(KEYS) do
   local counter = load(key)
@@ -314,10 +400,16 @@ elseif op == 'abandon' then
   result = abandon(counters)
 elseif op == 'credit' then
   result = credit(counters)
+elseif op == 'renew' then
+  result = renew(counters)
+elseif op == 'seed' then
+  result = seed(counters)
+elseif op == 'bar' then
+  result = bar(counters)
 elseif op == 'reserve' and counters[1].lease then
   result = repeated(counters)
 else
-  result = reserve(counters, op == 'reserve')
+  result = turned_away(counters) or reserve(counters, op == 'reserve')
 end
 for _, counter in ipairs(counters) do
   if counter.changed then

@@ -16,9 +16,9 @@ from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from tokenbudget_mw.values import Ask, Settlement
+    from tokenbudget_mw.values import Ask, Reservation, Seed, Settlement
 
 __all__ = [
     "DOUBTS",
@@ -28,10 +28,14 @@ __all__ = [
     "Call",
     "Script",
     "abandon_call",
+    "bar_call",
     "credit_call",
+    "is_charged",
     "parse_reply",
     "peek_call",
+    "renew_call",
     "reserve_call",
+    "seed_call",
     "settle_call",
 ]
 
@@ -43,6 +47,8 @@ DOUBTS = 1024
 """How many reservations of unknown outcome are remembered, to be given back."""
 
 DOUBTS_AT_ONCE = 16
+
+ADMITTED, BARRED, UNSEEDED = 1, -1, -2
 
 
 class Call(NamedTuple):
@@ -120,33 +126,69 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     """
     reservation = settlement.reservation
     keys: dict[str, int] = {}
-    values: list[Any] = ["settle", now_us, reservation.id, 0]
+    values = _head("settle", now_us, reservation.id)
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
         check = hold.check
         key = keys.setdefault(check.counter, len(keys) + 1)
         amounts = _whole(check.cost, check.window), hold.slot, _whole(actual, check.window)
-        values += (key, check.window, check.algorithm, check.params, *amounts, True)
-    return _call(values, _names(reservation.tag, keys))
+        values += (key, check.window, check.algorithm, check.params, *amounts, True, False)
+    return _call(values, reservation.tag, keys)
+
+
+def renew_call(reservation: Reservation, lease: float, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Let an open reservation end *lease* seconds from now.
+    """
+    keys = _numbered(hold.check.counter for hold in reservation.holds)
+    return _call(_head("renew", now_us, reservation.id, lease), reservation.tag, keys)
+
+
+def seed_call(tag: str, seeds: Sequence[Seed], now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Start windows at what the books say.
+    """
+    keys: dict[str, int] = {}
+    values = _head("seed", now_us)
+    for seed in seeds:
+        key, window = keys.setdefault(seed.counter, len(keys) + 1), seed.window
+        charges = [_whole(number, window) for charge in seed.charges for number in charge]
+        values += (key, window, seed.algorithm, seed.params, 0, 0, 0, True, charges)
+    return _call(values, tag, keys)
+
+
+def bar_call(tag: str, counter: str, status: str, seconds: float, now_us: int = SERVER_CLOCK) -> Call:
+    """
+    Refuse asks of the holder *counter* as *status* for *seconds*, or no longer where that is empty.
+    """
+    return _call(_head("bar", now_us, status, seconds), tag, {counter: 1})
 
 
 def abandon_call(ask: Ask, now_us: int = SERVER_CLOCK) -> Call:
     """
     Give back all that *ask* took: nobody waits for its answer any more, so its request is never made.
     """
-    keys: dict[str, int] = {}
-    for check in ask.checks:
-        keys.setdefault(check.counter, len(keys) + 1)
-    return _call(["abandon", now_us, ask.id, 0], _names(ask.tag, keys))
+    return _call(_head("abandon", now_us, ask.id), ask.tag, _numbered(check.counter for check in ask.checks))
+
+
+def is_charged(answer: Sequence[Any]) -> bool:
+    """
+    Tell from the script's answer to `reserve_call` whether there is something to give back.
+    """
+    return answer[0] == ADMITTED
 
 
 def parse_reply(answer: Sequence[Any]) -> Reply:
     """
     Read the script's answer to `reserve_call` or `peek_call`.
     """
-    values = iter(answer[1:])
-    return Reply(
-        bool(answer[0]), tuple([_state(*state) for state in zip(values, values, values, values, values, strict=True)])
-    )
+    values = iter(answer)
+    outcome = next(values)
+    if outcome == BARRED:
+        return Reply(False, (), barred=next(values).decode())
+    if outcome == UNSEEDED:
+        return Reply(False, (), unseeded=tuple(values))
+    states = [_state(*state) for state in zip(values, values, values, values, values, strict=True)]
+    return Reply(outcome == ADMITTED, tuple(states))
 
 
 def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) -> CheckState:
@@ -156,27 +198,38 @@ def _state(fitted: int, remaining: int, reset_us: int, wait_us: int, slot: int) 
 
 def _ask_call(op: str, ask: Ask, now_us: int) -> Call:
     keys: dict[str, int] = {}
-    values: list[Any] = [op, now_us, ask.id, int(ask.lease * 1_000_000)]
+    values = _head(op, now_us, ask.id, ask.lease)
     for check in ask.checks:
         cost, window = check.cost, check.window
         key = keys.setdefault(check.counter, len(keys) + 1)
         amounts = _whole(cost, window), _whole(max(cost, check.room), window), _whole(check.cap, window)
-        values += (key, window, check.algorithm, check.params, *amounts, check.enforced)
-    return _call(values, _names(ask.tag, keys))
+        values += (key, window, check.algorithm, check.params, *amounts, check.enforced, check.is_booked)
+    values[CHARGED] = len(keys)
+    if ask.holder:
+        values[HOLDER] = keys.setdefault(ask.holder, len(keys) + 1)
+    return _call(values, ask.tag, keys)
 
+
+HOLDER, CHARGED = 4, 5
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def _call(values: list[Any], keys: tuple[str, ...]) -> Call:
-    # Operation, moment, reservation id, lease in microseconds; then of each check its key, window, algorithm,
-    # parameters, cost, need, cap, whether it is enforced (of a hold: cost, slot, actual amount).
-    return Call(keys, _pack(values))
+def _head(op: str, now_us: int, id_: str = "", lease: float = 0.0) -> list[Any]:
+    # Operation, moment, reservation id (of a bar: its status), lease (of a bar: its time) in microseconds, the number of
+    # the holder's key, how many keys the checks are about; then of each check its key, window, algorithm, parameters,
+    # cost, need, cap, whether it is enforced, whether it is booked. Of a hold: ... cost, slot, actual amount; of a seed:
+    # its charges at the end.
+    return [op, now_us, id_, round(lease * 1_000_000), 0, 0]
 
 
-def _names(tag: str, counters: dict[str, int]) -> tuple[str, ...]:
+def _numbered(counters: Iterable[str]) -> dict[str, int]:
+    return {counter: number for number, counter in enumerate(dict.fromkeys(counters), 1)}
+
+
+def _call(values: list[Any], tag: str, counters: Iterable[str]) -> Call:
     # An empty tag would be no hash tag at all, and scatter the keys over a cluster.
-    return tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in counters])
+    return Call(tuple([f"tb:{{{tag or '-'}}}:{counter}" for counter in counters]), _pack(values))
 
 
 def _whole(amount: int, window: str) -> int:

@@ -15,6 +15,7 @@ faster.
 from __future__ import annotations
 
 from tokenbudget_mw.values.limits import (
+    CROWDED,
     Ask,
     Check,
     CheckState,
@@ -37,6 +38,7 @@ from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, Prompt, Route, Sub
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
 __all__ = [
+    "CROWDED",
     "EMPTY_TAGS",
     "Ask",
     "Check",

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "CROWDED",
     "Ask",
     "Check",
     "CheckState",
@@ -33,6 +34,9 @@ Unit = Literal["requests", "tokens", "input_tokens", "output_tokens", "money", "
 Scope = Literal["key", "user", "team", "project", "tenant", "model", "route", "global"]
 Mode = Literal["enforce", "shadow"]
 OnBackendError = Literal["allow", "deny", "local"]
+
+CROWDED = "crowded"
+"""`Reply.barred` of an ask whose counter has as many open reservations as a backend keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,9 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
         checks: The questions.
 
-        lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day.
+        lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day. 0 where
+            nothing is reserved: what is charged is charged for good, no settlement follows, and the same id again is
+            charged again.
 
         holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
             Empty where there is none that could be barred.
@@ -229,8 +235,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
         degraded: Whether a fallback answered because the backend could not.
 
-        barred: Why the holder of the ask is barred (``revoked``, ``suspended``, …); empty where it is not. A barred ask is
-            not admitted, has charged nothing and has no states.
+        barred: Why the holder of the ask is barred (``revoked``, ``suspended``, …), or `CROWDED`; empty where it is not.
+            A barred ask is not admitted, has charged nothing and has no states.
 
         unseeded: Positions of the checks whose windows must be seeded first. Such an ask is not admitted, has charged
             nothing and has no states; it is asked again after `Backend.seed`.
