@@ -182,7 +182,9 @@ buckets = st.sampled_from([(7_000_000, 12), (7_000_000, 30), (1_000_003, 7), (60
 periods = st.sampled_from([(0, 20, 40), (0, 25, 40), (20, 40, 60), (10, 30, 50)])
 changes = st.lists(
     st.tuples(
-        st.one_of(st.sampled_from([0, 1, 499_999, 500_000, 1_000_000, 5_999_999, 6_000_000]), st.integers(0, 9_000_000)),
+        st.one_of(
+            st.sampled_from([0, 1, 499_999, 500_000, 1_000_000, 5_999_999, 6_000_000]), st.integers(0, 9_000_000)
+        ),
         st.sampled_from(["reserve", "reserve", "reserve", "settle", "credit"]),
         trailing,
         buckets,

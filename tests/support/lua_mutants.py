@@ -126,7 +126,11 @@ STRICT_LOG = _of(
     ("log.frees_at", "excess <= 0", "excess < 0"),
     ("log.frees_at", "state[i] > now - length", "state[i] >= now - length"),
     ("log.frees_at", "state[i] + length", "state[i] + length - 1"),
-    ("log.empty_at", "math.max(now, state[#state - 1] + params[1] * params[2])", "state[#state - 1] + params[1] * params[2]"),
+    (
+        "log.empty_at",
+        "math.max(now, state[#state - 1] + params[1] * params[2])",
+        "state[#state - 1] + params[1] * params[2]",
+    ),
     ("log.lifetime", "(params[2] + 1)", "params[2]"),
 )
 
@@ -197,7 +201,11 @@ SHORT_WAY = _of(
     ("reserve_quickly", "found and call[at + 7]", "found"),
     ("reserve_quickly", "need == 0 and MAX or cap - need", "cap - need"),
     ("reserve_quickly", "need == 0 and MAX or cap - need", "cap - cost"),
-    ("reserve_quickly", "holds[n + 3], holds[n + 4] = window, name, slot, cost", "holds[n + 3], holds[n + 4] = window, name, slot, 0"),
+    (
+        "reserve_quickly",
+        "holds[n + 3], holds[n + 4] = window, name, slot, cost",
+        "holds[n + 3], holds[n + 4] = window, name, slot, 0",
+    ),
     ("reserve_quickly", "max(counter[4], algorithm.lifetime(params, moment) + lease)", "lease"),
     ("reserve_quickly", "max(0, cap - used - cost)", "cap - used - cost"),
     ("reserve_quickly", "empty_at - now", "empty_at - moment"),
@@ -248,7 +256,11 @@ LONG_WAY = _of(
     ("are_crowded", ">= MAX_OPEN", "> MAX_OPEN"),
     ("reserve", "admitted = admitted and (fitted or not check.enforced)", "admitted = fitted or not check.enforced"),
     ("reserve", "shadowed = shadowed and (fitted or check.enforced)", "shadowed = fitted or check.enforced"),
-    ("reserve", "if is_charged and admitted and (shadowed or check.enforced) then", "if is_charged and (fitted or admitted) then"),
+    (
+        "reserve",
+        "if is_charged and admitted and (shadowed or check.enforced) then",
+        "if is_charged and (fitted or admitted) then",
+    ),
     ("reserve", "if is_charged and admitted then", "if is_charged then"),
     ("reserve", "used + check.cost, true, slot", "used, true, slot"),
     ("move", " and not counter.is_new", ""),

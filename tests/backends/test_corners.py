@@ -1,0 +1,93 @@
+"""
+Corners that random histories find too rarely, on memory and on Redis.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.testing.asks import START, ask, check, settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenbudget_mw.backends.base import Backend
+    from tokenbudget_mw.values import Ask, Check, Reply
+
+MOST = 10**6
+
+
+@pytest.fixture(params=["memory", "redis"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    redis = pytest.importorskip("tokenbudget_mw.backends.redis")
+    backend = redis.RedisBackend(request.getfixturevalue("redis_db"), deadline=5.0, clock="caller")
+    yield backend
+    backend.close()
+
+
+def admitted(backend: Backend, one: Check, now: float, **options: Any) -> tuple[Ask, Reply]:
+    asked = ask(one, **options)
+    reply = backend.reserve(asked, now)
+    assert reply.admitted
+    return asked, reply
+
+
+def used(backend: Backend, now: float, **options: Any) -> int:
+    return MOST - backend.peek(ask(check(0, MOST, **options)), now).states[0].remaining
+
+
+def test_what_was_credited_is_not_given_back_from_younger_charges(backend: Backend) -> None:
+    """
+    A reservation whose slot an operator has emptied takes nothing off the slots after it.
+    """
+    first = admitted(backend, check(4, 10), START)
+    backend.credit(ask(check(4, 10)), START + 1)
+    admitted(backend, check(3, 10), START + 2)
+    backend.settle(settlement(*first, 0), START + 3)
+
+    assert used(backend, START + 3) == 3
+
+
+def test_a_charge_that_has_just_left_frees_nothing_more(backend: Backend) -> None:
+    """
+    At the moment at which a slot leaves, the wait of a refusal is that of the slots which still count.
+    """
+    admitted(backend, check(4, 10), START)
+    admitted(backend, check(6, 10), START + 10)
+    refused = backend.reserve(ask(check(5, 10)), START + 61)
+
+    assert not refused.admitted
+    assert refused.states[0].retry_after == 10.0
+
+
+def test_a_finely_cut_slot_leaves_within_a_coarse_one(backend: Backend) -> None:
+    """
+    After new settings cut a window coarsely, old slots still leave at their own ends, to the microsecond.
+    """
+    coarse = (2_000_000, 3)
+    admitted(backend, check(4, 10, params=(500_000, 12)), START + 3)
+    admitted(backend, check(1, 10, params=coarse), START + 8)
+    reply = backend.reserve(ask(check(1, 10, params=coarse)), START + 9.5)
+
+    assert reply.states[0].remaining == 8
+    assert used(backend, START + 9.5, params=coarse) == 2
+
+
+def test_a_coarse_slot_keeps_its_end_when_slots_are_cut_finely(backend: Backend) -> None:
+    """
+    A fine slot may end before the coarse one that was charged earlier: each leaves at its own end.
+    """
+    fine = (500_000, 12)
+    admitted(backend, check(4, 10, params=(3_000_000, 2)), START)  # its slot ends a second later
+    admitted(backend, check(1, 10, params=fine), START + 0.2)
+
+    assert used(backend, START + 6.5 - 1e-6, params=fine) == 5
+    assert used(backend, START + 6.5, params=fine) == 4
+    assert used(backend, START + 7 - 1e-6, params=fine) == 4
+    assert used(backend, START + 7, params=fine) == 0
