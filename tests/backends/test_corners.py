@@ -91,3 +91,19 @@ def test_a_coarse_slot_keeps_its_end_when_slots_are_cut_finely(backend: Backend)
     assert used(backend, START + 6.5, params=fine) == 4
     assert used(backend, START + 7 - 1e-6, params=fine) == 4
     assert used(backend, START + 7, params=fine) == 0
+
+
+def test_nothing_is_forgotten_early_when_slots_are_cut_finely(backend: Backend) -> None:
+    """
+    The short way of a charge tidies up by the slots that it knows; what a coarse cut has left keeps counting.
+    """
+    coarse, fine = (3_000_000, 2), (500_000, 12)
+    begin = START + 1  # a border of both
+    admitted(backend, check(1, 20, params=fine), begin + 0.6)  # counts until 7
+    admitted(backend, check(2, 20, params=fine), begin + 1.8)  # counts until 8
+    admitted(backend, check(4, 20, params=coarse), begin + 6.1)  # counts until 15
+    reply = backend.reserve(ask(check(8, 20, params=fine)), begin + 7.2)
+
+    assert reply.states[0].remaining == 20 - 14
+    assert used(backend, begin + 8 - 1e-6, params=fine) == 14
+    assert used(backend, begin + 8, params=fine) == 12

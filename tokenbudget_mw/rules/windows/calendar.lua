@@ -23,7 +23,7 @@ function calendar.take(state, params, cost, most, now)
     return nil
   end
   state[1] = used + cost
-  return first, used, state[1] > 0 and state[3] or now
+  return first, used, state[1] > 0 and math.max(now, state[3]) or now
 end
 
 function calendar.charge(state, params, slot, amount, now)
