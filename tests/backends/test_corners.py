@@ -107,3 +107,51 @@ def test_nothing_is_forgotten_early_when_slots_are_cut_finely(backend: Backend) 
     assert reply.states[0].remaining == 20 - 14
     assert used(backend, begin + 8 - 1e-6, params=fine) == 14
     assert used(backend, begin + 8, params=fine) == 12
+
+
+def test_the_same_reservation_again_is_charged_once_where_all_fits(backend: Backend) -> None:
+    """
+    A retry of the same id finds its first answer on the short way, too.
+    """
+    admitted(backend, check(1, 10), START)
+    asked, reply = admitted(backend, check(2, 10), START)
+
+    assert backend.reserve(asked, START) == reply
+    assert used(backend, START) == 3
+
+
+def test_a_lease_ends_at_its_end_for_whoever_comes_first(backend: Backend) -> None:
+    """
+    The reservation that comes at this very moment finds what the lease held given back.
+    """
+    admitted(backend, check(4, 10), START, lease=20.0)
+    reply = backend.reserve(ask(check(1, 10)), START + 20)
+
+    assert reply.states[0].remaining == 9
+
+
+def test_the_end_of_a_period_belongs_to_the_next_one(backend: Backend) -> None:
+    """
+    Also where the caller still asks for the old one, and the old one has room.
+    """
+    begin = int(START) * 1_000_000
+    period: dict[str, Any] = {"params": tuple(begin + 50_000_000 * k for k in range(3)), "algorithm": "calendar"}
+    admitted(backend, check(4, 10, **period), START)
+    last = backend.reserve(ask(check(1, 10, **period)), START + 50 - 1e-6).states[0]
+    first = backend.reserve(ask(check(2, 10, **period)), START + 50).states[0]
+
+    assert last.remaining == 5
+    assert (first.remaining, first.reset) == (8, 50.0)
+
+
+@pytest.mark.parametrize("cost", [7, 9])
+def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
+    """
+    The last digit of a quotient makes no promise wrong: not a microsecond too early, and none too late.
+    """
+    bucket: dict[str, Any] = {"params": (3_600_000_000, 1000), "algorithm": "gcra"}
+    _, reply = admitted(backend, check(cost, 1000, **bucket), START)
+    empty = START + reply.states[0].reset
+
+    assert used(backend, empty - 1e-6, **bucket) == 1
+    assert used(backend, empty, **bucket) == 0

@@ -230,3 +230,23 @@ def test_memory_and_redis_follow_changed_settings_alike(backend: Any, steps: lis
             asked, reply = made[choice % len(made)]
             told = settlement(asked, reply, *[int(one.cost * actual) for one in asked.checks])
             assert backend.settle(told, now) == memory.settle(told, now)
+
+
+# -- what the script refuses by itself --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", [-1, 2.0**53, 0.5, float("nan"), "7", None])
+@pytest.mark.parametrize("right", [3, 5, 10])
+def test_the_script_takes_whole_amounts_only(plain: Any, amount: Any, right: int) -> None:
+    """
+    Whoever calls it, and whichever of cost, need and cap it is: what Lua cannot count exactly is an error.
+    """
+    from tokenbudget_mw.backends.redis_script import Script, reserve_call
+
+    call = reserve_call(ask(check(3, 10, room=5)), START_US)
+    values = msgspec.msgpack.decode(call.payload)
+    values[values.index(right)] = amount
+
+    with pytest.raises(redis.exceptions.ResponseError, match="TOKENBUDGET"):
+        plain.eval(Script().text, 1, call.keys[0], msgspec.msgpack.encode(values))
+    assert plain.keys() == []
