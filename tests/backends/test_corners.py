@@ -155,3 +155,37 @@ def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
 
     assert used(backend, empty - 1e-6, **bucket) == 1
     assert used(backend, empty, **bucket) == 0
+
+
+def test_what_was_credited_leaves_no_reset_behind(backend: Backend) -> None:
+    """
+    A period of which nothing is counted any more is empty now, not at its end.
+    """
+    begin = int(START) * 1_000_000
+    period: dict[str, Any] = {"params": tuple(begin + 50_000_000 * k for k in range(3)), "algorithm": "calendar"}
+    admitted(backend, check(4, 10, **period), START)
+    backend.credit(ask(check(4, 10, **period)), START)
+
+    assert backend.reserve(ask(check(0, 10, **period)), START).states[0].reset == 0.0
+
+
+def test_a_bucket_forgets_a_settlement_that_is_as_old_as_it_is_long(backend: Backend) -> None:
+    """
+    At its length to the microsecond; before it, the debt counts.
+    """
+    bucket: dict[str, Any] = {"params": (7_000_000, 12), "algorithm": "gcra"}
+    first, second = (admitted(backend, check(1, 12, counter=key, **bucket), START) for key in ("key=a", "key=b"))
+    backend.settle(settlement(*first, 6), START + 7 - 1e-6)
+    backend.settle(settlement(*second, 6), START + 7)
+
+    assert used(backend, START + 7, counter="key=a", **bucket) == 5
+    assert used(backend, START + 7, counter="key=b", **bucket) == 0
+
+
+def test_what_costs_nothing_sees_no_more_than_nothing_left(backend: Backend) -> None:
+    """
+    In debt, what remains is 0 and not less.
+    """
+    backend.settle(settlement(*admitted(backend, check(1, 10), START), 25), START)
+
+    assert backend.reserve(ask(check(0, 10)), START).states[0].remaining == 0

@@ -78,13 +78,16 @@ def _of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
     return [Mutant(file, *change) for change in changes]
 
 
+THE_LONG_WAY = "what fits exactly goes the long way then, which answers the same"
+BELOW_EMPTY = "a level below 0 is as empty as 0, and the next charge starts anew"
+
 STRICT_LOG = _of(
     "strict_log.lua",
     ("log.peek", "state[i] <= gone", "state[i] < gone"),
     ("log.peek", "params[1] * params[2]", "params[1] * (params[2] - 1)"),
     ("log.peek", "(math.floor(now / params[1]) + 1)", "math.floor(now / params[1])"),
     ("log.peek", "used = used - state[i + 1]", "used = used"),
-    ("log.take", "used > most", "used >= most"),
+    ("log.take", "used > most", "used >= most", THE_LONG_WAY),
     ("log.take", "used > most", "false"),
     ("log.take", "state[2] <= now - length", "state[2] < now - length"),
     ("log.take", "now >= slot", "now > slot"),
@@ -104,12 +107,7 @@ STRICT_LOG = _of(
         "slot >= gone",
         "an entry whose end has left counts nowhere: readers leave it out, and the next charge forgets it",
     ),
-    (
-        "forget",
-        "state[dead + 2] <= gone",
-        "state[dead + 2] < gone",
-        "an entry whose end has just left stays for one charge more; readers leave it out",
-    ),
+    ("forget", "state[dead + 2] <= gone", "state[dead + 2] < gone"),
     ("forget", "state[1] = state[1] - state[dead + 3]", "state[1] = state[1]"),
     ("forget", "dead = dead + 2", "dead = dead + 4"),
     ("add", "state[i + 1] + amount ~= 0", "true"),
@@ -143,7 +141,7 @@ CALENDAR = _of(
     ("calendar.peek", "state[2] == first and state[1] or 0", "state[1]"),
     ("calendar.take", "first ~= params[1] or ", ""),
     ("calendar.take", "now >= params[2]", "now > params[2]"),
-    ("calendar.take", "used > most", "used >= most"),
+    ("calendar.take", "used > most", "used >= most", THE_LONG_WAY),
     ("calendar.take", "state[1] > 0 and math.max(now, state[3]) or now", "math.max(now, state[3])"),
     ("calendar.take", "math.max(now, state[3])", "state[3]"),
     ("calendar.charge", "= 0, first, last", "= state[1], first, last"),
@@ -159,7 +157,7 @@ CALENDAR = _of(
 CONCURRENT = _of(
     "concurrent.lua",
     ("", "releases = true", "releases = false"),
-    ("concurrent.take", "used > most", "used >= most"),
+    ("concurrent.take", "used > most", "used >= most", THE_LONG_WAY),
     ("concurrent.give_back", "math.max(0, state[1] - amount)", "state[1] - amount"),
     ("concurrent.credit", "math.max(0, state[1] - amount)", "state[1] - amount"),
     ("concurrent.frees_at", "excess > 0", "excess >= 0", "it is only asked where something is too much"),
@@ -174,15 +172,15 @@ GCRA = _of(
     ("leaked_at", "while math.floor(moment * rate) < amount do", "while false do"),
     ("leaked_at", "math.floor((moment - 1) * rate) >= amount", "false"),
     ("gcra.take", "used == 0 or ", ""),
-    ("gcra.take", "used > most", "used >= most"),
+    ("gcra.take", "used > most", "used >= most", THE_LONG_WAY),
     ("gcra.take", " or state[3] ~= params[1]", ""),
     ("gcra.take", " or state[4] ~= params[2]", ""),
     ("gcra.charge", "rest == 0 or ", ""),
     ("gcra.charge", "= rest, now,", "= 0, now,"),
     ("gcra.charge", "now - slot < params[1]", "now - slot <= params[1]"),
     ("gcra.give_back", "slot >= state[2]", "slot > state[2]"),
-    ("gcra.give_back", "math.min(amount, state[1])", "amount"),
-    ("gcra.credit", "math.max(0, state[1] - amount)", "state[1] - amount"),
+    ("gcra.give_back", "math.min(amount, state[1])", "amount", BELOW_EMPTY),
+    ("gcra.credit", "math.max(0, state[1] - amount)", "state[1] - amount", BELOW_EMPTY),
     ("gcra.frees_at", "state[1] - left(state, now) + excess", "excess"),
     ("gcra.lifetime", "state and gcra.empty_at(state, params, now) - now or 0", "0"),
 )
@@ -199,8 +197,18 @@ SHORT_WAY = _of(
     ("reserve_quickly", "(values[3] and i == holder)", "false"),
     ("reserve_quickly", "if holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1 then", "if false then"),
     ("reserve_quickly", "stored[3] >= MAX_OPEN", "stored[3] > MAX_OPEN"),
-    ("reserve_quickly", "found and call[at + 7]", "found"),
-    ("reserve_quickly", "need == 0 and MAX or cap - need", "cap - need"),
+    (
+        "reserve_quickly",
+        "found and call[at + 7]",
+        "found",
+        "a shadow check that fits is charged on either way; one that does not sends the request the long way",
+    ),
+    (
+        "reserve_quickly",
+        "need == 0 and MAX or cap - need",
+        "cap - need",
+        "what costs nothing and finds the limit passed goes the long way, where it fits",
+    ),
     ("reserve_quickly", "need == 0 and MAX or cap - need", "cap - cost"),
     (
         "reserve_quickly",
