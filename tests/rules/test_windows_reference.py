@@ -299,3 +299,15 @@ def test_it_answers_as_the_naive_one_does(name: str, history: list[tuple[int, st
         assert algorithm.empty_at(state, params, now) == naive.empty_at(params, now)
         assert algorithm.lifetime(params, now) == naive.lifetime(params, now)
         assert state[0] >= 0
+
+
+def test_amounts_may_be_larger_than_moments() -> None:
+    """
+    A nano-dollar is not a microsecond: neither is taken for the other, however large amounts are.
+    """
+    log, state = ALGORITHMS["strict_log"], [2000, 60, 1500, 240, 500]
+
+    assert log.peek(state, (60, 2), 230) == (240, 500)
+    assert log.frees_at([2000, 60, 1500, 120, 500], (60, 2), 1600, 130) == 240
+    assert log.take(state, (60, 2), 1, 1000, 230) == (240, 500, 360)
+    assert log.charge([2000, 60, 1500, 240, 500], (60, 2), 240, 1, 230) == 360

@@ -35,7 +35,7 @@ class Crowd:
     Attributes:
         port: Where it listens.
 
-        sent: Ids of the requests whose last byte was sent.
+        begun: Ids of the requests of which anything was sent.
 
         whole: Ids of those whose response came to its end.
 
@@ -43,7 +43,7 @@ class Crowd:
     """
 
     port: int
-    sent: set[str] = field(default_factory=set)
+    begun: set[str] = field(default_factory=set)
     whole: set[str] = field(default_factory=set)
     cut: int = 0
 
@@ -65,6 +65,7 @@ class Crowd:
     async def _request(self, name: str, chance: random.Random) -> None:
         head, body = _message(name, chance)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.begun.add(name)
         try:
             if chance.random() < 0.1:  # in the middle of its body
                 writer.write(head + body[: chance.randrange(len(body))])
@@ -73,7 +74,6 @@ class Crowd:
                 return
             writer.write(head + body)
             await writer.drain()
-            self.sent.add(name)
             if await self._read(reader, chance):
                 self.whole.add(name)
             else:
