@@ -189,3 +189,16 @@ def test_what_costs_nothing_sees_no_more_than_nothing_left(backend: Backend) -> 
     backend.settle(settlement(*admitted(backend, check(1, 10), START), 25), START)
 
     assert backend.reserve(ask(check(0, 10)), START).states[0].remaining == 0
+
+
+def test_a_period_that_settings_have_moved_is_over_now_and_not_before(backend: Backend) -> None:
+    """
+    What was counted until an end that has passed is empty now: no wait lies in the past.
+    """
+    begin = int(START) * 1_000_000
+    for second, end in ((57, 60), (61, 70)):
+        params = (begin, begin + end * 1_000_000, begin + 120_000_000)
+        one = check(1, 10, params=params, algorithm="calendar")
+        state = backend.reserve(ask(one), START + second).states[0]
+
+    assert (state.remaining, state.reset) == (8, 0.0)
