@@ -202,3 +202,14 @@ def test_a_period_that_settings_have_moved_is_over_now_and_not_before(backend: B
         state = backend.reserve(ask(one), START + second).states[0]
 
     assert (state.remaining, state.reset) == (8, 0.0)
+
+
+def test_a_bucket_that_has_run_empty_begins_anew(backend: Backend) -> None:
+    """
+    What leaked before the next charge has no share in it.
+    """
+    bucket: dict[str, Any] = {"params": (7_000_000, 12), "algorithm": "gcra"}
+    admitted(backend, check(5, 12, **bucket), START)
+    admitted(backend, check(2, 12, **bucket), START + 6)
+
+    assert used(backend, START + 6, **bucket) == 2
