@@ -1,141 +1,39 @@
 """
-Prompts that only their bound keeps out: counted exactly off the loop, once, in bounded time, and asked for again.
+Prompts, and reservations, that only their bound keeps out: counted exactly, once, and asked for again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from typing import Any
 
 import asgi_rig
 import pytest
-import wsgi_rig
-from asgi_rig import CHAT, DISCONNECT, status_of
+from asgi_rig import CHAT, status_of
+from recounting_rig import (
+    ASGI,
+    HALVES,
+    OUTPUT,
+    SAMPLED,
+    SMALL,
+    WEIGHED,
+    WORDS,
+    WSGI,
+    Kind,
+    asgi_app,
+    both,
+    chat,
+    recounts,
+    sampled_low,
+    with_left,
+    wsgi_app,
+)
 
-from tokenbudget_mw import metering, recounting
 from tokenbudget_mw.call import current
 from tokenbudget_mw.counting import sampling
 from tokenbudget_mw.counting.tokenizers import Tokenizers
-from tokenbudget_mw.testing.talk import eventually
 from tokenbudget_mw.values import Route
-
-HALVES = " ".join(f"{number * 104_729:x}" if number // 60 % 3 == 0 else "word" for number in range(9_000))
-"""Dense and thin by turns, so that a sample of it leaves much in doubt."""
-
-WORDS = "one two three four " * 50
-OUTPUT = 100
-SMALL = 9
-"""Tokens of a chat that says hello, weighed (counted they are 8), which stand in the window before what is looked at."""
-
-SAMPLED = [{"path": CHAT, "format": "openai.chat"}]
-WEIGHED = [{"path": CHAT, "format": "openai.chat", "count": "sample:0"}]
-
-
-class Gate:
-    """A counter of words that waits until it may go on."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.begun, self.go = threading.Event(), threading.Event()
-
-    def count(self, text: str) -> int:
-        self.calls += 1
-        self.begun.set()
-        assert self.go.wait(20)
-        return len(text.split())
-
-
-def chat(text: str = "hello", model: str = "gpt-4o", **fields: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": OUTPUT} | fields
-
-
-async def asgi_app(scope, receive, send):
-    while (await receive()).get("more_body"):
-        pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": b"{}"})
-
-
-def wsgi_app(environ, start_response):
-    environ["wsgi.input"].read()
-    start_response("200 OK", [("Content-Type", "application/json")])
-    return [b"{}"]
-
-
-class ASGI:
-    """The middleware for ASGI, as these tests use it."""
-
-    def __init__(self, app: Any = asgi_app, **settings: Any) -> None:
-        self.rig = asgi_rig.Rig(app, **settings)
-
-    def send(self, body: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        start = self.rig.run(asgi_rig.request(body))[0]
-        return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}
-
-
-class WSGI:
-    """The same for WSGI."""
-
-    def __init__(self, app: Any = wsgi_app, **settings: Any) -> None:
-        self.rig = wsgi_rig.Rig(app, **settings)
-
-    def send(self, body: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        got = self.rig.run(body)
-        return got.status, {name.lower(): value for name, value in got.headers}
-
-
-Kind = type[ASGI] | type[WSGI]
-both = pytest.mark.parametrize("kind", [ASGI, WSGI])
-
-
-def with_left(kind: Kind, left: int, *more: str, **settings: Any) -> Any:
-    """An app in whose window *left* tokens are left, after a request that has been charged."""
-    side = kind(**{"plans": {"one": [f"{left + SMALL} tokens/minute", *more]}, "routes": WEIGHED} | settings)
-    assert side.send(chat())[0] == 200
-    assert SMALL - 1 <= side.rig.rows()[0].total_tokens <= SMALL
-    return side
-
-
-def recounts(side: Any) -> list[str]:
-    """Note the threads in which bodies are counted again from now on."""
-    threads: list[str] = []
-    real = side.rig.core.meter.recount
-
-    def recount(*args: Any, **kwargs: Any) -> Any:
-        threads.append(threading.current_thread().name)
-        return real(*args, **kwargs)
-
-    side.rig.core.meter.recount = recount
-    return threads
-
-
-def ends_of_recounts(side: Any) -> threading.Event:
-    """Tell when a body has been counted again, or has been given up."""
-    ended, real = threading.Event(), side.rig.core.meter.recount
-
-    def recount(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return real(*args, **kwargs)
-        finally:
-            ended.set()
-
-    side.rig.core.meter.recount = recount
-    return ended
-
-
-def sampled_low(side: Any, body: dict[str, Any]) -> tuple[int, int, int]:
-    """Estimate, truth and bound of a prompt as the very next request samples it: one that does not err upwards."""
-    route, data = side.rig.core.settings.routes[0], json.dumps(body).encode()
-    truth = side.rig.core.meter.recount(route, data).estimate
-    for seed in range(100):
-        sampling._secret.seed(seed)
-        found = side.rig.core.meter.read_prompt(route, data).input
-        if found.estimate <= truth < found.upper:
-            sampling._secret.seed(seed)
-            return found.estimate, truth, found.upper
-    raise AssertionError("every sample of this text errs upwards")
 
 
 @both
@@ -234,207 +132,6 @@ class TestNotInDoubt:
 
         assert side.send(chat(WORDS))[0] == 429
         assert threads == []
-
-
-class TestWaiting:
-    """On an event loop: what happens while the thread counts."""
-
-    def doubtful(self, app: Any = asgi_app, left: int = 400) -> tuple[Gate, Any, dict[str, Any]]:
-        """An app in which the words of a model of one's own are in doubt, and the gate that counts them."""
-        gate = Gate()
-        side = with_left(lambda **given: ASGI(app, **given), left, counters={"mine": gate}, unknown_price="flag")
-        return gate, side, chat(WORDS, model="mine")
-
-    def test_the_loop_goes_on_meanwhile(self):
-        """Another request is served while the exact count of the first one is waited for."""
-        gate, side, body = self.doubtful()
-
-        async def both_requests():
-            waiting = asyncio.create_task(side.rig.arun(asgi_rig.request(body)))
-            await asyncio.to_thread(gate.begun.wait, 20)
-            other = await side.rig.arun(asgi_rig.chat(), subject="k2")
-            was_waiting = not waiting.done()
-            gate.go.set()
-            return await waiting, other, was_waiting
-
-        first, other, was_waiting = asyncio.run(both_requests())
-
-        assert (status_of(first), status_of(other), was_waiting) == (200, 200, True)
-
-    def test_a_client_that_leaves_stops_the_count(self):
-        """When the client goes, its request is given up: the app does not run, and no further slice is counted."""
-        ran = []
-
-        async def app(scope, receive, send):
-            ran.append(scope)
-            await asgi_app(scope, receive, send)
-
-        gate, side, _ = self.doubtful(app, left=30_000)
-        ended = ends_of_recounts(side)
-        ran.clear()
-
-        async def leaving():
-            messages: asyncio.Queue[Any] = asyncio.Queue()
-            sent: list[Any] = []
-
-            async def send(message):
-                sent.append(message)
-
-            messages.put_nowait(asgi_rig.request(chat("word " * 20_000, model="mine")))
-            waiting = asyncio.create_task(side.rig.middleware(asgi_rig.scope_of(), messages.get, send))
-            await asyncio.to_thread(gate.begun.wait, 20)
-            messages.put_nowait(DISCONNECT)
-            await waiting
-            gate.go.set()
-            return sent
-
-        sent = asyncio.run(leaving())
-
-        assert ended.wait(20)
-        assert gate.calls == 1
-        assert (status_of(sent), ran) == (429, [])
-
-    def test_a_client_that_left_before_is_not_counted_for(self):
-        """Where the disconnect is there already, nothing is counted."""
-        gate, side, body = self.doubtful()
-
-        sent = side.rig.run(asgi_rig.request(body), DISCONNECT)
-
-        assert (status_of(sent), gate.calls) == (429, 0)
-
-    def test_a_cancelled_request_stops_the_count(self):
-        """A server that cancels the request instead of telling of the disconnect stops the count as well."""
-        gate, side, _ = self.doubtful(left=30_000)
-        ended = ends_of_recounts(side)
-
-        async def cancelled():
-            message = asgi_rig.request(chat("word " * 20_000, model="mine"))
-            waiting = asyncio.create_task(side.rig.arun(message))
-            await asyncio.to_thread(gate.begun.wait, 20)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            gate.go.set()
-
-        asyncio.run(cancelled())
-
-        assert ended.wait(20)
-        assert gate.calls == 1
-
-    def test_what_the_client_sends_meanwhile_reaches_the_app(self):
-        """The disconnect that comes after the count is told to the app, as ever."""
-        told, running = [], threading.Event()
-
-        async def app(scope, receive, send):
-            told.append((await receive())["type"])
-            running.set()
-            told.append((await receive())["type"])
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"{}"})
-
-        gate, side, body = self.doubtful()
-        side.rig.middleware.app = app
-
-        async def late_leave():
-            messages: asyncio.Queue[Any] = asyncio.Queue()
-            sent: list[Any] = []
-            messages.put_nowait(asgi_rig.request(body))
-
-            async def send(message):
-                sent.append(message)
-
-            waiting = asyncio.create_task(side.rig.middleware(asgi_rig.scope_of(), messages.get, send))
-            await asyncio.to_thread(gate.begun.wait, 20)
-            gate.go.set()
-            await asyncio.to_thread(running.wait, 20)
-            messages.put_nowait(DISCONNECT)
-            await waiting
-
-        asyncio.run(late_leave())
-
-        assert told == ["http.request", "http.disconnect"]
-
-    def test_a_receive_that_fails_is_a_client_that_left(self, caplog):
-        """A server whose `receive` raises gets the refusal, and asyncio has nothing to complain of."""
-        gate, side, body = self.doubtful()
-
-        async def broken():
-            waiting, sent = [asgi_rig.request(body)], []
-
-            async def receive():
-                return waiting.pop()
-
-            async def send(message):
-                sent.append(message)
-
-            await side.rig.middleware(asgi_rig.scope_of(), receive, send)
-            return sent
-
-        sent = asyncio.run(broken())
-        gate.go.set()
-
-        assert status_of(sent) == 429
-        assert caplog.records == []
-
-    def test_patience_ends(self, monkeypatch):
-        """A count that takes too long is given up, and the refusal stands."""
-        monkeypatch.setattr(recounting, "PATIENCE", 0.01)
-        gate, side, body = self.doubtful()
-        ended = ends_of_recounts(side)
-
-        status, _ = side.send(body)
-        gate.go.set()
-
-        assert status == 429
-        assert not ended.is_set() or ended.wait(20)
-
-    def test_of_too_many_the_refusals_stand(self, monkeypatch):
-        """Where too many counts wait already, one more request is refused on its bound, at once."""
-        monkeypatch.setattr(metering, "MOST_DECIDING", 1)
-        gate, side, body = self.doubtful()
-
-        async def crowd():
-            first = asyncio.create_task(side.rig.arun(asgi_rig.request(body)))
-            await asyncio.to_thread(gate.begun.wait, 20)
-            second = asyncio.create_task(side.rig.arun(asgi_rig.request(body)))
-            assert await asyncio.to_thread(eventually, side.rig.core.meter._deciding._waiting.qsize)
-            third = await side.rig.arun(asgi_rig.request(body))
-            gate.go.set()
-            return [status_of(sent) for sent in (await first, await second, third)]
-
-        # the second one is counted, and finds that the first one has taken what was left
-        assert asyncio.run(crowd()) == [200, 429, 429]
-
-    def test_a_counter_that_raises_is_the_apps_error(self):
-        """What a counter of one's own raises is not taken for a refusal."""
-        _, side, body = self.doubtful()
-
-        class Broken:
-            def count(self, text: str) -> int:
-                raise ZeroDivisionError(len(text))
-
-        side = with_left(ASGI, 400, counters={"mine": Broken()}, unknown_price="flag")
-
-        with pytest.raises(ZeroDivisionError):
-            side.send(body)
-
-
-def test_wsgi_patience_ends():
-    """A thread that counts gives up when its time is over, and the refusal stands."""
-    gate = Gate()
-    side = with_left(WSGI, 30_000, counters={"mine": gate}, unknown_price="flag")
-    gate.go.set()
-    real = gate.count
-
-    def slow(text: str) -> int:
-        side.rig.clock.advance(recounting.PATIENCE)
-        return real(text)
-
-    gate.count = slow  # type: ignore[method-assign]
-    side = with_left(WSGI, 30_000, counters={"mine": gate}, unknown_price="flag")
-
-    assert side.send(chat("word " * 20_000, model="mine"))[0] == 429
-    assert gate.calls == 1
 
 
 class TestReservations:
