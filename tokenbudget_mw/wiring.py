@@ -21,10 +21,11 @@ from tokenbudget_mw.heartbeat import Heartbeat
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
-from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.rules.routes import RouteTable
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings import Settings
+from tokenbudget_mw.settings.changes import policy_of
+from tokenbudget_mw.settings.own_limits import OwnLimits
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.seeding import Question
     from tokenbudget_mw.seeding import Seeder
 
-__all__ = ["open_bars", "open_database", "open_keys", "open_seeder", "policy_of", "wire"]
+__all__ = ["open_bars", "open_database", "open_keys", "open_seeder", "wire"]
 
 _SLACK = 60.0
 """Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
@@ -101,14 +102,6 @@ def wire(
     return core
 
 
-def policy_of(settings: Settings, *, has_books: bool = False) -> Policy:
-    """
-    Return the limits of *settings*, ready to be asked; *has_books* as of `Policy`.
-    """
-    plans, limits, zone = settings.plans, settings.limits, settings.timezone
-    return Policy(plans, limits, settings.default_plan, zone, routes=settings.routes, has_books=has_books)
-
-
 def open_database(settings: Settings) -> Engine:
     """
     Open the database that *settings* name.
@@ -128,7 +121,8 @@ def open_keys(settings: Settings, engine: Engine, *, bars: Bars | None = None) -
     from tokenbudget_mw.database.keys import KeyStore
 
     told = (bars or open_bars(settings)).tell
-    return KeyStore(engine, settings.pepper.value if settings.pepper else "", told=told)
+    pepper = settings.pepper.value if settings.pepper else ""
+    return KeyStore(engine, pepper, limits=OwnLimits(settings.limit_context()), told=told)
 
 
 def open_bars(settings: Settings, core: Core | None = None) -> Bars:
@@ -153,7 +147,8 @@ def open_bars(settings: Settings, core: Core | None = None) -> Bars:
             backend.close()
 
     seconds = settings.key_cache_ttl + STALE_SECONDS + _SLACK
-    return Bars(policy_of(settings), opened, seconds, time.time if core is None else core.clock)
+    policy = policy_of(settings) if core is None else core.guard.admission.policy
+    return Bars(policy, opened, seconds, time.time if core is None else core.clock)
 
 
 def open_seeder(

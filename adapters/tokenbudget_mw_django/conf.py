@@ -19,14 +19,14 @@ from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.wiring import open_bars, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Engine
 
     from tokenbudget_mw.barring import Bars
     from tokenbudget_mw.core import Core
 
-__all__ = ["bars", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
+__all__ = ["bars", "change_limits", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -72,6 +72,19 @@ def bars() -> Bars:
     with _lock:
         running = _cores.get("core")
     return open_bars(running.settings if running is not None else read_settings(), running)
+
+
+def change_limits(changes: Mapping[str, Any]) -> None:
+    """
+    Put other limits in the place of those that hold, in this process; what was counted stays.
+
+    Args:
+        changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
+
+    Raises:
+        ConfigurationError: Something is wrong. Then nothing has changed.
+    """
+    core().change_limits(changes)
 
 
 def engine_of(alias: str) -> Engine:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key, why_not
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ STALE_SECONDS = 600.0
 """How much longer a remembered key is good while the database does not answer."""
 
 
+UNREADABLE = "unreadable"
+
+
+def _unreadable_limits() -> CredentialError:
+    return CredentialError("The limits of this API key cannot be read.", status=403, code="unreadable_limits")
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     subject: Subject | None
@@ -45,7 +52,7 @@ class _Answer:
 
     def get(self) -> Subject:
         if self.subject is None:
-            raise why_not(self.status)
+            raise _unreadable_limits() if self.status == UNREADABLE else why_not(self.status)
         return self.subject
 
 
@@ -72,6 +79,7 @@ class KeyCache:
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
+        self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
         self._generation = 0
         self._is_away = False
 
@@ -151,8 +159,14 @@ class KeyCache:
             return _Answer(None, row.status, until)
         if row.has_expired(now):
             return _Answer(None, "expired", until)
+        try:
+            subject = self._store.subject_of(row)
+        except ConfigurationError as exc:
+            self._tell_unreadable(row, str(exc))
+            # refused, as a key of an unknown plan is: what it may take is not known
+            return _Answer(None, UNREADABLE, until)
         dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
-        return _Answer(row.subject(), row.status, min(until, dead_at), dead_at)
+        return _Answer(subject, row.status, min(until, dead_at), dead_at)
 
     def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
         self._tell(is_away=True, reason=type(exc).__name__)
@@ -162,6 +176,11 @@ class KeyCache:
             return answer
         message = "API keys cannot be checked at the moment. Try again shortly."
         raise CredentialError(message, status=503, code="keys_unavailable") from exc
+
+    def _tell_unreadable(self, row: KeyRow, reason: str) -> None:
+        if self._unreadable.get(row.kid) != row.limits:
+            self._unreadable[row.kid] = row.limits
+            log.error("Key %s is refused, because the limits of its own cannot be read: %s", row.kid, reason)
 
     def _tell(self, *, is_away: bool, reason: str = "") -> None:
         if is_away == self._is_away:

@@ -1,24 +1,52 @@
 """
-What is known of an API key.
+Rows of the key table, as it is and as it was one migration back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
+from sqlalchemy import inspect, select, update
+from sqlalchemy.exc import DatabaseError, NoSuchTableError
 
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.rows import clean_id
+from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.values import Subject
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Engine, Select
     from sqlalchemy.engine import RowMapping
 
-__all__ = ["KeyRow", "NewKey", "Status", "row_of"]
+    from tokenbudget_mw.values import Limit
+
+__all__ = [
+    "EARLIER",
+    "KeyRow",
+    "LimitReader",
+    "NewKey",
+    "Status",
+    "change_rows",
+    "check_ids",
+    "is_behind",
+    "row_of",
+    "select_rows",
+]
 
 Status = Literal["active", "suspended", "revoked"]
+
+_MOST_AT_ONCE = 500
+
+Narrow = Callable[["Select[Any]"], "Select[Any]"]
+
+EARLIER = tuple([column for column in tables.keys.columns if column.name != "limits"])
+"""The columns of the table as it was one migration back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +90,8 @@ class KeyRow:
         last_used_at: When it was last seen, coarsely.
 
         tags: The owner's notes.
+
+        limits: Limits of its own, as `LimitReader` has written them; None where it has none.
     """
 
     kid: str
@@ -82,10 +112,11 @@ class KeyRow:
     rotated_to: str | None
     last_used_at: datetime | None
     tags: Mapping[str, str]
+    limits: str | None = None
 
-    def subject(self) -> Subject:
+    def subject(self, limits: tuple[Limit, ...] = ()) -> Subject:
         """
-        Return who pays and is limited when this key is used.
+        Return who pays and is limited when this key is used, by *limits* of its own; see `KeyStore.subject_of`.
         """
         return Subject(
             key=self.kid,
@@ -96,6 +127,7 @@ class KeyRow:
             plan=self.plan,
             purpose=self.purpose,
             source="api_key",
+            limits=limits,
         )
 
     def state(self, now: float) -> str:
@@ -126,8 +158,91 @@ class NewKey:
     text: str = field(repr=False)
 
 
+class LimitReader(Protocol):
+    """
+    Knows what limits of a key's own mean. Every method raises `ConfigurationError` where they mean nothing.
+    """
+
+    def write(self, limits: Iterable[str | Mapping[str, Any]]) -> str:
+        """
+        Check *limits*, and return the text that the table holds.
+        """
+        ...
+
+    def add(self, text: str | None, limits: Iterable[str | Mapping[str, Any]], now: float) -> str:
+        """
+        Return *text* with *limits* added, each in the place of what counts the same there; and without what has ended.
+        """
+        ...
+
+    def read(self, text: str) -> tuple[Limit, ...]:
+        """
+        Return the limits in *text*.
+        """
+        ...
+
+
 def row_of(found: RowMapping | Mapping[str, Any]) -> KeyRow:
     """
-    Return what a row of the table, or the values of a new one, say of a key.
+    Return what the database *found*.
     """
     return KeyRow(**{**found, "tags": msgspec.json.decode(found["tags"], type=dict[str, str])})
+
+
+def select_rows(engine: Engine, narrow: Narrow) -> list[KeyRow]:
+    """
+    Return the keys that *narrow* leaves of all.
+    """
+    try:
+        return _select(engine, narrow, tables.keys.columns)
+    except DatabaseError:
+        if not is_behind(engine):
+            raise
+        return _select(engine, narrow, EARLIER)
+
+
+def change_rows(engine: Engine, which: Iterable[ColumnElement[bool]], values: Mapping[str, Any]) -> tuple[KeyRow, ...]:
+    """
+    Set *values* in the rows that meet all of *which*, and return these as they are then.
+    """
+    keys = tables.keys.c
+    rows: list[KeyRow] = []
+    with engine.begin() as connection:
+        wanted = select(keys.kid).where(*which).order_by(keys.kid).with_for_update()
+        kids = connection.execute(wanted).scalars().all()
+        parts = [keys.kid.in_(kids[at : at + _MOST_AT_ONCE]) for at in range(0, len(kids), _MOST_AT_ONCE)]
+        for part in parts:
+            connection.execute(update(tables.keys).where(part).values(values))
+    for part in parts:
+        rows += select_rows(reader(engine), partial(_narrowed, part))
+    return tuple(rows)
+
+
+def _narrowed(part: ColumnElement[bool], keys: Select[Any]) -> Select[Any]:
+    return keys.where(part).order_by(tables.keys.c.kid)
+
+
+def check_ids(owner: Mapping[str, str | None]) -> None:
+    """
+    Raise `ConfigurationError` where an id of *owner* (column -> value) is not one that every database keeps as it is.
+    """
+    for name, value in owner.items():
+        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
+        if value is not None and clean_id(value, length) != value:
+            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
+
+
+def is_behind(engine: Engine) -> bool:
+    """
+    Whether the table is one migration back, and has no limits.
+    """
+    try:
+        columns = inspect(engine).get_columns(tables.keys.name)
+    except NoSuchTableError:
+        return False
+    return "limits" not in {column["name"] for column in columns}
+
+
+def _select(engine: Engine, narrow: Narrow, columns: Iterable[ColumnElement[Any]]) -> list[KeyRow]:
+    with engine.connect() as connection:
+        return [row_of(found) for found in connection.execute(narrow(select(*columns))).mappings()]

@@ -11,7 +11,7 @@ import hmac
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
@@ -19,23 +19,32 @@ from sqlalchemy import insert, select, update
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.key_cache import KeyCache
-from tokenbudget_mw.database.key_rows import KeyRow, NewKey, Status, row_of
-from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
+from tokenbudget_mw.database.key_rows import (
+    EARLIER,
+    KeyRow,
+    LimitReader,
+    NewKey,
+    Status,
+    change_rows,
+    check_ids,
+    is_behind,
+    row_of,
+    select_rows,
+)
+from tokenbudget_mw.database.rows import clean_text, encode_tags, moment
 from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
 from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
 from tokenbudget_mw.values import EMPTY_TAGS
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from sqlalchemy import ColumnElement, Engine
+    from sqlalchemy import ColumnElement, Engine, Select
 
     from tokenbudget_mw.rules.identity import ApiKey
-    from tokenbudget_mw.values import Subject
+    from tokenbudget_mw.values import Limit, Subject
 
     Told = Callable[[Iterable[tuple[Subject, str]]], object]
 
-__all__ = ["KeyCache", "KeyRow", "KeyStore", "NewKey", "Status"]
+__all__ = ["KeyCache", "KeyRow", "KeyStore", "LimitReader", "NewKey", "Status"]
 
 _NO_DIGEST = "0" * 64
 
@@ -50,6 +59,8 @@ class KeyStore:
         pepper: Secret of the HMAC; or several by version, of which the highest makes new keys and the others still
             check the keys they made.
 
+        limits: Knows what limits of a key's own mean; without it keys that have such are refused.
+
         clock: Epoch seconds.
 
         random_bytes: Source of randomness.
@@ -62,6 +73,7 @@ class KeyStore:
         engine: Engine,
         pepper: str | bytes | Mapping[int, str | bytes],
         *,
+        limits: LimitReader | None = None,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
         told: Told = lambda _: None,
@@ -69,10 +81,11 @@ class KeyStore:
         peppers = pepper if isinstance(pepper, Mapping) else {1: pepper}
         if not peppers:
             raise ConfigurationError("`pepper` holds no version. Give a secret, or a dict of version to secret.")
-        self._peppers = {version: _bytes(secret) for version, secret in peppers.items()}
+        self._peppers = {each: text.encode() if isinstance(text, str) else text for each, text in peppers.items()}
         self._newest = max(self._peppers)
         self._engine = engine
         self._reader = reader(engine)
+        self._limits = limits
         self._clock = clock
         self._random_bytes = random_bytes
         self._told = told
@@ -83,9 +96,8 @@ class KeyStore:
         """
         Return the key with public id *kid*, by one indexed query; None where there is none.
         """
-        with self._reader.connect() as connection:
-            found = connection.execute(select(tables.keys).where(tables.keys.c.kid == kid)).mappings().first()
-        return None if found is None else row_of(found)
+        rows = select_rows(self._reader, lambda keys: keys.where(tables.keys.c.kid == kid))
+        return rows[0] if rows else None
 
     def get(self, kid: str) -> KeyRow:
         """
@@ -103,13 +115,40 @@ class KeyStore:
         """
         Return up to *most* keys, the oldest first, of one *status* and *tenant* or of all.
         """
-        wanted = select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.kid).limit(most)
-        if status is not None:
-            wanted = wanted.where(tables.keys.c.status == status)
-        if tenant is not None:
-            wanted = wanted.where(tables.keys.c.tenant_id == tenant)
-        with self._reader.connect() as connection:
-            return [row_of(found) for found in connection.execute(wanted).mappings()]
+
+        def narrow(keys: Select[Any]) -> Select[Any]:
+            if status is not None:
+                keys = keys.where(tables.keys.c.status == status)
+            if tenant is not None:
+                keys = keys.where(tables.keys.c.tenant_id == tenant)
+            return keys.order_by(tables.keys.c.created_at, tables.keys.c.kid).limit(most)
+
+        return select_rows(self._reader, narrow)
+
+    def limits_of(self, row: KeyRow) -> tuple[Limit, ...]:
+        """
+        Return the limits that *row* has of its own.
+
+        Raises:
+            ConfigurationError: They cannot be read.
+        """
+        if row.limits is None:
+            return ()
+        return self._limit_reader().read(row.limits)
+
+    def subject_of(self, row: KeyRow) -> Subject:
+        """
+        Return who pays and is limited when the key of *row* is used.
+
+        Raises:
+            ConfigurationError: The limits of its own cannot be read.
+        """
+        return row.subject(self.limits_of(row))
+
+    def _limit_reader(self) -> LimitReader:
+        if self._limits is None:
+            raise ConfigurationError("Limits of a key's own need a reader. Open the table by `wiring.open_keys`.")
+        return self._limits
 
     def fingerprint(self, key: ApiKey) -> bytes:
         """
@@ -140,6 +179,7 @@ class KeyStore:
         purpose: str = "realtime",
         expires_at: float | None = None,
         tags: Mapping[str, str] = EMPTY_TAGS,
+        limits: Iterable[str | Mapping[str, Any]] = (),
     ) -> NewKey:
         """
         Make a key.
@@ -163,13 +203,18 @@ class KeyStore:
 
             tags: Notes.
 
+            limits: Limits of its own, as in the settings; see `set_limits`.
+
         Raises:
-            ConfigurationError: An id is too long, or holds characters that not every database keeps.
+            ConfigurationError: An id is too long, or holds characters that not every database keeps; or a limit cannot be
+                read.
         """
         owner = {"user_id": user, "team_id": team, "project_id": project, "tenant_id": tenant, "plan": plan}
-        _check_ids(owner)
+        check_ids(owner)
         expires = None if expires_at is None else moment(round(expires_at * 1_000_000))
-        made, values = self._new(**owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags))
+        made, values = self._new(
+            **owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags), limits=self._written(limits)
+        )
         with self._engine.begin() as connection:
             connection.execute(insert(tables.keys).values(values))
         return NewKey(row_of(values), made.text)
@@ -182,14 +227,18 @@ class KeyStore:
         Raises:
             UnknownKeyError: There is no active key *kid*.
         """
+        columns = EARLIER if is_behind(self._engine) else tuple(tables.keys.columns)
         with self._engine.begin() as connection:
-            wanted = select(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status == "active")
+            wanted = select(*columns).where(tables.keys.c.kid == kid, tables.keys.c.status == "active")
             found = connection.execute(wanted.with_for_update()).mappings().first()
             if found is None or found["rotated_to"] is not None:
                 raise _unknown(kid, "active and not rotated")
             old = row_of(found)
             made, values = self._new(
-                **{name: found[name] for name in _INHERITED}, expires_at=old.expires_at, tags=dict(old.tags)
+                **{name: found[name] for name in _INHERITED},
+                limits=old.limits,
+                expires_at=old.expires_at,
+                tags=dict(old.tags),
             )
             end = self._now() + timedelta(seconds=grace)
             expires = end if old.expires_at is None else min(end, old.expires_at)
@@ -254,6 +303,52 @@ class KeyStore:
         """
         return self._change(kid, ("active", "suspended"), plan=plan)
 
+    def set_limits(self, kid: str, limits: Iterable[str | Mapping[str, Any]]) -> KeyRow:
+        """
+        Give key *kid* limits of its own, in the place of those that it had; none where *limits* are empty.
+
+        Each holds in the place of what counts the same (scopes, unit, window) in its plan and in the settings, or beside
+        them. A dict may have ``until``, from when on what it replaced holds again.
+
+        Raises:
+            ConfigurationError: A limit cannot be read, or the table is a migration behind.
+
+            UnknownKeyError: There is no key *kid* that is active or suspended.
+        """
+        return self._change(kid, ("active", "suspended"), limits=self._written(limits))
+
+    def add_limits(self, kid: str, limits: Iterable[str | Mapping[str, Any]]) -> KeyRow:
+        """
+        Give key *kid* more limits of its own. One that counts the same as another of them takes its place; one with an end
+        only that of another with an end. What has ended is forgotten.
+
+        Raises:
+            ConfigurationError: A limit cannot be read, or the table is a migration behind.
+
+            UnknownKeyError: There is no key *kid* that is active or suspended.
+        """
+        self._check_place()
+        keys = tables.keys
+        with self._engine.begin() as connection:
+            wanted = select(keys.c.limits).where(keys.c.kid == kid, keys.c.status != "revoked").with_for_update()
+            found = connection.execute(wanted).first()
+            if found is None:
+                raise _unknown(kid, "active or suspended")
+            text = self._limit_reader().add(found.limits, limits, self._clock())
+            connection.execute(update(keys).where(keys.c.kid == kid).values(limits=text))
+        return self.get(kid)
+
+    def _written(self, limits: Iterable[str | Mapping[str, Any]]) -> str | None:
+        limits = tuple(limits) if not isinstance(limits, str | Mapping) else (limits,)
+        if not limits:
+            return None
+        self._check_place()
+        return self._limit_reader().write(limits)
+
+    def _check_place(self) -> None:
+        if is_behind(self._engine):
+            raise ConfigurationError("The key table has no place for limits yet. Run `tokenbudget-mw migrate` first.")
+
     def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
         changed = self._change_where((tables.keys.c.kid == kid,), states, values)
         if not changed:
@@ -265,29 +360,23 @@ class KeyStore:
         if unknown or not owner:
             given = f"got {unknown[0]!r}" if unknown else "none is given"
             raise ConfigurationError(f"Name the owner whose keys are meant, by {', '.join(_OWNERS)}; {given}.")
-        return self._change_where(
-            [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()], states, values
-        )
+        which = [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()]
+        return self._change_where(which, states, values)
 
     def _change_where(
         self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]
     ) -> tuple[KeyRow, ...]:
-        keys = tables.keys
-        wanted = select(keys).where(*which, keys.c.status.in_(states)).order_by(keys.c.kid)
-        with self._engine.begin() as connection:
-            before = connection.execute(wanted.with_for_update()).mappings().all()
-            for at in range(0, len(before), _MOST_AT_ONCE):
-                kids = [row["kid"] for row in before[at : at + _MOST_AT_ONCE]]
-                connection.execute(update(keys).where(keys.c.kid.in_(kids)).values(values))
-        rows = tuple([row_of({**row, **values}) for row in before])
+        rows = change_rows(self._engine, (*which, tables.keys.c.status.in_(states)), values)
         if "status" in values:
             self._told([(row.subject(), row.state(self._clock())) for row in rows])
         return rows
 
     def _new(self, *, name: str, tags: dict[str, str], **values: Any) -> tuple[ApiKey, dict[str, Any]]:
         key = new_key(self._random_bytes(RANDOM_BYTES))
+        if values.get("limits") is None:
+            values.pop("limits", None)  # so that a table that is one migration back takes the row, too
         return key, {
-            **{column.name: None for column in tables.keys.columns},
+            **{column.name: None for column in EARLIER},
             **values,
             "kid": key.kid,
             "digest": self.fingerprint(key).hex(),
@@ -303,20 +392,8 @@ class KeyStore:
         return moment(int(self._clock() * 1_000_000))
 
 
-_MOST_AT_ONCE = 500
 _OWNERS = ("user", "team", "project", "tenant")
 _INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
-
-
-def _bytes(secret: str | bytes) -> bytes:
-    return secret.encode() if isinstance(secret, str) else secret
-
-
-def _check_ids(owner: Mapping[str, str | None]) -> None:
-    for name, value in owner.items():
-        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
-        if value is not None and clean_id(value, length) != value:
-            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
 
 
 def _unknown(kid: str, state: str = "") -> UnknownKeyError:
