@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,6 +61,14 @@ class Meter(Protocol):
         """
         ...
 
+    def recount_aside(
+        self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = ...
+    ) -> Future[TokenCount] | None:
+        """
+        The same, in a thread of the meter's; None where too many wait already.
+        """
+        ...
+
     def count(self, text: str, model: str | None) -> TokenCount:
         """
         Count a text's tokens for *model*.
@@ -73,9 +81,17 @@ class Meter(Protocol):
         """
         ...
 
-    def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
+    def open_tap(
+        self,
+        format: str,  # noqa: A002 - the word that routes use
+        content_type: str,
+        content_encoding: str,
+        model: str | None,
+        *,
+        is_counted: bool = True,
+    ) -> Tap | None:
         """
-        Return a reader of a response; None where it cannot be read.
+        Return a reader of a response; None where it cannot be read. Without *is_counted* it tokenises nothing.
         """
         ...
 

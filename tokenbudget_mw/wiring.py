@@ -252,8 +252,8 @@ def _meter(settings: Settings) -> Any:
 
     encoders = default_encoders(settings.tokenizer)
     if any(route.format is not None and route.count != "off" for route in settings.routes):
-        # at start, never in a request: loading takes a quarter of a second and holds the GIL
-        encoders.warm()
+        # never in a request: loading takes a quarter of a second and holds the GIL
+        encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
     depth = Depth(settings.exact_chars, PRECISE if settings.precise_counts else USUAL)
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
     return TokenMeter(Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth))

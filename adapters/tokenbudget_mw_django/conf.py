@@ -65,15 +65,6 @@ def core() -> Core:
         return _cores["core"]
 
 
-def bars() -> Bars:
-    """
-    Return what tells the backend of keys that may pass no more: by the core's connection where this process has a core.
-    """
-    with _lock:
-        running = _cores.get("core")
-    return open_bars(running.settings if running is not None else read_settings(), running)
-
-
 def change_limits(changes: Mapping[str, Any]) -> None:
     """
     Put other limits in the place of those that hold, in this process; what was counted stays.
@@ -85,6 +76,15 @@ def change_limits(changes: Mapping[str, Any]) -> None:
         ConfigurationError: Something is wrong. Then nothing has changed.
     """
     core().change_limits(changes)
+
+
+def bars() -> Bars:
+    """
+    Return what tells the backend of keys that may pass no more: by the core's connection where this process has a core.
+    """
+    with _lock:
+        running = _cores.get("core")
+    return open_bars(running.settings if running is not None else read_settings(), running)
 
 
 def engine_of(alias: str) -> Engine:

@@ -65,27 +65,6 @@ def test_operators_look_and_correct(example: Load) -> None:
     assert (line.limit.name, line.remaining, line.is_spent) == ("tokens-day-tenant", 1_000_000, False)
 
 
-def test_keys_of_an_owner_are_changed_together(
-    example: Load, sqlite_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    A tenant that does not pay, or is deleted, passes no more; others do.
-    """
-    monkeypatch.setenv("TOKENBUDGET_PEPPER", "a pepper of this test")
-    engine = open_engine(sqlite_database)
-    metadata.create_all(engine)
-    module = example("owner_keys")
-    for tenant in ("acme", "late", "good"):
-        module.keys.create(tenant=tenant)
-
-    module.tenant_deleted("acme")
-    module.invoice_overdue("late")
-
-    states = {row.tenant_id: row.status for row in module.keys.list()}
-    engine.dispose()
-    assert states == {"acme": "revoked", "late": "suspended", "good": "active"}
-
-
 def test_limit_dicts_mean_what_the_page_says(example: Load) -> None:
     """Anchors, an end in the settings' zone, and overrides for whom they name."""
     settings = Settings.from_mapping(example("limit_dicts").TOKENBUDGET)
@@ -120,3 +99,24 @@ def test_limits_change_as_the_page_says(example: Load) -> None:
 
     assert module.budget.core.settings.plans["free"].limits[0].amount == 90
     module.budget.core.close()
+
+
+def test_keys_of_an_owner_are_changed_together(
+    example: Load, sqlite_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A tenant that does not pay, or is deleted, passes no more; others do.
+    """
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "a pepper of this test")
+    engine = open_engine(sqlite_database)
+    metadata.create_all(engine)
+    module = example("owner_keys")
+    for tenant in ("acme", "late", "good"):
+        module.keys.create(tenant=tenant)
+
+    module.tenant_deleted("acme")
+    module.invoice_overdue("late")
+
+    states = {row.tenant_id: row.status for row in module.keys.list()}
+    engine.dispose()
+    assert states == {"acme": "revoked", "late": "suspended", "good": "active"}

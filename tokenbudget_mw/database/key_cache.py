@@ -36,13 +36,6 @@ STALE_SECONDS = 600.0
 """How much longer a remembered key is good while the database does not answer."""
 
 
-UNREADABLE = "unreadable"
-
-
-def _unreadable_limits() -> CredentialError:
-    return CredentialError("The limits of this API key cannot be read.", status=403, code="unreadable_limits")
-
-
 @dataclass(frozen=True, slots=True)
 class _Answer:
     subject: Subject | None
@@ -52,7 +45,7 @@ class _Answer:
 
     def get(self) -> Subject:
         if self.subject is None:
-            raise _unreadable_limits() if self.status == UNREADABLE else why_not(self.status)
+            raise why_not(self.status)
         return self.subject
 
 
@@ -78,8 +71,8 @@ class KeyCache:
         self._secret = secrets.token_bytes(32)
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
-        self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
+        self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._generation = 0
         self._is_away = False
 
@@ -163,8 +156,7 @@ class KeyCache:
             subject = self._store.subject_of(row)
         except ConfigurationError as exc:
             self._tell_unreadable(row, str(exc))
-            # refused, as a key of an unknown plan is: what it may take is not known
-            return _Answer(None, UNREADABLE, until)
+            return _Answer(None, "unreadable", until)
         dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
         return _Answer(subject, row.status, min(until, dead_at), dead_at)
 

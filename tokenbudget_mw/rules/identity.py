@@ -110,7 +110,8 @@ def parse_key(text: str) -> ApiKey:
 
 def why_not(status: str) -> CredentialError:
     """
-    Return the refusal of a key that is ``suspended``, ``revoked``, ``expired``, or none of ours (any other *status*).
+    Return the refusal of a key that is ``suspended``, ``revoked``, ``expired``, whose own limits are ``unreadable``, or that
+    is none of ours (any other *status*).
 
     >>> why_not("revoked").code, str(why_not("expired"))
     ('revoked_api_key', 'This API key has expired.')
@@ -119,6 +120,10 @@ def why_not(status: str) -> CredentialError:
         return CredentialError(f"This API key is {status}.", code=f"{status}_api_key")
     if status == "expired":
         return CredentialError("This API key has expired.", code="expired_api_key")
+    if status == "unreadable":
+        # refused, as a key of an unknown plan is: what it may take is not known
+        message = "The limits of this API key cannot be read."
+        return CredentialError(message, status=403, code="unreadable_limits")
     return _invalid()
 
 

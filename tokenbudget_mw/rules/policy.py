@@ -156,8 +156,8 @@ class Policy:
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
         self._mode = mode
-        self.overrides = overrides
         self.has_books = has_books
+        self.overrides = overrides
         used = {name.partition(":")[0] for name in overrides}
         self._override_scopes = tuple([scope for scope in _WIDEST_FIRST if scope in used])
         self._sets: dict[str | None, Held] = {}
@@ -369,7 +369,8 @@ class Policy:
         if not enforced and counted(limit) in self._enforced:
             window += "~"
         period = limit.window if limit.window is not None and limit.window.period is not None else None
-        return _Known(limit, window, _params(limit), period, enforced, self.has_books and is_bookable(limit))
+        is_booked = self.has_books and is_bookable(limit)
+        return _Known(limit, window, _params(limit), period, enforced, is_booked)
 
     def _period(self, window: Window, now: float) -> tuple[int, int, int]:
         key = (window.period, window.anchor)

@@ -158,8 +158,13 @@ class Settings:
         "tiktoken",
         reading.choice("tiktoken", "fastokens"),
     )
+    load_tokenizer: Literal["start", "background"] = _setting(
+        "When it is loaded: before the app starts, or in the `background`; until then prompts are estimated by their bytes.",
+        "start",
+        reading.choice("start", "background"),
+    )
     exact_chars: int = _setting(
-        "Up to how many characters of a prompt are tokenised, all of them; the rest of a longer one is sampled.",
+        "Up to how many characters of a prompt, those of known texts left out, are tokenised; a longer one is sampled.",
         16_384,
         reading.whole(0, 10**7),
     )
