@@ -219,6 +219,12 @@ class Seeder(Starter):
 
     def _seed(self, mine: _Mine, plan: Plan, asked: dict[int, Question]) -> bool:
         try:
+            # whoever asked just before another's work was done finds it done: what is read now might be seeded too late
+            if not self._backend.peek(plan.ask, self._clock()).unseeded:
+                return True
+        except BackendUnavailableError:
+            return False
+        try:
             self._write()
             answers = self._read(tuple(asked.values()))
         except Exception as exc:  # noqa: BLE001 - whatever keeps the books from answering, the limit's policy holds

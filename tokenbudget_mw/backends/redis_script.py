@@ -151,7 +151,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
         cost = check.cost
         if not (type(cost) is int and type(actual) is int and 0 <= cost <= MAX_AMOUNT >= actual >= 0):
             _refuse(check.window, cost, actual)
-        packer.add(check, cost, hold.slot, actual)
+        packer.add(check, cost, hold.slot, actual, check.is_booked * BOOKED)
     return packer.call(reservation.tag, reservation.id)
 
 
