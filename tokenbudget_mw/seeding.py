@@ -212,6 +212,8 @@ class Seeder(Starter):
         is_well = False
         try:
             is_well = self._seed(mine, plan, asked)
+        except Exception:
+            log.exception("A counter could not be started; its limit follows on_backend_error.")
         finally:
             with mine.lock:
                 job = mine.jobs.pop(key)
