@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from tokenbudget_mw.rules.bound import Bound, is_for_good
 from tokenbudget_mw.rules.identity import why_not
-from tokenbudget_mw.rules.policy import Bound
 from tokenbudget_mw.units import format_usd
 from tokenbudget_mw.values import (
     CROWDED,
@@ -125,8 +125,7 @@ class Admission:
         holder = "" if request.is_used else self.policy.holder_of(request.subject)
         if not (bound.checks or holder):
             return None
-        # a request is a request whatever comes of it: where nothing else is limited, there is nothing to settle
-        lease = 0.0 if all(limit.unit == "requests" for limit in bound.limits) else self.lease
+        lease = 0.0 if bound.is_for_good else self.lease
         subject = request.subject
         is_anonymous = subject.source in ANONYMOUS
         ask = Ask(request.id, self.policy.tag_of(subject), bound.checks, lease, holder, is_anonymous)
@@ -143,7 +142,7 @@ class Admission:
         kept, checks = policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
-        return Bound(tuple(kept), tuple(checks))
+        return Bound(tuple(kept), tuple(checks), is_for_good=is_for_good(kept))
 
 
 def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
