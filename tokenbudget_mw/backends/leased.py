@@ -125,7 +125,7 @@ class LeasedBackend:
             self._teller.join(1.0)
         self._stock.give_up()
         with suppress(BackendUnavailableError):
-            self._drive(ways.telling(self._stock, time.time()))
+            self._drive(ways.telling(self._stock, self._stock.latest))
         self._backend.close()
 
     def _drive(self, way: Way[T]) -> T:
@@ -239,7 +239,7 @@ class AsyncLeasedBackend:
             await asyncio.gather(self._teller, return_exceptions=True)
         self._stock.give_up()
         with suppress(BackendUnavailableError):
-            await self._drive(ways.telling(self._stock, time.time()))
+            await self._drive(ways.telling(self._stock, self._stock.latest))
         await self._backend.aclose()
 
     async def _drive(self, way: Way[T]) -> T:

@@ -53,6 +53,9 @@ class Stock:
         terms: How much may be reserved ahead, and for how long.
 
         clock: Gives a moment in seconds that no administrator sets back; None where the moments of the calls count.
+
+    Attributes:
+        latest: The moment of a late call, in epoch seconds.
     """
 
     def __init__(self, terms: Terms, clock: Callable[[], float] | None) -> None:
@@ -75,6 +78,7 @@ class Stock:
         self._young: deque[Grant] = deque()
         self._old: deque[Grant] = deque()
         self._news: deque[Grant | Debt] = deque()
+        self.latest = 0.0
 
     @property
     def is_virtual(self) -> bool:
@@ -375,6 +379,7 @@ class Stock:
     # -- under the lock -----------------------------------------------------------------------------------------------
 
     def _time(self, now: float) -> float:
+        self.latest = now
         return now if self._clock is None else self._clock()
 
     def _retire(self, grant: Grant) -> None:

@@ -1,0 +1,147 @@
+"""
+What processes admit from quota reserved ahead never passes a limit, in any trailing window, and all of it is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenbudget_mw.backends.leased import LeasedBackend, make_stock
+from tokenbudget_mw.backends.leased_shapes import Terms
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.testing.backends import ask, check, settlement
+
+START_US = 1_700_000_000_000_000
+SLOT_US, SLOTS = 500_000, 6
+LENGTH_US = SLOT_US * SLOTS
+REQUESTS, TOKENS, DAY = 40, 300, 900
+PERIODS = (START_US - 5_000_000, START_US + 5_200_000, START_US + 500_000_000)
+
+# Most moments are borders, or a microsecond beside them: of slots, of the window, of the period.
+moves = st.one_of(
+    st.just((0, 0)),
+    st.just((0, 0)),
+    st.tuples(st.sampled_from([1, 2, 5, 6, 7, 13]), st.sampled_from([-1, 0, 0, 1])),
+    st.tuples(st.just(-1), st.integers(0, 2_000_000)),
+)
+steps = st.tuples(
+    moves,
+    st.sampled_from(["reserve", "reserve", "reserve", "burst", "settle", "settle", "close"]),
+    st.integers(0, 2),  # the process
+    st.sampled_from([1, 1, 2, 5, 20]),
+    st.integers(0, 40),
+)
+
+
+class Call(NamedTuple):
+    """
+    An admitted call: when, and what it was charged for.
+    """
+
+    at_us: int
+    requests: int
+    tokens: int
+
+
+class History:
+    """
+    Three processes that share limits, and what they admitted.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self.shared = MemoryBackend()
+        self.processes = [LeasedBackend(self.shared, make_stock(terms, is_virtual=True)) for _ in range(3)]
+        self.now_us = START_US
+        self.calls: dict[str, Call] = {}
+        self.open: list[Any] = []
+        self.is_exact = True
+
+    @property
+    def now(self) -> float:
+        return self.now_us / 1_000_000
+
+    def move(self, borders: int, beside: int) -> None:
+        if borders < 0:
+            self.now_us += beside
+        elif borders:
+            self.now_us = max(self.now_us, (self.now_us // SLOT_US + borders) * SLOT_US + beside)
+
+    def checks(self, tokens: int) -> tuple[Any, ...]:
+        params = (SLOT_US, SLOTS)
+        return (
+            check(1, REQUESTS, "requests:3", params=params),
+            check(tokens, TOKENS, "tokens:3", params=params),
+            check(tokens, DAY, "tokens:day", params=PERIODS, algorithm="calendar", counter="tenant=t"),
+        )
+
+    def step(self, move: tuple[int, int], act: str, process: int, tokens: int, choice: int) -> None:
+        self.move(*move)
+        if act == "close":
+            # a call that is open then stays charged as it was reserved, where it turns out cheaper
+            self.is_exact = self.is_exact and not any(owner == process for owner, _, _ in self.open)
+            self.processes[process].close()
+        elif act == "settle":
+            if self.open:
+                self.settle(process, choice)
+        else:
+            for _ in range(choice if act == "burst" else 1):
+                self.reserve(process, tokens)
+
+    def reserve(self, process: int, tokens: int) -> None:
+        asked = ask(*self.checks(tokens))
+        reply = self.processes[process].reserve(asked, self.now)
+        if reply.admitted:
+            self.calls[asked.id] = Call(self.now_us, 1, tokens)
+            self.open.append((process, asked, reply))
+            self.check_limits()
+
+    def settle(self, _: int, choice: int) -> None:
+        process, asked, reply = self.open.pop(choice % len(self.open))
+        tokens = min(asked.checks[1].cost, choice)
+        assert self.processes[process].settle(settlement(asked, reply, 1, tokens, tokens), self.now)
+        self.calls[asked.id] = self.calls[asked.id]._replace(tokens=tokens)
+
+    def check_limits(self) -> None:
+        recent = [call for call in self.calls.values() if call.at_us > self.now_us - LENGTH_US]
+        assert sum(call.requests for call in recent) <= REQUESTS
+        assert sum(call.tokens for call in recent) <= TOKENS
+        for begin, end in zip(PERIODS, PERIODS[1:], strict=False):
+            assert sum(call.tokens for call in self.calls.values() if begin <= call.at_us < end) <= DAY
+
+    def finish(self) -> None:
+        """
+        When all is settled and given back, what is counted is what was used, where it was used.
+        """
+        while self.open:
+            self.settle(0, 7)
+        for process in self.processes:
+            process.close()
+        counted = self.shared.peek(ask(*self.checks(0)), self.now).states
+        recent = [call for call in self.calls.values() if self.slot_end(call) > self.now_us - LENGTH_US]
+        period = [call for call in self.calls.values() if (call.at_us < PERIODS[1]) == (self.now_us < PERIODS[1])]
+        seen = [cap - state.remaining for cap, state in zip((REQUESTS, TOKENS, DAY), counted, strict=True)]
+        true = [len(recent), sum(call.tokens for call in recent), sum(call.tokens for call in period)]
+        assert seen == true or (not self.is_exact and all(one >= two for one, two in zip(seen, true, strict=True)))
+
+    def slot_end(self, call: Call) -> int:
+        return (call.at_us // SLOT_US + 1) * SLOT_US
+
+
+@pytest.mark.parametrize("share", [1, 3], ids=["greedy", "sharing"])
+@given(st.lists(steps, min_size=10, max_size=40), st.sampled_from([1, 4, 16]), st.sampled_from([1, 10, 50]))
+@settings(max_examples=300, deadline=None)
+def test_no_trailing_window_and_no_period_ever_passes_its_limit(
+    share: int, history: list[Any], first: int, most: int
+) -> None:
+    """
+    Three processes admit, settle and close at the borders of slots; each admission finds every limit kept, and in the end
+    what is counted is what was used.
+    """
+    run = History(Terms(seconds=1.0, most=most, share=share, first=first))
+    for step in history:
+        run.step(*step)
+    run.finish()
