@@ -39,11 +39,10 @@ class Grant:
 
         left: What is not used of each window; below 0 where calls used more than they reserved.
 
-        remaining: What the backend had left of each window beside it.
-
         slots: Where it was charged.
 
-        empties: When each window would be empty, in epoch seconds.
+        facts: Of each window: where it was charged, what the backend had left beside it, and when it would be empty, in
+            epoch seconds; a sequence each.
 
         ends: When it is not used any more, in seconds of the stock's clock.
 
@@ -63,7 +62,7 @@ class Grant:
     """
 
     __slots__ = (
-        "ask", "empties", "ends", "expires", "is_closed", "is_live", "is_told", "lease", "left", "open", "remaining",
+        "ask", "ends", "expires", "facts", "is_closed", "is_live", "is_told", "lease", "left", "open",
         "served", "shape", "slots", "wall",
     )  # fmt: skip
 
@@ -72,9 +71,8 @@ class Grant:
         self.ask = ask
         self.lease = lease
         self.left = [check.cost for check in ask.checks]
-        self.remaining = [state.remaining for state in states]
         self.slots = [state.slot for state in states]
-        self.empties: list[float] = []
+        self.facts: tuple[list[int], list[int], list[float]] = ([], [], [])
         self.ends = self.wall = self.expires = 0.0
         self.open = self.served = 0
         self.is_live = True
@@ -245,6 +243,7 @@ def grant_of(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) ->
     else:
         seconds = min((end - here) / 1_000_000 - terms.margin, terms.seconds)
         grant.ends, grant.wall = refill.sent + seconds, refill.now + seconds
-    grant.empties = [refill.now + state.reset for state in reply.states]
+    rest = [state.remaining for state in reply.states]
+    grant.facts = (grant.slots, rest, [refill.now + state.reset for state in reply.states])
     grant.expires = refill.sent + refill.ask.lease - GRACE
     return grant

@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections import deque
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -108,7 +108,9 @@ class Stock:
         Admit *ask* from what is held; None where that is not enough.
         """
         checks = ask.checks
-        key = (ask.tag, ask.holder, tuple([(check.counter, check.window, check.cap) for check in checks]))
+        key: Any = (ask.tag, ask.holder)
+        for check in checks:
+            key = (key, check.counter, check.window, check.cap)  # as `key_of`, without the call
         with self._lock:
             shape = self._shapes.get(key)
             if shape is None:
@@ -120,31 +122,34 @@ class Stock:
                 if id_ in self._direct or shape.open >= MAX_OPEN:
                     return None
             for grant in shape.grants:
-                if now < grant.wall and (self._clock is None or self._clock() < grant.ends) and lease <= grant.lease:
-                    for check, spare in zip(checks, grant.left, strict=False):
-                        cost = check.cost
-                        # so a NaN does not pass either
-                        if type(cost) is not int or not 0 <= cost <= spare or check.room > spare:
-                            break
-                    else:
-                        return self._admit(grant, ask, now)
+                if (
+                    now >= grant.wall
+                    or lease > grant.lease
+                    or (self._clock is not None and self._clock() >= grant.ends)
+                ):
+                    continue
+                left = grant.left
+                for check, spare in zip(checks, left):  # noqa: B905 - a keyword costs as much as the loop
+                    cost = check.cost
+                    # so a NaN does not pass either
+                    if type(cost) is not int or not 0 <= cost <= spare or check.room > spare:
+                        break
+                else:
+                    slots, rest, empties = grant.facts
+                    states, at = [], 0
+                    for check in checks:
+                        left[at] = spare = left[at] - check.cost
+                        reset = empties[at] - now
+                        states.append(CheckState(True, rest[at] + spare, reset if reset > 0 else 0.0, 0.0, slots[at]))
+                        at += 1  # noqa: SIM113 - as above
+                    reply = Reply(True, tuple(states))
+                    grant.served += 1
+                    if lease:
+                        grant.open += 1
+                        shape.open += 1
+                        self._calls[id_] = (grant, ask, reply)
+                    return reply
             return None
-
-    def _admit(self, grant: Grant, ask: Ask, now: float) -> Reply:
-        left, remaining, empties, slots = grant.left, grant.remaining, grant.empties, grant.slots
-        states = []
-        for i, check in enumerate(ask.checks):
-            left[i] = spare = left[i] - check.cost
-            reset = empties[i] - now
-            reset = reset if reset > 0 else 0.0
-            states.append(CheckState(True, remaining[i] + spare, reset, 0.0, slots[i]))
-        reply = Reply(True, tuple(states))
-        grant.served += 1
-        if ask.lease:
-            grant.open += 1
-            grant.shape.open += 1
-            self._calls[ask.id] = (grant, ask, reply)
-        return reply
 
     def serves(self, ask: Ask, now: float) -> bool:
         """
