@@ -4,6 +4,7 @@ What processes admit from quota reserved ahead never passes a limit, in any trai
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -109,7 +110,7 @@ class History:
         recent = [call for call in self.calls.values() if call.at_us > self.now_us - LENGTH_US]
         assert sum(call.requests for call in recent) <= REQUESTS
         assert sum(call.tokens for call in recent) <= TOKENS
-        for begin, end in zip(PERIODS, PERIODS[1:], strict=False):
+        for begin, end in pairwise(PERIODS):
             assert sum(call.tokens for call in self.calls.values() if begin <= call.at_us < end) <= DAY
 
     def finish(self) -> None:

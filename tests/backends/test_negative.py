@@ -269,7 +269,9 @@ def test_alone_it_answers_as_the_backend_would(history: list[Any]) -> None:
         now_us += seconds * 1_000_000 + beside
         now = now_us / 1_000_000
         if act == "reserve":
-            asked = ask(check(cost), check(more, 15, "tokens:3600", params=HOUR), check(more, 5, "s:60", enforced=False))
+            asked = ask(
+                check(cost), check(more, 15, "tokens:3600", params=HOUR), check(more, 5, "s:60", enforced=False)
+            )
             one, two = plain.reserve(asked, now), cached.reserve(asked, now)
             assert one == two
             if one.admitted:

@@ -19,6 +19,7 @@ NAMES = [
     "admit_memory_bytes",
     "admit_redis_sync",
     "admit_redis_async",
+    "admit_lease",
     "record_hot",
     "flush_python",
     "analytics_10m",

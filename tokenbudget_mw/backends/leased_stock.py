@@ -175,7 +175,7 @@ class Stock:
         with self._lock:
             time = self._time(now)
             shape = self._shapes.of(ask, self.terms.first, time) if is_leasable(ask) else None
-            if shape is None or shape.is_filling:
+            if shape is None or shape.is_filling or shape.open >= MAX_OPEN:
                 return Plan(shape)
             ended = [grant for grant in shape.grants if time >= grant.ends]
             for grant in ended:
