@@ -527,12 +527,12 @@ def test_memory_is_bounded(shared: Counting, monkeypatch: pytest.MonkeyPatch) ->
     for key in range(6):
         admit(backend, ask(hour(1, counter=f"key={key}"), lease=0.0))
     assert shared.costs == [10, 10, 10, 1, 1, 1]
+    assert len(backend._stock._shapes) == 3
     later = START + 120
     for _ in range(7):
         admit(backend, ask(hour(1, counter="key=9")), later)
 
     assert shared.costs[6:] == [1, 10, 1]
-    assert len(backend._stock._shapes) == 3
 
 
 def test_an_idle_shape_is_forgotten(shared: Counting) -> None:

@@ -4,24 +4,29 @@ What is reserved ahead: grants, the asks that may take from them, and for how lo
 
 from __future__ import annotations
 
+import os
+import sys
+import uuid
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.leased_shapes import GRACE
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import Ask, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokenbudget_mw.backends.leased_shapes import Refill, Shape, Terms
-    from tokenbudget_mw.values import Check, CheckState, Reply
+    from tokenbudget_mw.values import Check, CheckState, Reply, Unit
 
-__all__ = ["GRACE", "Debt", "Grant", "Grants", "grant_of", "nothing_of", "validity"]
+__all__ = ["Debt", "Grant", "Grants", "grant_of", "in_children", "moved", "nothing_of", "owed", "remember", "validity"]
 
-GRACE = 5.0
-"""A grant is settled so many seconds before the backend would take it back."""
+REMEMBERED = 65_536
+"""How many ids of reservations are kept that other hands hold, or that nobody settled in time; oldest forgotten first."""
 
 DEBT_LEASE = 60.0
 
@@ -177,6 +182,26 @@ class Debt:
         return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in charged]))
 
 
+def owed(tag: str, checks: tuple[Check, ...], amounts: list[int]) -> Debt | None:
+    """
+    Return the debt of *amounts* in the windows of *checks*; None where none is above 0.
+    """
+    above = [(check, amount) for check, amount in zip(checks, amounts, strict=True) if amount > 0]
+    return Debt(uuid.uuid4().hex, tag, tuple(above)) if above else None
+
+
+def moved(check: Check, actual: int) -> int:
+    """
+    Return by how much *actual* is less than what *check* took.
+
+    Raises:
+        ValueError: It is no amount.
+    """
+    if type(actual) is not int or not 0 <= actual <= MAX_AMOUNT:
+        raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {check.window} was given {actual!r}.")
+    return check.cost - actual
+
+
 def nothing_of(ask: Ask, states: Sequence[CheckState]) -> Settlement:
     """
     Return the settlement that gives back all that *ask* was granted.
@@ -189,7 +214,8 @@ def reservation_of(ask: Ask, holds: tuple[Hold, ...]) -> Reservation:
     """
     Return the reservation that *ask* made. Backends look at the units of none.
     """
-    return Reservation(ask.id, ask.tag, holds, ("requests",) * len(holds), Cost(), 0.0)
+    units: tuple[Unit, ...] = tuple("requests" for _ in holds)
+    return Reservation(ask.id, ask.tag, holds, units, Cost(), 0.0)
 
 
 def validity(checks: Sequence[Check], states: Sequence[CheckState]) -> tuple[int, int] | None:
@@ -247,3 +273,28 @@ def grant_of(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) ->
     grant.facts = (grant.slots, rest, [refill.now + state.reset for state in reply.states])
     grant.expires = refill.sent + refill.ask.lease - GRACE
     return grant
+
+
+def remember(ids: dict[str, None], id_: str) -> None:
+    """
+    Add *id_* to *ids*, and forget the oldest where they are too many.
+    """
+    while len(ids) >= REMEMBERED:
+        del ids[next(iter(ids))]
+    ids[id_] = None
+
+
+def in_children(method: Callable[[], None]) -> None:
+    """
+    Call *method* in each process that is forked from this one, as long as its object lives.
+    """
+    if sys.platform == "win32":
+        return
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        living = reference()
+        if living is not None:
+            living()
+
+    os.register_at_fork(after_in_child=call)

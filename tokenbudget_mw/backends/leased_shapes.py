@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.leased_grants import Grant
     from tokenbudget_mw.values import Ask, Reply
 
-__all__ = ["Plan", "Refill", "Shape", "Shapes", "Terms", "is_leasable"]
+__all__ = ["GRACE", "Plan", "Refill", "Shape", "Shapes", "Terms", "is_leasable"]
 
 SHORTEST_SLOT_US = 250_000
 """Slots shorter than this, in microseconds, end before a grant is worth its round trip."""
+
+GRACE = 5.0
+"""A grant is settled so many seconds before the backend would take it back."""
+
+DAY = 86_400.0
 
 SHAPES = 10_000
 """How many shapes are known. Beyond it new ones ask the backend each time, until idle ones are forgotten."""
@@ -49,6 +54,12 @@ class Terms:
     share: int = 8
     first: int = 1
     margin: float = 0.001
+
+    def longer(self, lease: float) -> float:
+        """
+        Return the lease of a grant whose calls have *lease*, in seconds.
+        """
+        return min(DAY, lease + self.seconds + GRACE)
 
 
 class Shape:

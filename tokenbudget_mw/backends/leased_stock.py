@@ -10,9 +10,7 @@ it would be had the backend been asked each time. It is settled, once, at what w
 from __future__ import annotations
 
 import os
-import sys
 import uuid
-import weakref
 from collections import deque
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -20,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.leased_grants import GRACE, Debt, Grant, Grants, grant_of
+from tokenbudget_mw.backends.leased_grants import Debt, Grant, Grants, grant_of, in_children, moved, owed, remember
 from tokenbudget_mw.backends.leased_shapes import Plan, Refill, Shapes, Terms, is_leasable, key_of
 from tokenbudget_mw.backends.memory import KEPT
-from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
@@ -33,13 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Stock"]
 
-DAY = 86_400.0
-
 UNRESERVED = 60.0
 """How long a grant outlives its holder, in seconds, where its asks reserve nothing."""
-
-REMEMBERED = 65_536
-"""How many ids of reservations are kept that other hands hold, or that nobody settled in time; oldest forgotten first."""
 
 LOOKED_AT = 16
 """How many old grants one sweep looks at."""
@@ -62,7 +54,7 @@ class Stock:
         self.terms = terms
         self._clock = clock
         self.forget()
-        _forget_in_children(self)
+        in_children(self.forget)
 
     def forget(self) -> None:
         """
@@ -187,14 +179,8 @@ class Stock:
             costs = [asks * check.cost + max(0, check.room - check.cost) for check in ask.checks]
             checks = tuple([replace(check, cost=cost) for check, cost in zip(ask.checks, costs, strict=True)])
             lease = ask.lease or UNRESERVED
-            ahead = replace(ask, id=uuid.uuid4().hex, checks=checks, lease=self.lease_of(lease))
+            ahead = replace(ask, id=uuid.uuid4().hex, checks=checks, lease=self.terms.longer(lease))
             return Plan(shape, Refill(shape, ahead, lease, now, time))
-
-    def lease_of(self, lease: float) -> float:
-        """
-        Return the lease of a grant whose calls have *lease*, in seconds.
-        """
-        return min(DAY, lease + self.terms.seconds + GRACE)
 
     def fill(self, refill: Refill, reply: Reply | None) -> bool:
         """
@@ -226,7 +212,7 @@ class Stock:
         with self._lock:
             plan.shape.heard(ask, reply, self.terms, self._time(now))
             if reply.admitted and ask.lease:
-                _remember(self._direct, ask.id)
+                remember(self._direct, ask.id)
 
     # -- settlements --------------------------------------------------------------------------------------------------
 
@@ -234,26 +220,32 @@ class Stock:
         """
         Settle what was admitted here. None where it was not: the backend is asked.
         """
-        id_ = settlement.reservation.id
+        id_, actual = settlement.reservation.id, settlement.actual
         with self._lock:
             call = self._calls.get(id_)
             if call is None:
                 self._direct.pop(id_, None)
                 return self._settle_late(settlement) if id_ in self._late else None
             grant, ask, _ = call
-            if len(settlement.actual) != len(ask.checks):
-                raise ValueError(f"{len(ask.checks)} amounts are settled, not {len(settlement.actual)}.")
-            moves = [_moved(check, actual) for check, actual in zip(ask.checks, settlement.actual, strict=True)]
+            checks = ask.checks
+            moves: list[int] | None = None
+            for check, amount in zip(checks, actual, strict=True):
+                if amount != check.cost:
+                    moves = [moved(check, amount) for check, amount in zip(checks, actual, strict=True)]
+                    break
             del self._calls[id_]
             grant.open -= 1
             grant.shape.open -= 1
-            self._move(grant, moves)
+            if moves is not None:
+                self._move(grant, moves)
+            elif not grant.open and not grant.is_live:
+                self._retire(grant)
             return True
 
     def _move(self, grant: Grant, moves: list[int]) -> None:
         if grant.is_told:
             # closed while the call was open: what was reserved stays charged, what is above it is told
-            self._owe(grant.ask.tag, grant.ask.checks, [-move for move in moves])
+            self._owe(owed(grant.ask.tag, grant.ask.checks, [-move for move in moves]))
             return
         left = grant.left
         for i, move in enumerate(moves):
@@ -262,7 +254,7 @@ class Stock:
             if not grant.is_live or min(left) < 0:
                 self._retire(grant)
         elif min(left) < 0:
-            self._owe(grant.ask.tag, grant.ask.checks, [-spare for spare in left])
+            self._owe(owed(grant.ask.tag, grant.ask.checks, [-spare for spare in left]))
             grant.left = [max(spare, 0) for spare in left]
 
     def _settle_late(self, settlement: Settlement) -> bool:
@@ -272,13 +264,12 @@ class Stock:
         checks = tuple([hold.check for hold in reservation.holds])
         kept = [check.cost if check.window.startswith(KEPT) else 0 for check in checks]
         more = [actual - held for actual, held in zip(settlement.actual, kept, strict=True)]
-        self._owe(reservation.tag, checks, more)
+        self._owe(owed(reservation.tag, checks, more))
         return True
 
-    def _owe(self, tag: str, checks: tuple[Check, ...], amounts: list[int]) -> None:
-        owed = [(check, amount) for check, amount in zip(checks, amounts, strict=True) if amount > 0]
-        if owed:
-            self._news.append(Debt(uuid.uuid4().hex, tag, tuple(owed)))
+    def _owe(self, debt: Debt | None) -> None:
+        if debt is not None:
+            self._news.append(debt)
 
     def grant_of(self, reservation: Reservation) -> Grant | None:
         """
@@ -288,13 +279,13 @@ class Stock:
             call = self._calls.get(reservation.id)
             return None if call is None or call[0].is_told else call[0]
 
-    def needs_renewal(self, grant: Grant, lease: float, now: float) -> bool:
+    def outlives(self, grant: Grant, lease: float, now: float) -> bool:
         """
-        Tell whether *grant* would end sooner than *lease* seconds from *now*.
+        Tell whether *grant* ends no sooner than *lease* seconds from *now*.
         """
-        return self._time(now) + lease > grant.expires
+        return grant.expires >= self._time(now) + lease
 
-    def renewed(self, grant: Grant, lease: float, now: float) -> None:
+    def prolong(self, grant: Grant, lease: float, now: float) -> None:
         """
         Keep *grant* open for *lease* seconds from *now*.
         """
@@ -400,35 +391,10 @@ class Stock:
         # What its calls hold goes back, but not their requests: they were made.
         for id_, call in [(id_, call) for id_, call in self._calls.items() if call[0] is grant]:
             del self._calls[id_]
-            _remember(self._late, id_)
+            remember(self._late, id_)
             for i, check in enumerate(call[1].checks):
                 if not check.window.startswith(KEPT):
                     grant.left[i] += check.cost
         grant.shape.open -= grant.open
         grant.open = 0
         self._retire(grant)
-
-
-def _moved(check: Check, actual: int) -> int:
-    if type(actual) is not int or not 0 <= actual <= MAX_AMOUNT:
-        raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {check.window} was given {actual!r}.")
-    return check.cost - actual
-
-
-def _remember(ids: dict[str, None], id_: str) -> None:
-    while len(ids) >= REMEMBERED:
-        del ids[next(iter(ids))]
-    ids[id_] = None
-
-
-def _forget_in_children(stock: Stock) -> None:
-    if sys.platform == "win32":
-        return
-    reference = weakref.ref(stock)
-
-    def forget() -> None:
-        living = reference()
-        if living is not None:
-            living.forget()
-
-    os.register_at_fork(after_in_child=forget)

@@ -16,6 +16,7 @@ from tokenbudget_mw.backends.leased_grants import Debt, nothing_of
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from tokenbudget_mw.backends.leased_grants import Grant
     from tokenbudget_mw.backends.leased_shapes import Refill
     from tokenbudget_mw.backends.leased_stock import Stock
     from tokenbudget_mw.values import Ask, Check, CheckState, Reply, Reservation
@@ -106,11 +107,11 @@ def renewing(stock: Stock, reservation: Reservation, lease: float, now: float) -
     if grant is None:
         is_open: bool = yield lambda backend: backend.renew(reservation, lease, now)
         return is_open
-    if stock.needs_renewal(grant, lease, now):
-        longer = stock.lease_of(lease)
+    if not stock.outlives(grant, lease, now):
+        longer = stock.terms.longer(lease)
         is_open = yield lambda backend: backend.renew(grant.reservation, longer, now)
         if is_open:
-            stock.renewed(grant, lease, now)
+            stock.prolong(grant, lease, now)
         return is_open
     return True
 
@@ -126,13 +127,17 @@ def telling(stock: Stock, now: float) -> Way[None]:
             if isinstance(news, Debt):
                 yield from _owing(news, now)
             else:
-                settlement = news.settlement
-                yield lambda backend, settlement=settlement: backend.settle(settlement, now)
+                yield _settling(news, now)
             is_told = True
         finally:
             if not is_told:
                 # under the same id, so that it counts once though it may have been heard
                 stock.keep_news(news)
+
+
+def _settling(grant: Grant, now: float) -> Step:
+    settlement = grant.settlement
+    return lambda backend: backend.settle(settlement, now)
 
 
 def _owing(debt: Debt, now: float) -> Way[None]:

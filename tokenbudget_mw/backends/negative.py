@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,7 +31,7 @@ REMEMBERED = 10_000
 NOBODY_KNOWS = "concurrent"
 """Nobody knows when a call in flight ends."""
 
-Key = tuple[str, str, tuple[tuple[str, str, int, bool], ...]]
+Key = tuple[Any, ...]
 
 
 class _Seen(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +60,7 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
         """
         Return the state of a check that needs *need*; None where it is not known.
         """
-        reset = max(self.empties - moment, 0) / 1_000_000
+        reset = (self.empties - moment) / 1_000_000 if self.empties > moment else 0.0
         if self.low <= need <= self.high:
             wait = None if self.frees is None else (self.frees - moment) / 1_000_000
             return CheckState(False, self.remaining, reset, wait)
@@ -86,10 +86,13 @@ class _Refusal(msgspec.Struct, frozen=True, gc=False):
         until: When it is forgotten, in microseconds of the memory's clock.
 
         seen: What is known of each check.
+
+        names: Tag and counter of each check, and of the holder.
     """
 
     until: int
     seen: tuple[_Seen, ...]
+    names: frozenset[tuple[str, str]]
 
 
 class Refusals:
@@ -127,9 +130,10 @@ class Refusals:
             return None
         states, is_refused = [], False
         for check, seen in zip(ask.checks, known.seen, strict=True):
-            if type(check.cost) is not int or not 0 <= check.cost <= MAX_AMOUNT:
+            cost, room = check.cost, check.room
+            if type(cost) is not int or not 0 <= cost <= MAX_AMOUNT:
                 return None
-            state = seen.state(max(check.cost, check.room), moment)
+            state = seen.state(max(room, cost), moment)
             if state is None:
                 return None
             is_refused = is_refused or (check.enforced and not state.fits)
@@ -150,11 +154,14 @@ class Refusals:
         frees = [each.frees for each, check in zip(seen, ask.checks, strict=True) if each.high and check.enforced]
         key = _key(ask)
         with self._lock:
-            older = self._known.pop(key, None)
-            if older is not None and moment < older.until:
-                seen = [new.joined(old) for new, old in zip(seen, older.seen, strict=True)]
+            older = self._known.get(key)
+            if older is not None:
+                self._drop(key)
+                if moment < older.until:
+                    seen = [new.joined(old) for new, old in zip(seen, older.seen, strict=True)]
             until = min([moment + self._us, *[each for each in frees if each is not None]])
-            self._remember(key, _Refusal(until, tuple(seen)))
+            names = frozenset([(ask.tag, ask.holder), *[(ask.tag, check.counter) for check in ask.checks]])
+            self._remember(key, _Refusal(until, tuple(seen), names))
 
     def settled(self, settlement: Settlement) -> None:
         """
@@ -183,12 +190,11 @@ class Refusals:
         while len(self._known) >= REMEMBERED:
             self._drop(next(iter(self._known)))
         self._known[key] = refusal
-        for name in _names(key):
+        for name in refusal.names:
             self._by_counter.setdefault(name, set()).add(key)
 
     def _drop(self, key: Key) -> None:
-        self._known.pop(key, None)
-        for name in _names(key):
+        for name in self._known.pop(key).names:
             keys = self._by_counter.get(name, set())
             keys.discard(key)
             if not keys:
@@ -196,12 +202,10 @@ class Refusals:
 
 
 def _key(ask: Ask) -> Key:
-    return ask.tag, ask.holder, tuple([(c.counter, c.window, c.cap, c.enforced) for c in ask.checks])
-
-
-def _names(key: Key) -> set[tuple[str, str]]:
-    tag, holder, checks = key
-    return {(tag, holder), *[(tag, check[0]) for check in checks]}
+    key: Key = (ask.tag, ask.holder)
+    for check in ask.checks:
+        key = (key, check.counter, check.window, check.cap, check.enforced)
+    return key
 
 
 def _can_remember(ask: Ask, reply: Reply) -> bool:
