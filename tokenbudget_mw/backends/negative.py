@@ -62,8 +62,10 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
         """
         reset = (self.empties - moment) / 1_000_000 if self.empties > moment else 0.0
         if self.low <= need <= self.high:
-            wait = None if self.frees is None else (self.frees - moment) / 1_000_000
-            return CheckState(False, self.remaining, reset, wait)
+            if self.frees is None:
+                return CheckState(False, self.remaining, reset, None)
+            wait = (self.frees - moment) / 1_000_000
+            return CheckState(False, self.remaining, reset, wait) if wait > 0 else None
         return CheckState(True, self.remaining, reset) if need <= self.remaining else None
 
     def joined(self, older: _Seen) -> _Seen:
