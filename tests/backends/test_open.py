@@ -23,7 +23,8 @@ def test_an_unknown_scheme_suggests_the_nearest() -> None:
         open_backend("reddis://user:hunter2@host/0")
 
     assert str(caught.value) == (
-        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: leased+redis, memory, redis, rediss, unix."
+        "Unknown backend 'reddis://'. Did you mean 'redis://'?"
+        " Known schemes: leased+redis, limits+*, memory, redis, rediss, unix."
     )
 
 
@@ -86,6 +87,8 @@ def test_a_leased_backend_is_found_by_what_it_reserves_in() -> None:
     assert type(loops).__name__ == "AsyncLeasedBackend"
     with pytest.raises(ConfigurationError, match=r"Unknown backend 'reddis://'\. Did you mean 'redis://'\?"):
         open_pair("leased+reddis://localhost")
+    with pytest.raises(ConfigurationError, match=r"cannot be reserved ahead in 'limits\+memcached://'"):
+        open_pair("leased+limits+memcached://localhost")
 
 
 def test_opening_redis_connects_to_nothing() -> None:

@@ -8,13 +8,13 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter
+from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters
 from tokenbudget_mw.backends.leases import Lease, Leases
-from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
+from tokenbudget_mw.backends.looks import Look
+from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, fits
 from tokenbudget_mw.values import CROWDED, CheckState, Reply
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ __all__ = ["AsyncMemoryBackend", "MemoryBackend"]
 KEPT = "requests:"
 """Windows that keep what an expired lease held."""
 
-EXAMINED = 16
-"""How many counters a new one looks at for an idle one."""
-
-LAYOUTS = 1_024
-"""How many different sets of windows are kept once for all counters that have them."""
-
 # Looked up thrice a request.
 TAKE = {name: algorithm.take for name, algorithm in ALGORITHMS.items()}
 RELEASES = frozenset(name for name, algorithm in ALGORITHMS.items() if algorithm.RELEASES)
@@ -43,18 +37,13 @@ class MemoryBackend:
     A `Backend` for one process.
 
     Args:
-        max_counters: How many counters to keep. Beyond it idle ones are forgotten (nothing counted, nothing reserved),
-            never one that is in use; at twice as many, all in use, a new one is answered by `BackendUnavailableError`.
+        max_counters: How many counters to keep; see `Counters`.
     """
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
         self._lock = Lock()
-        self._counters: dict[tuple[str, str], Counter] = {}
-        self._ring: list[tuple[str, str]] = []
-        self._hand = 0
-        self._max_counters = max_counters
+        self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
-        self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}
         self._newest = 0
 
@@ -63,10 +52,11 @@ class MemoryBackend:
         Take all costs of *ask*, or none.
         """
         real = round(now * 1_000_000)
-        with self._lock:
+        self._lock.acquire()  # `with` costs twice as much
+        try:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
-            if ask.id in self._leases.open:
-                return self._leases.open[ask.id].reply
+            if (known := self._leases.get(ask.id)) is not None:
+                return known.reply
             if self._bars and (barred := self._barred(ask, moment)):
                 return Reply(False, (), barred=barred)
             held: list[Counter] = []
@@ -74,11 +64,14 @@ class MemoryBackend:
             reply = Reply(True, states) if states else self._take_slowly(ask, moment, real, held)
             if reply.admitted:
                 self._newest = moment
-                if ask.lease:
-                    self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
+                length = ask.lease
+                if length:
+                    self._leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
                 else:
                     _release(held)
             return reply
+        finally:
+            self._lock.release()
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -92,18 +85,18 @@ class MemoryBackend:
             if unseeded := self._unseeded(ask):
                 return Reply(False, (), unseeded=unseeded)
             looks, admitted, _ = self._look(ask, moment)
-            return Reply(admitted, tuple([_state(look, moment, real) for look in looks]))
+            return Reply(admitted, tuple([look.answer(moment, real) for look in looks]))
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
         Move every held window to its actual amount; False where that was done before.
         """
         reservation = settlement.reservation
-        with self._lock:
+        self._lock.acquire()
+        try:
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
-            ended_unsettled = self._leases.claim(reservation.id)
-            if lease is None and not ended_unsettled:
+            if lease is None and not self._leases.claim(reservation.id):
                 return False
             self._newest = moment
             for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
@@ -115,6 +108,8 @@ class MemoryBackend:
             if lease is not None:
                 _release(lease.counters)
             return True
+        finally:
+            self._lock.release()
 
     def credit(self, ask: Ask, now: float) -> None:
         """
@@ -124,7 +119,7 @@ class MemoryBackend:
             self._clamp(round(now * 1_000_000))
             for check in ask.checks:
                 counter = self._counters.get((ask.tag, check.counter))
-                if counter is not None and check.window in counter.windows:
+                if counter is not None and check.window in counter.layout:
                     ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
@@ -133,7 +128,7 @@ class MemoryBackend:
         """
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
-            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000))
+            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
@@ -142,8 +137,8 @@ class MemoryBackend:
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
             for seed in seeds:
-                counter = self._counter(tag, seed.counter, moment)
-                if seed.window not in counter.windows:
+                counter = self._counters.made((tag, seed.counter), moment)
+                if seed.window not in counter.layout:
                     self._newest = moment
                     for slot, amount in seed.charges or ((moment, 0),):
                         self._charge(counter, seed, slot, amount, moment)
@@ -198,27 +193,23 @@ class MemoryBackend:
         states: list[CheckState] = []
         name: str | None = None
         counter = NOBODY
+        layout = counter.layout
         for check in ask.checks:
-            cost = check.cost
             if check.counter is not name:  # most checks of a request are about the same counter
                 name = check.counter
                 found = self._counters.get((ask.tag, name))
-                if found is None:
+                if found is None or found.open >= MAX_OPEN:
                     break
-                counter = found
-                if counter.open >= MAX_OPEN:
-                    break
+                counter, layout = found, found.layout
                 counter.open += 1
                 held.append(counter)
-            windows = counter.windows
-            window = check.window
-            if window not in windows or not check.enforced or cost < 0:
+            at, cost = layout.get(check.window), check.cost
+            if at is None or cost < 0 or not check.enforced:
                 break
-            room = check.room
+            room, cap = check.room, check.cap
             need = cost if cost > room else room  # noqa: FURB136 - max() costs more than all of this
-            cap = check.cap
-            state = counter[windows.index(window)]
-            taken = TAKE[check.algorithm](state, check.params, cost, cap - need if need else MAX_AMOUNT, moment)
+            most = cap - need if need else MAX_AMOUNT
+            taken = TAKE[check.algorithm](counter[at], check.params, cost, most, moment)
             if taken is None:
                 break
             slot, used, empty_at = taken
@@ -228,8 +219,7 @@ class MemoryBackend:
             states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))  # noqa: FURB136
         else:
             return tuple(states)
-        for counter in held:
-            counter.open -= 1
+        _release(held)
         held.clear()
         self._undo(ask, states)
         return ()
@@ -245,22 +235,23 @@ class MemoryBackend:
             return Reply(False, (), unseeded=unseeded)
         looks, admitted, shadowed = self._look(ask, moment)
         if not admitted:
-            return Reply(False, tuple([_state(look, moment, real) for look in looks]))
+            return Reply(False, tuple([look.answer(moment, real) for look in looks]))
         if ask.lease and any(self._is_crowded(ask.tag, check.counter) for check in ask.checks):
             return Reply(False, (), barred=CROWDED)
         states = []
         for look in looks:
             check = look.check
-            counter = self._counter(ask.tag, check.counter, moment)
+            counter = self._counters.made((ask.tag, check.counter), moment, is_anonymous=ask.is_anonymous)
             if not any(counter is other for other in held):
                 counter.open += 1
                 held.append(counter)
             if not (shadowed or check.enforced):
-                states.append(_state(look, moment, real))
+                states.append(look.answer(moment, real))
                 continue
-            empty_at = self._charge(counter, check, look.slot, check.cost, moment)
+            slot = self._counters.slot(look.slot)
+            empty_at = self._charge(counter, check, slot, check.cost, moment)
             left = check.cap - look.used - check.cost
-            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, look.slot))
+            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
         return Reply(True, tuple(states))
 
     def _barred(self, ask: Ask, moment: int) -> str:
@@ -274,15 +265,15 @@ class MemoryBackend:
 
     def _is_known(self, tag: str, check: Check) -> bool:
         counter = self._counters.get((tag, check.counter))
-        return counter is not None and check.window in counter.windows
+        return counter is not None and check.window in counter.layout
 
     def _is_crowded(self, tag: str, name: str) -> bool:
         counter = self._counters.get((tag, name))
         return counter is not None and counter.open >= MAX_OPEN
 
-    def _look(self, ask: Ask, moment: int) -> tuple[list[_Look], bool, bool]:
+    def _look(self, ask: Ask, moment: int) -> tuple[list[Look], bool, bool]:
         # Returns the looks, whether all enforced checks fit, and whether all the others do.
-        looks: list[_Look] = []
+        looks: list[Look] = []
         admitted = shadowed = True
         for check in ask.checks:
             if not 0 <= check.cost <= MAX_AMOUNT:
@@ -295,26 +286,26 @@ class MemoryBackend:
             fitted = fits(used, max(check.cost, check.room), check.cap)
             admitted = admitted and (fitted or not check.enforced)
             shadowed = shadowed and (fitted or check.enforced)
-            looks.append(_Look(check, state, slot, used, fitted))
+            looks.append(Look(check, state, slot, used, fitted))
         return looks, admitted, shadowed
 
     def _charge(self, counter: Counter, check: Check | Seed, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
-        if check.window in counter.windows:
+        if check.window in counter.layout:
             empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
         else:
             state = [0]
             empty_at = algorithm.charge(state, check.params, slot, amount, moment)
             counter.append(state.copy())  # the copy is no longer than it must be
-            counter.windows = self._layout((*counter.windows, check.window))
+            counter.layout = self._counters.layout(counter.layout, check.window)
         counter.busy_until = max(counter.busy_until, empty_at)
         return empty_at
 
     def _move(self, tag: str, check: Check, slot: int, more: int, moment: int) -> None:
-        counter = self._counter(tag, check.counter, moment)
+        counter = self._counters.made((tag, check.counter), moment)
         if more > 0:
             self._charge(counter, check, slot, more, moment)
-        elif check.window in counter.windows:
+        elif check.window in counter.layout:
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), slot, -more)
 
     def _give_back(self, lease: Lease[Counter]) -> None:
@@ -325,37 +316,6 @@ class MemoryBackend:
                 counter = self._counters[ask.tag, check.counter]
                 ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
         _release(lease.counters)
-
-    # -- which counters are kept --------------------------------------------------------------------------------------
-
-    def _counter(self, tag: str, name: str, moment: int) -> Counter:
-        key = (tag, name)
-        counter = self._counters.get(key)
-        if counter is None:
-            self._make_room(key, moment)
-            counter = self._counters[key] = Counter()
-        return counter
-
-    def _layout(self, windows: tuple[str, ...]) -> tuple[str, ...]:
-        if len(self._layouts) < LAYOUTS:
-            return self._layouts.setdefault(windows, windows)
-        return self._layouts.get(windows, windows)
-
-    def _make_room(self, key: tuple[str, str], moment: int) -> None:
-        # A clock hand goes round: each new counter looks at a few old ones, and takes the place of an idle one.
-        ring = self._ring
-        if len(ring) >= self._max_counters:
-            for _ in range(EXAMINED):
-                self._hand = (self._hand + 1) % len(ring)
-                if self._counters[ring[self._hand]].is_idle(moment):
-                    del self._counters[ring[self._hand]]
-                    ring[self._hand] = key
-                    return
-        if len(ring) >= 2 * self._max_counters:
-            raise BackendUnavailableError(
-                f"The memory backend holds {len(ring)} counters, all in use. Raise max_counters, or use redis://."
-            )
-        ring.append(key)
 
 
 class AsyncMemoryBackend:
@@ -412,46 +372,6 @@ class AsyncMemoryBackend:
         """
         Nothing to give back.
         """
-
-
-class _Look(NamedTuple):
-    """
-    What a check found.
-
-    Attributes:
-        check: The check.
-
-        state: The state of its window.
-
-        slot: Where a charge would go.
-
-        used: What counts now.
-
-        fitted: Whether it fits.
-    """
-
-    check: Check
-    state: State
-    slot: int
-    used: int
-    fitted: bool
-
-
-def _state(look: _Look, moment: int, real: int) -> CheckState:
-    """
-    Answer a check that is not charged.
-    """
-    check = look.check
-    algorithm = ALGORITHMS[check.algorithm]
-    reset = (algorithm.empty_at(look.state, check.params, moment) - real) / 1_000_000
-    if look.fitted:
-        wait: float | None = 0.0
-    elif (need := max(check.cost, check.room)) > check.cap:
-        wait = None
-    else:
-        excess = look.used + need - check.cap
-        wait = (algorithm.frees_at(look.state, check.params, excess, moment) - real) / 1_000_000
-    return CheckState(look.fitted, max(check.cap - look.used, 0), reset, wait, -1)
 
 
 def _release(held: list[Counter]) -> None:

@@ -26,8 +26,8 @@ def today(cost: int = 1, cap: int = 10, **options: Any) -> Check:
     Make a check of the calendar day of `START`, which the books know.
     """
     params = (TODAY_US, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US)
-    options = {"window": "money:day", "params": params, "algorithm": "calendar", "is_booked": True} | options
-    return check(cost, cap, **options)
+    usual: dict[str, Any] = {"window": "money:day", "params": params, "algorithm": "calendar", "is_booked": True}
+    return check(cost, cap, **(usual | options))
 
 
 class KeepingContract:

@@ -11,6 +11,8 @@ import msgspec
 
 __all__ = [
     "CROWDED",
+    "ONE_REQUEST",
+    "ROOM",
     "Ask",
     "Check",
     "CheckState",
@@ -48,10 +50,15 @@ class Window:
         seconds: Length of a trailing window; None for a calendar period.
 
         period: ``hour``, ``day``, ``week``, ``month``, ``quarter``, ``year`` of the calendar; None for a trailing window.
+
+        anchor: On which day a period begins: 1 to 7, Monday to Sunday, of a week; 1 to 31 of a month, and of the first
+            month of a quarter or year. A quarter or year that begins in another month than January has that month's
+            number times 100 added: 406 is April 6th. In a month that is too short, the last day is meant.
     """
 
     seconds: float | None = None
     period: str | None = None
+    anchor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,9 @@ class Limit:
         on_backend_error: What holds while the backend does not answer.
 
         text: The limit as the user wrote it.
+
+        until: When it ends, in epoch seconds; None for never. Until then it holds in the place of what counts the same
+            beside it.
     """
 
     name: str
@@ -91,10 +101,12 @@ class Limit:
     mode: Mode = "enforce"
     on_backend_error: OnBackendError = "local"
     text: str = ""
+    until: float | None = None
 
     def __hash__(self) -> int:
-        # names are unique in the settings; hashing all ten fields takes as long as the rest of a look-up together
-        return hash(self.name)
+        # Names are unique in the settings, and limits that keys have of their own differ by their amounts; hashing all
+        # fields takes as long as the rest of a look-up together.
+        return hash(self.name) ^ self.amount
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):
@@ -129,6 +141,13 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
             return self.money_nano
         value: int = getattr(self, unit)
         return value
+
+
+ONE_REQUEST = Cost(requests=1, concurrent=1)
+"""A call whose handler will say what it used."""
+
+ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
+"""What such a call must find left: one of each, so that a spent budget refuses it."""
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):
@@ -192,6 +211,9 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
         holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
             Empty where there is none that could be barred.
+
+        is_anonymous: Whether anybody can make as many such counters as they like (one an address, say): a backend that
+            keeps a bounded number of counters bounds these apart.
     """
 
     id: str
@@ -199,6 +221,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     checks: tuple[Check, ...]
     lease: float = 600.0
     holder: str = ""
+    is_anonymous: bool = False
 
 
 class CheckState(msgspec.Struct, frozen=True, gc=False):
@@ -368,7 +391,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         retry_after: Seconds until a retry can succeed; None where none can.
 
-        reservation: What is held; None where refused.
+        reservation: What is held; None where nothing is: refused, or charged for good.
 
         degraded: Whether a fallback decided because the backend could not.
     """
