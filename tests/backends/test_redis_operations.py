@@ -188,7 +188,8 @@ def test_a_counter_is_not_crowded_by_more_leases_than_it_may_have(backend: Backe
 
     for _ in range(9_999):
         call = reserve_call(ask(check(0, 10), id=uuid.uuid4().hex), int(START * 1_000_000))
-        pipeline.evalsha(backend._script.sha, len(call.keys), *call.keys, call.payload)  # type: ignore[attr-defined]
+        count, arguments = call.arguments()
+        pipeline.evalsha(backend._script.sha, count, *arguments)  # type: ignore[attr-defined]
     pipeline.execute()
 
     crowded = backend.reserve(ask(check(1, 10)), START)

@@ -20,6 +20,8 @@ NAMES = [
     "admit_redis_sync",
     "admit_redis_async",
     "admit_lease",
+    "admit_redis_script",
+    "tokens_cost_redis",
     "record_hot",
     "flush_python",
     "analytics_10m",

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from tokenbudget_mw.backends.redis_client import async_options, unavailable
+from tokenbudget_mw.backends.redis_deadlines import GRACE, LATE, Deadlines
 from tokenbudget_mw.backends.redis_script import (
     DOUBTS,
     DOUBTS_AT_ONCE,
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncRedisBackend"]
 
-LATE = 0.01
-"""A timer of the loop that rings later than this, in seconds, tells of a busy loop."""
-
-GRACE = 0.02
-"""How long a busy loop may then take to read what has arrived, in seconds."""
-
 MOVED_ON = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
 """What a server says that is no longer, or not yet, the one to ask: the next call connects anew."""
 
@@ -73,7 +68,7 @@ class AsyncRedisBackend:
         if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
-        undo = partial(abandon_call, ask, moment) if ask.lease else None
+        undo = partial(abandon_call, ask, moment) if ask.lease and ask.checks else None
         return parse_reply(await self._run(reserve_call(ask, moment), undo))
 
     async def peek(self, ask: Ask, now: float) -> Reply:
@@ -140,7 +135,7 @@ class AsyncRedisBackend:
             lane = self._lanes[loop] = _Lane(self._options, self._script, self._deadline)
         errand = _Errand(call, loop.create_future(), undo, is_owed)
         lane.add(errand)
-        timer = _Deadline(loop, self._deadline, partial(lane.give_up, errand))
+        lane.deadlines.add(errand)
         try:
             return await errand.answer
         except BaseException as exc:
@@ -148,8 +143,6 @@ class AsyncRedisBackend:
             if isinstance(exc, RedisError | OSError):
                 raise unavailable(exc, self._deadline) from exc
             raise
-        finally:
-            timer.cancel()
 
 
 class _Errand:
@@ -214,6 +207,9 @@ class _Deadline:
 class _Lane:
     """
     One loop's way to Redis: what a tick gathers leaves in one write. Idle, it has a connection and no task.
+
+    Attributes:
+        deadlines: When the waits for its errands end.
     """
 
     def __init__(self, options: dict[str, Any], script: Script, deadline: float) -> None:
@@ -228,6 +224,7 @@ class _Lane:
         self._wire: Wire | None = None
         self._retired: set[Wire] = set()
         self._connecting: asyncio.Task[None] | None = None
+        self.deadlines: Deadlines[_Errand] = Deadlines(self._loop, deadline, self.give_up)
 
     def add(self, errand: _Errand) -> None:
         """
