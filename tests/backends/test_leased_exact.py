@@ -4,17 +4,24 @@ What processes admit from quota reserved ahead never passes a limit, in any trai
 
 from __future__ import annotations
 
+import time
+import uuid
 from itertools import pairwise
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tokenbudget_mw.backends import open_backend
 from tokenbudget_mw.backends.leased import LeasedBackend, make_stock
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.testing.backends import ask, check, settlement
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.backends.base import Backend
 
 START_US = 1_700_000_000_000_000
 SLOT_US, SLOTS = 500_000, 6
@@ -53,8 +60,9 @@ class History:
     Three processes that share limits, and what they admitted.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self.shared = MemoryBackend()
+    def __init__(self, terms: Terms, shared: Backend) -> None:
+        self.shared = shared
+        self.tag = uuid.uuid4().hex
         self.processes = [LeasedBackend(self.shared, make_stock(terms, is_virtual=True)) for _ in range(3)]
         self.now_us = START_US
         self.calls: dict[str, Call] = {}
@@ -93,7 +101,7 @@ class History:
                 self.reserve(process, tokens)
 
     def reserve(self, process: int, tokens: int) -> None:
-        asked = ask(*self.checks(tokens))
+        asked = ask(*self.checks(tokens), tag=self.tag)
         reply = self.processes[process].reserve(asked, self.now)
         if reply.admitted:
             self.calls[asked.id] = Call(self.now_us, 1, tokens)
@@ -121,7 +129,7 @@ class History:
             self.settle(0, 7)
         for process in self.processes:
             process.close()
-        counted = self.shared.peek(ask(*self.checks(0)), self.now).states
+        counted = self.shared.peek(ask(*self.checks(0), tag=self.tag), self.now).states
         recent = [call for call in self.calls.values() if self.slot_end(call) > self.now_us - LENGTH_US]
         period = [call for call in self.calls.values() if (call.at_us < PERIODS[1]) == (self.now_us < PERIODS[1])]
         seen = [cap - state.remaining for cap, state in zip((REQUESTS, TOKENS, DAY), counted, strict=True)]
@@ -132,8 +140,33 @@ class History:
         return (call.at_us // SLOT_US + 1) * SLOT_US
 
 
+class Unclosed:
+    """
+    A backend that many processes share, and none closes.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def close(self) -> None:
+        pass
+
+
+def run(history: list[Any], terms: Terms, shared: Backend) -> None:
+    told = History(terms, shared)
+    for step in history:
+        told.step(*step)
+    told.finish()
+
+
+histories = st.lists(steps, min_size=10, max_size=40)
+
+
 @pytest.mark.parametrize("share", [1, 3], ids=["greedy", "sharing"])
-@given(st.lists(steps, min_size=10, max_size=40), st.sampled_from([1, 4, 16]), st.sampled_from([1, 10, 50]))
+@given(histories, st.sampled_from([1, 4, 16]), st.sampled_from([1, 10, 50]))
 @settings(max_examples=300, deadline=None)
 def test_no_trailing_window_and_no_period_ever_passes_its_limit(
     share: int, history: list[Any], first: int, most: int
@@ -142,7 +175,55 @@ def test_no_trailing_window_and_no_period_ever_passes_its_limit(
     Three processes admit, settle and close at the borders of slots; each admission finds every limit kept, and in the end
     what is counted is what was used.
     """
-    run = History(Terms(seconds=1.0, most=most, share=share, first=first))
-    for step in history:
-        run.step(*step)
-    run.finish()
+    run(history, Terms(seconds=1.0, most=most, share=share, first=first), MemoryBackend())
+
+
+@given(histories, st.sampled_from([1, 4, 16]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nor_does_any_on_redis(redis_db: str, history: list[Any], first: int) -> None:
+    """
+    The same, with the counters in Redis.
+    """
+    redis = pytest.importorskip("tokenbudget_mw.backends.redis")
+    backend = redis.RedisBackend(redis_db, deadline=5.0, clock="caller")
+    run(history, Terms(seconds=1.0, share=2, first=first), Unclosed(backend))
+    backend.close()
+
+
+class Racer(Thread):
+    """
+    A process that asks as fast as it can, until *ends*, and writes down between which moments it was admitted.
+    """
+
+    def __init__(self, url: str, ends: float) -> None:
+        super().__init__()
+        self.url, self.ends = url, ends
+        self.admitted: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        backend = open_backend(f"leased+{self.url}", deadline=5.0)
+        short = check(1, 300, "requests:1", params=(250_000, 4))
+        while (before := time.time()) < self.ends:
+            if backend.reserve(ask(short, lease=0.0), before).admitted:
+                self.admitted.append((before, time.time()))
+        backend.close()
+
+
+def test_in_real_time_no_window_passes_its_limit(redis_db: str) -> None:
+    """
+    Three processes race through a dozen slots by Redis's clock and their own: whatever lies surely within one second is not
+    more than the limit, and not much less either.
+    """
+    pytest.importorskip("redis")
+    racers = [Racer(redis_db, time.time() + 3.0) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    admitted = sorted(each for racer in racers for each in racer.admitted)
+    most = max(
+        sum(1 for before, after in admitted[at:] if after <= begin + 1.0) for at, (begin, _) in enumerate(admitted)
+    )
+
+    assert most <= 300
+    assert len(admitted) >= 300

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw.backends import leased_ways as ways
+from tokenbudget_mw.backends.leased_grants import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -59,6 +60,10 @@ class LeasedBackend:
     def __init__(self, backend: Backend, stock: Stock) -> None:
         self._backend = backend
         self._stock = stock
+        self._begin()
+        in_children(self._begin)
+
+    def _begin(self) -> None:
         self._teller: threading.Thread | None = None
         self._is_telling = False
         self._start = threading.Lock()
