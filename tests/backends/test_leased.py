@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from tokenbudget_mw.backends import leased_shapes, leased_stock, open_pair
 from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
@@ -214,7 +215,7 @@ def test_room_is_held_too(shared: Counting) -> None:
         assert admit(backend, ask(hour(1), check(0, 7, room=5), lease=0.0)).states[1].remaining == 7
 
     assert len(shared.asks) == 1
-    assert not backend.reserve(ask(hour(1), check(0, 7, room=8)), START).admitted
+    assert not backend.reserve(ask(hour(1), check(0, 7, room=8), lease=0.0), START).admitted
 
 
 def test_a_changed_cap_holds_at_once(shared: Counting) -> None:
@@ -285,6 +286,47 @@ def test_a_debt_is_told_though_other_calls_are_open(shared: Counting) -> None:
     backend.settle(settlement(open_, still, 2), START)
     backend.close()
     assert shared.used(window="tokens:3600", params=HOUR) == 502
+
+
+def test_a_debt_is_told_at_once_where_nothing_else_is_open(shared: Counting) -> None:
+    """
+    The grant is over then, in the slot where it was charged.
+    """
+    backend = leased(shared)
+    asked = ask(check(1, 1000))
+    backend.settle(settlement(asked, admit(backend, asked), 500), START + 0.5)
+
+    assert shared.used() == 500
+    assert shared.used(START + 61) == 0
+
+
+def test_t11_the_same_call_twice_is_one_call(shared: Counting) -> None:
+    """
+    Reserved again under its id it is answered as before; settled again it changes nothing.
+    """
+    backend = leased(shared)
+    first, asked = ask(hour(1)), ask(hour(3))
+    for each in (first, asked):
+        assert backend.reserve(each, START) == backend.reserve(each, START)
+    told = settlement(asked, backend.reserve(asked, START), 2)
+
+    assert [backend.settle(told, START) for _ in range(3)] == [True, False, False]
+    backend.close()
+    assert shared.used(window="tokens:3600", params=HOUR) == 3
+
+
+def test_what_a_fallback_grants_is_not_kept(shared: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While Redis is away each ask is decided by its policy, and what was granted ahead is given back.
+    """
+    reserve = shared.reserve
+    monkeypatch.setattr(shared, "reserve", lambda ask, now: replace(reserve(ask, now), degraded=True))
+    backend = leased(shared)
+    replies = [admit(backend, ask(hour(1), lease=0.0)) for _ in range(3)]
+
+    assert all(reply.degraded for reply in replies)
+    assert shared.costs == [10, 1, 1, 1]
+    assert shared.used(window="tokens:3600", params=HOUR) == 3
 
 
 def test_a_settlement_after_the_end_of_the_grant_is_told_where_it_was_charged(shared: Counting) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tokenbudget_mw.backends import negative, open_pair
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
@@ -192,6 +193,20 @@ def test_calls_in_flight_are_never_remembered(backend: NegativeCache, shared: Co
         assert not backend.reserve(ask(in_flight(1), check(1)), START).admitted
 
     assert shared.asked == 4
+    assert len(refusals) == 0
+
+
+def test_the_refusals_of_a_fallback_are_never_remembered(
+    backend: NegativeCache, shared: Counting, refusals: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The backend may be back at the next request.
+    """
+    spend(backend)
+    reserve = shared.reserve
+    monkeypatch.setattr(shared, "reserve", lambda ask, now: replace(reserve(ask, now), degraded=True))
+    assert not backend.reserve(ask(check(1)), START).admitted
+
     assert len(refusals) == 0
 
 

@@ -75,7 +75,7 @@ class Shape:
 
         remaining: What the backend said last is left of each window; empty where it has not said.
 
-        strict_until: Until then the backend is asked each time, because it refused.
+        strict_until: Until then the backend is asked each time, because what it granted could not be used.
 
         is_filling: Whether somebody is asking for a grant just now.
 
@@ -122,18 +122,13 @@ class Shape:
         most = min([MAX_AMOUNT // cost for cost in costs if cost], default=MAX_AMOUNT)
         return min([left // (share * cost) for left, cost in zip(self.remaining, costs, strict=False) if cost] + [most])
 
-    def heard(self, ask: Ask, reply: Reply, terms: Terms, time: float) -> None:
+    def heard(self, reply: Reply) -> None:
         """
-        Learn from the backend's *reply* to *ask* alone: after a refusal it is asked each time until the window frees.
+        Learn from the backend's *reply* to an ask alone. As long as little is left, it is asked each time.
         """
         self.remaining = [state.remaining for state in reply.states]
-        if reply.admitted:
-            if self.most(ask, terms.share) > 1:
-                self.strict_until = 0.0
-            return
-        waits = [s.retry_after for s, c in zip(reply.states, ask.checks, strict=True) if c.enforced and not s.fits]
-        self.asks = 1
-        self.strict_until = time + max([wait or 0.0 for wait in waits], default=0.0)
+        if not reply.admitted:
+            self.asks = 1
 
     def failed(self, reply: Reply, terms: Terms, time: float) -> None:
         """

@@ -203,14 +203,14 @@ class Stock:
             self._young.append(grant)
             return True
 
-    def note(self, plan: Plan, ask: Ask, reply: Reply, now: float) -> None:
+    def note(self, plan: Plan, ask: Ask, reply: Reply) -> None:
         """
         Learn from the backend's own *reply* to *ask*.
         """
         if plan.shape is None or not reply.states:
             return
         with self._lock:
-            plan.shape.heard(ask, reply, self.terms, self._time(now))
+            plan.shape.heard(reply)
             if reply.admitted and ask.lease:
                 remember(self._direct, ask.id)
 

@@ -44,7 +44,7 @@ def reserving(stock: Stock, ask: Ask, now: float) -> Way[Reply]:
         # what refused it was held here, for others
         yield from telling(stock, now)
         reply = yield lambda backend: backend.reserve(ask, now)
-    stock.note(plan, ask, reply, now)
+    stock.note(plan, ask, reply)
     return reply
 
 
