@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import private_servers
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 from private_servers import RedisServer, ServerMissingError
 
 # the contracts assert, and should say what they found; the package itself is imported by our own pytest plugin
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Starter = Callable[[], AbstractContextManager[str]]
+
+# for runs on mutants (--hypothesis-profile mutation): the same examples each time, and the first that fails will do
+settings.register_profile(
+    "mutation",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 REDIS_DATABASES = range(15, 0, -1)
 

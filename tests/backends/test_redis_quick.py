@@ -92,6 +92,22 @@ def test_the_usual_call_reads_once_and_writes_once(backend: Backend, admin: Any)
     assert settled == {"evalsha": 1, "hmget": 1, "hset": 1, "hdel": 1}
 
 
+def test_a_refusal_only_reads(backend: Backend, admin: Any) -> None:
+    """
+    A key that is spent and goes on asking costs no more than one that is not.
+    """
+    spent = ask(*USUAL[:3], check(5, 5, "tokens:604800", params=(10_080_000_000, 60)), in_flight(10))
+    for expected in (True, False):
+        assert backend.reserve(ask(*spent.checks), 0.0).admitted is expected
+    commands(admin)
+
+    refused = backend.reserve(ask(*spent.checks), 0.0)
+
+    assert commands(admin) == {"evalsha": 1, "time": 1, "hmget": 1}
+    assert [state.fits for state in refused.states] == [True, True, True, False, True]
+    assert [state.slot for state in refused.states] == [-1] * 5
+
+
 def test_every_operation_is_one_round_trip(backend: Backend, admin: Any) -> None:
     """
     Whatever it is, and whatever it finds, Redis is asked once.

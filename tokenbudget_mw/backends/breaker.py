@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections import deque
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
     from tokenbudget_mw.values import Reply, Seed
@@ -41,13 +42,27 @@ class Circuit:
 
         window: See *ratio*.
 
+        clock: Gives the moment, in epoch seconds.
+
     Attributes:
         is_open: Whether calls are refused.
+
+        since: Since when they are, in epoch seconds; None while they are not.
     """
 
-    def __init__(self, name: str, *, in_a_row: int = 3, ratio: float = 0.5, window: int = 20) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_a_row: int = 3,
+        ratio: float = 0.5,
+        window: int = 20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.name = name
         self.is_open = False
+        self.since: float | None = None
+        self._clock = clock
         self._in_a_row = in_a_row
         self._ratio = ratio
         self._outcomes: deque[bool] = deque(maxlen=window)
@@ -78,6 +93,7 @@ class Circuit:
             if self.is_open or not (too_many or self._failures >= self._in_a_row):
                 return
             self.is_open = True
+            self.since = self._clock()
         log.error("Backend %s is away; limits follow their on_backend_error. %s", self.name, error)
 
     def close(self) -> None:
@@ -88,6 +104,7 @@ class Circuit:
             if not self.is_open:
                 return
             self.is_open = False
+            self.since = None
             self._failures = 0
             self._outcomes.clear()
         log.warning("Backend %s is back; limits are shared again.", self.name)
@@ -119,6 +136,13 @@ class Guarded:
         self._prober: threading.Thread | None = None
         self._start = threading.Lock()
         self._closed = threading.Event()
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return self._circuit.since
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import CheckState, Reply
@@ -158,6 +159,13 @@ class Fallback:
         self._teller: threading.Thread | None = None
         self._start = threading.Lock()
         self._closed = threading.Event()
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return away_since(self._backend)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """
