@@ -223,7 +223,8 @@ def validity(checks: Sequence[Check], states: Sequence[CheckState]) -> tuple[int
     Return the backend's moment of a charge, and the moment from which on a charge would go to another slot anywhere.
 
     Both in microseconds since the epoch; None where they cannot be told, or not everything was charged. The moment comes
-    from what a state says: everything leaves a window one length after its newest slot, and that is the slot of now.
+    from what a state says: everything leaves a window one length after its newest slot, and that is the slot of now. (The
+    slots of a window all have one length: its name says which.)
 
     >>> from tokenbudget_mw.values import Check, CheckState
     >>> check = Check("key=k1", "requests:60", "strict_log", (1_000_000, 60), 5, 10)
