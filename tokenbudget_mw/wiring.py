@@ -200,12 +200,15 @@ class _Database:
 
 def _open_backends(settings: Settings, clock: Callable[[], float] | None) -> tuple[Backend, AsyncBackend]:
     from tokenbudget_mw.backends import open_pair
+    from tokenbudget_mw.backends.leased_shapes import Terms
 
     return open_pair(
         settings.backend,
         deadline=settings.deadline,
         workers=settings.workers,
         clock_mode="server" if clock is None else "caller",
+        terms=Terms(seconds=settings.leased_term, most=settings.leased_most, share=max(8, 2 * settings.workers)),
+        refusal_cache=settings.refusal_cache,
     )
 
 

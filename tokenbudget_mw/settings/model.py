@@ -58,7 +58,8 @@ class Settings:
     """
 
     backend: str = _setting(
-        "Where counters live, as a URL. `memory://` counts in one process only.",
+        "Where counters live, as a URL. `memory://` counts in one process only; before `redis://`, `leased+` reserves quota "
+        "ahead.",
         "memory://",
         reading.url("redis://localhost:6379/0"),
     )
@@ -113,6 +114,22 @@ class Settings:
         "After how long an unsettled reservation gives back what it holds, in seconds or like `10 minutes`.",
         600.0,
         reading.seconds(1, _DAY),
+    )
+    refusal_cache: float = _setting(
+        "For how long at most a shared backend is not asked again what it has just refused, in seconds. 0 asks each time.",
+        1.0,
+        reading.seconds(0, 60),
+    )
+    leased_term: float = _setting(
+        "How long a process admits from quota that it has reserved ahead in a `leased+` backend, in seconds. A revoked key "
+        "may pass so long.",
+        1.0,
+        reading.seconds(0.25, 60),
+    )
+    leased_most: int = _setting(
+        "For how many requests at most a process reserves at once in a `leased+` backend; it takes what its rate needs.",
+        65_536,
+        reading.whole(1, 10**6),
     )
     deadline: float = _setting("How long the backend may take to answer, in seconds.", 0.05, reading.seconds(0.001, 60))
     output_reserve: int = _setting(
