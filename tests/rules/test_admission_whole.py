@@ -203,7 +203,7 @@ def test_given_limits_stand_instead_of_the_policys() -> None:
         ("reserved", Usage(90, 40), Usage(100, 300, source="estimated", complete=False)),
         ("actual", None, Usage(100, 300, source="estimated", complete=False)),
         ("input", Usage(90, 40), Usage(100, source="estimated", complete=False)),
-        ("partial", Usage(0, 4, complete=False), Usage(100, 4, complete=False)),
+        ("partial", Usage(0, 4, complete=False), Usage(100, 4, source="estimated", complete=False)),
     ],
 )
 def test_a_usage_says_where_it_is_from_and_whether_it_is_whole(rule: str, tapped: Usage | None, usage: Usage) -> None:
