@@ -211,8 +211,8 @@ def test_a_loop_speaks_tls_as_the_url_says(url: str, verify: ssl.VerifyMode | No
     """
     Certificates are checked unless the URL says otherwise; all other options stay out of it.
     """
-    from tokenbudget_mw.backends.redis_client import async_options
+    from tokenbudget_mw.backends.redis_url import read_url
 
-    context = wire_module._tls(async_options(url))
+    context = read_url(url).tls
 
     assert verify is None if context is None else context.verify_mode == verify

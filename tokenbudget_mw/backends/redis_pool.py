@@ -1,0 +1,156 @@
+"""
+The connections of a process's threads to one place.
+
+They are opened aside, by a thread each: names are looked up, keys exchanged and passwords checked however long it takes,
+while the call that wanted the connection waits for no more than its deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenbudget_mw.backends.redis_client import BlockingWire
+
+__all__ = ["Pool"]
+
+
+class Pool:
+    """
+    Lends connections, the one that was used last first. A fork's child starts with none.
+
+    Args:
+        connect: Opens a connection.
+
+        limit: How many are open at most.
+    """
+
+    def __init__(self, connect: Callable[[], BlockingWire], limit: int) -> None:
+        self._connect = connect
+        self._limit = limit
+        self._shelf = _Shelf()
+
+    def take(self, ends: float) -> BlockingWire:
+        """
+        Lend a connection.
+
+        Args:
+            ends: When the wait is over, by `time.monotonic`.
+
+        Raises:
+            TimeoutError: None was free until then.
+
+            RedisError: None could be opened; the cause says why.
+        """
+        shelf = self._own()
+        try:
+            return shelf.idle.pop()
+        except IndexError:
+            return self._wait(shelf, ends)
+
+    def give(self, wire: BlockingWire) -> None:
+        """
+        Take a connection back.
+        """
+        shelf = self._own()
+        shelf.idle.append(wire)
+        if shelf.waiting:
+            with shelf.changed:
+                shelf.changed.notify()
+
+    def drop(self, wire: BlockingWire) -> None:
+        """
+        Close a connection that was lent.
+        """
+        wire.close()
+        self._gone(self._own())
+
+    def clear(self) -> None:
+        """
+        Close those that are not lent.
+        """
+        shelf = self._own()
+        while shelf.idle:
+            try:
+                self.drop(shelf.idle.pop())
+            except IndexError:  # another thread has taken it
+                return
+
+    def _own(self) -> _Shelf:
+        if self._shelf.pid != os.getpid():
+            self._shelf = _Shelf()  # what it holds belongs to the parent, and its lock may be held for ever
+        return self._shelf
+
+    def _wait(self, shelf: _Shelf, ends: float) -> BlockingWire:
+        with shelf.changed:
+            shelf.waiting += 1
+            try:
+                failures = shelf.failures
+                if shelf.open < self._limit and not shelf.idle:
+                    self._start(shelf)
+                while not shelf.idle:
+                    if shelf.fault is not None and shelf.failures != failures:
+                        raise RedisConnectionError("No connection could be opened.") from shelf.fault
+                    if not shelf.changed.wait(ends - time.monotonic()) and not shelf.idle:
+                        raise TimeoutError(f"None of {shelf.open} connections was free.")
+                return shelf.idle.pop()
+            finally:
+                shelf.waiting -= 1
+
+    def _start(self, shelf: _Shelf) -> None:
+        shelf.open += 1
+        threading.Thread(target=self._work, args=(shelf,), name="tokenbudget-connect", daemon=True).start()
+
+    def _work(self, shelf: _Shelf) -> None:
+        try:
+            wire = self._connect()
+        except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it was
+            shelf.fault = exc
+            shelf.failures += 1
+            self._gone(shelf)
+        else:
+            self.give(wire)
+
+    @staticmethod
+    def _gone(shelf: _Shelf) -> None:
+        with shelf.changed:
+            shelf.open -= 1
+            shelf.changed.notify_all()
+
+
+class _Shelf:
+    """
+    What a pool has in one process.
+
+    Attributes:
+        pid: The process.
+
+        idle: Connections that are not lent.
+
+        open: How many there are, lent, idle or about to be.
+
+        waiting: How many threads wait for one.
+
+        failures: How often opening one failed.
+
+        fault: Why, the last time.
+
+        changed: Told when any of this changes.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.idle: deque[BlockingWire] = deque()
+        self.open = 0
+        self.waiting = 0
+        self.failures = 0
+        self.fault: Exception | None = None
+        self.changed = threading.Condition()
