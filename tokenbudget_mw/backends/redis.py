@@ -165,6 +165,7 @@ class RedisBackend:
                 if time.monotonic() + TRY_AGAIN_AFTER > ends:
                     raise answer
                 time.sleep(TRY_AGAIN_AFTER)
+                sends = 1
                 place = routes.place_of(call.keys[0])
             else:  # what is left idle is as old, and as wrong
                 routes.pool(place).clear()

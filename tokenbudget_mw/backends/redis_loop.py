@@ -367,6 +367,7 @@ class _Lane:
             errand.is_asking = step.is_asking
             self._lanes.follow(step).add(errand)
         elif step.kind == "later":
+            errand.tries = 1
             self._loop.call_later(TRY_AGAIN_AFTER, self._send_anew, errand, exc)
         elif step.kind == "load":
             self._is_unknown = True

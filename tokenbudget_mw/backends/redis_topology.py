@@ -33,7 +33,7 @@ __all__ = [
 SLOTS = 16_384
 
 SENDS = 16
-"""How often one call is sent at most; its deadline ends it long before, unless Redis sends it round in a circle."""
+"""How often one call is sent at most without a pause: Redis may send it round in a circle."""
 
 TRY_AGAIN_AFTER = 0.005
 """Seconds until a call is sent again whose keys are on their way from one node to another."""
