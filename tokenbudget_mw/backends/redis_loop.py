@@ -157,10 +157,12 @@ class _Errand:
 
         is_asking: Whether the server that is asked was named for this one time only.
 
+        fault: What a server that is well gave as the reason why it has to wait.
+
         lane: Where it goes.
     """
 
-    __slots__ = ("answer", "call", "is_asking", "is_owed", "lane", "tries", "undo")
+    __slots__ = ("answer", "call", "fault", "is_asking", "is_owed", "lane", "tries", "undo")
 
     def __init__(
         self, call: Call, answer: asyncio.Future[Any], undo: Callable[[], Call] | None = None, is_owed: bool = False
@@ -171,6 +173,7 @@ class _Errand:
         self.is_owed = is_owed
         self.tries = 0
         self.is_asking = False
+        self.fault: Exception | None = None
         self.lane: _Lane | None = None
 
     @property
@@ -254,9 +257,10 @@ class _Lane:
         """
         if errand.answer.done():
             return
-        errand.answer.set_exception(TimeoutError())
-        self._retire()
-        self._lanes.lost(self._place)
+        errand.answer.set_exception(errand.fault or TimeoutError())
+        if errand.fault is None:
+            self._retire()
+            self._lanes.lost(self._place)
 
     async def aclose(self) -> None:
         """
@@ -367,7 +371,7 @@ class _Lane:
             errand.is_asking = step.is_asking
             self._lanes.follow(step).add(errand)
         elif step.kind == "later":
-            errand.tries = 1
+            errand.tries, errand.fault = 1, exc
             self._loop.call_later(TRY_AGAIN_AFTER, self._send_anew, errand, exc)
         elif step.kind == "load":
             self._is_unknown = True

@@ -61,6 +61,9 @@ class Pool:
         Take a connection back.
         """
         shelf = self._own()
+        if wire.home is not shelf:  # lent before a fork, or before all were closed
+            wire.close()
+            return
         shelf.idle.append(wire)
         if shelf.waiting:
             with shelf.changed:
@@ -71,7 +74,9 @@ class Pool:
         Close a connection that was lent.
         """
         wire.close()
-        self._gone(self._own())
+        shelf = self._own()
+        if wire.home is shelf:
+            self._gone(shelf)
 
     def clear(self) -> None:
         """
@@ -83,6 +88,14 @@ class Pool:
                 self.drop(shelf.idle.pop())
             except IndexError:  # another thread has taken it
                 return
+
+    def close(self) -> None:
+        """
+        Close all, those that are lent as soon as they are given back. Whoever takes one later gets a new one.
+        """
+        old, self._shelf = self._own(), _Shelf()
+        while old.idle:
+            old.idle.pop().close()
 
     def _own(self) -> _Shelf:
         if self._shelf.pid != os.getpid():
@@ -117,6 +130,7 @@ class Pool:
             shelf.failures += 1
             self._gone(shelf)
         else:
+            wire.home = shelf
             self.give(wire)
 
     @staticmethod

@@ -112,10 +112,10 @@ class Routes:
 
     def close(self) -> None:
         """
-        Close all connections that are not in use.
+        Close all connections.
         """
         for pool in list(self._pools.values()):
-            pool.clear()
+            pool.close()
 
     def _refresh(self) -> None:
         try:
@@ -124,7 +124,7 @@ class Routes:
             log.debug("Nobody knows the slots of the cluster: %s", type(exc).__name__)
             return
         for place in self._pools.keys() - {*self._topology.learn(owners)}:
-            self._pools.pop(place).clear()
+            self._pools.pop(place).close()
 
     def _connect(self, place: Place | None) -> BlockingWire:
         deployment = self._deployment

@@ -9,8 +9,7 @@ import os
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
-
+from tokenbudget_mw.backends.redis_topology import code_of
 from tokenbudget_mw.backends.redis_wire import frame
 
 if TYPE_CHECKING:
@@ -23,7 +22,10 @@ __all__ = ["LEAST_RIGHTS", "Inspection", "eviction_fault", "policy_of"]
 
 log = logging.getLogger("tokenbudget_mw")
 
-LEAST_RIGHTS = "~tb:* +eval +evalsha +script|load +time +hmget +hget +hset +hdel +pexpire +ping +select +info +cluster|slots +asking"
+LEAST_RIGHTS = (
+    "~tb:* +eval +evalsha +script|load +time +hget +hgetall +hmget +hexists +hset +hdel +pexpire"
+    " +ping +select +info +cluster|slots +asking"
+)
 """What a user of Redis must be allowed, as ACL SETUSER takes it."""
 
 
@@ -62,7 +64,7 @@ class Inspection:
         Log what is wrong. An error that every call will meet, too, is for the breaker to tell; rights are for us.
         """
         *acts, memory = replies
-        if any(isinstance(reply, ResponseError) and _is_forbidden(str(reply)) for reply in acts):
+        if any(_is_forbidden(reply) for reply in acts):
             self._say(
                 logging.ERROR,
                 "Redis refuses this user what limits need (NOPERM). Allow it: ACL SETUSER <user> " + LEAST_RIGHTS,
@@ -77,9 +79,9 @@ class Inspection:
             log.log(level, "%s", text)
 
 
-def _is_forbidden(text: str) -> bool:
-    # within a script, newer servers say "ERR ACL failure in script: ..."
-    return text.startswith("NOPERM") or "ACL failure in script" in text or "can't run this command" in text
+def _is_forbidden(reply: Any) -> bool:
+    # in a script, some versions have other words for it
+    return code_of(reply) == "NOPERM" or "ACL failure in script" in str(reply) or "can't run this command" in str(reply)
 
 
 def policy_of(memory: Any) -> str:

@@ -4,6 +4,7 @@ Where a counter lives among several servers: the slots of a cluster, what its re
 
 from __future__ import annotations
 
+import re
 from binascii import crc_hqx
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ __all__ = [
     "Slots",
     "Step",
     "Topology",
+    "code_of",
     "master_inquiry",
     "next_step",
     "slot_of",
@@ -45,6 +47,9 @@ RENEWING = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
 """What a server says that is no longer, or not yet, the one to ask: a new connection may find another."""
 
 T = TypeVar("T")
+
+_CODE = re.compile(r"([A-Z]{2,})(?: |$)")
+_CODE_IN_SCRIPT = re.compile(r": -([A-Z]{2,}) ")  # before Redis 7
 
 
 def slot_of(key: str) -> int:
@@ -240,6 +245,23 @@ def _read_master(reply: Any, _: Place) -> Place:
 NOWHERE = Place("", 0)
 
 
+def code_of(error: BaseException) -> str:
+    """
+    Return the code of an error that Redis gave: its first word, or what made a script end; empty where it is no such.
+
+    >>> code_of(ResponseError("MOVED 866 10.0.0.1:6379"))
+    'MOVED'
+    >>> code_of(ResponseError("ERR Error running script (call to f_1): @user_script:7: -READONLY You can't write."))
+    'READONLY'
+    """
+    if not isinstance(error, ResponseError):
+        return ""
+    text = str(error)
+    found = _CODE_IN_SCRIPT.search(text) if text.startswith("ERR ") else None
+    found = found or _CODE.match(text)
+    return found.group(1) if found else ""
+
+
 class Step(NamedTuple):
     """
     What to do with a call whose answer is an error.
@@ -274,15 +296,15 @@ def next_step(error: Exception, sends: int, asked: Place | None) -> Step:
         return Step("again") if sends == 1 else FAIL
     if not isinstance(error, ResponseError) or sends >= SENDS:
         return FAIL
-    code, *words = str(error).split(" ")
+    code, words = code_of(error), str(error).split(" ")
     if code == "NOSCRIPT":
         return Step("load")
     if code == "TRYAGAIN":
         return Step("later")
     if code in {"MOVED", "ASK"} and asked is not None:
-        host, _, port = words[1].rpartition(":")
+        host, _, port = words[2].rpartition(":")
         is_moved = code == "MOVED"
         return Step(
-            "elsewhere", Place(host or asked.host, int(port)), not is_moved, int(words[0]) if is_moved else None
+            "elsewhere", Place(host or asked.host, int(port)), not is_moved, int(words[1]) if is_moved else None
         )
     return Step("renew") if code in RENEWING and sends == 1 else FAIL
