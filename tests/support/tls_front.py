@@ -122,10 +122,11 @@ class _Front:
     async def _serve_one(self, client: socket.socket) -> None:
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        await asyncio.sleep(self._pause)
         try:
+            await asyncio.sleep(self._pause)
             transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self._context)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            client.close()
             return  # whoever connected sees it, too
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:

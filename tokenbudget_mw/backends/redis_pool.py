@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -83,19 +84,18 @@ class Pool:
         Close those that are not lent.
         """
         shelf = self._own()
-        while shelf.idle:
-            try:
+        with suppress(IndexError):
+            while True:
                 self.drop(shelf.idle.pop())
-            except IndexError:  # another thread has taken it
-                return
 
     def close(self) -> None:
         """
         Close all, those that are lent as soon as they are given back. Whoever takes one later gets a new one.
         """
         old, self._shelf = self._own(), _Shelf()
-        while old.idle:
-            old.idle.pop().close()
+        with suppress(IndexError):
+            while True:
+                old.idle.pop().close()
 
     def _own(self) -> _Shelf:
         if self._shelf.pid != os.getpid():
@@ -105,32 +105,40 @@ class Pool:
     def _wait(self, shelf: _Shelf, ends: float) -> BlockingWire:
         with shelf.changed:
             shelf.waiting += 1
+            failures = shelf.failures
             try:
-                failures = shelf.failures
-                if shelf.open < self._limit and not shelf.idle:
-                    self._start(shelf)
-                while not shelf.idle:
-                    if shelf.fault is not None and shelf.failures != failures:
+                while True:
+                    with suppress(IndexError):
+                        return shelf.idle.pop()
+                    if shelf.failures != failures:
                         raise RedisConnectionError("No connection could be opened.") from shelf.fault
-                    if not shelf.changed.wait(ends - time.monotonic()) and not shelf.idle:
+                    left = ends - time.monotonic()
+                    if left <= 0:
                         raise TimeoutError(f"None of {shelf.open} connections was free.")
-                return shelf.idle.pop()
+                    if shelf.open < self._limit and shelf.connecting < shelf.waiting:
+                        self._start(shelf)
+                    shelf.changed.wait(left)
             finally:
                 shelf.waiting -= 1
 
     def _start(self, shelf: _Shelf) -> None:
         shelf.open += 1
+        shelf.connecting += 1
         threading.Thread(target=self._work, args=(shelf,), name="tokenbudget-connect", daemon=True).start()
 
     def _work(self, shelf: _Shelf) -> None:
         try:
             wire = self._connect()
         except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it was
-            shelf.fault = exc
-            shelf.failures += 1
+            with shelf.changed:
+                shelf.fault = exc
+                shelf.failures += 1
+                shelf.connecting -= 1
             self._gone(shelf)
         else:
             wire.home = shelf
+            with shelf.changed:
+                shelf.connecting -= 1
             self.give(wire)
 
     @staticmethod
@@ -151,6 +159,8 @@ class _Shelf:
 
         open: How many there are, lent, idle or about to be.
 
+        connecting: How many of them are about to be.
+
         waiting: How many threads wait for one.
 
         failures: How often opening one failed.
@@ -164,6 +174,7 @@ class _Shelf:
         self.pid = os.getpid()
         self.idle: deque[BlockingWire] = deque()
         self.open = 0
+        self.connecting = 0
         self.waiting = 0
         self.failures = 0
         self.fault: Exception | None = None
