@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 DEADLINE = 0.1
 PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
 ADDED = DEADLINE + 0.02  # the most that a fault may add to a request, beside what the machine itself stood still
+LATE, GRACE = 0.01, 0.02  # as of the loop's own timer
 LIMIT = 8
 KEY = "tb:{key:caller}:key=caller"  # in a cluster it is at the first node, the one with a replica
 BACK = "Backend redis is back; limits are shared again."
@@ -159,7 +160,7 @@ class Bench:
     def requests(self, count: int) -> list[int]:
         """
         Make *count* requests; return their statuses. `worst` is how long the slowest of all took, less what the machine
-        stood still meanwhile.
+        stood still meanwhile, and the time that a loop is given to catch up.
         """
         statuses = []
         for _ in range(count):
@@ -167,7 +168,8 @@ class Bench:
                 begin = time.monotonic()
                 statuses.append(self.app.request())
                 seconds = time.monotonic() - begin
-            self.worst = max(self.worst, seconds - stall.seconds)
+            excuse = stall.seconds + GRACE if stall.seconds > LATE else 0.0
+            self.worst = max(self.worst, seconds - excuse)
         return statuses
 
     def is_counted(self, server: RedisServer) -> bool:

@@ -6,12 +6,14 @@ Formed by commands, because not every package with a redis-server brings redis-c
 
 from __future__ import annotations
 
+import random
+import socket
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from private_servers import RedisServer, answers, find_redis, free_port, wait_until
+from private_servers import RedisServer, answers, find_redis, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,10 +141,20 @@ def _cluster_info(node: RedisServer) -> dict[str, str]:
 
 
 def _cluster_port() -> int:
-    # the nodes' own talk goes over the port 10,000 above
-    while (port := free_port()) > 55_000:
-        pass
-    return port
+    # The nodes' own talk goes over the port 10,000 above; both are below those that outgoing connections take.
+    while True:
+        port = random.randrange(12_000, 22_000)
+        if _is_free(port) and _is_free(port + 10_000):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager
