@@ -168,7 +168,8 @@ class Bench:
                 begin = time.monotonic()
                 statuses.append(self.app.request())
                 seconds = time.monotonic() - begin
-            excuse = stall.seconds + GRACE if stall.seconds > LATE else 0.0
+            # two threads take turns in a request, and each of them may be kept from its turn
+            excuse = 2 * stall.seconds + GRACE if stall.seconds > LATE else 0.0
             self.worst = max(self.worst, seconds - excuse)
         return statuses
 
