@@ -47,6 +47,7 @@ def _core(variant: str) -> Any:
         "identify": lambda facts: Subject(key=facts.header(KEY)),
         "plans": {"pro": OURS},
         "default_plan": "pro",
+        "record_requests": variant == "books",
     }
     return wire(settings, sink=NullSink())
 

@@ -20,7 +20,9 @@ from private_servers import RedisServer, ServerMissingError
 from redis_deployments import Cluster, Watched
 
 # the contracts assert, and should say what they found; the package itself is imported by our own pytest plugin
-pytest.register_assert_rewrite("tokenbudget_mw.testing.adapters", "tokenbudget_mw.testing.backends")
+pytest.register_assert_rewrite(
+    "tokenbudget_mw.testing.adapters", "tokenbudget_mw.testing.backends", "tokenbudget_mw.testing.keeping"
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

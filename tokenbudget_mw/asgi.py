@@ -5,16 +5,16 @@ The middleware for ASGI apps (spec 2.5): one small object a request; nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
-from tokenbudget_mw.values import Facts
+from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
-READ_HEADERS = frozenset({b"content-type", b"content-encoding"})
+READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
+
+NAMES = {name: name.encode() for name in LIMIT_HEADERS}
 
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
@@ -79,12 +81,42 @@ def facts_of(scope: Scope) -> Facts:
     return Facts(
         method=scope.get("method", "WEBSOCKET"),
         path=scope["path"],
-        headers=tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in scope["headers"]]),
+        headers=ScopeHeaders(scope["headers"]),
         client=client[0] if client else None,
         query=scope.get("query_string", b"").decode("latin-1"),
         server=(server[0], server[1]) if server else None,
         raw=scope,
     )
+
+
+class ScopeHeaders(LazyHeaders):
+    """
+    The headers of an ASGI scope.
+
+    Args:
+        raw: Pairs of name and value, in latin-1.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+
+    def first(self, name: str) -> str | None:
+        """
+        Return the first value of header *name* (lower case), or None.
+        """
+        wanted, length = name.encode("latin-1", "replace"), len(name)
+        for key, value in self._raw:
+            if len(key) == length and key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def read(self) -> Iterable[tuple[str, str]]:
+        """
+        Decode all of them.
+        """
+        return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]
 
 
 async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,18 +173,10 @@ class _Connection:
     One metered connection.
     """
 
-    __slots__ = (
-        "_app",
-        "_call",
-        "_core",
-        "_has_started",
-        "_is_client_gone",
-        "_is_whole",
-        "_receive",
-        "_scope",
-        "_seen",
-        "_send",
-    )
+    _has_started = False
+    _is_whole = False
+    _is_client_gone = False
+    _seen: tuple[Message, ...] = ()
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = middleware.app
@@ -160,10 +184,6 @@ class _Connection:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._seen: list[Message] = []
-        self._has_started = False
-        self._is_whole = False
-        self._is_client_gone = False
 
     async def run(self, facts: Facts, route: Route) -> None:
         call = self._call = Call(self._core, facts, route)
@@ -211,7 +231,7 @@ class _Connection:
         length, most = 0, self._core.settings.max_body
         while True:
             message = await self._receive()
-            self._seen.append(message)
+            self._seen = (*self._seen, message)
             if message["type"] != "http.request":
                 return b"".join(pieces), False
             piece = message.get("body", b"")
@@ -226,7 +246,11 @@ class _Connection:
         """
         Give the app what was read ahead, message by message, then what comes.
         """
-        message = self._seen.pop(0) if self._seen else await self._receive()
+        if self._seen:
+            message, *seen = self._seen
+            self._seen = tuple(seen)
+        else:
+            message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
             self._is_client_gone = True
         return message
@@ -262,10 +286,18 @@ class _Connection:
     def _start(self, message: Message) -> Message:
         headers = list(message.get("headers", ()))
         call = self._call
-        read = [(k.lower().decode(), v.decode("latin-1")) for k, v in headers if k.lower() in READ_HEADERS]
+        read = []
+        for key, value in headers:
+            name = key.lower()
+            if name in READ_HEADERS:
+                read.append((READ_HEADERS[name], value.decode("latin-1")))
         call.respond(message["status"], read)
-        ours = [(name.encode(), value.encode("latin-1")) for name, value in call.limit_headers()]
-        return {**message, "headers": headers + ours} if ours else message
+        ours = call.limit_headers()
+        if not ours:
+            return message
+        for name, value in ours:
+            headers.append((NAMES[name], value.encode("latin-1")))
+        return {**message, "headers": headers}
 
     async def _end(self, *, failed: bool = False) -> None:
         """

@@ -18,12 +18,12 @@ from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
-from tokenbudget_mw.rules.pricing import ROOM, estimate, moment_of, price_usage
+from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
-from tokenbudget_mw.values import Cost
+from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.pricing import Priced
@@ -36,6 +36,9 @@ __all__ = ["Call", "current", "running"]
 
 running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
+
+_ending = threading.Lock()
+"""Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own."""
 
 NOTHING = Cost()
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
@@ -73,29 +76,20 @@ class Call:
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
-    __slots__ = (
-        "_charges",
-        "_lock",
-        "content_type",
-        "core",
-        "decision",
-        "duration",
-        "facts",
-        "first_byte",
-        "held",
-        "id",
-        "is_ended",
-        "is_stream",
-        "prompt",
-        "route",
-        "started",
-        "started_at",
-        "status",
-        "subject",
-        "tags",
-        "tap",
-        "unrecorded",
-    )
+    subject: Subject | None = None
+    prompt: Prompt | None = None
+    decision: Decision | None = None
+    tap: Tap | None = None
+    status: int | None = None
+    content_type: str | None = None
+    is_stream = False
+    first_byte: float | None = None
+    duration = 0.0
+    tags: Mapping[str, str] = EMPTY_TAGS
+    is_ended = False
+    held: tuple[Reservation, ...] = ()
+    unrecorded: SpoolFullError | None = None
+    _charges: tuple[Charge, ...] = ()
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
         self.core = core
@@ -104,21 +98,6 @@ class Call:
         self.started_at = core.clock()
         self.started = core.timer()
         self.id = new_id(self.started_at)
-        self.subject: Subject | None = None
-        self.prompt: Prompt | None = None
-        self.decision: Decision | None = None
-        self.tap: Tap | None = None
-        self.status: int | None = None
-        self.content_type: str | None = None
-        self.is_stream = False
-        self.first_byte: float | None = None
-        self.duration = 0.0
-        self.tags: dict[str, str] = {}
-        self.is_ended = False
-        self.held: list[Reservation] = []
-        self.unrecorded: SpoolFullError | None = None
-        self._charges: list[Charge] = []
-        self._lock = threading.Lock()
 
     @property
     def plan(self) -> str | None:
@@ -178,11 +157,12 @@ class Call:
         Return what this call asks of the limits. Raises `UnpricedModelError`.
         """
         subject = self.payer
+        if self.prompt is None:
+            return Request(self.id, subject, self.route, None, ONE_REQUEST, ONE_REQUEST, room=ROOM)
         moment = moment_of(subject, self.prompt, self.started_at)
         reserve = self.core.settings.output_reserve
         upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
-        room = ROOM if self.prompt is None else None
-        return Request(self.id, subject, self.route, self.model_name, upper, least, room=room)
+        return Request(self.id, subject, self.route, self.model_name, upper, least)
 
     def refuse(self, decision: Decision) -> Refusal:
         """
@@ -230,7 +210,7 @@ class Call:
             decision = replace(decision, tallies=(*self.decision.tallies, *decision.tallies))
         self.decision = decision
         if decision.reservation is not None:
-            self.held.append(decision.reservation)
+            self.held = (*self.held, decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -265,7 +245,7 @@ class Call:
         """
         Label this request's usage row: ``current().tag(feature="search")``.
         """
-        self.tags.update({name: str(value) for name, value in tags.items()})
+        self.tags = {**self.tags, **{name: str(value) for name, value in tags.items()}}
 
     def charge(self, response: object, *, model: str | None = None) -> Usage:
         """
@@ -338,9 +318,9 @@ class Call:
         """
         Take *charge* for the end of this call, unless that has passed.
         """
-        with self._lock:
+        with _ending:
             if not self.is_ended:
-                self._charges.append(charge)
+                self._charges = (*self._charges, charge)
             return self.is_ended
 
     def _charge_late(self, charge: Charge) -> None:
@@ -359,12 +339,14 @@ class Call:
 
         Called once, by whoever sees the end first; see `is_ended`.
         """
-        with self._lock:
+        with _ending:
             self.is_ended = True
-            reported = tuple(self._charges)
+            reported = self._charges
         self.duration = self.core.timer() - self.started
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
+        if not (reported or self.prompt or tapped or self.core.settings.record_requests):
+            return ONE_REQUEST
         outcome = outcome_of(ending, None if reported else tapped)
         charges = reported or self._settled(outcome, tapped)
         try:

@@ -14,9 +14,8 @@ from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
-from tokenbudget_mw.rules.pricing import ONE_REQUEST
 from tokenbudget_mw.settings.limits import parse_limit
-from tokenbudget_mw.values import Route
+from tokenbudget_mw.values import ONE_REQUEST, Route
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call

@@ -14,7 +14,7 @@ from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
-from tokenbudget_mw.values import Facts
+from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ __all__ = ["WSGIMiddleware"]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
+"""Headers that stand in an environment without ``HTTP_`` (PEP 3333, "environ Variables")."""
 
 
 class WSGIMiddleware:
@@ -66,7 +70,7 @@ def facts_of(environ: Environ) -> Facts:
         method=environ["REQUEST_METHOD"].upper(),
         # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
         path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
-        headers=tuple(_headers_of(environ)),
+        headers=EnvironHeaders(environ),
         client=environ.get("REMOTE_ADDR") or None,
         query=environ.get("QUERY_STRING", ""),
         server=(environ.get("SERVER_NAME", ""), int(port) if port.isdecimal() else None),
@@ -74,13 +78,36 @@ def facts_of(environ: Environ) -> Facts:
     )
 
 
-def _headers_of(environ: Environ) -> Iterator[tuple[str, str]]:
-    for name, value in environ.items():
-        if name.startswith("HTTP_"):
-            yield name[5:].replace("_", "-").lower(), value
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            yield name.replace("_", "-").lower(), environ[name]
+class EnvironHeaders(LazyHeaders):
+    """
+    The headers of a WSGI environment.
+    """
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def first(self, name: str) -> str | None:
+        """
+        Return the value of header *name* (lower case), or None.
+        """
+        variable = name.upper().replace("-", "_")
+        if variable in BARE:
+            return self._environ.get(variable) or None
+        value: str | None = self._environ.get(f"HTTP_{variable}")
+        return value
+
+    def read(self) -> Iterable[tuple[str, str]]:
+        """
+        Return all of them.
+        """
+        for variable, value in self._environ.items():
+            if variable.startswith("HTTP_"):
+                yield variable[5:].replace("_", "-").lower(), value
+        for variable in BARE:
+            if self._environ.get(variable):
+                yield variable.replace("_", "-").lower(), self._environ[variable]
 
 
 class _Exchange:

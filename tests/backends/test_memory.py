@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from tokenbudget_mw.backends import open_pair
@@ -19,6 +20,7 @@ from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.backends import HOUR, ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.values import CROWDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +137,39 @@ def test_more_counters_in_use_than_agreed_are_an_error(clock: FakeClock) -> None
     assert len(backend) == 20
 
 
+def test_anonymous_counters_are_bounded_apart(clock: FakeClock) -> None:
+    """
+    As many addresses as there are in the world take no place from a key, and no key's count.
+    """
+    backend = MemoryBackend(max_counters=10)
+    for number in range(20):
+        flood = msgspec.structs.replace(ask(check(10, 10, counter=f"key=ip:{number}")), is_anonymous=True)
+        assert backend.reserve(flood, clock()).admitted
+
+    with pytest.raises(BackendUnavailableError, match="20 anonymous counters, all in use"):
+        backend.reserve(msgspec.structs.replace(ask(check(counter="key=ip:20")), is_anonymous=True), clock())
+    for number in range(20):
+        assert backend.reserve(ask(check(10, 10, counter=f"key={number}")), clock()).admitted
+
+
+def test_open_reservations_of_a_counter_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Beyond the bound an ask is crowded out and charges nothing; asks that hold nothing, and other counters, go on.
+    """
+    monkeypatch.setattr("tokenbudget_mw.backends.memory.MAX_OPEN", 3)
+    backend = MemoryBackend()
+    asked = [ask(check(1, 100)) for _ in range(4)]
+    replies = [backend.reserve(one, clock()) for one in asked]
+
+    assert [reply.admitted for reply in replies] == [True, True, True, False]
+    assert replies[3].barred == CROWDED
+    assert backend.peek(ask(check(0, 100)), clock()).states[0].remaining == 97
+    assert backend.reserve(ask(check(1, 100), lease=0.0), clock()).admitted
+    assert backend.reserve(ask(check(1, 100, counter="key=other")), clock()).admitted
+    backend.settle(settlement(asked[0], replies[0]), clock())
+    assert backend.reserve(asked[3], clock()).admitted
+
+
 def test_refused_and_peeked_subjects_take_no_memory(clock: FakeClock) -> None:
     """
     Only what is charged is kept.
@@ -159,7 +194,7 @@ def test_settled_reservations_take_no_memory(clock: FakeClock) -> None:
         backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
 
     assert len(leases) == 0
-    assert not any(leases._due.values())
+    assert not any(leases._queues.values())
     assert not leases._unsettled
 
 

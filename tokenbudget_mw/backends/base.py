@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
-__all__ = ["AsyncBackend", "Backend"]
+__all__ = ["MAX_OPEN", "AsyncBackend", "Backend"]
+
+MAX_OPEN = 10_000
+"""
+How many reservations of one counter may be open. Beyond it asks are `CROWDED`: what waits to be settled is memory, and
+whoever makes requests must not decide how much.
+"""
 
 
 class Backend(Protocol):

@@ -4,30 +4,51 @@ What the memory backend keeps of one counter: there may be a hundred thousand of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import State
 
-__all__ = ["EMPTY", "NOBODY", "Counter"]
+__all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Layout"]
 
 EMPTY: State = [0]
 """What a window is that was never charged. Never changed."""
 
+Layout = Mapping[str, int]
+"""Names of windows, and where each stands in a counter. Never changed, because counters share it."""
+
+NO_WINDOWS: Layout = MappingProxyType({})
+
+MOST_LAYOUTS = 1_024
+"""How many different sets of windows are kept once for all counters that have them."""
+
+MOST_SLOTS = 1_024
+"""How many slots are known by one number for all counters."""
+
+EXAMINED = 16
+"""How many counters a new one looks at for an idle one."""
+
+Name = tuple[str, str]
+"""Tag and name of a counter."""
+
 
 class Counter(list[State]):
     """
-    All windows of one counter: their states, in the order of *windows*.
+    All windows of one counter: their states, where *layout* says.
 
     Attributes:
-        windows: Their names, a tuple that counters of the same windows share: there may be a hundred thousand of them.
+        layout: Which windows these are.
 
-        open: How often open leases hold it.
+        open: How many open leases hold it.
 
         busy_until: When everything counted here has left, in microseconds.
     """
 
-    __slots__ = ("busy_until", "open", "windows")
+    __slots__ = ("busy_until", "layout", "open")
 
     def __init__(self) -> None:
-        self.windows: tuple[str, ...] = ()
+        self.layout = NO_WINDOWS
         self.open = 0
         self.busy_until = 0
 
@@ -41,8 +62,86 @@ class Counter(list[State]):
         """
         Return the state of *window*; `EMPTY` where it was never charged.
         """
-        return self[self.windows.index(window)] if window in self.windows else EMPTY
+        at = self.layout.get(window)
+        return EMPTY if at is None else self[at]
 
 
 NOBODY = Counter()
 """A counter without windows. Never changed."""
+
+
+class _Ring:
+    """
+    Names of counters of one kind, and which of them goes next.
+
+    A clock hand goes round: each new counter looks at a few old ones, and takes the place of an idle one.
+    """
+
+    def __init__(self, kind: str, most: int) -> None:
+        self._kind = kind
+        self._most = most
+        self._names: list[Name] = []
+        self._hand = 0
+
+    def enter(self, name: Name, counters: dict[Name, Counter], moment: int) -> None:
+        names = self._names
+        if len(names) >= self._most:
+            for _ in range(EXAMINED):
+                self._hand = (self._hand + 1) % len(names)
+                if counters[names[self._hand]].is_idle(moment):
+                    del counters[names[self._hand]]
+                    names[self._hand] = name
+                    return
+        if len(names) >= 2 * self._most:
+            raise BackendUnavailableError(
+                f"The memory backend holds {len(names)} {self._kind}, all in use. Raise max_counters, or use redis://."
+            )
+        names.append(name)
+
+
+class Counters(dict[Name, Counter]):
+    """
+    The counters that are kept, and what they share.
+
+    Args:
+        most: How many counters to keep, anonymous ones not counted, of which as many may be kept. Beyond it idle ones are
+            forgotten (nothing counted, nothing reserved), never one that is in use; at twice as many, all in use, a new
+            one is `BackendUnavailableError`.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._known = _Ring("counters", most)
+        self._anonymous = _Ring("anonymous counters", most)
+        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._slots: dict[int, int] = {}
+
+    def made(self, name: Name, moment: int, *, is_anonymous: bool = False) -> Counter:
+        """
+        Return the counter *name*, made where there is none.
+        """
+        counter = self.get(name)
+        if counter is None:
+            (self._anonymous if is_anonymous else self._known).enter(name, self, moment)
+            counter = self[name] = Counter()
+        return counter
+
+    def slot(self, slot: int) -> int:
+        """
+        Return the number *slot*: one object for all counters that are charged there.
+        """
+        if len(self._slots) > MOST_SLOTS:
+            self._slots.clear()
+        return self._slots.setdefault(slot, slot)
+
+    def layout(self, layout: Layout, window: str) -> Layout:
+        """
+        Return *layout* with *window* behind all others.
+        """
+        names = (*layout, window)
+        found = self._layouts.get(names)
+        if found is None:
+            found = {name: at for at, name in enumerate(names)}
+            if len(self._layouts) < MOST_LAYOUTS:
+                self._layouts[names] = found
+        return found

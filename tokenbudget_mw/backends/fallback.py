@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -21,8 +22,10 @@ from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.values import Ask, Check, Settlement
+    from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = ["AsyncFallback", "Fallback", "LocalShare"]
 
@@ -63,11 +66,23 @@ class LocalShare:
         """
         return self._decide(ask, now, is_charged=False)
 
-    def owns(self, settlement: Settlement) -> bool:
+    def knows(self, reservation: Reservation) -> bool:
         """
-        Tell whether the reservation was made here.
+        Tell whether *reservation* was made here.
         """
-        return self._memory.knows(settlement.reservation.id)
+        return self._memory.knows(reservation.id)
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let a reservation that was made here end *lease* seconds from now, and not earlier.
+        """
+        return self._memory.renew(reservation, lease, now)
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*.
+        """
+        self._memory.bar(tag, counter, status, seconds, now)
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
@@ -84,12 +99,15 @@ class LocalShare:
         except BackendUnavailableError:
             # Too many counters even here: what cannot be counted is refused.
             reply = Reply(False, tuple([_denied(check) for check in local]))
+        if reply.barred:
+            return replace(reply, degraded=True)
         decided = iter(reply.states)
         states = tuple([next(decided) if check.on_error == "local" else _by_policy(check) for check in ask.checks])
         return Reply(reply.admitted and not is_denied, states, degraded=True)
 
     def _share(self, check: Check) -> Check:
-        return replace(check, cap=-(-check.cap // self._workers))
+        # the books do not know what this process alone has counted
+        return replace(check, cap=-(-check.cap // self._workers), is_booked=False)
 
 
 def _by_policy(check: Check) -> CheckState:
@@ -163,7 +181,7 @@ class Fallback:
         """
         Move every held window to its actual amount, now or when the backend is back; False where that was done before.
         """
-        if self._share.owns(settlement):
+        if self._share.knows(settlement.reservation):
             return self._share.settle(settlement, now)
         try:
             return self._backend.settle(settlement, now)
@@ -177,6 +195,31 @@ class Fallback:
         Take each check's cost off its window; an operator is told at once where the backend does not answer.
         """
         self._backend.credit(ask, now)
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is known not to be open.
+        """
+        if self._share.knows(reservation):
+            return self._share.renew(reservation, lease, now)
+        try:
+            return self._backend.renew(reservation, lease, now)
+        except BackendUnavailableError:
+            return True
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; where the backend has gone meanwhile, the next ask is decided without it.
+        """
+        with suppress(BackendUnavailableError):
+            self._backend.seed(tag, seeds, now)
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, here and in the backend; an operator is told where that does not answer.
+        """
+        self._share.bar(tag, counter, status, seconds, now)
+        self._backend.bar(tag, counter, status, seconds, now)
 
     def close(self) -> None:
         """
@@ -243,7 +286,7 @@ class AsyncFallback:
         """
         Move every held window to its actual amount, now or when the backend is back; False where that was done before.
         """
-        if self._share.owns(settlement):
+        if self._share.knows(settlement.reservation):
             return self._share.settle(settlement, now)
         try:
             return await self._backend.settle(settlement, now)
@@ -257,6 +300,31 @@ class AsyncFallback:
         Take each check's cost off its window; an operator is told at once where the backend does not answer.
         """
         await self._backend.credit(ask, now)
+
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is known not to be open.
+        """
+        if self._share.knows(reservation):
+            return self._share.renew(reservation, lease, now)
+        try:
+            return await self._backend.renew(reservation, lease, now)
+        except BackendUnavailableError:
+            return True
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; where the backend has gone meanwhile, the next ask is decided without it.
+        """
+        with suppress(BackendUnavailableError):
+            await self._backend.seed(tag, seeds, now)
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, here and in the backend; an operator is told where that does not answer.
+        """
+        self._share.bar(tag, counter, status, seconds, now)
+        await self._backend.bar(tag, counter, status, seconds, now)
 
     async def aclose(self) -> None:
         """

@@ -1,20 +1,19 @@
 """
-Open reservations of one process, found by id and by the second in which they end.
+Open reservations of one process, found by id and by the moment at which they end.
 """
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply
 
 __all__ = ["Lease", "Leases"]
 
-SECOND = 1_000_000
 NEVER = 1 << 62
 
 Counter = TypeVar("Counter")
@@ -31,7 +30,7 @@ class Lease(msgspec.Struct, Generic[Counter], frozen=True, gc=False):
 
         reply: How it was answered.
 
-        counters: What it holds; one counter may stand here more than once.
+        counters: What it holds, each once.
     """
 
     expires: int
@@ -44,7 +43,8 @@ class Leases(Generic[Counter]):
     """
     The open leases, and the ids of those that ended unsettled.
 
-    An id that is neither was settled, so memory grows with what is open and not with what was served.
+    Leases of one length end in the order in which they began, so each length has a queue: a dict, which keeps that order
+    and finds an id. An id that is nowhere was settled: memory grows with what is open and not with what was served.
 
     Args:
         batch: The most leases that one call of `expire` ends.
@@ -52,8 +52,6 @@ class Leases(Generic[Counter]):
         remembered: The most ids of unsettled ends that are kept, oldest forgotten first.
 
     Attributes:
-        open: The open leases by id; to be read only.
-
         next_due: No lease ends before this moment, in microseconds.
     """
 
@@ -61,47 +59,62 @@ class Leases(Generic[Counter]):
         self.next_due = NEVER
         self._batch = batch
         self._remembered = remembered
-        self.open: dict[str, Lease[Counter]] = {}
-        self._due: dict[int, dict[str, None]] = {}
-        self._seconds: list[int] = []
+        self._queues: dict[float, dict[str, Lease[Counter]]] = {}
         self._unsettled: dict[str, None] = {}
 
     def __len__(self) -> int:
         """
         Return how many leases are open.
         """
-        return len(self.open)
+        return sum(len(queue) for queue in self._queues.values())
 
     def __contains__(self, id: str) -> bool:  # noqa: A002
         """
         Tell whether the lease *id* is open, or ended unsettled.
         """
-        return id in self.open or id in self._unsettled
+        return self.get(id) is not None or id in self._unsettled
 
-    def add(self, lease: Lease[Counter]) -> None:
+    def get(self, id: str) -> Lease[Counter] | None:  # noqa: A002
         """
-        Keep *lease* until it is closed or ends.
+        Return the open lease *id*; None where it is not open.
         """
-        id_ = lease.ask.id
-        second = lease.expires // SECOND
-        self.open[id_] = lease
-        due = self._due.get(second)
-        if due is None:
-            due = self._due[second] = {}
-            heapq.heappush(self._seconds, second)
-            self.next_due = min(self.next_due, lease.expires)
-        elif lease.expires < self.next_due:
+        for queue in self._queues.values():
+            if id in queue:
+                return queue[id]
+        return None
+
+    def add(self, lease: Lease[Counter], length: float) -> None:
+        """
+        Keep *lease* until it is closed or ends; it ends *length* seconds from now.
+        """
+        queue = self._queues.get(length)
+        if queue is None:
+            queue = self._queues[length] = {}
+        queue[lease.ask.id] = lease
+        if lease.expires < self.next_due:  # noqa: PLR1730 - min() costs more than all of this
             self.next_due = lease.expires
-        due[id_] = None
 
     def close(self, id: str) -> Lease[Counter] | None:  # noqa: A002
         """
         Take the open lease *id* out and return it; None where it is not open.
         """
-        lease = self.open.pop(id, None)
-        if lease is not None:
-            del self._due[lease.expires // SECOND][id]
-        return lease
+        for queue in self._queues.values():
+            lease = queue.pop(id, None)
+            if lease is not None:
+                return lease
+        return None
+
+    def renew(self, id: str, expires: int, length: float) -> bool:  # noqa: A002
+        """
+        Let the open lease *id* end at *expires*, *length* seconds from now, and not earlier; False where it is not open.
+        """
+        lease = self.get(id)
+        if lease is None:
+            return False
+        if expires > lease.expires:
+            self.close(id)
+            self.add(replace(lease, expires=expires), length)
+        return True
 
     def claim(self, id: str) -> bool:  # noqa: A002
         """
@@ -114,29 +127,21 @@ class Leases(Generic[Counter]):
         Take out and return leases that have ended by *now*, a bounded number of them.
         """
         ended: list[Lease[Counter]] = []
-        self.next_due = NEVER
-        while self._seconds and self.next_due == NEVER:
-            second = self._seconds[0]
-            if second * SECOND > now or len(ended) >= self._batch:
-                self.next_due = second * SECOND
-                break
-            self._expire_second(self._due[second], now, ended)
-            if not self._due[second]:
-                del self._due[second]
-                heapq.heappop(self._seconds)
+        for length, queue in list(self._queues.items()):
+            while queue and len(ended) < self._batch and (lease := _first(queue)).expires <= now:
+                del queue[lease.ask.id]
+                ended.append(lease)
+                self._remember(lease.ask.id)
+            if not queue:
+                del self._queues[length]
+        self.next_due = min((_first(queue).expires for queue in self._queues.values()), default=NEVER)
         return ended
-
-    def _expire_second(self, due: dict[str, None], now: int, ended: list[Lease[Counter]]) -> None:
-        for id_ in list(due):
-            lease = self.open[id_]
-            if lease.expires > now or len(ended) >= self._batch:
-                self.next_due = min(self.next_due, lease.expires)
-                continue
-            del due[id_], self.open[id_]
-            ended.append(lease)
-            self._remember(id_)
 
     def _remember(self, id_: str) -> None:
         while len(self._unsettled) >= self._remembered:
             del self._unsettled[next(iter(self._unsettled))]
         self._unsettled[id_] = None
+
+
+def _first(queue: dict[str, Lease[Counter]]) -> Lease[Counter]:
+    return next(iter(queue.values()))

@@ -8,27 +8,24 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter
+from tokenbudget_mw.backends.base import MAX_OPEN
+from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters
 from tokenbudget_mw.backends.leases import Lease, Leases
-from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, State, fits
-from tokenbudget_mw.values import CheckState, Reply
+from tokenbudget_mw.backends.looks import Look
+from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, fits
+from tokenbudget_mw.values import CROWDED, CheckState, Reply
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.values import Ask, Check, Settlement
+    from collections.abc import Sequence
+
+    from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = ["AsyncMemoryBackend", "MemoryBackend"]
 
 KEPT = "requests:"
 """Windows that keep what an expired lease held."""
-
-EXAMINED = 16
-"""How many counters a new one looks at for an idle one."""
-
-LAYOUTS = 1_024
-"""How many different sets of windows are kept once for all counters that have them."""
 
 # Looked up thrice a request.
 TAKE = {name: algorithm.take for name, algorithm in ALGORITHMS.items()}
@@ -40,18 +37,14 @@ class MemoryBackend:
     A `Backend` for one process.
 
     Args:
-        max_counters: How many counters to keep. Beyond it idle ones are forgotten (nothing counted, nothing reserved),
-            never one that is in use; at twice as many, all in use, a new one is answered by `BackendUnavailableError`.
+        max_counters: How many counters to keep; see `Counters`.
     """
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
         self._lock = Lock()
-        self._counters: dict[tuple[str, str], Counter] = {}
-        self._ring: list[tuple[str, str]] = []
-        self._hand = 0
-        self._max_counters = max_counters
+        self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
-        self._layouts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._bars: dict[tuple[str, str], tuple[str, int]] = {}
         self._newest = 0
 
     def reserve(self, ask: Ask, now: float) -> Reply:
@@ -59,18 +52,26 @@ class MemoryBackend:
         Take all costs of *ask*, or none.
         """
         real = round(now * 1_000_000)
-        with self._lock:
+        self._lock.acquire()  # `with` costs twice as much
+        try:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
-            if ask.id in self._leases.open:
-                return self._leases.open[ask.id].reply
+            if (known := self._leases.get(ask.id)) is not None:
+                return known.reply
+            if self._bars and (barred := self._barred(ask, moment)):
+                return Reply(False, (), barred=barred)
             held: list[Counter] = []
-            states = self._take(ask, moment, real, held) or self._take_slowly(ask, moment, real, held)
-            if not held and ask.checks:
-                return Reply(False, states)
-            reply = Reply(True, states)
-            self._newest = moment
-            self._leases.add(Lease(moment + int(ask.lease * 1_000_000), ask, reply, held))
+            states = self._take(ask, moment, real, held)
+            reply = Reply(True, states) if states else self._take_slowly(ask, moment, real, held)
+            if reply.admitted:
+                self._newest = moment
+                length = ask.lease
+                if length:
+                    self._leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
+                else:
+                    _release(held)
             return reply
+        finally:
+            self._lock.release()
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -79,19 +80,23 @@ class MemoryBackend:
         real = round(now * 1_000_000)
         with self._lock:
             moment = self._clamp(real)
+            if barred := self._barred(ask, moment):
+                return Reply(False, (), barred=barred)
+            if unseeded := self._unseeded(ask):
+                return Reply(False, (), unseeded=unseeded)
             looks, admitted, _ = self._look(ask, moment)
-            return Reply(admitted, tuple([_state(look, moment, real) for look in looks]))
+            return Reply(admitted, tuple([look.answer(moment, real) for look in looks]))
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
         Move every held window to its actual amount; False where that was done before.
         """
         reservation = settlement.reservation
-        with self._lock:
+        self._lock.acquire()
+        try:
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
-            ended_unsettled = self._leases.claim(reservation.id)
-            if lease is None and not ended_unsettled:
+            if lease is None and not self._leases.claim(reservation.id):
                 return False
             self._newest = moment
             for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
@@ -101,8 +106,10 @@ class MemoryBackend:
                 if more:
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
-                _release(lease)
+                _release(lease.counters)
             return True
+        finally:
+            self._lock.release()
 
     def credit(self, ask: Ask, now: float) -> None:
         """
@@ -112,8 +119,38 @@ class MemoryBackend:
             self._clamp(round(now * 1_000_000))
             for check in ask.checks:
                 counter = self._counters.get((ask.tag, check.counter))
-                if counter is not None and check.window in counter.windows:
+                if counter is not None and check.window in counter.layout:
                     ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            for seed in seeds:
+                counter = self._counters.made((tag, seed.counter), moment)
+                if seed.window not in counter.layout:
+                    for slot, amount in seed.charges or ((moment, 0),):
+                        self._charge(counter, seed, slot, amount, moment)
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        with self._lock:
+            moment = self._clamp(round(now * 1_000_000))
+            self._bars = {at: bar for at, bar in self._bars.items() if bar[1] > moment and at != (tag, counter)}
+            if status:
+                self._bars[tag, counter] = (status, moment + round(seconds * 1_000_000))
 
     def close(self) -> None:
         """
@@ -155,25 +192,23 @@ class MemoryBackend:
         states: list[CheckState] = []
         name: str | None = None
         counter = NOBODY
+        layout = counter.layout
         for check in ask.checks:
-            cost = check.cost
             if check.counter is not name:  # most checks of a request are about the same counter
                 name = check.counter
                 found = self._counters.get((ask.tag, name))
-                if found is None:
+                if found is None or found.open >= MAX_OPEN:
                     break
-                counter = found
+                counter, layout = found, found.layout
                 counter.open += 1
                 held.append(counter)
-            windows = counter.windows
-            window = check.window
-            if window not in windows or not check.enforced or cost < 0:
+            at, cost = layout.get(check.window), check.cost
+            if at is None or cost < 0 or not check.enforced:
                 break
-            room = check.room
+            room, cap = check.room, check.cap
             need = cost if cost > room else room  # noqa: FURB136 - max() costs more than all of this
-            cap = check.cap
-            state = counter[windows.index(window)]
-            taken = TAKE[check.algorithm](state, check.params, cost, cap - need if need else MAX_AMOUNT, moment)
+            most = cap - need if need else MAX_AMOUNT
+            taken = TAKE[check.algorithm](counter[at], check.params, cost, most, moment)
             if taken is None:
                 break
             slot, used, empty_at = taken
@@ -183,8 +218,7 @@ class MemoryBackend:
             states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))  # noqa: FURB136
         else:
             return tuple(states)
-        for counter in held:
-            counter.open -= 1
+        _release(held)
         held.clear()
         self._undo(ask, states)
         return ()
@@ -194,28 +228,51 @@ class MemoryBackend:
             counter = self._counters[ask.tag, check.counter]
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
 
-    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> tuple[CheckState, ...]:
-        # Looks at everything, then charges what is to be charged; leaves *held* empty where that is nothing.
+    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> Reply:
+        # Looks at everything, then charges what is to be charged.
+        if unseeded := self._unseeded(ask):
+            return Reply(False, (), unseeded=unseeded)
         looks, admitted, shadowed = self._look(ask, moment)
         if not admitted:
-            return tuple([_state(look, moment, real) for look in looks])
+            return Reply(False, tuple([look.answer(moment, real) for look in looks]))
+        if ask.lease and any(self._is_crowded(ask.tag, check.counter) for check in ask.checks):
+            return Reply(False, (), barred=CROWDED)
         states = []
         for look in looks:
             check = look.check
-            counter = self._counter(ask.tag, check, moment)
-            counter.open += 1
-            held.append(counter)
+            counter = self._counters.made((ask.tag, check.counter), moment, is_anonymous=ask.is_anonymous)
+            if not any(counter is other for other in held):
+                counter.open += 1
+                held.append(counter)
             if not (shadowed or check.enforced):
-                states.append(_state(look, moment, real))
+                states.append(look.answer(moment, real))
                 continue
-            empty_at = self._charge(counter, check, look.slot, check.cost, moment)
+            slot = self._counters.slot(look.slot)
+            empty_at = self._charge(counter, check, slot, check.cost, moment)
             left = check.cap - look.used - check.cost
-            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, look.slot))
-        return tuple(states)
+            states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
+        return Reply(True, tuple(states))
 
-    def _look(self, ask: Ask, moment: int) -> tuple[list[_Look], bool, bool]:
+    def _barred(self, ask: Ask, moment: int) -> str:
+        status, until = self._bars.get((ask.tag, ask.holder), ("", 0))
+        return status if until > moment else ""
+
+    def _unseeded(self, ask: Ask) -> tuple[int, ...]:
+        return tuple(
+            [at for at, check in enumerate(ask.checks) if check.is_booked and not self._is_known(ask.tag, check)]
+        )
+
+    def _is_known(self, tag: str, check: Check) -> bool:
+        counter = self._counters.get((tag, check.counter))
+        return counter is not None and check.window in counter.layout
+
+    def _is_crowded(self, tag: str, name: str) -> bool:
+        counter = self._counters.get((tag, name))
+        return counter is not None and counter.open >= MAX_OPEN
+
+    def _look(self, ask: Ask, moment: int) -> tuple[list[Look], bool, bool]:
         # Returns the looks, whether all enforced checks fit, and whether all the others do.
-        looks: list[_Look] = []
+        looks: list[Look] = []
         admitted = shadowed = True
         for check in ask.checks:
             if not 0 <= check.cost <= MAX_AMOUNT:
@@ -228,26 +285,26 @@ class MemoryBackend:
             fitted = fits(used, max(check.cost, check.room), check.cap)
             admitted = admitted and (fitted or not check.enforced)
             shadowed = shadowed and (fitted or check.enforced)
-            looks.append(_Look(check, state, slot, used, fitted))
+            looks.append(Look(check, state, slot, used, fitted))
         return looks, admitted, shadowed
 
-    def _charge(self, counter: Counter, check: Check, slot: int, amount: int, moment: int) -> int:
+    def _charge(self, counter: Counter, check: Check | Seed, slot: int, amount: int, moment: int) -> int:
         algorithm = ALGORITHMS[check.algorithm]
-        if check.window in counter.windows:
+        if check.window in counter.layout:
             empty_at = algorithm.charge(counter.state(check.window), check.params, slot, amount, moment)
         else:
             state = [0]
             empty_at = algorithm.charge(state, check.params, slot, amount, moment)
             counter.append(state.copy())  # the copy is no longer than it must be
-            counter.windows = self._layout((*counter.windows, check.window))
+            counter.layout = self._counters.layout(counter.layout, check.window)
         counter.busy_until = max(counter.busy_until, empty_at)
         return empty_at
 
     def _move(self, tag: str, check: Check, slot: int, more: int, moment: int) -> None:
-        counter = self._counter(tag, check, moment)
+        counter = self._counters.made((tag, check.counter), moment)
         if more > 0:
             self._charge(counter, check, slot, more, moment)
-        elif check.window in counter.windows:
+        elif check.window in counter.layout:
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), slot, -more)
 
     def _give_back(self, lease: Lease[Counter]) -> None:
@@ -257,38 +314,7 @@ class MemoryBackend:
             if state.slot >= 0 and not check.window.startswith(KEPT):
                 counter = self._counters[ask.tag, check.counter]
                 ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
-        _release(lease)
-
-    # -- which counters are kept --------------------------------------------------------------------------------------
-
-    def _counter(self, tag: str, check: Check, moment: int) -> Counter:
-        key = (tag, check.counter)
-        counter = self._counters.get(key)
-        if counter is None:
-            self._make_room(key, moment)
-            counter = self._counters[key] = Counter()
-        return counter
-
-    def _layout(self, windows: tuple[str, ...]) -> tuple[str, ...]:
-        if len(self._layouts) < LAYOUTS:
-            return self._layouts.setdefault(windows, windows)
-        return self._layouts.get(windows, windows)
-
-    def _make_room(self, key: tuple[str, str], moment: int) -> None:
-        # A clock hand goes round: each new counter looks at a few old ones, and takes the place of an idle one.
-        ring = self._ring
-        if len(ring) >= self._max_counters:
-            for _ in range(EXAMINED):
-                self._hand = (self._hand + 1) % len(ring)
-                if self._counters[ring[self._hand]].is_idle(moment):
-                    del self._counters[ring[self._hand]]
-                    ring[self._hand] = key
-                    return
-        if len(ring) >= 2 * self._max_counters:
-            raise BackendUnavailableError(
-                f"The memory backend holds {len(ring)} counters, all in use. Raise max_counters, or use redis://."
-            )
-        ring.append(key)
+        _release(lease.counters)
 
 
 class AsyncMemoryBackend:
@@ -323,55 +349,33 @@ class AsyncMemoryBackend:
         """
         self._backend.credit(ask, now)
 
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        return self._backend.renew(reservation, lease, now)
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say; one that is known already stays as it is.
+        """
+        self._backend.seed(tag, seeds, now)
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        """
+        self._backend.bar(tag, counter, status, seconds, now)
+
     async def aclose(self) -> None:
         """
         Nothing to give back.
         """
 
 
-class _Look(NamedTuple):
+def _release(held: list[Counter]) -> None:
     """
-    What a check found.
-
-    Attributes:
-        check: The check.
-
-        state: The state of its window.
-
-        slot: Where a charge would go.
-
-        used: What counts now.
-
-        fitted: Whether it fits.
+    Take a lease off the counters that it held.
     """
-
-    check: Check
-    state: State
-    slot: int
-    used: int
-    fitted: bool
-
-
-def _state(look: _Look, moment: int, real: int) -> CheckState:
-    """
-    Answer a check that is not charged.
-    """
-    check = look.check
-    algorithm = ALGORITHMS[check.algorithm]
-    reset = (algorithm.empty_at(look.state, check.params, moment) - real) / 1_000_000
-    if look.fitted:
-        wait: float | None = 0.0
-    elif (need := max(check.cost, check.room)) > check.cap:
-        wait = None
-    else:
-        excess = look.used + need - check.cap
-        wait = (algorithm.frees_at(look.state, check.params, excess, moment) - real) / 1_000_000
-    return CheckState(look.fitted, max(check.cap - look.used, 0), reset, wait, -1)
-
-
-def _release(lease: Lease[Counter]) -> None:
-    """
-    Take a lease off the counters that it holds.
-    """
-    for counter in lease.counters:
+    for counter in held:
         counter.open -= 1

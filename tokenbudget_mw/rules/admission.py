@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokenbudget_mw.rules.policy import Bound
 from tokenbudget_mw.units import format_usd
-from tokenbudget_mw.values import Ask, Cost, Decision, Hold, Reply, Reservation, Settlement, Tally, Unit
+from tokenbudget_mw.values import (
+    ONE_REQUEST,
+    ROOM,
+    Ask,
+    Cost,
+    Decision,
+    Hold,
+    Reply,
+    Reservation,
+    Settlement,
+    Tally,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +40,9 @@ METERED_UNITS = frozenset[Unit]({"tokens", "input_tokens", "output_tokens", "mon
 ALL_UNITS = METERED_UNITS | frozenset[Unit]({"requests", "concurrent"})
 
 PICO_PER_NANO = 1000
+
+ANONYMOUS = frozenset({"address", "unauthenticated"})
+"""Sources of subjects that anybody may be as many of as they like."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -99,25 +115,28 @@ class Admission:
         """
         Return the question that *request* puts to the backend; None where no limit applies.
         """
-        limits = request.limits
+        bound = self._bound(request, now)
+        if not bound.checks:
+            return None
+        # a request is a request whatever comes of it: where nothing else is limited, there is nothing to settle
+        lease = 0.0 if all(limit.unit == "requests" for limit in bound.limits) else self.lease
+        subject = request.subject
+        is_anonymous = subject.source in ANONYMOUS
+        ask = Ask(request.id, self.policy.tag_of(subject), bound.checks, lease, is_anonymous=is_anonymous)
+        return Plan(ask, bound.limits, request.upper)
+
+    def _bound(self, request: Request, now: float) -> Bound:
+        policy, limits = self.policy, request.limits
         if limits is None:
-            limits = self.policy.limits_for(request.subject, request.route)
+            if request.upper is ONE_REQUEST and request.room is ROOM and request.units is ALL_UNITS:
+                return policy.bind_plain(request.subject, request.route, now)
+            limits = policy.limits_for(request.subject, request.route)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
-        if not limits:
-            return None
-        bound, checks = self.policy.bind(
+        kept, checks = policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
-        if not bound:
-            return None
-        ask = Ask(
-            id=request.id,
-            tag=self.policy.tag_of(request.subject),
-            checks=tuple(checks),
-            lease=self.lease,
-        )
-        return Plan(ask, tuple(bound), request.upper)
+        return Bound(tuple(kept), tuple(checks))
 
 
 def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
@@ -125,23 +144,31 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     Turn the backend's *reply* to *plan* into a decision.
     """
     ask = plan.ask
-    tallies: list[Tally] = []
-    holds: list[Hold] = []
-    units: list[Unit] = []
-    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
-        tallies.append(Tally(limit, state, max(check.cost, check.room)))
-        if state.slot >= 0:
-            holds.append(Hold(check, state.slot))
-            units.append(limit.unit)
+    checks, states = ask.checks, reply.states
+    tallies = tuple([
+        Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
+        for limit, check, state in zip(plan.limits, checks, states, strict=True)
+    ])  # fmt: skip
     if not reply.admitted:
-        return _refuse(tuple(tallies), ask.checks, degraded=reply.degraded)
+        return _refuse(tallies, checks, degraded=reply.degraded)
     return Decision(
         admitted=True,
-        tallies=tuple(tallies),
+        tallies=tallies,
         would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
-        reservation=Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease),
+        reservation=_reservation(plan, reply, now) if ask.lease else None,
         degraded=reply.degraded,
     )
+
+
+def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
+    ask = plan.ask
+    held = [
+        (Hold(check, state.slot), limit.unit)
+        for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True)
+        if state.slot >= 0
+    ]
+    holds, units = tuple([hold for hold, _ in held]), tuple([unit for _, unit in held])
+    return Reservation(ask.id, ask.tag, holds, units, plan.cost, now + ask.lease)
 
 
 def without_backend(plan: Plan) -> Decision:

@@ -5,22 +5,25 @@ Which limits apply to a request, and what each of them asks of the backend.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.calendar_periods import period_at
-from tokenbudget_mw.values import Check
+from tokenbudget_mw.values import ONE_REQUEST, ROOM, Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tokenbudget_mw.values import Cost, Limit, Mode, Route, Scope, Subject
 
-__all__ = ["Plan", "Policy", "escape"]
+__all__ = ["Bound", "Plan", "Policy", "escape"]
 
 _PLAIN = re.compile(r"[\w.:/@+*-]{1,128}", re.ASCII)
 _DIGEST_LENGTH = 32
@@ -51,8 +54,25 @@ class Plan:
     mode: Mode = "enforce"
 
 
+class Bound(msgspec.Struct, frozen=True):
+    """
+    Limits, and what each asks of one request.
+
+    Attributes:
+        limits: Those that ask something.
+
+        checks: The question of each, in order.
+
+        until: When the questions are others, in epoch seconds: the first end of a calendar period among them.
+    """
+
+    limits: tuple[Limit, ...]
+    checks: tuple[Check, ...]
+    until: float = math.inf
+
+
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class _Window:
     """
     A limit, worked out as far as it can be without a request.
 
@@ -108,8 +128,9 @@ class Policy:
         self._zone = ZoneInfo(timezone)
         self._sets: dict[str | None, tuple[Limit, ...]] = {}
         self._route_sets: dict[tuple[str | None, int], tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
-        self._bounds: dict[int, _Bound] = {}
+        self._windows: dict[int, _Window] = {}
         self._counters: dict[tuple[str | None, ...], str] = {}
+        self._plain: dict[tuple[Subject, int], tuple[Route | None, Bound]] = {}
         self._periods: dict[str, tuple[int, int, int]] = {}
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
         known = [*limits, *(limit for plan in plans.values() for limit in plan.limits)]
@@ -134,6 +155,25 @@ class Policy:
                 found = self._sets[name] = _strictest(self._of_plan(name))
             return found
         return self._with_route(name, route)
+
+    def bind_plain(self, subject: Subject, route: Route | None, now: float) -> Bound:
+        """
+        Bind the limits of a request that is no more than one, as far as is known: `ONE_REQUEST`, with `ROOM`.
+
+        That is the same for all such requests of *subject* on *route*, and so is worked out once.
+        """
+        key = (subject, id(route))
+        known = self._plain.get(key)
+        if known is not None and now < known[1].until:
+            return known[1]
+        applying = self.limits_for(subject, route)
+        limits, checks = self.bind(applying, subject, route, None, ONE_REQUEST, ONE_REQUEST, now, ROOM)
+        ends = [check.params[1] / _US for check in checks if check.algorithm == "calendar"]
+        bound = Bound(tuple(limits), tuple(checks), min(ends, default=math.inf))
+        if len(self._plain) >= _KNOWN_MOST:
+            self._plain.clear()
+        self._plain[key] = (route, bound)  # the route is kept beside the result, so that its id is not used again
+        return bound
 
     def bind(  # noqa: PLR0917 - called once a request: names would cost more than they tell
         self,
@@ -185,7 +225,7 @@ class Policy:
             if cost > cap:
                 # 1 at least: an amount of 0 blocks whatever is not free
                 cost = min(cost, max(cap, least.of(unit), 1))
-            known = self._bounds.get(id(limit)) or self._bind(limit)
+            known = self._windows.get(id(limit)) or self._bind(limit)
             params = known.params
             if params is None:
                 params = self._period(known.period, now)
@@ -236,16 +276,16 @@ class Policy:
         limits = tuple(limits)
         self._enforced.update((limit.per, _window(limit)) for limit in limits if limit.mode == "enforce")
         for limit in limits:
-            if len(self._bounds) < _KNOWN_MOST:
-                self._bounds[id(limit)] = self._bind(limit)
+            if len(self._windows) < _KNOWN_MOST:
+                self._windows[id(limit)] = self._bind(limit)
 
-    def _bind(self, limit: Limit) -> _Bound:
+    def _bind(self, limit: Limit) -> _Window:
         window = _window(limit)
         enforced = limit.mode == "enforce"
         if not enforced and (limit.per, window) in self._enforced:
             window += "~"
         period = limit.window.period if limit.window is not None else None
-        return _Bound(limit, window, None if period else _params(limit), period or "", enforced)
+        return _Window(limit, window, None if period else _params(limit), period or "", enforced)
 
     def _period(self, name: str, now: float) -> tuple[int, int, int]:
         known = self._periods.get(name)

@@ -11,7 +11,7 @@ import msgspec
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.rules.tariffs import cost_pico, upper_pico
 from tokenbudget_mw.units import nano_from_pico_ceil
-from tokenbudget_mw.values import Cost, Quote, Usage
+from tokenbudget_mw.values import ONE_REQUEST, Cost, Quote, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,16 +19,10 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.values import Prompt, Subject
 
-__all__ = ["ONE_REQUEST", "ROOM", "Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
+__all__ = ["Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
 
 LAST_MOMENT = 253_402_300_800.0
 """The year 10,000, which no database's timestamps reach."""
-
-ONE_REQUEST = Cost(requests=1, concurrent=1)
-"""A call whose handler will say what it used."""
-
-ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
-"""What such a call must find left: one of each, so that a spent budget refuses it."""
 
 
 class Moment(msgspec.Struct, frozen=True, gc=False):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Limit, Tally
 
-__all__ = ["Refusal", "decision_of_error", "limit_headers", "render"]
+__all__ = ["LIMIT_HEADERS", "Refusal", "decision_of_error", "limit_headers", "render"]
 
 LONGEST_RETRY = 65.0
 """
@@ -152,6 +152,10 @@ def _hybrid(decision: Decision, request_id: str) -> dict[str, Any]:
 _BODIES = {"openai": _openai, "anthropic": _anthropic, "problem": _problem}
 
 
+LIMIT_HEADERS = ("ratelimit-policy", "ratelimit")
+"""What `limit_headers` may return."""
+
+
 def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     """
     Return ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10) for the enforced limits.
@@ -161,8 +165,15 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     policy = _policy(tuple([tally.limit for tally in tallies]))
     if not policy:
         return []
-    state = ", ".join([_state_item(tally) for tally in tallies if tally.limit.mode == "enforce"])
-    return [("ratelimit-policy", policy), ("ratelimit", state)]
+    items = []
+    for tally in tallies:
+        limit, state = tally.limit, tally.state
+        if limit.mode == "enforce":
+            remaining = state.remaining
+            if limit.unit == "money" or remaining > MOST_INTEGER:
+                remaining = _whole(limit, remaining)
+            items.append(f'"{limit.name}";r={remaining};t={math.ceil(state.reset)}')
+    return [("ratelimit-policy", policy), ("ratelimit", ", ".join(items))]
 
 
 @lru_cache(maxsize=1024)
@@ -189,11 +200,6 @@ _UNITS = {
     "output_tokens": 'tokenbudget-unit="output-tokens"',
     "money": 'tokenbudget-unit="micro-usd"',
 }
-
-
-def _state_item(tally: Tally) -> str:
-    limit, state = tally.limit, tally.state
-    return f'"{limit.name}";r={_whole(limit, state.remaining)};t={math.ceil(state.reset)}'
 
 
 def _whole(limit: Limit, amount: int) -> int:

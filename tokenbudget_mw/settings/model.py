@@ -202,6 +202,11 @@ class Settings:
     spool_wait: float = _setting(
         "How long `spool_full: block` waits, in seconds. An event loop waits along.", 0.1, reading.seconds(0.001, 60)
     )
+    record_requests: bool = _setting(
+        "Whether requests that used no model are recorded, too. Without it such a request is limited and leaves no row.",
+        True,
+        reading.boolean,
+    )
     record_refusals: bool = _setting("Whether refused requests are recorded, too.", True, reading.boolean)
     exempt: tuple[str, ...] = _setting(
         "Exact paths that are never metered, such as `/healthz`.", (), reading.items(reading.text)

@@ -9,15 +9,15 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reply, Reservation, Settlement
+from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reply, Reservation, Seed, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from tokenbudget_mw.backends.base import AsyncBackend
     from tokenbudget_mw.values import Unit
 
-__all__ = ["HOUR", "MINUTE", "START", "Blocking", "ask", "check", "in_flight", "settlement"]
+__all__ = ["HOUR", "MINUTE", "START", "Blocking", "ask", "check", "in_flight", "seed", "settlement"]
 
 MINUTE = (1_000_000, 60)
 HOUR = (60_000_000, 60)
@@ -35,11 +35,12 @@ def check(
     enforced: bool = True,
     on_error: Any = "local",
     room: int = 0,
+    is_booked: bool = False,
 ) -> Check:
     """
     Make a check; by default one token of ten a minute.
     """
-    return Check(counter, window, algorithm, params, cost, cap, enforced, on_error, room)
+    return Check(counter, window, algorithm, params, cost, cap, enforced, on_error, room, is_booked)
 
 
 def in_flight(cap: int = 10, **options: Any) -> Check:
@@ -49,11 +50,24 @@ def in_flight(cap: int = 10, **options: Any) -> Check:
     return check(1, cap, "concurrent", params=(), algorithm="concurrent", **options)
 
 
-def ask(*checks: Check, id: str | None = None, lease: float = 600.0, tag: str = "acme") -> Ask:  # noqa: A002
+def ask(
+    *checks: Check,
+    id: str | None = None,  # noqa: A002
+    lease: float = 600.0,
+    tag: str = "acme",
+    holder: str = "",
+) -> Ask:
     """
     Make an ask of *checks*.
     """
-    return Ask(id or uuid.uuid4().hex, tag, checks, lease)
+    return Ask(id or uuid.uuid4().hex, tag, checks, lease, holder)
+
+
+def seed(*charges: tuple[int, int], of: Check) -> Seed:
+    """
+    Make a seed of the window of *of*: slots and amounts.
+    """
+    return Seed(of.counter, of.window, of.algorithm, of.params, charges)
 
 
 def settlement(asked: Ask, reply: Reply, *actual: int) -> Settlement:
@@ -107,6 +121,25 @@ class Blocking:
         Take each check's cost off its window.
         """
         self._run(self._backend.credit(ask, now))
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier.
+        """
+        is_open: bool = self._run(self._backend.renew(reservation, lease, now))
+        return is_open
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say.
+        """
+        self._run(self._backend.seed(tag, seeds, now))
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*.
+        """
+        self._run(self._backend.bar(tag, counter, status, seconds, now))
 
     def close(self) -> None:
         """

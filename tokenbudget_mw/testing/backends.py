@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tokenbudget_mw.testing.asks import HOUR, MINUTE, START, Blocking, ask, check, in_flight, settlement
+from tokenbudget_mw.testing.keeping import KeepingContract
 
 if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import Backend
@@ -28,16 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["HOUR", "MINUTE", "START", "BackendContract", "Blocking", "ask", "check", "in_flight", "settlement"]
 
 
-class BackendContract:
+class BackendContract(KeepingContract):
     """
     The promises of `Backend`.
     """
-
-    def used(self, backend: Backend, now: float = START, **options: Any) -> int:
-        """
-        Return what a window counts.
-        """
-        return 10**6 - backend.peek(ask(check(0, 10**6, **options)), now).states[0].remaining
 
     def test_admits_to_the_cap_and_not_beyond(self, backend: Backend) -> None:
         """

@@ -6,26 +6,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.call import running
 from tokenbudget_mw.charging import charge
 from tokenbudget_mw.recording import new_id
-from tokenbudget_mw.rules.admission import Request
+from tokenbudget_mw.rules.admission import Request, decide
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.testing.clock import FakeClock
-from tokenbudget_mw.values import Cost, Facts, Route, Subject, Usage
+from tokenbudget_mw.values import Cost, Decision, Facts, Route, Subject, Usage
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokenbudget_mw.values import Decision, UsageRecord
+    from tokenbudget_mw.values import UsageRecord
 
 __all__ = ["BudgetTester"]
 
 IN_MEMORY = {"backend": "memory://", "database": "sqlite://", "spool": "memory"}
 PREFIX = "Bearer tb_test_"
 NANO = 1_000_000_000
+LEASE = 1.0
 REFUSALS = frozenset({401, 402, 429})
 
 
@@ -94,7 +97,7 @@ class BudgetTester:
         Raises:
             ValueError: No limit counts *subject*, so there is nothing to set.
         """
-        reservation = self._ask(subject, Cost(), model, path).reservation
+        reservation = self._reserve(subject, Cost(), model, path).reservation
         if reservation is None:
             raise ValueError(f"No limit counts {subject}: has it a plan, and an id for the scope of the plan's limits?")
         self.core.guard.settle(reservation, Cost(requests, input_tokens, output_tokens, round(dollars * NANO)))
@@ -119,7 +122,7 @@ class BudgetTester:
         """
         Ask the limits whether *subject* may make a request of *cost* (one request by default), and take nothing.
         """
-        decision = self._ask(subject, cost or Cost(requests=1), model, path)
+        decision = self._reserve(subject, cost or Cost(requests=1), model, path)
         if decision.reservation is not None:
             self.core.guard.settle(decision.reservation, Cost())
         return decision
@@ -160,10 +163,16 @@ class BudgetTester:
     def _identify(self, facts: Facts) -> Subject | None:
         return self._subjects.get(facts.header("authorization") or "")
 
-    def _ask(self, subject: Subject, cost: Cost, model: str | None, path: str | None) -> Decision:
+    def _reserve(self, subject: Subject, cost: Cost, model: str | None, path: str | None) -> Decision:
         route = Route("*") if path is None else self.core.routes.match("POST", path)
         name = None if model is None else self.core.model_name(model)
-        return self.core.guard.admit(Request(new_id(self.clock()), subject, route, name, cost, cost))
+        guard, now = self.core.guard, self.clock()
+        plan = guard.admission.plan(Request(new_id(now), subject, route, name, cost, cost), now)
+        if plan is None:
+            return Decision(admitted=True)
+        # held, even where requests alone are limited, which are else charged for good
+        plan = replace(plan, ask=replace(plan.ask, lease=LEASE))
+        return decide(plan, guard.backend.reserve(plan.ask, now), now=now)
 
 
 def _status_of(response: Any) -> int:

@@ -15,6 +15,9 @@ faster.
 from __future__ import annotations
 
 from tokenbudget_mw.values.limits import (
+    CROWDED,
+    ONE_REQUEST,
+    ROOM,
     Ask,
     Check,
     CheckState,
@@ -33,11 +36,14 @@ from tokenbudget_mw.values.limits import (
     Unit,
     Window,
 )
-from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, Prompt, Route, Subject, TokenCount
+from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, LazyHeaders, Prompt, Route, Subject, TokenCount
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
 __all__ = [
+    "CROWDED",
     "EMPTY_TAGS",
+    "ONE_REQUEST",
+    "ROOM",
     "Ask",
     "Check",
     "CheckState",
@@ -45,6 +51,7 @@ __all__ = [
     "Decision",
     "Facts",
     "Hold",
+    "LazyHeaders",
     "Limit",
     "Mode",
     "OnBackendError",

@@ -10,6 +10,9 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "CROWDED",
+    "ONE_REQUEST",
+    "ROOM",
     "Ask",
     "Check",
     "CheckState",
@@ -33,6 +36,9 @@ Unit = Literal["requests", "tokens", "input_tokens", "output_tokens", "money", "
 Scope = Literal["key", "user", "team", "project", "tenant", "model", "route", "global"]
 Mode = Literal["enforce", "shadow"]
 OnBackendError = Literal["allow", "deny", "local"]
+
+CROWDED = "crowded"
+"""`Reply.barred` of an ask whose counter has as many open reservations as a backend keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,13 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
         return value
 
 
+ONE_REQUEST = Cost(requests=1, concurrent=1)
+"""A call whose handler will say what it used."""
+
+ROOM = Cost(input_tokens=1, output_tokens=1, money_nano=1)
+"""What such a call must find left: one of each, so that a spent budget refuses it."""
+
+
 class Check(msgspec.Struct, frozen=True, gc=False):
     """
     One question to a backend: "may *counter*'s window *window* take *cost* more, below *cap*?"
@@ -182,10 +195,15 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
         checks: The questions.
 
-        lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day.
+        lease: Seconds after which an unsettled reservation gives back all it holds but requests. At most 1 day. 0 where
+            nothing is reserved: what is charged is charged for good, no settlement follows, and the same id again is
+            charged again.
 
         holder: Counter of the credential that asks, for example ``"key=k1"``: where that is barred, nothing is charged.
             Empty where there is none that could be barred.
+
+        is_anonymous: Whether anybody can make as many such counters as they like (one an address, say): a backend that
+            keeps a bounded number of counters bounds these apart.
     """
 
     id: str
@@ -193,6 +211,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     checks: tuple[Check, ...]
     lease: float = 600.0
     holder: str = ""
+    is_anonymous: bool = False
 
 
 class CheckState(msgspec.Struct, frozen=True, gc=False):
@@ -229,8 +248,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
         degraded: Whether a fallback answered because the backend could not.
 
-        barred: Why the holder of the ask is barred (``revoked``, ``suspended``, …); empty where it is not. A barred ask is
-            not admitted, has charged nothing and has no states.
+        barred: Why the holder of the ask is barred (``revoked``, ``suspended``, …), or `CROWDED`; empty where it is not.
+            A barred ask is not admitted, has charged nothing and has no states.
 
         unseeded: Positions of the checks whose windows must be seeded first. Such an ask is not admitted, has charged
             nothing and has no states; it is asked again after `Backend.seed`.
@@ -362,7 +381,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
         retry_after: Seconds until a retry can succeed; None where none can.
 
-        reservation: What is held; None where refused.
+        reservation: What is held; None where nothing is: refused, or charged for good.
 
         degraded: Whether a fallback decided because the backend could not.
     """

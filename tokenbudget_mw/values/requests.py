@@ -4,9 +4,10 @@ Who asks for what: values of a request before it is decided.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
@@ -15,9 +16,53 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values.limits import Limit
 
-__all__ = ["EMPTY_TAGS", "Facts", "Prompt", "Route", "Subject", "TokenCount"]
+__all__ = ["EMPTY_TAGS", "Facts", "LazyHeaders", "Prompt", "Route", "Subject", "TokenCount"]
 
 EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class LazyHeaders(Sequence[tuple[str, str]]):
+    """
+    Headers as a server hands them over: one is read where it is asked for, all are where all are.
+    """
+
+    __slots__ = ("_pairs",)
+
+    _pairs: tuple[tuple[str, str], ...]
+
+    def first(self, name: str) -> str | None:
+        """
+        Return the first value of header *name* (lower case), or None.
+        """
+        raise NotImplementedError
+
+    def read(self) -> Iterable[tuple[str, str]]:
+        """
+        Return pairs of lower-case name and value, in order, duplicates kept.
+        """
+        raise NotImplementedError
+
+    def _all(self) -> tuple[tuple[str, str], ...]:
+        try:
+            return self._pairs
+        except AttributeError:
+            self._pairs = tuple(self.read())
+            return self._pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, str], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | tuple[tuple[str, str], ...]:
+        return self._all()[index]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -42,7 +87,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Sequence[tuple[str, str]] = ()
     client: str | None = None
     query: str = ""
     server: tuple[str, int | None] | None = None
@@ -56,7 +101,10 @@ class Facts(msgspec.Struct, frozen=True):
         """
         Return the first value of header *name* (lower case), or None.
         """
-        for key, value in self.headers:
+        headers = self.headers
+        if isinstance(headers, LazyHeaders):
+            return headers.first(name)
+        for key, value in headers:
             if key == name:
                 return value
         return None
