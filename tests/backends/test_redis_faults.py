@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from stall import Stall
 
 from tokenbudget_mw.backends import open_async_backend, open_backend
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -65,11 +66,13 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 5.0) -> float:
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """
-    Return what *call* returns, and how many seconds it took.
+    Return what *call* returns, and how many seconds it took, less what the machine stood still meanwhile.
     """
-    begin = time.monotonic()
-    result = call()
-    return result, time.monotonic() - begin
+    with Stall() as stall:
+        begin = time.monotonic()
+        result = call()
+        seconds = time.monotonic() - begin
+    return result, seconds - stall.excuse
 
 
 @contextmanager

@@ -145,6 +145,9 @@ def test_who_waits_for_a_connection_that_cannot_be_opened_is_told_at_once() -> N
     opener.fault = ConnectionRefusedError("nobody listens")
     pool = pool_module.Pool(opener, 4)
     results = in_threads(4, lambda: pool.take(soon(30)))
+    for thread in threading.enumerate():
+        if thread.name == "tokenbudget-connect":
+            thread.join(5)
     opener.fault = None
 
     assert [type(result) for result in results] == [redis.exceptions.ConnectionError] * 4

@@ -37,7 +37,6 @@ pytestmark = pytest.mark.slow
 DEADLINE = 0.1
 PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
 ADDED = DEADLINE + 0.02  # the most that a fault may add to a request, beside what the machine itself stood still
-LATE, GRACE = 0.01, 0.02  # as of the loop's own timer
 LIMIT = 8
 KEY = "tb:{key:caller}:key=caller"  # in a cluster it is at the first node, the one with a replica
 BACK = "Backend redis is back; limits are shared again."
@@ -168,9 +167,7 @@ class Bench:
                 begin = time.monotonic()
                 statuses.append(self.app.request())
                 seconds = time.monotonic() - begin
-            # two threads take turns in a request, and each of them may be kept from its turn
-            excuse = 2 * stall.seconds + GRACE if stall.seconds > LATE else 0.0
-            self.worst = max(self.worst, seconds - excuse)
+            self.worst = max(self.worst, seconds - stall.excuse)
         return statuses
 
     def is_counted(self, server: RedisServer) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError, ResponseError
 
 from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
+from tokenbudget_mw.backends.redis_errand import Deadline, Errand
 from tokenbudget_mw.backends.redis_lanes import Lanes
 from tokenbudget_mw.backends.redis_script import (
     DOUBTS_AT_ONCE,
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply, Settlement
 
 __all__ = ["AsyncRedisBackend"]
-
-LATE = 0.01
-"""A timer of the loop that rings later than this, in seconds, tells of a busy loop."""
-
-GRACE = 0.02
-"""How long a busy loop may then take to read what has arrived, in seconds."""
 
 ASKING = frame(b"ASKING")
 
@@ -121,9 +116,9 @@ class AsyncRedisBackend:
             for closed in [other for other in self._lanes if other.is_closed()]:
                 del self._lanes[closed]
             lanes = self._lanes[loop] = self._open_lanes()
-        errand = _Errand(call, loop.create_future(), undo, is_owed)
+        errand = Errand(call, loop.create_future(), undo, is_owed)
         lanes.of(call.keys[0]).add(errand)
-        timer = _Deadline(loop, self._deadline, partial(_give_up, errand))
+        timer = Deadline(loop, self._deadline, partial(_give_up, errand))
         try:
             return await errand.answer
         except BaseException as exc:
@@ -140,77 +135,9 @@ class AsyncRedisBackend:
         return Lanes(self._topology, make, connect_seconds=max(self._deadline, CONNECT_SECONDS))
 
 
-class _Errand:
-    """
-    A call under way.
-
-    Attributes:
-        call: What is asked.
-
-        answer: Where the answer goes; done where nobody waits any more.
-
-        undo: What to ask when Redis did it and nobody waits.
-
-        is_owed: Whether it is sent although nobody waits: a settlement is.
-
-        tries: How often it was sent.
-
-        is_asking: Whether the server that is asked was named for this one time only.
-
-        fault: What a server that is well gave as the reason why it has to wait.
-
-        lane: Where it goes.
-    """
-
-    __slots__ = ("answer", "call", "fault", "is_asking", "is_owed", "lane", "tries", "undo")
-
-    def __init__(
-        self, call: Call, answer: asyncio.Future[Any], undo: Callable[[], Call] | None = None, is_owed: bool = False
-    ) -> None:
-        self.call = call
-        self.answer = answer
-        self.undo = undo
-        self.is_owed = is_owed
-        self.tries = 0
-        self.is_asking = False
-        self.fault: Exception | None = None
-        self.lane: _Lane | None = None
-
-    @property
-    def is_wanted(self) -> bool:
-        """
-        Whether it is worth sending.
-        """
-        return self.is_owed or not self.answer.done()
-
-
-def _give_up(errand: _Errand) -> None:
+def _give_up(errand: Errand) -> None:
     if errand.lane is not None:
         errand.lane.give_up(errand)
-
-
-class _Deadline:
-    """
-    A timer that does not blame others for a loop that stood still: when it rings late, it waits a little once more.
-    """
-
-    __slots__ = ("_ends", "_handle", "_loop", "_ring")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._ends = loop.time() + seconds
-        self._ring = ring
-        self._handle = loop.call_at(self._ends, self._check)
-
-    def cancel(self) -> None:
-        """
-        Ring no more.
-        """
-        self._handle.cancel()
-
-    def _check(self) -> None:
-        late = self._loop.time() - self._ends
-        self._handle = self._loop.call_later(GRACE if late > LATE else 0.0, self._ring)
 
 
 class _Lane:
@@ -230,12 +157,12 @@ class _Lane:
         self._evalsha = (b"EVALSHA", script.sha.encode())
         self._load = frame(b"SCRIPT", b"LOAD", script.text.encode())
         self._is_unknown = False
-        self._waiting: list[_Errand] = []
+        self._waiting: list[Errand] = []
         self._wire: Wire | None = None
         self._retired: set[Wire] = set()
         self._connecting: asyncio.Task[None] | None = None
 
-    def add(self, errand: _Errand) -> None:
+    def add(self, errand: Errand) -> None:
         """
         Send *errand* at the end of this tick.
         """
@@ -244,14 +171,14 @@ class _Lane:
         if len(self._waiting) == 1:
             self._loop.call_soon(self._flush)
 
-    def forsake(self, errand: _Errand) -> None:
+    def forsake(self, errand: Errand) -> None:
         """
         Undo *errand*, whose caller went away although its answer had come.
         """
         if errand.answer.done() and not errand.answer.cancelled() and errand.answer.exception() is None:
             self._undo(errand, errand.answer.result())
 
-    def give_up(self, errand: _Errand) -> None:
+    def give_up(self, errand: Errand) -> None:
         """
         End the wait for *errand*; calls to come take another connection, and this one has a little time to answer.
         """
@@ -348,7 +275,7 @@ class _Lane:
 
     # -- back ---------------------------------------------------------------------------------------------------------
 
-    def _arrived(self, errand: _Errand, answer: Any) -> None:
+    def _arrived(self, errand: Errand, answer: Any) -> None:
         if isinstance(answer, Exception):
             self._went_wrong(errand, answer)
             return
@@ -359,13 +286,14 @@ class _Lane:
         if self._lanes.doubts:
             self._settle_doubts()
 
-    def _went_wrong(self, errand: _Errand, exc: Exception) -> None:
+    def _went_wrong(self, errand: Errand, exc: Exception) -> None:
         step = next_step(exc, errand.tries, self._place)
         if step.kind == "renew":
             self._retire()
         if step.kind in {"again", "renew"}:
             self._lanes.lost(self._place)
-        if step.kind == "fail" or not errand.is_wanted:
+        is_endless = step.kind == "later" and errand.answer.done()
+        if step.kind == "fail" or is_endless or not errand.is_wanted:
             self._fail(errand, exc)
         elif step.kind == "elsewhere":
             errand.is_asking = step.is_asking
@@ -379,13 +307,13 @@ class _Lane:
         else:
             self._send_anew(errand, exc)
 
-    def _send_anew(self, errand: _Errand, exc: Exception) -> None:
+    def _send_anew(self, errand: Errand, exc: Exception) -> None:
         if errand.is_wanted:
             self._lanes.of(errand.call.keys[0]).add(errand)
         else:
             self._fail(errand, exc)
 
-    def _fail(self, errand: _Errand, exc: Exception) -> None:
+    def _fail(self, errand: Errand, exc: Exception) -> None:
         if errand.tries and errand.undo is not None and not isinstance(exc, ResponseError):
             self._lanes.doubts.append(errand)
         if not errand.answer.done():
@@ -395,17 +323,17 @@ class _Lane:
         for _ in range(min(len(self._lanes.doubts), DOUBTS_AT_ONCE)):
             self._send_undo(self._lanes.doubts.popleft())
 
-    def _undo(self, errand: _Errand, answer: Any) -> None:
+    def _undo(self, errand: Errand, answer: Any) -> None:
         if errand.undo is not None and answer[0]:
             self._send_undo(errand)
 
-    def _send_undo(self, errand: _Errand) -> None:
+    def _send_undo(self, errand: Errand) -> None:
         if errand.undo is None:
             return
         unheard: asyncio.Future[Any] = self._loop.create_future()
         unheard.add_done_callback(lambda future: future.cancelled() or future.exception())
         undo = errand.undo()
-        self._lanes.of(undo.keys[0]).add(_Errand(undo, unheard))
+        self._lanes.of(undo.keys[0]).add(Errand(undo, unheard))
 
 
 def _heard(_: Any) -> None:

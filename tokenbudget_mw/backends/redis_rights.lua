@@ -6,5 +6,6 @@ redis.call('HGET', KEYS[1], 'a')
 redis.call('HGETALL', KEYS[1])
 redis.call('HEXISTS', KEYS[1], 'a')
 redis.call('HDEL', KEYS[1], 'a')
-redis.call('PEXPIRE', KEYS[1], 0)
+redis.call('PEXPIRE', KEYS[1], 1000)
+redis.call('DEL', KEYS[1])
 return 1

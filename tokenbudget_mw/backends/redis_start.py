@@ -23,7 +23,7 @@ __all__ = ["LEAST_RIGHTS", "Inspection", "eviction_fault", "policy_of"]
 log = logging.getLogger("tokenbudget_mw")
 
 LEAST_RIGHTS = (
-    "~tb:* +eval +evalsha +script|load +time +hget +hgetall +hmget +hexists +hset +hdel +pexpire"
+    "~tb:* +eval +evalsha +script|load +time +del +hget +hgetall +hmget +hexists +hset +hdel +pexpire"
     " +ping +select +info +cluster|slots +asking"
 )
 """What a user of Redis must be allowed, as ACL SETUSER takes it."""
