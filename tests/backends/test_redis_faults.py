@@ -91,8 +91,8 @@ def listener(serve: Callable[[socket.socket], None] | None) -> Iterator[str]:
                 return
             thread = threading.Thread(target=serve or (lambda held: held.recv(0)), args=(connection,), daemon=True)
             threads.append(thread)
-            thread.start()
             held.append(connection)
+            thread.start()
 
     held: list[socket.socket] = []
     acceptor = threading.Thread(target=accept, daemon=True)
@@ -102,9 +102,9 @@ def listener(serve: Callable[[socket.socket], None] | None) -> Iterator[str]:
     finally:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
+        acceptor.join(5)
         for connection in held:
             connection.close()
-        acceptor.join(5)
         for thread in threads:
             thread.join(5)
 

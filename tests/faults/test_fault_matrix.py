@@ -240,7 +240,6 @@ FAULTS: dict[str, tuple[Callable[[ProxyBench], Any], Callable[[ProxyBench], Any]
     "reset": (_proxy("reset"), _proxy("pass")),
     "frozen": (lambda bench: bench.server.stop(), lambda bench: bench.server.resume()),
     "killed": (lambda bench: bench.server.kill(), lambda bench: bench.server.start()),
-    "out of memory": (_admin("CONFIG", "SET", "maxmemory", "1"), _admin("CONFIG", "SET", "maxmemory", "0")),
     "another password": (_lock, _admin("CONFIG", "SET", "requirepass", "", password="canary")),
     "read-only": (_admin("REPLICAOF", "127.0.0.1", "1"), _admin("REPLICAOF", "NO", "ONE")),
 }
@@ -315,6 +314,28 @@ def test_t16_no_fault_is_seen_by_a_request(
     assert away < 1.0
     assert any(bench.is_shared() for _ in range(5))  # a busy machine may miss a deadline
     assert transitions(caplog) == ["ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
+def test_t16_a_full_memory_is_seen_by_no_request(
+    bench: ProxyBench, is_warm: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Redis lets a script go on that has written before it must not: then limits stay shared, else the policy holds.
+    """
+    before = 2 if is_warm else 0
+    assert bench.requests(before) == [200] * before
+    with caplog.at_level(logging.INFO, logger="tokenbudget_mw"):
+        bench.admin("CONFIG", "SET", "maxmemory", "1")
+        statuses = bench.requests(LIMIT + 4)
+        bench.admin("CONFIG", "SET", "maxmemory", "0")
+        is_away = bool(transitions(caplog))
+        assert not is_away or wait_until(lambda: BACK in caplog.messages) < 1.0
+
+    admitted = LIMIT if is_away else LIMIT - before
+    assert statuses == [200] * admitted + [429] * (LIMIT + 4 - admitted)
+    assert bench.worst < ADDED
+    assert transitions(caplog) == (["ERROR", "WARNING"] if is_away else [])
 
 
 @pytest.mark.parametrize(
