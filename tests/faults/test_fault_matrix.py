@@ -442,3 +442,64 @@ def test_t16_a_failover_of_a_cluster_is_seen_by_no_request(
     assert bench.worst < ADDED
     assert away < 1.0
     assert transitions(caplog) == ["ERROR", "WARNING"]
+
+
+async def unaware(*_: Any) -> None:
+    raise NotImplementedError("This app knows no lifespan.")
+
+
+def live(core: Core, meanwhile: Callable[[], object]) -> list[str]:
+    """
+    Run the lifespan of an app, *meanwhile* between its start and its end; return what was said.
+    """
+
+    async def main() -> list[str]:
+        incoming: asyncio.Queue[Any] = asyncio.Queue()
+        sent: list[str] = []
+        await incoming.put({"type": "lifespan.startup"})
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+            if message["type"] == "lifespan.startup.complete":
+                await asyncio.to_thread(meanwhile)
+                await incoming.put({"type": "lifespan.shutdown"})
+
+        await ASGIMiddleware(unaware, core)({"type": "lifespan"}, incoming.get, send)
+        return sent
+
+    return asyncio.run(main())
+
+
+STARTED = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_an_app_that_starts_is_connected_before_its_first_request(redis_server: RedisServer) -> None:
+    """
+    ASGI's lifespan opens the connection, and sends the script, aside.
+    """
+
+    def is_asked() -> bool:
+        return "cmdstat_evalsha" in redis.Redis(port=redis_server.port).info("commandstats")
+
+    core = wire({"backend": redis_server.url, "identify": caller}, sink=CallableSink(lambda records: None))
+    said = live(core, lambda: wait_until(is_asked))
+
+    assert said == STARTED
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["frozen", "refused"])
+def test_t16_an_app_starts_whether_redis_is_there_or_not(redis_server: RedisServer, is_there: bool) -> None:
+    """
+    At once, and without a word.
+    """
+    if is_there:
+        redis_server.stop()
+    else:
+        redis_server.kill()
+    settings = {"backend": redis_server.url, "identify": caller, "deadline": PATIENCE}
+    core = wire(settings, sink=CallableSink(lambda records: None))
+    begin, started = time.monotonic(), list[float]()
+    said = live(core, lambda: started.append(time.monotonic() - begin))
+
+    assert said == STARTED
+    assert started[0] < PATIENCE / 2
