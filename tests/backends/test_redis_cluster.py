@@ -28,6 +28,8 @@ topology = pytest.importorskip("tokenbudget_mw.backends.redis_topology")
 
 PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
 
+pytestmark = pytest.mark.slow
+
 
 def tag_at(cluster: Cluster, node: RedisServer) -> str:
     """

@@ -240,9 +240,18 @@ class Watched:
         """
         Make the replica the master and the master a replica, as an operator does.
         """
-        say(self.sentinel, "SENTINEL", "FAILOVER", SERVICE)
+        _wait(self._begins, "a replica that the sentinel likes")
         _wait(self.is_failed_over, "a failover")
         say(self.master, "REPLICAOF", "127.0.0.1", self.replica.port)  # the sentinel itself takes ten seconds for it
+
+    def _begins(self) -> bool:
+        import redis
+
+        try:
+            say(self.sentinel, "SENTINEL", "FAILOVER", SERVICE)
+        except redis.ResponseError:  # NOGOODSLAVE: it has not looked closely yet
+            return False
+        return True
 
     def is_failed_over(self) -> bool:
         """
