@@ -23,7 +23,7 @@ def test_an_unknown_scheme_suggests_the_nearest() -> None:
         open_backend("reddis://user:hunter2@host/0")
 
     assert str(caught.value) == (
-        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: memory, redis, redis+cluster, "
+        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: limits+*, memory, redis, redis+cluster, "
         "redis+sentinel, rediss, rediss+cluster, rediss+sentinel, unix."
     )
 

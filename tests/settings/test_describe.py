@@ -76,6 +76,7 @@ def test_switched_off_and_shadow_are_said_first():
     ("mapping", "warning"),
     [
         ({"workers": 4}, "up to 4 times every limit gets through"),
+        ({"backend": "limits+memory://", "workers": 4}, "`backend` is limits+memory:// and `workers` is 4"),
         (
             {"unknown_price": "flag", "limits": ["$1/day"], "routes": [{"path": "/c", "format": "openai.chat"}]},
             "pass them free of charge",

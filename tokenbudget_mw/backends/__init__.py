@@ -120,7 +120,27 @@ def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode
     return Fallback(Guarded(threads, circuit), share), AsyncFallback(AsyncGuarded(loops, circuit), share)
 
 
+def open_limits(url: str, *, deadline: float, workers: int, clock_mode: ClockMode) -> tuple[Backend, AsyncBackend]:  # noqa: ARG001
+    """
+    Open ``limits+…://``: a storage of the ``limits`` package, at weaker promises; time is that of each call.
+    """
+    try:
+        from tokenbudget_mw.backends.limits_storage import open_colours
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "limits":
+            raise
+        scheme = url.partition("://")[0]
+        raise MissingExtraError(f"{scheme}:// needs 'limits': pip install 'tokenbudget-mw[limits]'") from exc
+    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+    from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
+
+    circuit, share = Circuit(url.partition("://")[0]), LocalShare(workers)
+    threads, loops = open_colours(url, deadline)
+    return Fallback(Guarded(threads, circuit), share), AsyncFallback(AsyncGuarded(loops, circuit), share)
+
+
 OPENERS: dict[str, Opener] = {
+    "limits+*": open_limits,  # any storage that limits knows
     "memory": open_memory,
     "redis": open_redis,
     "rediss": open_redis,
@@ -130,6 +150,8 @@ OPENERS: dict[str, Opener] = {
 
 
 def _opener(scheme: str) -> Opener:
+    if scheme.startswith("limits+"):
+        scheme = "limits+*"
     if scheme in OPENERS:
         return OPENERS[scheme]
     others: dict[str, Callable[[], Opener]] = {point.name: point.load for point in entry_points(group=GROUP)}

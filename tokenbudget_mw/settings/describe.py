@@ -185,9 +185,9 @@ def _has_calendar(settings: Settings) -> bool:
 
 
 def _memory_of_many(settings: Settings) -> Iterator[str]:
-    if settings.backend.startswith("memory:") and settings.workers > 1:
+    if settings.backend.startswith(("memory:", "limits+memory:")) and settings.workers > 1:
         yield (
-            f"`backend` is memory:// and `workers` is {settings.workers}: each process counts for itself, so up to"
+            f"`backend` is {settings.backend.partition(':')[0]}:// and `workers` is {settings.workers}: each process counts for itself, so up to"
             f" {settings.workers} times every limit gets through. Use redis://."
         )
 
