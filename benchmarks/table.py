@@ -17,6 +17,8 @@ _TABLE = {
     "admit_memory_bytes": "admission_loop:admit_memory_bytes",
     "admit_redis_sync": "admission_redis:admit_redis_sync",
     "admit_redis_async": "admission_loop:admit_redis_async",
+    "admit_redis_script": "admission_script:admit_redis_script",
+    "tokens_cost_redis": "admission_script:tokens_cost_redis",
     "record_hot": "accounting:record_hot",
     "flush_python": "flushing:flush_python",
     "analytics_10m": "books:analytics_10m",

@@ -19,6 +19,8 @@ NAMES = [
     "admit_memory_bytes",
     "admit_redis_sync",
     "admit_redis_async",
+    "admit_redis_script",
+    "tokens_cost_redis",
     "record_hot",
     "flush_python",
     "analytics_10m",

@@ -128,7 +128,10 @@ class MemoryBackend:
         """
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
-            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
+            is_open = self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
+            if is_open:
+                self._newest = moment  # leases are queued in the order of their moments
+            return is_open
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
@@ -139,6 +142,7 @@ class MemoryBackend:
             for seed in seeds:
                 counter = self._counters.made((tag, seed.counter), moment)
                 if seed.window not in counter.layout:
+                    self._newest = moment
                     for slot, amount in seed.charges or ((moment, 0),):
                         self._charge(counter, seed, slot, amount, moment)
 

@@ -26,10 +26,13 @@ from tokenbudget_mw.backends.redis_script import (
     Call,
     Script,
     abandon_call,
+    bar_call,
     credit_call,
     parse_reply,
     peek_call,
+    renew_call,
     reserve_call,
+    seed_call,
     settle_call,
 )
 from tokenbudget_mw.backends.redis_start import Inspection
@@ -39,10 +42,11 @@ from tokenbudget_mw.backends.redis_wire import frame
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Literal
 
     from tokenbudget_mw.backends.redis_url import Place
-    from tokenbudget_mw.values import Ask, Reply, Settlement
+    from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncRedisBackend", "RedisBackend"]
 
@@ -95,20 +99,23 @@ class RedisBackend:
 
         Where the deadline passes first, what Redis may have admitted is given back as soon as it answers again.
         """
-        if not ask.checks:
+        if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
         try:
             return parse_reply(self._run(reserve_call(ask, moment)))
         except BackendUnavailableError:
-            self._doubts.append(abandon_call(ask, moment))
+            if ask.lease:
+                self._doubts.append(abandon_call(ask, moment))
             raise
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
         Answer as `reserve` would, and charge nothing.
         """
-        return parse_reply(self._run(peek_call(ask, self._moment(now)))) if ask.checks else NOTHING_ASKED
+        if not (ask.checks or ask.holder):
+            return NOTHING_ASKED
+        return parse_reply(self._run(peek_call(ask, self._moment(now))))
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
@@ -124,6 +131,27 @@ class RedisBackend:
         """
         if ask.checks:
             self._run(credit_call(ask, self._moment(now)))
+
+    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        if not reservation.holds:
+            return False
+        return bool(self._run(renew_call(reservation, lease, self._moment(now))))
+
+    def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say. A window that is known already stays as it is.
+        """
+        if seeds:
+            self._run(seed_call(tag, seeds, self._moment(now)))
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, from the next one on, as *status*, for *seconds*; none where it is empty.
+        """
+        self._run(bar_call(tag, counter, status, seconds, self._moment(now)))
 
     def close(self) -> None:
         """

@@ -1,5 +1,5 @@
 """
-A call on its way from an event loop to Redis, and the timer that ends the wait for it.
+A call on its way from an event loop to Redis.
 """
 
 from __future__ import annotations
@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.backends.redis_script import Call
 
-__all__ = ["Deadline", "Errand"]
-
-LATE = 0.01
-"""A timer of the loop that rings later than this, in seconds, tells of a busy loop."""
-
-GRACE = 0.02
-"""How long a busy loop may then take to read what has arrived, in seconds."""
+__all__ = ["Errand"]
 
 
 class Errand:
@@ -63,27 +57,3 @@ class Errand:
         Whether it is worth sending.
         """
         return self.is_owed or not self.answer.done()
-
-
-class Deadline:
-    """
-    A timer that does not blame others for a loop that stood still: when it rings late, it waits a little once more.
-    """
-
-    __slots__ = ("_ends", "_handle", "_loop", "_ring")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._ends = loop.time() + seconds
-        self._ring = ring
-        self._handle = loop.call_at(self._ends, self._check)
-
-    def cancel(self) -> None:
-        """
-        Ring no more.
-        """
-        self._handle.cancel()
-
-    def _check(self) -> None:
-        late = self._loop.time() - self._ends
-        self._handle = self._loop.call_later(GRACE if late > LATE else 0.0, self._ring)

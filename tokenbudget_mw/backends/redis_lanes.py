@@ -19,6 +19,7 @@ from tokenbudget_mw.backends.redis_wire import connect, greetings, inquire, word
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokenbudget_mw.backends.redis_deadlines import Deadlines
     from tokenbudget_mw.backends.redis_topology import Step, Topology
     from tokenbudget_mw.backends.redis_url import Place
     from tokenbudget_mw.backends.redis_wire import Wire
@@ -52,14 +53,23 @@ class Lanes(Generic[L]):
 
         make: Makes the lane to a place.
 
+        deadlines: When the waits for errands end, whichever lane they are in.
+
         connect_seconds: How long a connection may take to open: nobody waits for it longer than its call's deadline.
 
     Attributes:
+        deadlines: The same.
+
         doubts: Calls of unknown outcome, to be undone when a server answers again.
     """
 
     def __init__(
-        self, topology: Topology, make: Callable[[Lanes[L], Place | None], L], *, connect_seconds: float
+        self,
+        topology: Topology,
+        make: Callable[[Lanes[L], Place | None], L],
+        deadlines: Deadlines[Any],
+        *,
+        connect_seconds: float,
     ) -> None:
         self._topology = topology
         self._make = make
@@ -68,6 +78,7 @@ class Lanes(Generic[L]):
         self._lanes: dict[Place | None, L] = {}
         self._refresher: asyncio.Task[None] | None = None
         self._refreshed = 0.0
+        self.deadlines = deadlines
         self.doubts: deque[Any] = deque(maxlen=DOUBTS)
 
     def of(self, key: str) -> L:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError, ResponseError
 
 from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
-from tokenbudget_mw.backends.redis_errand import Deadline, Errand
+from tokenbudget_mw.backends.redis_deadlines import Deadlines
+from tokenbudget_mw.backends.redis_errand import Errand
 from tokenbudget_mw.backends.redis_lanes import Lanes
 from tokenbudget_mw.backends.redis_script import (
     DOUBTS_AT_ONCE,
@@ -21,10 +22,14 @@ from tokenbudget_mw.backends.redis_script import (
     Call,
     Script,
     abandon_call,
+    bar_call,
     credit_call,
+    is_charged,
     parse_reply,
     peek_call,
+    renew_call,
     reserve_call,
+    seed_call,
     settle_call,
 )
 from tokenbudget_mw.backends.redis_start import Inspection
@@ -33,11 +38,11 @@ from tokenbudget_mw.backends.redis_url import read_url
 from tokenbudget_mw.backends.redis_wire import Wire, ask, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from tokenbudget_mw.backends.redis_url import Place
-    from tokenbudget_mw.values import Ask, Reply, Settlement
+    from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncRedisBackend"]
 
@@ -72,16 +77,19 @@ class AsyncRedisBackend:
 
         A caller that is cancelled, or gives up at the deadline, holds nothing: what Redis admits for it is given back.
         """
-        if not ask.checks:
+        if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
-        return parse_reply(await self._run(reserve_call(ask, moment), partial(abandon_call, ask, moment)))
+        undo = partial(abandon_call, ask, moment) if ask.lease else None
+        return parse_reply(await self._run(reserve_call(ask, moment), undo))
 
     async def peek(self, ask: Ask, now: float) -> Reply:
         """
         Answer as `reserve` would, and charge nothing.
         """
-        return parse_reply(await self._run(peek_call(ask, self._moment(now)))) if ask.checks else NOTHING_ASKED
+        if not (ask.checks or ask.holder):
+            return NOTHING_ASKED
+        return parse_reply(await self._run(peek_call(ask, self._moment(now))))
 
     async def settle(self, settlement: Settlement, now: float) -> bool:
         """
@@ -97,6 +105,27 @@ class AsyncRedisBackend:
         """
         if ask.checks:
             await self._run(credit_call(ask, self._moment(now)))
+
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        if not reservation.holds:
+            return False
+        return bool(await self._run(renew_call(reservation, lease, self._moment(now))))
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say. A window that is known already stays as it is.
+        """
+        if seeds:
+            await self._run(seed_call(tag, seeds, self._moment(now)))
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, from the next one on, as *status*, for *seconds*; none where it is empty.
+        """
+        await self._run(bar_call(tag, counter, status, seconds, self._moment(now)))
 
     async def aclose(self) -> None:
         """
@@ -115,10 +144,10 @@ class AsyncRedisBackend:
         if lanes is None:
             for closed in [other for other in self._lanes if other.is_closed()]:
                 del self._lanes[closed]
-            lanes = self._lanes[loop] = self._open_lanes()
+            lanes = self._lanes[loop] = self._open_lanes(loop)
         errand = Errand(call, loop.create_future(), undo, is_owed)
         lanes.of(call.keys[0]).add(errand)
-        timer = Deadline(loop, self._deadline, partial(_give_up, errand))
+        lanes.deadlines.add(errand)
         try:
             return await errand.answer
         except BaseException as exc:
@@ -127,12 +156,11 @@ class AsyncRedisBackend:
             if isinstance(exc, RedisError | OSError):
                 raise unavailable(exc, self._deadline) from exc
             raise
-        finally:
-            timer.cancel()
 
-    def _open_lanes(self) -> Lanes[_Lane]:
+    def _open_lanes(self, loop: asyncio.AbstractEventLoop) -> Lanes[_Lane]:
         make = partial(_Lane, script=self._script, deadline=self._deadline, inspection=self._inspection)
-        return Lanes(self._topology, make, connect_seconds=max(self._deadline, CONNECT_SECONDS))
+        deadlines = Deadlines[Errand](loop, self._deadline, _give_up)
+        return Lanes(self._topology, make, deadlines, connect_seconds=max(self._deadline, CONNECT_SECONDS))
 
 
 def _give_up(errand: Errand) -> None:
@@ -324,7 +352,7 @@ class _Lane:
             self._send_undo(self._lanes.doubts.popleft())
 
     def _undo(self, errand: Errand, answer: Any) -> None:
-        if errand.undo is not None and answer[0]:
+        if errand.undo is not None and is_charged(answer):
             self._send_undo(errand)
 
     def _send_undo(self, errand: Errand) -> None:

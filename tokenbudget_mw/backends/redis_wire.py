@@ -113,8 +113,8 @@ def frame(*parts: bytes) -> bytes:
     >>> frame(b"GET", b"key")
     b'*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n'
     """
-    sized = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(sized))
+    packed: bytes = hiredis.pack_command(parts)
+    return packed
 
 
 def greetings(words: Sequence[str], db: int = 0) -> list[bytes]:
