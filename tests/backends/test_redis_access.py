@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tokenbudget_mw.testing.asks import ask, check, in_flight, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from private_servers import RedisServer
 
@@ -180,6 +180,14 @@ class TestRights:
         assert "HMGET" in commands
         assert commands <= tried
         assert {f"+{command.lower()}" for command in commands} <= set(start.LEAST_RIGHTS.split())
+
+    def test_they_are_what_the_documentation_says(self) -> None:
+        """
+        Somebody will copy that line.
+        """
+        page = Path(__file__).parents[2] / "docs" / "backends.md"
+
+        assert f" {start.LEAST_RIGHTS}\n" in page.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("missing", ["+hset", "+evalsha +eval", "~tb:*"])
     def test_missing_rights_are_told(

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tokenbudget_mw.testing.asks import ask, check
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from private_servers import RedisServer
 
 redis = pytest.importorskip("redis")
 pool_module = pytest.importorskip("tokenbudget_mw.backends.redis_pool")
@@ -196,3 +200,19 @@ def test_a_child_uses_no_connection_of_its_parent() -> None:
 
     assert pool.take(soon()) is not inherited
     assert not inherited.is_closed  # closing TLS would say goodbye in the parent's name
+
+
+def test_a_cold_burst_of_threads_is_answered_over_few_connections(redis_server: RedisServer) -> None:
+    """
+    200 threads at once, before anything is connected: all are answered, exactly, and none opens more than agreed.
+    """
+    from tokenbudget_mw.backends.redis import RedisBackend
+
+    backend = RedisBackend(redis_server.url, deadline=30.0, connections=8)
+    replies = in_threads(200, lambda: backend.reserve(ask(check(1, 150)), 0.0))
+    with redis.Redis.from_url(redis_server.url) as admin:
+        clients = admin.info("clients")["connected_clients"]
+    backend.close()
+
+    assert sum(reply.admitted for reply in replies) == 150
+    assert clients <= 8 + 2  # the inspection's, and this one
