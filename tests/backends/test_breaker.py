@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
+import types
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,6 +224,26 @@ class TestCircuits:
         assert moody.probed.wait(5)
         guarded.close()
         assert not guarded.health[0].is_open
+
+
+class TestWithoutThreads:
+    def test_a_request_probes_when_it_is_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        uWSGI without ``enable-threads``: no thread is started, and the backend is found again all the same.
+        """
+        monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt={}))
+        moody = Moody()
+        seldom, often = (Guarded(moody, Circuit("it", in_a_row=1), probe_every=every) for every in (60.0, 0.0))
+        moody.is_away = True
+        for guarded in (seldom, often):
+            with pytest.raises(BackendUnavailableError, match=r"It is away\."):
+                guarded.reserve(ask(check()), 0.0)
+        moody.is_away = False
+
+        with pytest.raises(BackendUnavailableError, match="not asked until"):
+            seldom.reserve(ask(check()), 0.0)
+        assert often.reserve(ask(check()), 0.0).admitted
+        assert not [thread for thread in threading.enumerate() if thread.name == "tokenbudget-probe"]
 
 
 class TestGuarded:

@@ -5,8 +5,10 @@ The connections of a process's threads: lent, given back, opened aside, and no m
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,14 +45,16 @@ class Opener:
     def __init__(self, *, at_once: bool = True) -> None:
         self.wires: list[Wire] = []
         self.calls = 0
+        self.seconds: float | None = None
         self.fault: Exception | None = None
         self.may = threading.Event()
         self.called = threading.Semaphore(0)
         if at_once:
             self.may.set()
 
-    def __call__(self) -> Wire:
+    def __call__(self, seconds: float | None) -> Wire:
         self.calls += 1
+        self.seconds = seconds
         self.called.release()
         assert self.may.wait(5)
         if self.fault is not None:
@@ -200,6 +204,22 @@ def test_a_child_uses_no_connection_of_its_parent() -> None:
 
     assert pool.take(soon()) is not inherited
     assert not inherited.is_closed  # closing TLS would say goodbye in the parent's name
+
+
+def test_a_host_without_threads_opens_connections_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    uWSGI without ``enable-threads``: the call opens it, within what is left of its deadline.
+    """
+    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt={}))
+    opener = Opener()
+    pool = pool_module.Pool(opener, 1)
+    pool.give(pool.take(soon(5.0)))
+
+    assert pool.take(soon()) is opener.wires[0]
+    assert opener.seconds == pytest.approx(5.0, abs=1.0)
+    opener.fault = ConnectionRefusedError("nobody listens")
+    with pytest.raises(ConnectionRefusedError):
+        pool.take(soon())
 
 
 def test_a_cold_burst_of_threads_is_answered_over_few_connections(redis_server: RedisServer) -> None:

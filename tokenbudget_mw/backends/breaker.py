@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw.backends.circuits import Circuit, Circuits
+from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
@@ -46,6 +48,7 @@ class Guarded:
         self._breaker = circuit
         self._probe_every = probe_every
         self._prober: threading.Thread | None = None
+        self._asked = 0.0
         self._start = threading.Lock()
         self._closed = threading.Event()
 
@@ -110,17 +113,27 @@ class Guarded:
     def _ask(self, tag: str, now: float, call: Callable[..., T], *arguments: object) -> T:
         circuit = self._breaker.of(tag)
         if circuit.is_open:
-            self._ensure_prober(now)
+            self._see_to_probes(now)
             circuit.check()
         try:
             answer = call(*arguments, now)
         except BackendUnavailableError as exc:
             circuit.failed(exc)
+            self._asked = time.monotonic()
             if circuit.is_open:
-                self._ensure_prober(now)
+                self._see_to_probes(now)
             raise
         circuit.succeeded()
         return answer
+
+    def _see_to_probes(self, now: float) -> None:
+        if threads_run():
+            self._ensure_prober(now)
+        elif away := self._away():
+            self._probe_here(away, now)
+
+    def _away(self) -> list[Circuit]:
+        return [circuit for circuit in self._breaker.all() if circuit.is_open]
 
     def _ensure_prober(self, now: float) -> None:
         # Not alive: never started, or left behind by a fork.
@@ -131,17 +144,26 @@ class Guarded:
                 self._prober.start()
 
     def _probe(self, now: float) -> None:
-        while away := [circuit for circuit in self._breaker.all() if circuit.is_open]:
+        while away := self._away():
             if self._closed.wait(min(circuit.pause(self._probe_every) for circuit in away)):
                 return
-            for circuit in away:
-                ask = probe(circuit.tag)
-                try:
-                    reply = self._backend.reserve(ask, now)
-                    self._backend.settle(probe_settlement(ask, reply), now)
-                except BackendUnavailableError:
-                    continue
-                circuit.close()
+            self._probe_once(away, now)
+
+    def _probe_here(self, away: Sequence[Circuit], now: float) -> None:
+        # The request that comes when it is time does it, in the place of a thread.
+        if time.monotonic() - self._asked >= min(circuit.pause(self._probe_every) for circuit in away):
+            self._probe_once(away, now)
+            self._asked = time.monotonic()
+
+    def _probe_once(self, away: Sequence[Circuit], now: float) -> None:
+        for circuit in away:
+            ask = probe(circuit.tag)
+            try:
+                reply = self._backend.reserve(ask, now)
+                self._backend.settle(probe_settlement(ask, reply), now)
+            except BackendUnavailableError:
+                continue
+            circuit.close()
 
 
 class AsyncGuarded:

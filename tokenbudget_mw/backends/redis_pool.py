@@ -2,7 +2,8 @@
 The connections of a process's threads to one place.
 
 They are opened aside, by a thread each: names are looked up, keys exchanged and passwords checked however long it takes,
-while the call that wanted the connection waits for no more than its deadline.
+while the call that wanted the connection waits for no more than its deadline. Where the host runs no threads but its own,
+that call opens it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tokenbudget_mw.backends.hosts import threads_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +32,12 @@ class Pool:
     Lends connections, the one that was used last first. A fork's child starts with none.
 
     Args:
-        connect: Opens a connection.
+        connect: Opens a connection, in no more than the seconds it is given; in its own time where that is None.
 
         limit: How many are open at most.
     """
 
-    def __init__(self, connect: Callable[[], BlockingWire], limit: int) -> None:
+    def __init__(self, connect: Callable[[float | None], BlockingWire], limit: int) -> None:
         self._connect = connect
         self._limit = limit
         self._shelf = _Shelf()
@@ -55,7 +58,7 @@ class Pool:
         try:
             return shelf.idle.pop()
         except IndexError:
-            return self._wait(shelf, ends)
+            return self._wait(shelf, ends) if threads_run() else self._open_here(shelf, ends)
 
     def give(self, wire: BlockingWire) -> None:
         """
@@ -121,6 +124,13 @@ class Pool:
             finally:
                 shelf.waiting -= 1
 
+    def _open_here(self, shelf: _Shelf, ends: float) -> BlockingWire:
+        wire = self._connect(ends - time.monotonic())
+        wire.home = shelf
+        with shelf.changed:
+            shelf.open += 1
+        return wire
+
     def _start(self, shelf: _Shelf) -> None:
         shelf.open += 1
         shelf.connecting += 1
@@ -128,7 +138,7 @@ class Pool:
 
     def _work(self, shelf: _Shelf) -> None:
         try:
-            wire = self._connect()
+            wire = self._connect(None)
         except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it was
             with shelf.changed:
                 shelf.fault = exc

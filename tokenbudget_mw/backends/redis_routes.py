@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, connect, inquire
 from tokenbudget_mw.backends.redis_pool import Pool
 from tokenbudget_mw.backends.redis_topology import REFRESH_EVERY, master_inquiry, slots_inquiry
@@ -107,6 +108,9 @@ class Routes:
         if now - self._refreshed < REFRESH_EVERY or (self._refresher is not None and self._refresher.is_alive()):
             return
         self._refreshed = now
+        if not threads_run():
+            self._refresh()
+            return
         self._refresher = threading.Thread(target=self._refresh, name="tokenbudget-slots", daemon=True)
         self._refresher.start()
 
@@ -126,11 +130,11 @@ class Routes:
         for place in self._pools.keys() - {*self._topology.learn(owners)}:
             self._pools.pop(place).close()
 
-    def _connect(self, place: Place | None) -> BlockingWire:
+    def _connect(self, place: Place | None, seconds: float | None) -> BlockingWire:
         deployment = self._deployment
         at = place or self._find()
         hello = greetings(deployment.credentials.read(), deployment.db)
-        wire = connect(at, deployment.tls, hello, self._seconds)
+        wire = connect(at, deployment.tls, hello, self._seconds if seconds is None else seconds)
         if self._inspection.is_due(place):
             threading.Thread(target=self._inspect, args=(at, hello), name="tokenbudget-inspect", daemon=True).start()
         return wire
