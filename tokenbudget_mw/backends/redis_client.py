@@ -17,7 +17,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from tokenbudget_mw.backends.circuits import MomentaryError
 from tokenbudget_mw.backends.redis_topology import code_of
-from tokenbudget_mw.backends.redis_wire import frame, greetings, raise_first
+from tokenbudget_mw.backends.redis_wire import frame, greetings, keep_alive, raise_first
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def _open(place: Place, ends: float) -> socket.socket:
     if place.port:
         sock = socket.create_connection(place, _left(ends))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(sock)
         return sock
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(_left(ends))

@@ -8,7 +8,9 @@ leaves in one write, while replies to earlier ones are still on their way.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.redis_topology import Inquiry
     from tokenbudget_mw.backends.redis_url import Credentials, Deployment, Place
 
-__all__ = ["Wire", "ask", "connect", "frame", "greetings", "inquire", "raise_first", "words_of"]
+__all__ = ["Wire", "ask", "connect", "frame", "greetings", "inquire", "keep_alive", "raise_first", "words_of"]
 
 T = TypeVar("T")
 
@@ -117,6 +119,19 @@ def frame(*parts: bytes) -> bytes:
     return packed
 
 
+def keep_alive(sock: Any) -> None:
+    """
+    Let the system ask for the other side of *sock* while nothing is said: balancers forget connections that are silent, and
+    tell nobody.
+    """
+    options = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, times
+    with suppress(OSError):  # some systems, and some sockets that look like one, have none of it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def greetings(words: Sequence[str], db: int = 0) -> list[bytes]:
     """
     Return what a new connection says at first: AUTH *words* where there are any, SELECT *db* where it is not the first.
@@ -145,7 +160,8 @@ async def connect(place: Place, tls: ssl.SSLContext | None, hello: Sequence[byte
     """
     loop = asyncio.get_running_loop()
     if place.port:
-        _, wire = await loop.create_connection(Wire, place.host, place.port, ssl=tls)
+        transport, wire = await loop.create_connection(Wire, place.host, place.port, ssl=tls)
+        keep_alive(transport.get_extra_info("socket"))
     else:
         _, wire = await loop.create_unix_connection(Wire, place.host)
     try:
