@@ -18,6 +18,7 @@ from typing import Any
 import hiredis
 import redis
 from limits.storage import RedisStorage
+from msgspec.structs import replace
 
 from benchmarks.admission import HUGE, settlement_of
 from benchmarks.harness import Result, Scale
@@ -95,7 +96,7 @@ class _Server:
 
 def admit_redis_script(scale: Scale) -> Result:
     """
-    Three limits in the strict log, all or nothing; also 1 and 10, settlements, and asks that each open a new slot.
+    Three limits in the strict log, all or nothing; also 1 and 10, settlements, asks that open new slots, and refusals.
     """
     calls = scale.calls(2_000)
     with private_redis() as url, closing(_Server(url)) as server:
@@ -129,6 +130,9 @@ def _ours(server: _Server, count: int, calls: int) -> None:
     asks = [Ask(uuid.uuid4().hex, "tenant:benchmark", rare, lease=0.0) for _ in moments]
     frames = server.frames([reserve_call(ask, moment) for ask, moment in zip(asks, moments, strict=True)])
     server.measured(f"new_slot_{count}", frames)
+    spent = [replace(check, cap=check.cost) for check in _checks(count)]
+    asks = [Ask(uuid.uuid4().hex, "tenant:benchmark", tuple(spent)) for _ in range(calls + 1)]
+    server.measured(f"refuse_{count}", server.frames([reserve_call(ask) for ask in asks])[1:])
 
 
 def _checks(count: int) -> tuple[Check, ...]:
@@ -180,7 +184,12 @@ def tokens_cost_redis(scale: Scale) -> Result:
         baseline_value=median(peer),
         goal="<= 60 us, <= 1 KB a key",
         met=median(ours) <= 60 and size <= 1_024,
-        details={"INCR": median(incr), "bytes": size, "limits_bytes": peer_size, "p99_us": sorted(ours)[len(ours) * 99 // 100]},
+        details={
+            "INCR": median(incr),
+            "bytes": size,
+            "limits_bytes": peer_size,
+            "p99_us": sorted(ours)[len(ours) * 99 // 100],
+        },
     )
 
 

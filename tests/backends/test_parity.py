@@ -57,10 +57,14 @@ def windows(counter: str, cost: int, more: int, room: int) -> tuple[Check, ...]:
 
 def usual(counter: str, cost: int, more: int, room: int, choice: int) -> tuple[Check, ...]:
     """
-    Some of the enforced ones with caps that are seldom reached, of which the script has a quick way; one of large amounts.
+    Some of the enforced ones, of which the script has a quick way, often with caps that are seldom reached; a large amount.
     """
     *enforced, _, _ = windows(counter, cost, more, room)
-    roomy = [replace(one, cap=one.cap * 50) for number, one in enumerate(enforced) if not choice >> number & 1]
+    roomy = [
+        replace(one, cap=one.cap * (50 if choice % 3 else 1))
+        for number, one in enumerate(enforced)
+        if not choice >> number & 1
+    ]
     return (*roomy, check(more << 28, 1 << 40, "money:6", params=(SLOT_US, SLOTS), counter=counter, room=room))
 
 

@@ -72,7 +72,7 @@ end
 if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
   local is_reserved, lease_field = op == RESERVE, 'l' .. id
   local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
-  local counters, tails = {}, nil
+  local counters, tails, is_refused = {}, nil, false
   for key = 1, is_reserved and charged or #KEYS do
     local values = run('HMGET', KEYS[key], 's', lease_field, 'b')
     local s = values[1]
@@ -95,9 +95,9 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
       break
     end
     -- Its values, how many, their format; where the checks' windows stand; the next of these, or where the next window
-    -- stands; how long what is taken matters; the lease, how many values it has.
+    -- stands; how long what is taken matters; the lease, how many values it has; what was read.
     counters[key] = {
-      n, size, format, places, places and 1 or HEAD, 0, {n[4] + lease, 0, names, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 3,
+      n, size, format, places, places and 1 or HEAD, 0, {n[4] + lease, 0, names, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 3, s,
     }
   end
 
@@ -121,7 +121,7 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
       local most, slot, used, empty_at, lifetime = second == 0 and MAX or third - second, nil, nil, nil, nil
       --@TAKE@
       if not slot then
-        is_quick = false
+        is_quick, is_refused = false, used > most
         break
       end
       local left, held, values = third - used - cost, counter[7], counter[8]
@@ -140,6 +140,45 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
         break
       end
     end
+  end
+
+  -- Nothing is taken: each check is answered as the counters were.
+  for key = 1, is_refused and #counters or 0 do
+    local counter = counters[key]
+    local moment = counter[1][4]
+    counter[1] = {unpacked(counter[3], counter[9])}
+    counter[1][4], counter[5] = moment, counter[4] and 1 or HEAD
+  end
+  local refusals = 0
+  reply[1], replies = is_refused and 0 or 2, is_refused and 1 or replies
+  for at = CHECKS, is_refused and stop or 0, WIDTH do
+    local key, algorithm, first_param, second_param, third_param, cost, need, cap = unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
+    local counter = counters[key]
+    local n, places, o = counter[1], counter[4], counter[5]
+    if places then
+      counter[5], o = o + 1, places[o]
+    else
+      counter[5] = o + WINDOW
+    end
+    if cost < 0 or cost > MAX or need < 0 or need > MAX or cap < 0 or cap > MAX then
+      refusals = 0
+      break
+    end
+    algorithm = algorithm % FLAG
+    local moment = n[4]
+    local used, empty_at, frees_at = nil, moment, nil
+    --@LOOK@
+    local fits, wait = need == 0 or used + need <= cap, 0
+    if not fits then
+      refusals = refusals + 1
+      wait = need <= cap and frees_at - now or -1
+    end
+    reply[replies + 1], reply[replies + 2], reply[replies + 3], reply[replies + 4], reply[replies + 5] =
+      fits and 1 or 0, max(0, cap - used), empty_at - now, wait, -1
+    replies = replies + 5
+  end
+  if refusals > 0 then
+    return pack('<' .. string.rep('i8', replies), unpack(reply, 1, replies))
   end
 
   for key = 1, is_quick and #counters or 0 do

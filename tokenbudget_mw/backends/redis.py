@@ -105,7 +105,7 @@ class RedisBackend:
         try:
             return parse_reply(self._run(reserve_call(ask, moment)))
         except BackendUnavailableError:
-            if ask.lease:
+            if ask.lease and ask.checks:
                 self._doubts.append(abandon_call(ask, moment))
             raise
 

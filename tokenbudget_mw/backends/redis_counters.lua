@@ -7,10 +7,8 @@ local DAY = 86400000000
 
 for at = CHECKS, stop, WIDTH do
   local _, algorithm, _, _, _, cost, second, third = unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
-  for _, number in ipairs({cost, second, third}) do
-    if number < 0 or number > MAX then
-      return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
-    end
+  if cost < 0 or cost > MAX or second < 0 or second > MAX or third < 0 or third > MAX then
+    return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
   end
   if not MODULES[algorithm % FLAG] then
     return redis.error_reply('TOKENBUDGET unknown window algorithm')
@@ -24,9 +22,10 @@ local ALGORITHMS = setmetatable({}, {__index = function(made, number)
 end})
 
 local function lines(text)
-  local found = {}
+  local found, count = {}, 0
   for name in string.gmatch(text, '[^\n]+') do
-    table.insert(found, name)
+    count = count + 1
+    found[count] = name
   end
   return found
 end
@@ -72,7 +71,7 @@ local function load(key)
     counter.seen, counter.due, counter.open, counter.ends = unpack(n, 4, HEAD)
     for i, name in ipairs(counter.names) do
       local o = HEAD + (i - 1) * WINDOW
-      counter.heads[name] = {unpack(n, o + 1, o + WINDOW)}
+      counter.heads[name] = {n[o + 1], n[o + 2], n[o + 3], n[o + 4], n[o + 5]}
     end
   end
   counter.is_new = #counter.names == 0

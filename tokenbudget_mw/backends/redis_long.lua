@@ -10,12 +10,12 @@ do
       unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
     local flags = math.floor(algorithm / FLAG)
     next[key] = next[key] + 1
-    table.insert(checks, {
+    checks[#checks + 1] = {
       key = key, window = names[key][next[key]], algorithm = algorithm % FLAG,
       params = {first_param, second_param, third_param}, cost = cost, need = second, cap = third,
       is_enforced = flags % 2 == 0, is_booked = flags >= 2,
       slot = second, actual = third, -- of a hold
-    })
+    }
   end
 end
 
@@ -30,9 +30,9 @@ local function answer(reply, counter, check, used, fitted, slot)
     end
   end
   local reset = algorithm.empty_at(state, check.params, counter.moment) - now
-  for _, value in ipairs({fitted and 1 or 0, max(0, check.cap - used), reset, wait, slot}) do
-    table.insert(reply, value)
-  end
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] =
+    fitted and 1 or 0, max(0, check.cap - used), reset, wait, slot
 end
 
 local function look(counter, check)

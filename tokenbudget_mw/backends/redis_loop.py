@@ -80,7 +80,7 @@ class AsyncRedisBackend:
         if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
-        undo = partial(abandon_call, ask, moment) if ask.lease else None
+        undo = partial(abandon_call, ask, moment) if ask.lease and ask.checks else None
         return parse_reply(await self._run(reserve_call(ask, moment), undo))
 
     async def peek(self, ask: Ask, now: float) -> Reply:

@@ -102,15 +102,17 @@ class Script:
 
     def __init__(self) -> None:
         windows, here = files("tokenbudget_mw.rules.windows"), files("tokenbudget_mw.backends")
-        take, move, long = list[str](), list[str](), ["local MODULES = {}\n"]
+        ways: dict[str, list[str]] = {"take": [], "look": [], "move": []}
+        long = ["local MODULES = {}\n"]
         for name, number in NUMBERS.items():
-            for part, way in ((take, "take"), (move, "move")):
+            for way, part in ways.items():
                 source = windows.joinpath(f"{name}_{way}.lua").read_text(encoding="utf-8")
                 part.append(f"if algorithm == {number} then\n{source}")
             source = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
             long.append(f"MODULES[{number}] = function()\n{source}end\n")
         quick, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
-        quick = quick.replace("--@TAKE@", "else".join(take) + "end").replace("--@MOVE@", "else".join(move) + "end")
+        for way, part in ways.items():
+            quick = quick.replace(f"--@{way.upper()}@", "else".join(part) + "end")
         quick = re.sub(r"@(\d+)(d|i8)@", lambda found: found[2] * int(found[1]), quick)
         self.text = "".join([quick, *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
@@ -214,8 +216,8 @@ def parse_reply(answer: Any) -> Reply:
         return Reply(False, (), unseeded=tuple(values))
     numbers = struct.unpack(f"<{len(answer) >> 3}q", answer)
     if numbers[0] != ALL_FIT:
-        values = iter(numbers[1:])
-        states = [_state(*state) for state in zip(values, values, values, values, values, strict=True)]
+        rest = iter(numbers[1:])
+        states = [_state(*state) for state in zip(rest, rest, rest, rest, rest, strict=True)]
         return Reply(numbers[0] != REFUSED, tuple(states))
     state = CheckState
     return Reply(
