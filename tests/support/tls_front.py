@@ -124,9 +124,12 @@ class _Front:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             await asyncio.sleep(self._pause)
-            transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self._context)
-        except (OSError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             client.close()
+            raise
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self._context)
+        except OSError:
             return  # whoever connected sees it, too
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
