@@ -108,6 +108,40 @@ def test_t16_a_slot_moves_under_its_counter(
     assert not caplog.messages
 
 
+def test_t16_exactly_the_limit_is_admitted_while_its_slot_moves(
+    opened: Callable[..., Backend], redis_cluster: Cluster
+) -> None:
+    """
+    Eight threads ask without pause while the slot goes to another node and back, again and again: none is admitted twice
+    or forgotten.
+    """
+    limit, is_over = 300, threading.Event()
+    backend = opened(redis_cluster.url, deadline=PATIENCE)
+    here = redis_cluster.nodes[0]
+    tag, there = tag_at(redis_cluster, here), redis_cluster.other(here)
+    slot = topology.slot_of(f"{{{tag}}}")
+    replies: list[Any] = [take(backend, tag, limit)]
+
+    def work() -> None:
+        reply = replies[0]
+        while reply.admitted or not is_over.is_set():
+            reply = take(backend, tag, limit)
+            replies.append(reply)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for source, target in [(here, there), (there, here)] * 3:
+        redis_cluster.begin_move(slot, source, target)
+        redis_cluster.end_move(slot, source, target)
+    is_over.set()
+    for worker in workers:
+        worker.join(60)
+
+    assert not any(reply.degraded for reply in replies)
+    assert sum(reply.admitted for reply in replies) == limit
+
+
 def test_t16_keys_that_are_apart_while_their_slot_moves_are_waited_for(
     opened: Callable[..., Backend], redis_cluster: Cluster
 ) -> None:
