@@ -27,6 +27,7 @@ _TABLE = {
     "count_1mb": "counting_long:count_1mb",
     "count_upper": "counting_long:count_upper",
     "count_lag": "counting_lag:count_lag",
+    "count_warm": "counting_warm:count_warm",
     "key_check": "keys:key_check",
     "full_request": "full:full_request",
     "full_stream": "full:full_stream",

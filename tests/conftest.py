@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import private_servers
 import pytest
 import redis_deployments
+from hypothesis import HealthCheck, Phase, settings
 from private_servers import RedisServer, ServerMissingError
 from redis_deployments import Cluster, Watched
 
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
     Starter = Callable[[], AbstractContextManager[str]]
 
 T = TypeVar("T")
+# for runs on mutants (--hypothesis-profile mutation): the same examples each time, and the first that fails will do
+settings.register_profile(
+    "mutation",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 REDIS_DATABASES = range(15, 0, -1)
 

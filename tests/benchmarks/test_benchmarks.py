@@ -29,6 +29,7 @@ NAMES = [
     "count_1mb",
     "count_upper",
     "count_lag",
+    "count_warm",
     "key_check",
     "full_request",
     "full_stream",

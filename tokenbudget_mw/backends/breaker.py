@@ -59,6 +59,13 @@ class Guarded:
         """
         return tuple([circuit.state for circuit in self._breaker.all()])
 
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend, or one of its servers, is away, in epoch seconds; None while none is.
+        """
+        return min([state.since for state in self.health if state.is_open], default=None)
+
     def reserve(self, ask: Ask, now: float) -> Reply:
         """
         Take all costs of *ask*, or none.

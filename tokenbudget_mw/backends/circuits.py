@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tokenbudget_mw.backends.base import AsyncBackend, Backend
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Breaker", "Circuit", "CircuitState", "Circuits", "MomentaryError"]
+__all__ = ["AsyncExamined", "Breaker", "Circuit", "CircuitState", "Circuits", "Examined", "MomentaryError"]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -234,3 +235,29 @@ class Breaker(Protocol):
 def _name(error: BackendUnavailableError) -> str:
     cause = error.__cause__
     return type(error if cause is None else cause.__cause__ or cause).__name__
+
+
+class Examined(Backend, Protocol):
+    """
+    A backend whose health is known: one that is `Guarded`.
+    """
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each of its servers.
+        """
+        ...
+
+
+class AsyncExamined(AsyncBackend, Protocol):
+    """
+    The same, for event loops.
+    """
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each of its servers.
+        """
+        ...

@@ -13,11 +13,11 @@ import logging
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends.base import AsyncBackend, Backend
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import CheckState, Reply
@@ -25,7 +25,7 @@ from tokenbudget_mw.values import CheckState, Reply
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.backends.circuits import CircuitState
+    from tokenbudget_mw.backends.circuits import AsyncExamined, CircuitState, Examined
     from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = ["AsyncFallback", "Fallback", "LocalShare"]
@@ -142,32 +142,6 @@ class _Untold:
             self.is_full = False
 
 
-class Watched(Backend, Protocol):
-    """
-    A backend whose health is known: one that is `Guarded`.
-    """
-
-    @property
-    def health(self) -> tuple[CircuitState, ...]:
-        """
-        What is known of each of its servers.
-        """
-        ...
-
-
-class AsyncWatched(AsyncBackend, Protocol):
-    """
-    The same, for event loops.
-    """
-
-    @property
-    def health(self) -> tuple[CircuitState, ...]:
-        """
-        What is known of each of its servers.
-        """
-        ...
-
-
 class Fallback:
     """
     A `Backend` that always answers.
@@ -178,7 +152,7 @@ class Fallback:
         share: What answers instead.
     """
 
-    def __init__(self, backend: Watched, share: LocalShare) -> None:
+    def __init__(self, backend: Examined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
         self._untold = _Untold()
@@ -192,6 +166,13 @@ class Fallback:
         What is known of each of the backend's servers: whether it is left alone, since when, how often, and why.
         """
         return self._backend.health
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return away_since(self._backend)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """
@@ -292,7 +273,7 @@ class AsyncFallback:
     An `AsyncBackend` that always answers. Arguments as of `Fallback`.
     """
 
-    def __init__(self, backend: AsyncWatched, share: LocalShare) -> None:
+    def __init__(self, backend: AsyncExamined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
         self._untold = _Untold()

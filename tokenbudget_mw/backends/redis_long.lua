@@ -138,6 +138,9 @@ local function reserve(counters, is_charged)
 end
 
 local function move(counter, check)
+  if check.is_booked and not place(counter.stored, check.window) then
+    return -- the truth is in the books, and the window will start from there
+  end
   local algorithm = ALGORITHMS[check.algorithm]
   local held = 0
   if counter.lease or (is_kept(check.window) and not counter.is_new) then

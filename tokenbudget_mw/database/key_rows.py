@@ -113,6 +113,12 @@ class KeyRow:
             limits=limits,
         )
 
+    def state(self, now: float) -> str:
+        """
+        Return its status at *now*, in epoch seconds: ``expired`` where it is active and past its time.
+        """
+        return "expired" if self.status == "active" and self.has_expired(now) else self.status
+
     def has_expired(self, now: float) -> bool:
         """
         Whether it is past its time at *now*, in epoch seconds.

@@ -18,6 +18,7 @@ import msgspec
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.calendar_periods import period_at
 from tokenbudget_mw.rules.layers import OWN, Held, Layer, counted, hold, window_of
+from tokenbudget_mw.rules.seeding import is_bookable
 from tokenbudget_mw.values import ONE_REQUEST, ROOM, Check
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class _Known:
         period: Window of that period; None where there is none.
 
         enforced: `Check.enforced`.
+
+        is_booked: `Check.is_booked`.
     """
 
     limit: Limit
@@ -104,6 +107,7 @@ class _Known:
     params: tuple[int, ...]
     period: Window | None
     enforced: bool
+    is_booked: bool
 
 
 class Policy:
@@ -129,6 +133,8 @@ class Policy:
 
         overrides: Limits by scope and value (``"tenant:acme"``), each in the place of what counts the same elsewhere.
 
+        has_books: Whether counters that a backend does not know start at what the books say.
+
     Attributes:
         is_shared: Whether all counters have one tag; see `tag_of`.
     """
@@ -143,12 +149,14 @@ class Policy:
         *,
         mode: Mode = "enforce",
         overrides: Mapping[str, tuple[Limit, ...]] = _NONE,
+        has_books: bool = False,
     ) -> None:
         self.plans = plans
         self.limits = limits
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
         self._mode = mode
+        self.has_books = has_books
         self.overrides = overrides
         used = {name.partition(":")[0] for name in overrides}
         self._override_scopes = tuple([scope for scope in _WIDEST_FIRST if scope in used])
@@ -290,6 +298,7 @@ class Policy:
                 known.enforced,
                 limit.on_backend_error,
                 0 if room is None else room.of(unit),
+                known.is_booked,
             )
             bound.append(limit)
             checks.append(check)
@@ -303,6 +312,12 @@ class Policy:
         ``global``: one atomic step can only take counters that live together.
         """
         return "global" if self.is_shared else subject.account or "global"
+
+    def holder_of(self, subject: Subject) -> str:
+        """
+        Return the counter of the API key by which *subject* was found; empty where it was found otherwise.
+        """
+        return self._name(("key", subject.key)) if subject.source == "api_key" and subject.key is not None else ""
 
     def _fallback_plan(self, name: str | None) -> str | None:
         if name is not None and self.default_plan is None:
@@ -354,7 +369,8 @@ class Policy:
         if not enforced and counted(limit) in self._enforced:
             window += "~"
         period = limit.window if limit.window is not None and limit.window.period is not None else None
-        return _Known(limit, window, _params(limit), period, enforced)
+        is_booked = self.has_books and is_bookable(limit)
+        return _Known(limit, window, _params(limit), period, enforced, is_booked)
 
     def _period(self, window: Window, now: float) -> tuple[int, int, int]:
         key = (window.period, window.anchor)

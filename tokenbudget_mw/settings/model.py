@@ -135,6 +135,12 @@ class Settings:
     key_cache_ttl: float = _setting(
         "How long a key's status is remembered, in seconds.", 10.0, reading.seconds(0, _HOUR)
     )
+    seed_from_books: bool = _setting(
+        "Whether counters of money and of calendar periods that the backend does not know (a new one, a restart, a lost "
+        "Redis) start at what the database says was used.",
+        True,
+        reading.boolean,
+    )
     tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
     ceiling: Price = _setting(
         "What a model without a price is charged under `unknown_price: ceiling`.", DEFAULT_CEILING
@@ -152,8 +158,13 @@ class Settings:
         "tiktoken",
         reading.choice("tiktoken", "fastokens"),
     )
+    load_tokenizer: Literal["start", "background"] = _setting(
+        "When it is loaded: before the app starts, or in the `background`; until then prompts are estimated by their bytes.",
+        "start",
+        reading.choice("start", "background"),
+    )
     exact_chars: int = _setting(
-        "Up to how many characters of a prompt are tokenised, all of them; the rest of a longer one is sampled.",
+        "Up to how many characters of a prompt, those of known texts left out, are tokenised; a longer one is sampled.",
         16_384,
         reading.whole(0, 10**7),
     )

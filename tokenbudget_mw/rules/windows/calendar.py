@@ -34,7 +34,7 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
         return None
     used, start, end = state
     state[0] += cost
-    return start, used, end if state[0] else now
+    return start, used, max(now, end) if state[0] else now
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:

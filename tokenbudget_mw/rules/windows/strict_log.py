@@ -51,8 +51,9 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
     length = slot_us * slots
     slot = state[-2]
     if state[1] <= now - length:
-        # What had left when the newest entry was made is forgotten; what left since then may yet have to come back.
-        _forget(state, slot - slot_us - length)
+        # What had left when the newest entry was made is forgotten; what left since then may yet have to come back. New
+        # settings may have made slots shorter than that entry's: what has not left at all is never forgotten.
+        _forget(state, min(slot - slot_us, now) - length)
         used = peek(state, params, now)[1]
     if not used <= most:
         return None
