@@ -134,7 +134,7 @@ class Operators:
         """
         policy, now = self._admission.policy, self._clock()
         held = policy.held_for(subject, route, now)
-        request, plan = self._plan(subject, route, model, now)
+        request, plan = self._plan(subject, route, model, now, held.limits)
         reply = self._peek(request, plan, now)
         placed = {id(each.limit): each for each in held.placed}
         lines = [
@@ -211,10 +211,17 @@ class Operators:
         known = [replace(check, is_booked=False) for check in plan.ask.checks]
         return self._backend.peek(replace(plan.ask, checks=tuple(known)), now)
 
-    def _plan(self, subject: Subject, route: Route | None, model: str | None, now: float) -> tuple[Request, Plan]:
+    def _plan(
+        self,
+        subject: Subject,
+        route: Route | None,
+        model: str | None,
+        now: float,
+        limits: tuple[Limit, ...] | None = None,
+    ) -> tuple[Request, Plan]:
         policy = self._admission.policy
-        limits = policy.limits_for(subject, route, now)
-        bound, checks = policy.bind(limits, subject, route, model, NOTHING, NOTHING, now, ONE)
+        found = policy.limits_for(subject, route, now) if limits is None else limits
+        bound, checks = policy.bind(found, subject, route, model, NOTHING, NOTHING, now, ONE)
         request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)
         ask = Ask(request.id, policy.tag_of(subject), tuple(checks), self._admission.lease)
         return request, Plan(ask, tuple(bound), NOTHING)

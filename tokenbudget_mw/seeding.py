@@ -212,12 +212,20 @@ class Seeder(Starter):
         is_well = False
         try:
             is_well = self._seed(mine, plan, asked)
+        except Exception:
+            log.exception("A counter could not be started; its limit follows on_backend_error.")
         finally:
             with mine.lock:
                 job = mine.jobs.pop(key)
             job.future.set_result(is_well)
 
     def _seed(self, mine: _Mine, plan: Plan, asked: dict[int, Question]) -> bool:
+        try:
+            # whoever asked just before another's work was done finds it done: what is read now might be seeded too late
+            if not self._backend.peek(plan.ask, self._clock()).unseeded:
+                return True
+        except BackendUnavailableError:
+            return False
         try:
             self._write()
             answers = self._read(tuple(asked.values()))

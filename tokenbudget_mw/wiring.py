@@ -147,7 +147,8 @@ def open_bars(settings: Settings, core: Core | None = None) -> Bars:
             backend.close()
 
     seconds = settings.key_cache_ttl + STALE_SECONDS + _SLACK
-    return Bars(policy_of(settings), opened, seconds, time.time if core is None else core.clock)
+    policy = policy_of(settings) if core is None else core.guard.admission.policy
+    return Bars(policy, opened, seconds, time.time if core is None else core.clock)
 
 
 def open_seeder(

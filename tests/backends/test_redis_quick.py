@@ -92,6 +92,28 @@ def test_the_usual_call_reads_once_and_writes_once(backend: Backend, admin: Any)
     assert settled == {"evalsha": 1, "hmget": 1, "hset": 1, "hdel": 1}
 
 
+def test_the_script_knows_no_algorithm_but_ours(caller_clock: Backend, redis_db: str) -> None:
+    """
+    An unknown one is an error on every way, and changes nothing.
+    """
+    now_us, asked = int(START * 1_000_000), ask(check(1, 10))
+    reply = caller_clock.reserve(asked, START)
+    calls = [
+        script_module.reserve_call(ask(check(1, 10)), now_us),
+        script_module.settle_call(settlement(asked, reply, 5), now_us),
+    ]
+    with redis.Redis.from_url(redis_db) as plain:
+        before = plain.hgetall(KEY)
+        for call in calls:
+            values = list(struct.unpack(f"<{len(call.values[0]) // 8}q", call.values[0]))
+            values[8] = 9
+            packed = struct.pack(f"<{len(values)}q", *values)
+            with pytest.raises(redis.exceptions.ResponseError, match="unknown window algorithm"):
+                plain.eval(script_module.Script().text, 1, *call.keys, packed, *call.values[1:])
+
+        assert plain.hgetall(KEY) == before
+
+
 def test_a_refusal_only_reads(backend: Backend, admin: Any) -> None:
     """
     A key that is spent and goes on asking costs no more than one that is not.

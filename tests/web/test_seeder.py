@@ -307,3 +307,19 @@ def test_a_seeder_that_was_closed_works_again(colour: str) -> None:
 
     assert hanging.degraded
     assert [decision.admitted for decision in decisions] == [True] * 4 + [False]
+
+
+def test_what_is_known_meanwhile_is_not_read_again(colour: str) -> None:
+    """
+    A request that asked just before another's counter was started reads no books, which might be seeded after a loss.
+    """
+    rig = Rig(colour)
+    plan = rig._sync.admission.plan(rig.request(), rig.clock())
+    assert plan is not None
+    rig.admit()
+
+    is_started = rig.seeder.start(rig.request(), plan, (0,))
+    rig.close()
+
+    assert is_started
+    assert len(rig.books.asked) == 1

@@ -121,7 +121,7 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
       local most, slot, used, empty_at, lifetime = second == 0 and MAX or third - second, nil, nil, nil, nil
       --@TAKE@
       if not slot then
-        is_quick, is_refused = false, used > most
+        is_quick, is_refused = false, used and used > most
         break
       end
       local left, held, values = third - used - cost, counter[7], counter[8]

@@ -107,13 +107,13 @@ end
 local function packed_tail(state)
   local n, width = #state, 3
   for i = 3, n - 2, 2 do
-    while state[i] >= 256 ^ width do
-      width = width + 2 -- up to 7
+    while width < 7 and state[i] >= 256 ^ width do
+      width = width + 2
     end
   end
   local parts = {string.char(width)}
   for i = 2, n - 2, 2 do
-    table.insert(parts, pack('<I7I' .. width, state[i], state[i + 1]))
+    table.insert(parts, pack('<I7I' .. width, state[i], math.min(state[i + 1], MAX)))
   end
   return table.concat(parts)
 end

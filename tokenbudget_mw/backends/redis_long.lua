@@ -138,7 +138,7 @@ local function reserve(counters, is_charged)
 end
 
 local function move(counter, check)
-  if check.is_booked and not place(counter.stored, check.window) then
+  if check.is_booked and not counter.heads[check.window] then
     return -- the truth is in the books, and the window will start from there
   end
   local algorithm = ALGORITHMS[check.algorithm]

@@ -2,7 +2,7 @@
 What both colours of the Redis backend say to Redis, and how they read its answer.
 
 The script is put together from ``redis.lua``, ``redis_counters.lua``, ``redis_long.lua`` and the window algorithms' Lua files,
-which stand beside the Python ones: what ``…_quick.lua`` says is the usual way.
+which stand beside the Python ones. ``…_take.lua``, ``…_look.lua`` and ``…_move.lua`` go into ``redis.lua``, the quick way.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Script:
             long.append(f"MODULES[{number}] = function()\n{source}end\n")
         quick, *rest = [here.joinpath(name).read_text(encoding="utf-8") for name in FILES]
         for way, part in ways.items():
-            quick = quick.replace(f"--@{way.upper()}@", "else".join(part) + "end")
+            other = "else\nis_moved = false\nend" if way == "move" else "end"
+            quick = quick.replace(f"--@{way.upper()}@", "else".join(part) + other)
         quick = re.sub(r"@(\d+)(d|i8)@", lambda found: found[2] * int(found[1]), quick)
         self.text = "".join([quick, *long, *rest])
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
@@ -150,7 +151,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
         cost = check.cost
         if not (type(cost) is int and type(actual) is int and 0 <= cost <= MAX_AMOUNT >= actual >= 0):
             _refuse(check.window, cost, actual)
-        packer.add(check, cost, hold.slot, actual)
+        packer.add(check, cost, hold.slot, actual, check.is_booked * BOOKED)
     return packer.call(reservation.tag, reservation.id)
 
 

@@ -57,8 +57,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         change.add_argument("kid", metavar="KID", nargs="?", help="public id: tb_live_<KID>_…")
         for scope in OWNERS:
             change.add_argument(f"--{scope}", metavar="ID", help=f"all keys of this {scope}")
-    rotate = actions.add_parser("rotate", help="make a key that takes the place of another")
-    rotate.add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
+    for name, what in (
+        ("rotate", "make a key that takes the place of another"),
+        ("limit", "give a key limits of its own, or take them away"),
+    ):
+        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
     actions.choices["rotate"].add_argument(
         "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
     )

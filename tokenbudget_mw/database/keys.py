@@ -25,11 +25,13 @@ from tokenbudget_mw.database.key_rows import (
     LimitReader,
     NewKey,
     Status,
+    change_rows,
+    check_ids,
     is_behind,
     row_of,
     select_rows,
 )
-from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
+from tokenbudget_mw.database.rows import clean_text, encode_tags, moment
 from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
 from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
 from tokenbudget_mw.values import EMPTY_TAGS
@@ -79,7 +81,7 @@ class KeyStore:
         peppers = pepper if isinstance(pepper, Mapping) else {1: pepper}
         if not peppers:
             raise ConfigurationError("`pepper` holds no version. Give a secret, or a dict of version to secret.")
-        self._peppers = {version: _bytes(secret) for version, secret in peppers.items()}
+        self._peppers = {each: text.encode() if isinstance(text, str) else text for each, text in peppers.items()}
         self._newest = max(self._peppers)
         self._engine = engine
         self._reader = reader(engine)
@@ -208,7 +210,7 @@ class KeyStore:
                 read.
         """
         owner = {"user_id": user, "team_id": team, "project_id": project, "tenant_id": tenant, "plan": plan}
-        _check_ids(owner)
+        check_ids(owner)
         expires = None if expires_at is None else moment(round(expires_at * 1_000_000))
         made, values = self._new(
             **owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags), limits=self._written(limits)
@@ -358,21 +360,13 @@ class KeyStore:
         if unknown or not owner:
             given = f"got {unknown[0]!r}" if unknown else "none is given"
             raise ConfigurationError(f"Name the owner whose keys are meant, by {', '.join(_OWNERS)}; {given}.")
-        return self._change_where(
-            [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()], states, values
-        )
+        which = [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()]
+        return self._change_where(which, states, values)
 
     def _change_where(
         self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]
     ) -> tuple[KeyRow, ...]:
-        keys = tables.keys
-        wanted = select(keys).where(*which, keys.c.status.in_(states)).order_by(keys.c.kid)
-        with self._engine.begin() as connection:
-            before = connection.execute(wanted.with_for_update()).mappings().all()
-            for at in range(0, len(before), _MOST_AT_ONCE):
-                kids = [row["kid"] for row in before[at : at + _MOST_AT_ONCE]]
-                connection.execute(update(keys).where(keys.c.kid.in_(kids)).values(values))
-        rows = tuple([row_of({**row, **values}) for row in before])
+        rows = change_rows(self._engine, (*which, tables.keys.c.status.in_(states)), values)
         if "status" in values:
             self._told([(row.subject(), row.state(self._clock())) for row in rows])
         return rows
@@ -398,20 +392,8 @@ class KeyStore:
         return moment(int(self._clock() * 1_000_000))
 
 
-_MOST_AT_ONCE = 500
 _OWNERS = ("user", "team", "project", "tenant")
 _INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
-
-
-def _bytes(secret: str | bytes) -> bytes:
-    return secret.encode() if isinstance(secret, str) else secret
-
-
-def _check_ids(owner: Mapping[str, str | None]) -> None:
-    for name, value in owner.items():
-        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
-        if value is not None and clean_id(value, length) != value:
-            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
 
 
 def _unknown(kid: str, state: str = "") -> UnknownKeyError:

@@ -3,7 +3,9 @@ Window algorithms: how a counter forgets.
 
 Each algorithm is one pure file here, with its twin in Lua beside it, and one line in `ALGORITHMS`. Its state is a plain
 list of integers whose first item is the total (``[0]``: nothing was counted yet), so that memory and Redis keep the same
-thing. Times are whole microseconds since the epoch.
+thing. Times are whole microseconds since the epoch. Three more Lua files are what nearly every call needs, written out for
+speed: ``…_take.lua`` charges, ``…_look.lua`` answers a refusal, ``…_move.lua`` settles; what they leave to the twin costs
+Redis three times as much, and answers the same.
 
 Two rules are common to all and stand here: what fits, and what is left.
 """
