@@ -4,8 +4,10 @@ The guard: plan (pure), one call of the backend, decide (pure). For threads and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw.backends.breaker import probe
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.admission import decide, degraded, settlement_of, without_backend
 from tokenbudget_mw.rules.seeding import alone
@@ -126,6 +128,13 @@ class AsyncGuard:
         except BackendUnavailableError:
             return without_backend(plan)
         return decide(plan, reply, now=now)
+
+    async def warm(self) -> None:
+        """
+        Ask for nothing, so that a connection is open before the first request needs it.
+        """
+        with suppress(BackendUnavailableError):
+            await self.backend.peek(probe(), self.clock())
 
     async def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
         if reply.barred and reply.barred != CROWDED:

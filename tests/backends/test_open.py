@@ -23,8 +23,8 @@ def test_an_unknown_scheme_suggests_the_nearest() -> None:
         open_backend("reddis://user:hunter2@host/0")
 
     assert str(caught.value) == (
-        "Unknown backend 'reddis://'. Did you mean 'redis://'?"
-        " Known schemes: leased+redis, limits+*, memory, redis, rediss, unix."
+        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: leased+redis, limits+*, memory, redis, "
+        "redis+cluster, redis+sentinel, rediss, rediss+cluster, rediss+sentinel, unix."
     )
 
 
@@ -52,9 +52,9 @@ def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
     """
     The mend is in the message.
     """
-    monkeypatch.setitem(sys.modules, "redis", None)
+    for name in ("redis", "redis.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis", raising=False)
-    monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis_client", raising=False)
     monkeypatch.delattr(backends, "redis", raising=False)
 
     with pytest.raises(MissingExtraError, match=r"redis:// needs 'redis': pip install 'tokenbudget-mw\[redis\]'"):

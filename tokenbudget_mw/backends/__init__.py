@@ -122,7 +122,8 @@ def open_memory(url: str, *, deadline: float, workers: int, clock_mode: ClockMod
 
 def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode) -> tuple[Backend, AsyncBackend]:
     """
-    Open ``redis://``, ``rediss://`` or ``unix://``: one breaker and one local share for both colours.
+    Open ``redis://``, ``rediss://``, ``unix://``, or several servers as ``redis+sentinel://`` or ``redis+cluster://``: one
+    breaker and one local share for both colours.
     """
     try:
         from tokenbudget_mw.backends.redis import AsyncRedisBackend, RedisBackend
@@ -131,18 +132,23 @@ def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode
             raise
         scheme = url.partition("://")[0]
         raise MissingExtraError(f"{scheme}:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
-    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
     from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
+    from tokenbudget_mw.backends.redis_start import Inspection
+    from tokenbudget_mw.backends.redis_topology import Topology
+    from tokenbudget_mw.backends.redis_url import read_url
 
-    circuit, share = Circuit("redis"), LocalShare(workers)
     try:
-        threads = RedisBackend(url, deadline=deadline, clock=clock_mode)
-        loops = AsyncRedisBackend(url, deadline=deadline, clock=clock_mode)
+        topology = Topology(read_url(url))
     except ValueError:
         # The cause may quote a part of the URL, and so of the password.
         raise ConfigurationError(
             "The backend's redis URL cannot be read. It looks like redis://user:password@host:6379/0."
         ) from None
+    share, inspection = LocalShare(workers), Inspection()
+    threads = RedisBackend(url, deadline=deadline, clock=clock_mode, topology=topology, inspection=inspection)
+    loops = AsyncRedisBackend(url, deadline=deadline, clock=clock_mode, topology=topology, inspection=inspection)
+    circuit = Circuits("redis", topology.server_of) if topology.is_cluster else Circuit("redis")
     return Fallback(Guarded(threads, circuit), share), AsyncFallback(AsyncGuarded(loops, circuit), share)
 
 
@@ -171,6 +177,7 @@ OPENERS: dict[str, Opener] = {
     "redis": open_redis,
     "rediss": open_redis,
     "unix": open_redis,
+    **{f"{scheme}+{kind}": open_redis for scheme in ("redis", "rediss") for kind in ("cluster", "sentinel")},
 }
 
 
