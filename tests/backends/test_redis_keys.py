@@ -4,10 +4,10 @@ What lies in Redis: keys that live as long as they count, states that stay small
 
 from __future__ import annotations
 
+import struct
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,8 +26,27 @@ backends = pytest.importorskip("tokenbudget_mw.backends.redis")
 
 START_US = int(START) * 1_000_000
 HOUR_US = 3_600_000_000
-unpack = msgspec.msgpack.Decoder(strict=False).decode
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+class Stored(NamedTuple):
+    """
+    The first numbers of a counter, as redis.lua describes them: moments in microseconds, and how many leases are open.
+    """
+
+    seen: float
+    due: float
+    open: float
+    ends: float
+
+
+def stored_in(packed: bytes) -> Stored:
+    return Stored(*struct.unpack_from("<4d", packed, packed.index(b"\0", 2) + 1))
+
+
+def with_open(packed: bytes, leases: int) -> bytes:
+    at = packed.index(b"\0", 2) + 1 + 16
+    return packed[:at] + struct.pack("<d", leases) + packed[at + 8 :]
 
 
 @pytest.fixture
@@ -99,12 +118,12 @@ def test_a_key_lives_as_long_as_anything_in_it_matters(
         must_live = [now + state.reset for state in reply.states if state.remaining < 100]
         for key in plain.scan_iter(f"tb:{{{tag}}}:*"):
             fields = plain.hgetall(key)
-            stored = unpack(fields[b"s"])
-            leases = [unpack(value)[0] / 1_000_000 for name, value in fields.items() if name.startswith(b"l")]
-            assert stored[3] / 1_000_000 >= max([*must_live, *leases], default=0)
-            assert stored[2] == len(leases)
-            assert not leases or now < stored[1] / 1_000_000 <= min(leases)
-            assert stored[1] == 0 or stored[1] > now_us
+            stored = stored_in(fields[b"s"])
+            leases = [struct.unpack_from("<d", lease)[0] for name, lease in fields.items() if name.startswith(b"l")]
+            assert stored.ends / 1_000_000 >= max([*must_live, *[end / 1_000_000 for end in leases]], default=0)
+            assert stored.open == len(leases)
+            assert not leases or now_us < stored.due <= min(leases)
+            assert stored.due == 0 or stored.due > now_us
             assert plain.pttl(key) > 0
 
 
@@ -142,13 +161,11 @@ def test_a_state_holds_what_counts_and_nothing_else(backend: Any, plain: Any) ->
     for second in range(400):
         asked = ask(check(1, 100), in_flight(5), lease=30.0)
         backend.settle(settlement(asked, backend.reserve(asked, START + second)), START + second)
-    head, tail = unpack(plain.hget("tb:{acme}:key=k1", "s")), unpack(plain.hget("tb:{acme}:key=k1", "ttokens:60"))
-    full = [value for value in head if isinstance(value, list) and len(value) > 1]
+    tail = plain.hget("tb:{acme}:key=k1", "ttokens:60")
     asked = ask(check(1, 100), in_flight(5))
     backend.settle(settlement(asked, backend.reserve(asked, START + 1000)), START + 1000)
 
-    assert len(full) == 1
-    assert len(full[0]) + len(tail) <= 1 + 2 * 61
+    assert (len(tail) - 1) // (7 + tail[0]) <= 60  # all but the newest entry
     assert plain.hkeys("tb:{acme}:key=k1") == [b"s"]
 
 
@@ -183,7 +200,7 @@ def test_leases_end_a_bounded_number_in_one_call(backend: Any, plain: Any) -> No
 
 trailing = st.sampled_from([(1_000_000, 6), (500_000, 12), (2_000_000, 3), (3_000_000, 6)])
 buckets = st.sampled_from(
-    [(7_000_000, 12), (7_000_000, 30), (9_000_000, 12), (1_000_003, 7), (60_000_000, 5_000_000_000), (7, 1_000)]
+    [(7_000_000, 12), (7_000_000, 30), (9_000_000, 12), (1_000_003, 7), (60_000_000, 5_000), (7, 1_000)]
 )
 periods = st.sampled_from([(0, 20, 40), (0, 25, 40), (20, 40, 60), (10, 30, 50)])
 changes = st.lists(
@@ -240,21 +257,27 @@ def test_memory_and_redis_follow_changed_settings_alike(backend: Any, steps: lis
 # -- what the script refuses by itself --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("amount", [-1, 2.0**53, 0.5, float("nan"), "7", None])
-@pytest.mark.parametrize("right", [3, 5, 10])
-def test_the_script_takes_whole_amounts_only(plain: Any, amount: Any, right: int) -> None:
+@pytest.mark.parametrize("amount", [-1, 2**53])
+@pytest.mark.parametrize("place", [-3, -2, -1])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_script_takes_whole_amounts_only(plain: Any, amount: int, place: int, is_known: bool) -> None:
     """
     Whoever calls it, and whichever of cost, need and cap it is: what Lua cannot count exactly is an error.
     """
     from tokenbudget_mw.backends.redis_script import Script, reserve_call
 
-    call = reserve_call(ask(check(3, 10, room=5)), START_US)
-    values = msgspec.msgpack.decode(call.payload)
-    values[values.index(right)] = amount
+    def call(**changes: int) -> Any:
+        (key,), (numbers, *names) = reserve_call(ask(check(3, 10, room=5)), START_US)
+        values = list(struct.unpack(f"<{len(numbers) // 8}q", numbers))
+        values[place] = changes.get("amount", values[place])
+        return plain.eval(Script().text, 1, key, struct.pack(f"<{len(values)}q", *values), *names)
 
+    if is_known:
+        call()
+    before = {key: plain.hgetall(key) for key in plain.scan_iter()}
     with pytest.raises(redis.exceptions.ResponseError, match="TOKENBUDGET"):
-        plain.eval(Script().text, 1, call.keys[0], msgspec.msgpack.encode(values))
-    assert plain.keys() == []
+        call(amount=amount)
+    assert {key: plain.hgetall(key) for key in plain.scan_iter()} == before
 
 
 def test_a_counter_that_was_lost_is_charged_the_truth_with_its_request(backend: Any, plain: Any) -> None:
@@ -283,7 +306,7 @@ def test_a_reservation_that_nobody_waits_for_was_never_made(backend: Any, plain:
 
     left = backend.peek(ask(check(0, 10, "requests:60"), check(0, 10), in_flight(5)), START).states
     assert [state.remaining for state in left] == [10, 10, 5]
-    assert unpack(plain.hget("tb:{acme}:key=k1", "s"))[2] == 0
+    assert stored_in(plain.hget("tb:{acme}:key=k1", "s")).open == 0
 
 
 def test_the_short_way_crowds_nobody_either(backend: Any, plain: Any) -> None:
@@ -291,9 +314,7 @@ def test_the_short_way_crowds_nobody_either(backend: Any, plain: Any) -> None:
     A counter with as many open reservations as it may have takes no more of them, whichever way they come.
     """
     backend.reserve(ask(check(1, 10)), START)
-    stored = unpack(plain.hget("tb:{acme}:key=k1", "s"))
-    stored[2] = 10_000
-    plain.hset("tb:{acme}:key=k1", "s", msgspec.msgpack.encode(stored))
+    plain.hset("tb:{acme}:key=k1", "s", with_open(plain.hget("tb:{acme}:key=k1", "s"), 10_000))
 
     assert backend.reserve(ask(check(1, 10)), START).barred == "crowded"
 
