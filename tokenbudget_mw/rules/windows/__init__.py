@@ -57,6 +57,17 @@ class Algorithm(Protocol):
         """
         ...
 
+    def calm(self, state: State, params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:
+        """
+        Say for how long a charge is an addition to the first and to the last number of *state*, and nothing else.
+
+        Returns:
+            The slot of such charges (the very object that stands last but one in the state, and does so for as long as
+            nothing else has changed it), `empty_at`, and the moment from which they are no such additions any more. None
+            where they never are.
+        """
+        ...
+
     def charge(self, state: State, params: tuple[int, ...], slot: int, amount: int, now: int) -> int:
         """
         Add *amount* at *slot*, unless that slot has left the window; forget what has left. Returns `empty_at`.
