@@ -150,6 +150,7 @@ def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
     The last digit of a quotient makes no promise wrong: not a microsecond too early, and none too late.
     """
     bucket: dict[str, Any] = {"params": (3_600_000_000, 1000), "algorithm": "gcra"}
+    admitted(backend, check(0, 1000, **bucket), START)  # so that the next one finds the window
     _, reply = admitted(backend, check(cost, 1000, **bucket), START)
     empty = START + reply.states[0].reset
 
@@ -213,3 +214,13 @@ def test_a_bucket_that_has_run_empty_begins_anew(backend: Backend) -> None:
     admitted(backend, check(2, 12, **bucket), START + 6)
 
     assert used(backend, START + 6, **bucket) == 2
+
+
+def test_a_bucket_of_another_length_leaks_at_its_own_rate(backend: Backend) -> None:
+    """
+    What is left goes on at the new rate, from the first charge under the new settings.
+    """
+    admitted(backend, check(4, 12, params=(7_000_000, 12), algorithm="gcra"), START)
+    _, reply = admitted(backend, check(1, 12, params=(9_000_000, 12), algorithm="gcra"), START + 1)
+
+    assert (reply.states[0].remaining, reply.states[0].reset) == (8, 3.0)

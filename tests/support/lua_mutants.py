@@ -184,7 +184,12 @@ QUICK_LOG = [
         ("", "if used > most then", "if false then"),
         ("", "slot, empty_at = new, last + length", "slot, empty_at = new, new + length"),
         ("", "tail = sub(tail, 1, 1) .. sub(tail, at)", ""),
-        ("", "if new == last then", "if false then"),
+        (
+            "",
+            "if new == last then",
+            "if false then",
+            "two entries of one slot count and leave as one; it takes a change of slots to get there",
+        ),
         ("", "n[o + 5] >= 256 ^ width", "false"),
         ("", "pack(format, last, n[o + 5])", "pack(format, new, n[o + 5])"),
         ("", "size + 2, new, cost", "size, new, cost"),
