@@ -22,7 +22,7 @@ from tokenbudget_mw.database.rows import EPOCH, clean_id, clean_text, moment
 from tokenbudget_mw.units import nano_from_pico_ceil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
 
@@ -70,7 +70,7 @@ def used(engine: Engine, questions: Sequence[Question], model_name: Callable[[st
 
 def _answer(connection: Connection, question: Question, model_name: Callable[[str], str]) -> tuple[int, ...]:
     few = _few(connection, question)
-    added = chain.from_iterable(map(connection.execute, statements(connection, question)))
+    added: Iterable[Any] = chain.from_iterable(map(connection.execute, statements(connection, question)))
     sums = [0] * len(question.spans)
     for at, model, *halves in added if few is None else few:
         if question.model is None or (model and model_name(model) == question.model):
