@@ -13,7 +13,7 @@ from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
@@ -176,6 +176,7 @@ class _Connection:
     _has_started = False
     _is_whole = False
     _is_client_gone = False
+    _timed_out = False
     _seen: tuple[Message, ...] = ()
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -205,6 +206,9 @@ class _Connection:
             await self._refuse(refusal)
         except asyncio.CancelledError:
             self._is_client_gone = True
+            raise
+        except Exception as error:
+            self._timed_out = is_timeout(error)
             raise
         finally:
             running.reset(token)
@@ -328,6 +332,7 @@ class _Connection:
             is_whole=self._is_whole or (status == HTTPStatus.SWITCHING_PROTOCOLS and not failed),
             failed=failed,
             client_gone=self._is_client_gone,
+            timed_out=self._timed_out,
         )
 
     async def _refuse(self, refusal: Refusal) -> None:

@@ -19,7 +19,7 @@ from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
-from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
 from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
@@ -347,13 +347,19 @@ class Call:
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
             return ONE_REQUEST
-        outcome = outcome_of(ending, None if reported else tapped)
+        outcome = self._outcome(ending, None if reported else tapped)
         charges = reported or self._settled(outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
+
+    def _outcome(self, ending: Ending, read: Usage | None) -> str:
+        prompt = self.prompt
+        if read is None and prompt is not None and not self._charges:
+            read = UNREAD
+        return outcome_of(ending, read, has_output=prompt is not None and prompt.max_output != 0)
 
     def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
         prompt = self.prompt

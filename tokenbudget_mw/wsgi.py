@@ -13,7 +13,7 @@ from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
@@ -122,7 +122,7 @@ class _Exchange:
         self._start_response = start_response
         self._left: int | None = None
         self._is_whole = False
-        self._failed = False
+        self._failed = self._timed_out = False
         self._iterable: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] = iter(())
         self._call: Call
@@ -138,8 +138,8 @@ class _Exchange:
             self._iterator = iter(self._iterable)
         except RefusedError as error:
             self._iterator = self._exceed(error)
-        except BaseException:
-            self._abort()
+        except BaseException as error:
+            self._abort(error)
             raise
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(self._iterable, wrapper):
@@ -211,8 +211,8 @@ class _Exchange:
             # a generator runs only now, and may be refused before it began to answer
             self._iterator = self._exceed(error)
             return next(self._iterator)
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failed, self._timed_out = True, is_timeout(error)
             raise
         self._pass(chunk)
         return chunk
@@ -246,21 +246,28 @@ class _Exchange:
         gone = not self._is_whole and not self._failed
         has_body = call.first_byte is not None
         actual = call.end(
-            Ending(call.status, has_body=has_body, is_whole=self._is_whole, failed=self._failed, client_gone=gone)
+            Ending(
+                call.status,
+                has_body=has_body,
+                is_whole=self._is_whole,
+                failed=self._failed,
+                client_gone=gone,
+                timed_out=self._timed_out,
+            )
         )
         for reservation in call.held:
             self._core.guard.settle(reservation, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    def _abort(self) -> None:
-        self._failed = True
+    def _abort(self, error: BaseException) -> None:
+        self._failed, self._timed_out = True, is_timeout(error)
         self._end()
         running.set(None)
 
     def _exceed(self, error: RefusedError) -> Iterator[bytes]:
         if self._call.status is not None:
-            self._abort()
+            self._abort(error)
             raise error
         refusal = self._call.exceed(decision_of_error(error))
         self._is_whole = True

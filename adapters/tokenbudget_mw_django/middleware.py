@@ -17,7 +17,7 @@ from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
@@ -187,7 +187,7 @@ class _Exchange:
         self.call.feed(response.content)  # type: ignore[attr-defined]
 
     async def _astream(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        is_whole, failed = False, False
+        is_whole, failed, timed_out = False, False, False
         try:
             async for chunk in content:
                 self.call.feed(chunk)
@@ -195,39 +195,37 @@ class _Exchange:
             is_whole = True
         except (asyncio.CancelledError, GeneratorExit):
             raise
-        except BaseException:
-            failed = True
+        except BaseException as error:
+            failed, timed_out = True, is_timeout(error)
             raise
         finally:
-            await self.aend(is_whole=is_whole, failed=failed, client_gone=not is_whole and not failed)
+            gone = not is_whole and not failed
+            await self.aend(is_whole=is_whole, failed=failed, client_gone=gone, timed_out=timed_out)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def end(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+    def end(self, **ending: bool) -> None:
         call = self.call
         if not call.is_ended:
-            actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+            actual = self._actual(**ending)
             for reservation in call.held:
                 call.core.guard.settle(reservation, actual)
         running.set(None)
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    async def aend(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+    async def aend(self, **ending: bool) -> None:
         call = self.call
         if call.is_ended:
             return
-        actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+        actual = self._actual(**ending)
         for reservation in call.held:
             await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    def _actual(self, *, is_whole: bool, failed: bool, client_gone: bool) -> Cost:
-        has_body = self.call.first_byte is not None
-        return self.call.end(
-            Ending(self.call.status, has_body=has_body, is_whole=is_whole, failed=failed, client_gone=client_gone)
-        )
+    def _actual(self, **ending: bool) -> Cost:
+        return self.call.end(Ending(self.call.status, has_body=self.call.first_byte is not None, **ending))
 
 
 class _Stream:
@@ -249,8 +247,8 @@ class _Stream:
         except StopIteration:
             self._exchange.end(is_whole=True)
             raise
-        except BaseException:
-            self._exchange.end(failed=True)
+        except BaseException as error:
+            self._exchange.end(failed=True, timed_out=is_timeout(error))
             raise
         self._exchange.call.feed(chunk)
         return chunk
