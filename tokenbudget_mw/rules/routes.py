@@ -26,6 +26,8 @@ FORMATS: tuple[str, ...] = (
     "openai.completions",
     "openai.embeddings",
     "openai.responses",
+    "openai.images",
+    "openai.audio",
     "anthropic.messages",
     "bedrock.converse",
     "cohere",
