@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import BoundedApp
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -195,7 +196,8 @@ class _Connection:
         token = running.set(call)
         failed = True
         try:
-            await self._app(self._scope, self.receive, self.send)
+            app = self._app if route.on_budget_end == "pass" else BoundedApp(self._app, call)
+            await app(self._scope, self.receive, self.send)
             failed = False
         except RefusedError as error:
             if self._has_started:
@@ -323,6 +325,8 @@ class _Connection:
     async def _settle(self, actual: Cost) -> None:
         for reservation in self._call.held:
             await self._core.async_guard.settle(reservation, actual)
+        for reservation in self._call.extensions:
+            await self._core.async_guard.settle(reservation, NOTHING)
 
     def _ending(self, *, failed: bool) -> Ending:
         status = self._call.status

@@ -73,6 +73,10 @@ class Call:
 
         held: Reservations to settle when it ends.
 
+        extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
+
+        ended_by: The refusal that ended its stream.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -82,12 +86,15 @@ class Call:
     tap: Tap | None = None
     status: int | None = None
     content_type: str | None = None
+    content_encoding = ""
     is_stream = False
     first_byte: float | None = None
     duration = 0.0
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
+    extensions: tuple[Reservation, ...] = ()
+    ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
     _charges: tuple[Charge, ...] = ()
 
@@ -217,16 +224,17 @@ class Call:
         Take the start of the response: lower-case names and values.
         """
         self.status = status
-        encoding = ""
         for name, value in headers:
             if name == "content-type":
                 self.content_type = value.partition(";")[0].strip().lower()[:64]
             elif name == "content-encoding":
-                encoding = value
+                self.content_encoding = value.strip().lower()
         self.is_stream = self.content_type in STREAM_TYPES
         if self.route.format is not None:
             model = self.prompt.model if self.prompt else None
-            self.tap = self.core.meter.open_tap(self.route.format, self.content_type or "", encoding, model)
+            self.tap = self.core.meter.open_tap(
+                self.route.format, self.content_type or "", self.content_encoding, model
+            )
 
     def feed(self, chunk: bytes) -> None:
         """
@@ -357,6 +365,8 @@ class Call:
 
     def _outcome(self, ending: Ending, read: Usage | None) -> str:
         prompt = self.prompt
+        if self.ended_by is not None:
+            return "budget_end"
         if read is None and prompt is not None and not self._charges:
             read = UNREAD
         return outcome_of(ending, read, has_output=prompt is not None and prompt.max_output != 0)

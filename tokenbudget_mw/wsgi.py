@@ -9,7 +9,8 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import BoundedWSGI
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -134,7 +135,8 @@ class _Exchange:
             return self._refuse(refusal)
         running.set(self._call)
         try:
-            self._iterable = self._app(self._environ, self.start_response)
+            app = self._app if route.on_budget_end == "pass" else BoundedWSGI(self._app, self._call)
+            self._iterable = app(self._environ, self.start_response)
             self._iterator = iter(self._iterable)
         except RefusedError as error:
             self._iterator = self._exceed(error)
@@ -257,6 +259,8 @@ class _Exchange:
         )
         for reservation in call.held:
             self._core.guard.settle(reservation, actual)
+        for reservation in call.extensions:
+            self._core.guard.settle(reservation, NOTHING)
         if call.unrecorded is not None:
             raise call.unrecorded
 

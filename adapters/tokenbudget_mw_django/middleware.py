@@ -12,7 +12,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import abound, bound
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
@@ -161,6 +162,9 @@ class _Exchange:
     def pass_on(self, response: HttpResponseBase) -> HttpResponseBase:
         self._start(response)
         if response.streaming:
+            if self.call.route.on_budget_end != "pass":
+                content = bound(self.call, response.streaming_content, has_length="Content-Length" in response)  # type: ignore[attr-defined]
+                response.streaming_content = content  # type: ignore[attr-defined]
             response.streaming_content = _Stream(self, response)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
@@ -172,7 +176,10 @@ class _Exchange:
             return self.pass_on(response)
         self._start(response)
         if response.streaming:
-            response.streaming_content = self._astream(response.streaming_content)  # type: ignore[attr-defined]
+            content = response.streaming_content  # type: ignore[attr-defined]
+            if self.call.route.on_budget_end != "pass":
+                content = abound(self.call, content, has_length="Content-Length" in response)
+            response.streaming_content = self._astream(content)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         await self.aend(is_whole=True)
@@ -210,6 +217,8 @@ class _Exchange:
             actual = self._actual(**ending)
             for reservation in call.held:
                 call.core.guard.settle(reservation, actual)
+            for reservation in call.extensions:
+                call.core.guard.settle(reservation, NOTHING)
         running.set(None)
         if call.unrecorded is not None:
             raise call.unrecorded
@@ -221,6 +230,8 @@ class _Exchange:
         actual = self._actual(**ending)
         for reservation in call.held:
             await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
+        for reservation in call.extensions:
+            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, NOTHING)))
         if call.unrecorded is not None:
             raise call.unrecorded
 

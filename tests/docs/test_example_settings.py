@@ -16,7 +16,9 @@ from tokenbudget_mw.wiring import wire
 Load = Callable[[str], ModuleType]
 
 
-@pytest.mark.parametrize("name", ["settings_full", "shadow", "tariffs", "identify_user", "limit_dicts", "settle_rules"])
+@pytest.mark.parametrize(
+    "name", ["settings_full", "shadow", "tariffs", "identify_user", "limit_dicts", "settle_rules", "ending_streams"]
+)
 def test_settings_on_a_page_are_valid(example: Load, name: str) -> None:
     """The dict passes the checks that an app's start makes."""
     assert Settings.from_mapping(example(name).TOKENBUDGET)

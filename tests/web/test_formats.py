@@ -159,3 +159,22 @@ def test_pictures_are_metered() -> None:
 
     assert (said.output_tokens, said.settle_reason) == (272, "complete")
     assert (silent.output_tokens, silent.settle_reason, silent.usage_source) == (272, "no_usage", "estimated")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_streams_end_with_their_budget_in_every_dialect(name: str) -> None:
+    """A stream of 500 words on a budget of 100 tokens ends as that format ends, and is charged no more."""
+    route = {"path": CALLS[name][2], "format": name, "on_budget_end": "finish"}
+    given = {"routes": [route], "plans": {"one": ["100 tokens/minute"]}, "output_reserve": 16}
+    bench = rig(name, Script(usage="never", output_tokens=500), **given)
+    _, path, _, model, body, _ = CALLS[name]
+
+    sent = bench.run(request({"model": model} | body | {"stream": True}), path=path)
+
+    (row,) = bench.rows()
+    assert (sent[-1].get("more_body", False), row.settle_reason, row.limit_name) == (
+        False,
+        "budget_end",
+        "tokens-minute",
+    )
+    assert 16 <= row.output_tokens <= 100

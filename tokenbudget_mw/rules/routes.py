@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Facts
 
-__all__ = ["FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
+__all__ = ["ENDABLE", "FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
 
 FORMATS: tuple[str, ...] = (
     "openai.chat",
@@ -36,6 +36,18 @@ FORMATS: tuple[str, ...] = (
     "auto",
 )
 """Wire formats of request and response that a route may name; ``auto`` is detected."""
+
+ENDABLE = frozenset({
+    "openai.chat",
+    "openai.completions",
+    "openai.responses",
+    "anthropic.messages",
+    "bedrock.converse",
+    "cohere",
+    "gemini",
+    "ollama",
+})  # fmt: skip
+"""Formats whose streams can be ended early, in the format itself."""
 
 ANY = Route("*")
 """The route of every path where the settings name none, and of unnamed paths under ``default: protect``."""

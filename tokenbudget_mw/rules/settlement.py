@@ -23,6 +23,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
         "no_usage": "actual",
         "empty": "actual",
         "truncated": "partial",
+        "budget_end": "partial",
         "client_gone": "partial",
         "client_gone_early": "input",
         "app_error": "refund",
@@ -36,7 +37,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
 Outcome of a call -> what it is charged.
 
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
-format did. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
+format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
 ``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, or answered 504.
 """
 
