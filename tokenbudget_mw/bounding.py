@@ -270,10 +270,9 @@ class _Bounded:
         return self
 
     def __next__(self) -> bytes:
-        if self._bounds.is_cut:
-            raise StopIteration
         passing = self._bounds.pass_on(next(self._iterator))
         if self._bounds.is_cut:
+            self._iterator = iter(())
             self.close()
         return passing
 
