@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tokenbudget_mw.bounding import BoundedApp
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
+from tokenbudget_mw.refusing import RESPONSE_HEADERS
+from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import Facts, LazyHeaders
@@ -36,10 +37,13 @@ LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"
 READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
 
-NAMES = {name: name.encode() for name in LIMIT_HEADERS}
+NAMES = {name: name.encode() for name in RESPONSE_HEADERS}
 
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
+
+MOST_REASON = 123
+"""Most bytes of a close's reason (RFC 6455, section 5.5)."""
 
 
 class ASGIMiddleware:
@@ -200,7 +204,7 @@ class _Connection:
             await app(self._scope, self.receive, self.send)
             failed = False
         except RefusedError as error:
-            if self._has_started:
+            if self._has_started and self._scope["type"] != "websocket":
                 raise
             refusal = call.exceed(decision_of_error(error))
             self._is_whole = True
@@ -350,8 +354,10 @@ class _Connection:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _refuse_websocket(self, start: dict[str, Any], body: bytes) -> None:
-        if "websocket.http.response" in (self._scope.get("extensions") or {}):
+        if not self._has_started and "websocket.http.response" in (self._scope.get("extensions") or {}):
             await self._send({"type": "websocket.http.response.start", **start})
             await self._send({"type": "websocket.http.response.body", "body": body})
         else:
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            reason = self._call.decision.message if self._call.decision else ""
+            bounded = reason.encode()[:MOST_REASON].decode(errors="ignore")
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": bounded})

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take
-from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
@@ -176,28 +176,22 @@ class Call:
         End the call before its app ran, and return the response.
         """
         self.decision = decision
-        self.status = decision.status
+        refusal = refusal_for(self, decision)
+        self.status = refusal.status
         self.duration = self.core.timer() - self.started
         self.is_ended = True
         if self.core.settings.record_refusals and self.subject is not None:
             self._record((), settle_reason="refused")
-        return refusals.render(decision, style=self._style(), request_id=self.id)
+        return refusal
 
     def exceed(self, decision: Decision) -> Refusal:
         """
         Return the response to a call whose handler was refused a reservation and let that end it.
         """
         self.decision = decision
-        self.status = decision.status
-        return refusals.render(decision, style=self._style(), request_id=self.id)
-
-    def _style(self) -> str:
-        style = self.core.settings.refusals
-        if style != "auto":
-            return style
-        if self.route.format is None and "application/problem+json" in (self.facts.header("accept") or ""):
-            return "problem"
-        return "hybrid"
+        refusal = refusal_for(self, decision)
+        self.status = refusal.status
+        return refusal
 
     # -- while the app runs ----------------------------------------------------------------------------------------
 
@@ -207,7 +201,7 @@ class Call:
         """
         # a refusal that a handler's framework renders brings its own
         decision = self.decision
-        return refusals.limit_headers(decision.tallies) if decision and decision.admitted else []
+        return headers_for(self, decision.tallies) if decision and decision.admitted else []
 
     def hold(self, decision: Decision) -> None:
         """

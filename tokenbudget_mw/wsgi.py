@@ -34,6 +34,8 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
 """Headers that stand in an environment without ``HTTP_`` (PEP 3333, "environ Variables")."""
 
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
 
 class WSGIMiddleware:
     """
@@ -279,7 +281,7 @@ class _Exchange:
         return iter(self._refuse(refusal))
 
     def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
-        line = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
+        line = f"{refusal.status} {PHRASES.get(refusal.status, 'Refused')}"
         self._start_response(line, [(_title(name), value) for name, value in refusal.headers])
         return [b"" if self._call.facts.method == "HEAD" else refusal.body]
 

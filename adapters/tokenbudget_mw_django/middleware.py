@@ -16,6 +16,7 @@ from tokenbudget_mw.bounding import abound, bound
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
+from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
@@ -91,9 +92,8 @@ class TokenBudgetMiddleware:
         """
         Turn a refused reservation into its response; every other error stays what it is.
         """
-        del request
         if isinstance(error, RefusedError):
-            return _response_of(refusal_of(error))
+            return _response_of(refusal_of(error), request)
         return None
 
 
@@ -127,7 +127,7 @@ class _Exchange:
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
-            return _response_of(call.refuse(decision))
+            return _response_of(call.refuse(decision), self._request)
         call.hold(decision)
         return None
 
@@ -141,7 +141,7 @@ class _Exchange:
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
-            return _response_of(call.refuse(decision))
+            return _response_of(call.refuse(decision), self._request)
         call.hold(decision)
         return None
 
@@ -188,7 +188,7 @@ class _Exchange:
     def _start(self, response: HttpResponseBase) -> None:
         self.call.respond(response.status_code, [(name.lower(), value) for name, value in response.items()])
         for name, value in self.call.limit_headers():
-            response[name] = value
+            response[name] = f"{response[name]}, {value}" if name == EXPOSE and name in response else value
 
     def _feed_whole(self, response: HttpResponseBase) -> None:
         self.call.feed(response.content)  # type: ignore[attr-defined]
@@ -271,5 +271,7 @@ class _Stream:
         self._exchange.end(client_gone=True)
 
 
-def _response_of(refusal: Refusal) -> HttpResponse:
-    return HttpResponse(refusal.body, status=refusal.status, headers=dict(refusal.headers))
+def _response_of(refusal: Refusal, request: HttpRequest) -> HttpResponse:
+    return HttpResponse(
+        b"" if request.method == "HEAD" else refusal.body, status=refusal.status, headers=dict(refusal.headers)
+    )

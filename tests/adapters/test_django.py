@@ -212,6 +212,20 @@ def test_t07_client_leaves_an_async_stream() -> None:
     assert is_free("aleaves")
 
 
+def test_refused_head_has_no_body() -> None:
+    """A refusal to HEAD says how long it would be, and has no body; scripts of a named origin may read the rest."""
+    given = TOKENBUDGET | {"plans": {"one": ["1 request/minute"]}, "cors_origins": ["https://a.example"]}
+    with override_settings(TOKENBUDGET=given):
+        client = Client(headers={"x-subject": "heads", "origin": "https://a.example"})
+        admitted, refused = client.get("/plain/streamed"), client.head("/plain/streamed")
+        b"".join(admitted.streaming_content)
+
+    assert (refused.status_code, refused.content) == (429, b"")
+    assert int(refused["Content-Length"]) > 0
+    assert refused["Access-Control-Allow-Origin"] == "https://a.example"
+    assert admitted["Access-Control-Expose-Headers"] == "ratelimit-policy, ratelimit"
+
+
 ENDING: dict[str, Any] = TOKENBUDGET | {
     "routes": [{"path": "/*", "format": "openai.chat", "on_budget_end": "finish"}],
     "plans": {"one": ["100 tokens/minute"]},

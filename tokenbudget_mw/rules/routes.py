@@ -55,6 +55,7 @@ ANY = Route("*")
 _SLASHES = re.compile(r"[/\\]+")
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 512
+_CREDENTIALS = ("authorization", "x-api-key", "api-key", "cookie")
 _OVERRIDABLE = frozenset({"PUT", "PATCH", "DELETE"})
 
 
@@ -180,4 +181,4 @@ def is_preflight(facts: Facts) -> bool:
         return False
     if facts.header("transfer-encoding") is not None or facts.header("content-length") not in (None, "", "0"):
         return False
-    return facts.header("authorization") is None
+    return not any(facts.header(name) for name in _CREDENTIALS)

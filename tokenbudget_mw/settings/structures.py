@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from tokenbudget_mw.rules.layers import counted
+from tokenbudget_mw.rules.messages import ANY_LANGUAGE, CODES, check
 from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.rules.routes import ENDABLE, FORMATS, normalise
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES
@@ -17,7 +18,7 @@ from tokenbudget_mw.settings.limits import SCOPES, Context, read_limits
 from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
 from tokenbudget_mw.values import Limit, Mode, Route, Scope
 
-__all__ = ["read_database", "read_plans", "read_routes", "read_top_limits"]
+__all__ = ["read_database", "read_messages", "read_plans", "read_routes", "read_top_limits"]
 
 _PLAN_KEYS = ("limits", "holder", "mode")
 _ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle", "on_budget_end")
@@ -213,6 +214,32 @@ _ROUTE_READERS = {
     "settle": _read_settle,
     "on_budget_end": _read_on_budget_end,
 }
+
+
+def read_messages(value: Any) -> Mapping[str, Mapping[str, str]]:
+    """
+    Read what refusals say: reason -> template, or language -> reason -> template.
+    """
+    if not isinstance(value, Mapping):
+        raise Invalid(f"a dict is expected, not {kind_of(value)}")
+    groups = {name: given for name, given in value.items() if isinstance(given, Mapping)}
+    if not groups:
+        groups = {ANY_LANGUAGE: value}
+    elif len(groups) < len(value):
+        raise Invalid("messages are given by reason, or by language and reason, not both; '*' is any language")
+    return {text(name).lower(): _read_templates(templates) for name, templates in groups.items()}
+
+
+def _read_templates(value: Any) -> Mapping[str, str]:
+    templates = reading.pairs(text)(value)
+    for code, template in templates.items():
+        if code not in CODES:
+            raise Invalid(f"unknown reason '{code}'{did_you_mean(code, CODES)}")
+        try:
+            check(template)
+        except ValueError as exc:
+            raise Invalid(f"the message for '{code}' is no template: {exc}") from None
+    return templates
 
 
 def _note_twins(routes: list[Route], problems: Problems) -> None:
