@@ -105,6 +105,7 @@ class _Bounds:
             decision = yield self._request(self._step)
             if decision.admitted and decision.reservation is not None:
                 call.extensions = (*call.extensions, decision.reservation)
+                call.core.heartbeat.hold(decision.reservation)
                 stream.allow(self._step)
                 self._step *= 2
                 return None

@@ -15,22 +15,24 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
-from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
+from tokenbudget_mw.settling import charges_for, outcome_for
 from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.pricing import Priced
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, Usage
+    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
 __all__ = ["Call", "current", "running"]
 
@@ -77,6 +79,8 @@ class Call:
 
         ended_by: The refusal that ended its stream.
 
+        counting: The exact count that an ``async`` route makes meanwhile.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -96,6 +100,7 @@ class Call:
     extensions: tuple[Reservation, ...] = ()
     ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
+    counting: Future[TokenCount] | None = None
     _charges: tuple[Charge, ...] = ()
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
@@ -154,6 +159,8 @@ class Call:
             raise PayloadError(message, status=415)
         if is_whole:
             self.prompt = meter.read_prompt(self.route, body, self.facts.path)
+            if self.route.count == "async":
+                self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
         else:
             length = self.facts.header("content-length")
             known = int(length) if length is not None and length.isdecimal() else None
@@ -170,6 +177,12 @@ class Call:
         reserve = self.core.settings.output_reserve
         upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
         return Request(self.id, subject, self.route, self.model_name, upper, least)
+
+    def is_refused(self) -> bool:
+        """
+        Tell whether it ended before its app ran.
+        """
+        return self.decision is not None and not self.decision.admitted
 
     def refuse(self, decision: Decision) -> Refusal:
         """
@@ -212,6 +225,7 @@ class Call:
         self.decision = decision
         if decision.reservation is not None:
             self.held = (*self.held, decision.reservation)
+            self.core.heartbeat.hold(decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -227,7 +241,11 @@ class Call:
         if self.route.format is not None:
             model = self.prompt.model if self.prompt else None
             self.tap = self.core.meter.open_tap(
-                self.route.format, self.content_type or "", self.content_encoding, model
+                self.route.format,
+                self.content_type or "",
+                self.content_encoding,
+                model,
+                is_counted=self.route.count != "off",
             )
 
     def feed(self, chunk: bytes) -> None:
@@ -344,42 +362,22 @@ class Call:
         with _ending:
             self.is_ended = True
             reported = self._charges
+        for reservation in self.held + self.extensions:
+            self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
+        if self.counting is not None:
+            self.prompt = counted_by_now(self.prompt, self.counting)
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
             return ONE_REQUEST
-        outcome = self._outcome(ending, None if reported else tapped)
-        charges = reported or self._settled(outcome, tapped)
+        outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
+        charges = reported or charges_for(self, outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
-
-    def _outcome(self, ending: Ending, read: Usage | None) -> str:
-        prompt = self.prompt
-        if self.ended_by is not None:
-            return "budget_end"
-        if read is None and prompt is not None and not self._charges:
-            read = UNREAD
-        return outcome_of(ending, read, has_output=prompt is not None and prompt.max_output != 0)
-
-    def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
-        prompt = self.prompt
-        if tapped is not None and prompt is not None and tapped.source == "provider" and not prompt.input.exact:
-            self.core.meter.learn(prompt.model, prompt.input, tapped.input_tokens)
-        rule = self.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
-        usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=self._reserved())
-        if usage.source == "none":
-            return ()
-        return (Charge(usage, self.price(usage, prompt.model if prompt else None)),)
-
-    def _reserved(self) -> Cost:
-        if self.held:
-            return self.held[0].cost
-        # no limit applied, so nothing was held; what would have been is the same
-        return NOTHING if self.prompt is None else self.request().upper
 
     def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
         for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):
