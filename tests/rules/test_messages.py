@@ -1,9 +1,13 @@
 """What refusals say, in a host's own words."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokenbudget_mw
 from tokenbudget_mw.rules.messages import CODES, check, languages_of, reword
 from tokenbudget_mw.values import Decision
 
@@ -58,13 +62,10 @@ def test_a_template_that_could_fail_is_none(template: str) -> None:
 
 
 def test_codes_are_those_that_are_refused_with() -> None:
-    """Every code in the sources can be given a message."""
-    import re
-    from pathlib import Path
-
-    import tokenbudget_mw
-
+    """Every code in the sources can be given a message, and stands on the page."""
+    page = (Path(__file__).parents[2] / "docs" / "refusals.md").read_text()
     sources = "".join(path.read_text() for path in Path(tokenbudget_mw.__file__).parent.rglob("*.py"))
     used = set(re.findall(r'\bcode(?:: str)? ?= ?"([a-z_]+)"', sources)) - {"ok"}
 
     assert used <= set(CODES)
+    assert [code for code in CODES if f"`{code}`" not in page] == []

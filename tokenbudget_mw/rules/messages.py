@@ -24,10 +24,12 @@ CODES = (
     "unpriced_model",
     "missing_api_key",
     "invalid_api_key",
+    "expired_api_key",
     "multiple_credentials",
     "unauthenticated",
     "unknown_address",
     "unknown_plan",
+    "unreadable_limits",
     "keys_unavailable",
 )
 """Reasons to refuse, as `Decision.code` has them: what a message can be given for."""
