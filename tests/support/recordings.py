@@ -260,6 +260,31 @@ def cohere() -> Recording:
     return Recording("cohere", tuple(sse(event) for event in events), usage_meant, len(words), body)
 
 
+def completions() -> Recording:
+    """Two prompts answered in turns; the usage comes behind both, without choices."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21}
+    usage |= {"prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": 2}}
+    head = {"id": "cmpl", "object": "text_completion", "created": 1, "model": "gpt-3.5-turbo-instruct"}
+    texts = ["one ", '"usage": {"prompt_tokens": 1, ', '"completion_tokens": 1} ', "two "]
+
+    def chunk(index: int, text: str, finish: str | None = None) -> dict:
+        return {**head, "choices": [{"index": index, "text": text, "logprobs": None, "finish_reason": finish}]}
+
+    chunks = [{**chunk(at % 2, text), "usage": None} for at, text in enumerate(texts)]
+    chunks += [chunk(0, "", "stop"), chunk(1, "", "length"), {**head, "choices": [], "usage": usage}]
+    ends = {0: "stop", 1: "length"}
+    choices = [
+        {"index": at, "text": "".join(texts[at::2]), "logprobs": None, "finish_reason": end} for at, end in ends.items()
+    ]
+    return Recording(
+        "openai.completions",
+        (*map(sse, chunks), b"data: [DONE]\n\n"),
+        Usage(12, 9, reasoning_tokens=2, model="gpt-3.5-turbo-instruct", provider="openai"),
+        len("".join(texts).split()),
+        {**head, "choices": choices, "usage": usage},
+    )
+
+
 def images() -> Recording:
     """Partial pictures, then the whole one with the usage behind it; no model, no text."""
     usage = {"total_tokens": 1556, "input_tokens": 500, "output_tokens": 1056}
@@ -306,6 +331,7 @@ def speech() -> Recording:
 
 
 _ALL = (
+    completions(),
     openai_responses(),
     gemini(),
     gemini_array(),
