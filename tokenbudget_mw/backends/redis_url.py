@@ -227,7 +227,9 @@ def _tls(options: dict[str, Any]) -> ssl.SSLContext | None:
     # redis-py knows how the URL's ssl_… options make a context. Made once: loading certificates takes its time.
     if not issubclass(options.get("connection_class", object), SSLConnection):
         return None
-    chosen = {"ssl_check_hostname": True} | {name: options[name] for name in options if name.startswith("ssl_")}
+    chosen: dict[str, Any] = {"ssl_check_hostname": True} | {
+        name: options[name] for name in options if name.startswith("ssl_")
+    }
     try:
         return AsyncSSLConnection(**chosen).ssl_context.get()
     except (OSError, RedisError, TypeError) as exc:

@@ -339,11 +339,11 @@ class KeyStore:
         return self.get(kid)
 
     def _written(self, limits: Iterable[str | Mapping[str, Any]]) -> str | None:
-        limits = tuple(limits) if not isinstance(limits, str | Mapping) else (limits,)
-        if not limits:
+        written: list[Any] = [limits] if isinstance(limits, str | Mapping) else [*limits]
+        if not written:
             return None
         self._check_place()
-        return self._limit_reader().write(limits)
+        return self._limit_reader().write(written)
 
     def _check_place(self) -> None:
         if is_behind(self._engine):

@@ -70,7 +70,7 @@ def used(engine: Engine, questions: Sequence[Question], model_name: Callable[[st
 
 def _answer(connection: Connection, question: Question, model_name: Callable[[str], str]) -> tuple[int, ...]:
     few = _few(connection, question)
-    added = chain.from_iterable(map(connection.execute, statements(connection, question)))
+    added: Iterable[Any] = chain.from_iterable(map(connection.execute, statements(connection, question)))
     sums = [0] * len(question.spans)
     for at, model, *halves in added if few is None else few:
         if question.model is None or (model and model_name(model) == question.model):

@@ -191,13 +191,13 @@ def _barred(reply: Reply) -> Decision:
 
 def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
     ask = plan.ask
-    held = [
-        (Hold(check, state.slot), limit.unit)
-        for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True)
-        if state.slot >= 0
-    ]
-    holds, units = tuple([hold for hold, _ in held]), tuple([unit for _, unit in held])
-    return Reservation(ask.id, ask.tag, holds, units, plan.cost, now + ask.lease)
+    holds: list[Hold] = []
+    units: list[Unit] = []
+    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
+        if state.slot >= 0:
+            holds.append(Hold(check, state.slot))
+            units.append(limit.unit)
+    return Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease)
 
 
 def without_backend(plan: Plan) -> Decision:

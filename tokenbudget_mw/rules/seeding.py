@@ -98,7 +98,9 @@ def questions(plan: Plan, unseeded: Sequence[int], request: Request, now: float)
     found = {}
     for at in unseeded:
         limit = plan.limits[at]
-        scopes = [(scope, _value(scope, request.subject, request.route)) for scope in limit.per]
+        scopes: list[tuple[Scope, str | None]] = [
+            (scope, _value(scope, request.subject, request.route)) for scope in limit.per
+        ]
         found[at] = Question(
             scopes=tuple([(scope, value) for scope, value in scopes if value is not None]),
             account=request.subject.account,

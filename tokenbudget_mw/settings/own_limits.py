@@ -97,7 +97,8 @@ class OwnLimits:
         """
         problems = Problems()
         lasting: list[Any] = []
-        for at, value in enumerate([limits] if isinstance(limits, str | Mapping) else limits):
+        written: list[Any] = [limits] if isinstance(limits, str | Mapping) else [*limits]
+        for at, value in enumerate(written):
             with problems.at(f"limits[{at}]"):
                 if isinstance(value, str):
                     lasting += split_limits(reading.text(value))

@@ -4,6 +4,7 @@ Who asks for what: values of a request before it is decided.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -30,17 +31,17 @@ class LazyHeaders(Sequence[tuple[str, str]]):
 
     _pairs: tuple[tuple[str, str], ...]
 
+    @abstractmethod
     def first(self, name: str) -> str | None:
         """
         Return the first value of header *name* (lower case), or None.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> Iterable[tuple[str, str]]:
         """
         Return pairs of lower-case name and value, in order, duplicates kept.
         """
-        raise NotImplementedError
 
     def _all(self) -> tuple[tuple[str, str], ...]:
         try:
