@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.asgi import ASGIMiddleware
     from tokenbudget_mw.call import Call, current
     from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, TokenBudgetError
+    from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.settings.own_limits import own_limits
     from tokenbudget_mw.values import Decision, Facts, Subject, Usage
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigurationError",
     "Decision",
     "Facts",
+    "Refusal",
     "Settings",
     "Subject",
     "TokenBudgetError",
@@ -42,6 +44,7 @@ _HOMES = {
     "ConfigurationError": "errors",
     "Decision": "values",
     "Facts": "values",
+    "Refusal": "rules.refusals",
     "Settings": "settings",
     "Subject": "values",
     "TokenBudgetError": "errors",

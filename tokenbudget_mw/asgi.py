@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import BoundedApp
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import arecount
-from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
+from tokenbudget_mw.refusing import RESPONSE_HEADERS
+from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
@@ -36,10 +38,13 @@ LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"
 READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
 
-NAMES = {name: name.encode() for name in LIMIT_HEADERS}
+NAMES = {name: name.encode() for name in RESPONSE_HEADERS}
 
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
+
+MOST_REASON = 123
+"""Most bytes of a close's reason (RFC 6455, section 5.5)."""
 
 
 class ASGIMiddleware:
@@ -178,6 +183,7 @@ class _Connection:
     _has_started = False
     _is_whole = False
     _is_client_gone = False
+    _timed_out = False
     _seen: tuple[Message, ...] = ()
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,10 +202,11 @@ class _Connection:
         token = running.set(call)
         failed = True
         try:
-            await self._app(self._scope, self.receive, self.send)
+            app = self._app if route.on_budget_end == "pass" else BoundedApp(self._app, call)
+            await app(self._scope, self.receive, self.send)
             failed = False
         except RefusedError as error:
-            if self._has_started:
+            if self._has_started and self._scope["type"] != "websocket":
                 raise
             refusal = call.exceed(decision_of_error(error))
             self._is_whole = True
@@ -207,6 +214,9 @@ class _Connection:
             await self._refuse(refusal)
         except asyncio.CancelledError:
             self._is_client_gone = True
+            raise
+        except Exception as error:
+            self._timed_out = is_timeout(error)
             raise
         finally:
             running.reset(token)
@@ -330,6 +340,8 @@ class _Connection:
     async def _settle(self, actual: Cost) -> None:
         for reservation in self._call.held:
             await self._core.async_guard.settle(reservation, actual)
+        for reservation in self._call.extensions:
+            await self._core.async_guard.settle(reservation, NOTHING)
 
     def _ending(self, *, failed: bool) -> Ending:
         status = self._call.status
@@ -339,6 +351,7 @@ class _Connection:
             is_whole=self._is_whole or (status == HTTPStatus.SWITCHING_PROTOCOLS and not failed),
             failed=failed,
             client_gone=self._is_client_gone,
+            timed_out=self._timed_out,
         )
 
     async def _refuse(self, refusal: Refusal) -> None:
@@ -352,8 +365,10 @@ class _Connection:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _refuse_websocket(self, start: dict[str, Any], body: bytes) -> None:
-        if "websocket.http.response" in (self._scope.get("extensions") or {}):
+        if not self._has_started and "websocket.http.response" in (self._scope.get("extensions") or {}):
             await self._send({"type": "websocket.http.response.start", **start})
             await self._send({"type": "websocket.http.response.body", "body": body})
         else:
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            reason = self._call.decision.message if self._call.decision else ""
+            bounded = reason.encode()[:MOST_REASON].decode(errors="ignore")
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": bounded})

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
+from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take
-from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
-from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, outcome_of, settled_usage
+from tokenbudget_mw.settling import charges_for, outcome_for
 from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class Call:
 
         held: Reservations to settle when it ends.
 
+        extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
+
+        ended_by: The refusal that ended its stream.
+
         counting: The exact count that an ``async`` route makes meanwhile.
 
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
@@ -86,12 +90,15 @@ class Call:
     tap: Tap | None = None
     status: int | None = None
     content_type: str | None = None
+    content_encoding = ""
     is_stream = False
     first_byte: float | None = None
     duration = 0.0
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
+    extensions: tuple[Reservation, ...] = ()
+    ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
     _charges: tuple[Charge, ...] = ()
@@ -182,28 +189,22 @@ class Call:
         End the call before its app ran, and return the response.
         """
         self.decision = decision
-        self.status = decision.status
+        refusal = refusal_for(self, decision)
+        self.status = refusal.status
         self.duration = self.core.timer() - self.started
         self.is_ended = True
         if self.core.settings.record_refusals and self.subject is not None:
             self._record((), settle_reason="refused")
-        return refusals.render(decision, style=self._style(), request_id=self.id)
+        return refusal
 
     def exceed(self, decision: Decision) -> Refusal:
         """
         Return the response to a call whose handler was refused a reservation and let that end it.
         """
         self.decision = decision
-        self.status = decision.status
-        return refusals.render(decision, style=self._style(), request_id=self.id)
-
-    def _style(self) -> str:
-        style = self.core.settings.refusals
-        if style != "auto":
-            return style
-        if self.route.format is None and "application/problem+json" in (self.facts.header("accept") or ""):
-            return "problem"
-        return "hybrid"
+        refusal = refusal_for(self, decision)
+        self.status = refusal.status
+        return refusal
 
     # -- while the app runs ----------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class Call:
         """
         # a refusal that a handler's framework renders brings its own
         decision = self.decision
-        return refusals.limit_headers(decision.tallies) if decision and decision.admitted else []
+        return headers_for(self, decision.tallies) if decision and decision.admitted else []
 
     def hold(self, decision: Decision) -> None:
         """
@@ -231,17 +232,20 @@ class Call:
         Take the start of the response: lower-case names and values.
         """
         self.status = status
-        encoding = ""
         for name, value in headers:
             if name == "content-type":
                 self.content_type = value.partition(";")[0].strip().lower()[:64]
             elif name == "content-encoding":
-                encoding = value
+                self.content_encoding = value.strip().lower()
         self.is_stream = self.content_type in STREAM_TYPES
         if self.route.format is not None:
             model = self.prompt.model if self.prompt else None
             self.tap = self.core.meter.open_tap(
-                self.route.format, self.content_type or "", encoding, model, is_counted=self.route.count != "off"
+                self.route.format,
+                self.content_type or "",
+                self.content_encoding,
+                model,
+                is_counted=self.route.count != "off",
             )
 
     def feed(self, chunk: bytes) -> None:
@@ -358,7 +362,7 @@ class Call:
         with _ending:
             self.is_ended = True
             reported = self._charges
-        for reservation in self.held:
+        for reservation in self.held + self.extensions:
             self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
         if self.counting is not None:
@@ -367,29 +371,13 @@ class Call:
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
             return ONE_REQUEST
-        outcome = outcome_of(ending, None if reported else tapped)
-        charges = reported or self._settled(outcome, tapped)
+        outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
+        charges = reported or charges_for(self, outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
-
-    def _settled(self, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
-        prompt = self.prompt
-        if tapped is not None and prompt is not None and tapped.source == "provider" and not prompt.input.exact:
-            self.core.meter.learn(prompt.model, prompt.input, tapped.input_tokens)
-        rule = self.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
-        usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=self._reserved())
-        if usage.source == "none":
-            return ()
-        return (Charge(usage, self.price(usage, prompt.model if prompt else None)),)
-
-    def _reserved(self) -> Cost:
-        if self.held:
-            return self.held[0].cost
-        # no limit applied, so nothing was held; what would have been is the same
-        return NOTHING if self.prompt is None else self.request().upper
 
     def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
         for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from tokenbudget_mw.heartbeat import Heartbeat
     from tokenbudget_mw.identify import Identifier
     from tokenbudget_mw.operators import Explanation
+    from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.routes import RouteTable
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Prompt, Route, Subject, TokenCount, UsageRecord
+    from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, TokenCount, UsageRecord
+
+    RenderRefusal = Callable[[Refusal, Decision, Facts], Refusal | None]
 
 __all__ = ["Core", "Meter"]
 
@@ -141,6 +144,8 @@ class Core:
         timer: Measures durations, in seconds.
 
         closers: Called at the end, in order.
+
+        render_refusal: The host's own rendering of refusals (see the setting).
     """
 
     settings: Settings
@@ -157,6 +162,7 @@ class Core:
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
+    render_refusal: RenderRefusal | None = None
     _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
     _changing: Lock = field(default_factory=Lock)
 

@@ -167,7 +167,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         price_id=priced.price_id,
         price_kind=priced.kind,
         decision=_decision_of(call.decision),
-        limit_name=_limit_of(call.decision),
+        limit_name=_limit_of(call.ended_by or call.decision),
         settle_reason=settle_reason,
         correlation_id=_bounded(facts.header("x-request-id")) or call.id,
         trace_id=_trace_of(facts.header("traceparent")),

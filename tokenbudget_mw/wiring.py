@@ -96,6 +96,7 @@ def wire(
         heartbeat=Heartbeat(backend, checked.lease, now),
         clock=now,
         timer=clock or time.perf_counter,
+        render_refusal=_render_refusal(checked),
         **accounting,
     )
     core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close, database.close]
@@ -229,10 +230,19 @@ def _identifier(settings: Settings, keys: KeyCache | None) -> Identifier:
     return CustomIdentifier(wanted if callable(wanted) else _import(wanted))
 
 
-def _import(path: str) -> Callable[..., Any]:
-    found = _object(path, "identify", "Give 'api_key', 'ip', a callable or 'package.module.name'.")
+def _render_refusal(settings: Settings) -> Any:
+    wanted = settings.render_refusal
+    if wanted is None or callable(wanted):
+        return wanted
+    return _import(wanted, "render_refusal", "Give a callable or 'package.module.name'.")
+
+
+def _import(
+    path: str, setting: str = "identify", hint: str = "Give 'api_key', 'ip', a callable or 'package.module.name'."
+) -> Callable[..., Any]:
+    found = _object(path, setting, hint)
     if not callable(found):
-        message = f"at `identify`: {path!r} is a {type(found).__name__}, not a callable."
+        message = f"at `{setting}`: {path!r} is a {type(found).__name__}, not a callable."
         raise ConfigurationError(message)
     return found  # type: ignore[no-any-return]
 

@@ -9,12 +9,13 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import BoundedWSGI
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import recount
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import Facts, LazyHeaders
 from tokenbudget_mw.wiring import wire
 
@@ -33,6 +34,8 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
 """Headers that stand in an environment without ``HTTP_`` (PEP 3333, "environ Variables")."""
+
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class WSGIMiddleware:
@@ -123,7 +126,7 @@ class _Exchange:
         self._start_response = start_response
         self._left: int | None = None
         self._is_whole = False
-        self._failed = False
+        self._failed = self._timed_out = False
         self._iterable: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] = iter(())
         self._call: Call
@@ -135,12 +138,13 @@ class _Exchange:
             return self._refuse(refusal)
         running.set(self._call)
         try:
-            self._iterable = self._app(self._environ, self.start_response)
+            app = self._app if route.on_budget_end == "pass" else BoundedWSGI(self._app, self._call)
+            self._iterable = app(self._environ, self.start_response)
             self._iterator = iter(self._iterable)
         except RefusedError as error:
             self._iterator = self._exceed(error)
-        except BaseException:
-            self._abort()
+        except BaseException as error:
+            self._abort(error)
             raise
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(self._iterable, wrapper):
@@ -215,8 +219,8 @@ class _Exchange:
             # a generator runs only now, and may be refused before it began to answer
             self._iterator = self._exceed(error)
             return next(self._iterator)
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failed, self._timed_out = True, is_timeout(error)
             raise
         self._pass(chunk)
         return chunk
@@ -250,21 +254,30 @@ class _Exchange:
         gone = not self._is_whole and not self._failed
         has_body = call.first_byte is not None
         actual = call.end(
-            Ending(call.status, has_body=has_body, is_whole=self._is_whole, failed=self._failed, client_gone=gone)
+            Ending(
+                call.status,
+                has_body=has_body,
+                is_whole=self._is_whole,
+                failed=self._failed,
+                client_gone=gone,
+                timed_out=self._timed_out,
+            )
         )
         for reservation in call.held:
             self._core.guard.settle(reservation, actual)
+        for reservation in call.extensions:
+            self._core.guard.settle(reservation, NOTHING)
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    def _abort(self) -> None:
-        self._failed = True
+    def _abort(self, error: BaseException) -> None:
+        self._failed, self._timed_out = True, is_timeout(error)
         self._end()
         running.set(None)
 
     def _exceed(self, error: RefusedError) -> Iterator[bytes]:
         if self._call.status is not None:
-            self._abort()
+            self._abort(error)
             raise error
         refusal = self._call.exceed(decision_of_error(error))
         self._is_whole = True
@@ -272,7 +285,7 @@ class _Exchange:
         return iter(self._refuse(refusal))
 
     def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
-        line = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
+        line = f"{refusal.status} {PHRASES.get(refusal.status, 'Refused')}"
         self._start_response(line, [(_title(name), value) for name, value in refusal.headers])
         return [b"" if self._call.facts.method == "HEAD" else refusal.body]
 

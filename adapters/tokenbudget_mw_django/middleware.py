@@ -12,12 +12,14 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.bounding import abound, bound
+from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
+from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
-from tokenbudget_mw.rules.settlement import Ending
+from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
@@ -90,9 +92,8 @@ class TokenBudgetMiddleware:
         """
         Turn a refused reservation into its response; every other error stays what it is.
         """
-        del request
         if isinstance(error, RefusedError):
-            return _response_of(refusal_of(error))
+            return _response_of(refusal_of(error), request)
         return None
 
 
@@ -126,7 +127,7 @@ class _Exchange:
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
-            return _response_of(call.refuse(decision))
+            return _response_of(call.refuse(decision), self._request)
         call.hold(decision)
         return None
 
@@ -140,7 +141,7 @@ class _Exchange:
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
-            return _response_of(call.refuse(decision))
+            return _response_of(call.refuse(decision), self._request)
         call.hold(decision)
         return None
 
@@ -161,6 +162,9 @@ class _Exchange:
     def pass_on(self, response: HttpResponseBase) -> HttpResponseBase:
         self._start(response)
         if response.streaming:
+            if self.call.route.on_budget_end != "pass":
+                content = bound(self.call, response.streaming_content, has_length="Content-Length" in response)  # type: ignore[attr-defined]
+                response.streaming_content = content  # type: ignore[attr-defined]
             response.streaming_content = _Stream(self, response)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
@@ -172,7 +176,10 @@ class _Exchange:
             return self.pass_on(response)
         self._start(response)
         if response.streaming:
-            response.streaming_content = self._astream(response.streaming_content)  # type: ignore[attr-defined]
+            content = response.streaming_content  # type: ignore[attr-defined]
+            if self.call.route.on_budget_end != "pass":
+                content = abound(self.call, content, has_length="Content-Length" in response)
+            response.streaming_content = self._astream(content)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         await self.aend(is_whole=True)
@@ -181,13 +188,13 @@ class _Exchange:
     def _start(self, response: HttpResponseBase) -> None:
         self.call.respond(response.status_code, [(name.lower(), value) for name, value in response.items()])
         for name, value in self.call.limit_headers():
-            response[name] = value
+            response[name] = f"{response[name]}, {value}" if name == EXPOSE and name in response else value
 
     def _feed_whole(self, response: HttpResponseBase) -> None:
         self.call.feed(response.content)  # type: ignore[attr-defined]
 
     async def _astream(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        is_whole, failed = False, False
+        is_whole, failed, timed_out = False, False, False
         try:
             async for chunk in content:
                 self.call.feed(chunk)
@@ -195,39 +202,41 @@ class _Exchange:
             is_whole = True
         except (asyncio.CancelledError, GeneratorExit):
             raise
-        except BaseException:
-            failed = True
+        except BaseException as error:
+            failed, timed_out = True, is_timeout(error)
             raise
         finally:
-            await self.aend(is_whole=is_whole, failed=failed, client_gone=not is_whole and not failed)
+            gone = not is_whole and not failed
+            await self.aend(is_whole=is_whole, failed=failed, client_gone=gone, timed_out=timed_out)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def end(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+    def end(self, **ending: bool) -> None:
         call = self.call
         if not call.is_ended:
-            actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+            actual = self._actual(**ending)
             for reservation in call.held:
                 call.core.guard.settle(reservation, actual)
+            for reservation in call.extensions:
+                call.core.guard.settle(reservation, NOTHING)
         running.set(None)
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    async def aend(self, *, is_whole: bool = False, failed: bool = False, client_gone: bool = False) -> None:
+    async def aend(self, **ending: bool) -> None:
         call = self.call
         if call.is_ended:
             return
-        actual = self._actual(is_whole=is_whole, failed=failed, client_gone=client_gone)
+        actual = self._actual(**ending)
         for reservation in call.held:
             await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
+        for reservation in call.extensions:
+            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, NOTHING)))
         if call.unrecorded is not None:
             raise call.unrecorded
 
-    def _actual(self, *, is_whole: bool, failed: bool, client_gone: bool) -> Cost:
-        has_body = self.call.first_byte is not None
-        return self.call.end(
-            Ending(self.call.status, has_body=has_body, is_whole=is_whole, failed=failed, client_gone=client_gone)
-        )
+    def _actual(self, **ending: bool) -> Cost:
+        return self.call.end(Ending(self.call.status, has_body=self.call.first_byte is not None, **ending))
 
 
 class _Stream:
@@ -249,8 +258,8 @@ class _Stream:
         except StopIteration:
             self._exchange.end(is_whole=True)
             raise
-        except BaseException:
-            self._exchange.end(failed=True)
+        except BaseException as error:
+            self._exchange.end(failed=True, timed_out=is_timeout(error))
             raise
         self._exchange.call.feed(chunk)
         return chunk
@@ -262,5 +271,7 @@ class _Stream:
         self._exchange.end(client_gone=True)
 
 
-def _response_of(refusal: Refusal) -> HttpResponse:
-    return HttpResponse(refusal.body, status=refusal.status, headers=dict(refusal.headers))
+def _response_of(refusal: Refusal, request: HttpRequest) -> HttpResponse:
+    return HttpResponse(
+        b"" if request.method == "HEAD" else refusal.body, status=refusal.status, headers=dict(refusal.headers)
+    )

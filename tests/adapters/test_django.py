@@ -16,7 +16,7 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import AsyncClient, Client, override_settings
-from django_rig import ANSWER, OURS, PIECES, TOKENBUDGET, rows
+from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
 from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import ConfigurationError
@@ -210,6 +210,48 @@ def test_t07_client_leaves_an_async_stream() -> None:
     (row,) = rows("aleaves")
     assert row["settle_reason"] == "client_gone"
     assert is_free("aleaves")
+
+
+def test_refused_head_has_no_body() -> None:
+    """A refusal to HEAD says how long it would be, and has no body; scripts of a named origin may read the rest."""
+    given = TOKENBUDGET | {"plans": {"one": ["1 request/minute"]}, "cors_origins": ["https://a.example"]}
+    with override_settings(TOKENBUDGET=given):
+        client = Client(headers={"x-subject": "heads", "origin": "https://a.example"})
+        admitted, refused = client.get("/plain/streamed"), client.head("/plain/streamed")
+        b"".join(admitted.streaming_content)
+
+    assert (refused.status_code, refused.content) == (429, b"")
+    assert int(refused["Content-Length"]) > 0
+    assert refused["Access-Control-Allow-Origin"] == "https://a.example"
+    assert admitted["Access-Control-Expose-Headers"] == "ratelimit-policy, ratelimit"
+
+
+ENDING: dict[str, Any] = TOKENBUDGET | {
+    "routes": [{"path": "/*", "format": "openai.chat", "on_budget_end": "finish"}],
+    "plans": {"one": ["100 tokens/minute"]},
+    "output_reserve": 32,
+}
+
+
+def test_stream_is_ended_with_its_budget() -> None:
+    """A sync and an async stream end where the budget does, in their format, and their generators are closed."""
+    body = {name: value for name, value in BODY.items() if name != "max_tokens"}
+    with override_settings(TOKENBUDGET=ENDING):
+        sync = b"".join(post("/endless", "ends", body).streaming_content)
+        ended_sync = rows("ends")
+
+        async def read() -> bytes:
+            answered = await apost("/aendless", "aends", body)
+            return b"".join([piece async for piece in answered.streaming_content])
+
+        of_loop = asyncio.run(read())
+        ended_async = rows("aends")
+
+    assert sync.endswith(b"data: [DONE]\n\n")
+    assert of_loop == sync
+    assert [row["settle_reason"] for row in (*ended_sync, *ended_async)] == ["budget_end", "budget_end"]
+    assert 60 <= ended_sync[0]["output_tokens"] == ended_async[0]["output_tokens"] <= 92
+    assert ENDLESS_CLOSED == ["ends", "aends"]
 
 
 def test_t08_view_raises() -> None:

@@ -18,7 +18,20 @@ from tokenbudget_mw.wiring import wire
 Load = Callable[[str], ModuleType]
 
 
-@pytest.mark.parametrize("name", ["settings_full", "shadow", "tariffs", "identify_user", "limit_dicts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "settings_full",
+        "shadow",
+        "tariffs",
+        "identify_user",
+        "limit_dicts",
+        "settle_rules",
+        "ending_streams",
+        "refusal_messages",
+        "render_refusal",
+    ],
+)
 def test_settings_on_a_page_are_valid(example: Load, name: str) -> None:
     """The dict passes the checks that an app's start makes."""
     assert Settings.from_mapping(example(name).TOKENBUDGET)
@@ -88,6 +101,25 @@ def test_hosts_give_limits_along(example: Load) -> None:
     assert amounts("other-session") == [60, 5 * 10**9]
     core.clock.advance(86_400)  # type: ignore[attr-defined]
     assert amounts("s3cr3t-session") == [300, 5 * 10**9]
+    core.close()
+
+
+def test_refusals_are_what_the_page_says(example: Load) -> None:
+    """The second request to an internal path has the body of the function's; another has the usual one."""
+    from starlette.testclient import TestClient
+
+    from tokenbudget_mw import ASGIMiddleware
+
+    async def app(scope: object, receive: object, send: Callable[..., object]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+
+    core = wire(example("render_refusal").TOKENBUDGET)
+    client = TestClient(ASGIMiddleware(app, core), client=("203.0.113.7", 1))  # type: ignore[arg-type]
+    client.get("/internal/a")
+
+    assert client.get("/internal/a").json() == {"ok": False, "reason": "limit", "limits": ["requests-minute"]}
+    assert client.get("/a").json()["status"] == 429
     core.close()
 
 

@@ -300,6 +300,9 @@ def test_a_route_may_be_a_path():
         ({"path": "/a", "count": "full:1"}, "at `routes[0].count`: 'full' has no share"),
         ({"path": "/a", "settle": {"complet": "actual"}}, "did you mean 'complete'?"),
         ({"path": "/a", "settle": {"complete": "actul"}}, "did you mean 'actual'?"),
+        ({"path": "/a", "format": "openai.chat", "on_budget_end": "finnish"}, "did you mean 'finish'?"),
+        ({"path": "/a", "on_budget_end": "error"}, "ending a stream needs the route's 'format'"),
+        ({"path": "/a", "format": "openai.images", "on_budget_end": "finish"}, "one of anthropic.messages"),
         ({"path": "/a", "limits": ["1/minuet"]}, "at `routes[0].limits[0]`: unknown window 'minuet'"),
         (5, "at `routes[0]`: a route is a path or a dict"),
     ],
@@ -462,3 +465,43 @@ def test_the_package_offers_what_it_names():
     Everything that is exported exists.
     """
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"messages": {"limits": "x"}}, "unknown reason 'limits'; did you mean 'limit'?"),
+        ({"messages": {"limit": "{wait}"}}, "it names 'wait'; known: message"),
+        ({"messages": {"limit": "{"}}, "the message for 'limit' is no template"),
+        ({"messages": {"limit": "{retry_after:d}"}}, "the message for 'limit' is no template"),
+        ({"messages": {"de": {"limit": "x"}, "limit": "x"}}, "by reason, or by language and reason, not both"),
+        ({"messages": ["x"]}, "a dict is expected"),
+        ({"render_refusal": "refused"}, "a callable or a dotted path"),
+        ({"limit_headers": ["open_ai"]}, "did you mean 'openai'?"),
+        ({"cors_origins": ["https://x/"]}, "is no origin"),
+        ({"cors_origins": "app.example.com"}, "is no origin"),
+    ],
+)
+def test_senseless_refusals_fail_at_start(given, message):
+    """
+    What would fail in a refusal fails at start, with what is meant.
+    """
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_mapping(given)
+
+    assert message in str(caught.value)
+
+
+def test_refusals_are_set_by_the_environment():
+    """
+    Messages are JSON in the environment, lists are separated by commas.
+    """
+    settings = Settings.from_env({
+        "TOKENBUDGET_MESSAGES": '{"de": {"limit": "Genug."}}',
+        "TOKENBUDGET_LIMIT_HEADERS": "ietf, auto",
+        "TOKENBUDGET_CORS_ORIGINS": "https://a.example, https://b.example",
+    })  # fmt: skip
+
+    assert settings.messages == {"de": {"limit": "Genug."}}
+    assert settings.limit_headers == ("ietf", "auto")
+    assert settings.cors_origins == ("https://a.example", "https://b.example")

@@ -89,6 +89,37 @@ def rows(key: str) -> list[dict[str, Any]]:
     return found
 
 
+WORD = b'data: {"id": "c", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": " word"}}]}\n\n'
+ENDLESS_CLOSED: list[str] = []
+"""Which endless streams were closed."""
+
+
+def endless(request: Any) -> StreamingHttpResponse:
+    """Stream for ever."""
+
+    def words() -> Iterator[bytes]:
+        try:
+            while True:
+                yield WORD
+        finally:
+            ENDLESS_CLOSED.append(request.headers["x-subject"])
+
+    return StreamingHttpResponse(words(), content_type="text/event-stream")
+
+
+async def aendless(request: Any) -> StreamingHttpResponse:
+    """Stream for ever, on a loop."""
+
+    async def words() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield WORD
+        finally:
+            ENDLESS_CLOSED.append(request.headers["x-subject"])
+
+    return StreamingHttpResponse(words(), content_type="text/event-stream")
+
+
 def chat(request: Any) -> HttpResponse:
     """Answer a chat."""
     assert json.loads(request.body)["model"] == "gpt-4o"
@@ -168,6 +199,8 @@ async def alimited(_: Any) -> HttpResponse:
 
 
 urlpatterns = [
+    path("endless", endless),
+    path("aendless", aendless),
     path("admin/", admin.site.urls),
     path("v1/chat/completions", chat),
     path("plain/achat", achat),

@@ -37,6 +37,8 @@ class Recording:
         cut: Output of the stream without its last figures, if earlier ones say more than its text.
 
         framing: How the stream is framed, where a format has several ways.
+
+        counted: Source of its usage without figures: ``none`` where it has no text to count.
     """
 
     format: str
@@ -49,6 +51,7 @@ class Recording:
     tail: bytes = b""
     cut: int = 0
     framing: str = ""
+    counted: str = "counted"
 
     @property
     def stream(self) -> bytes:
@@ -257,7 +260,88 @@ def cohere() -> Recording:
     return Recording("cohere", tuple(sse(event) for event in events), usage_meant, len(words), body)
 
 
-_ALL = (openai_responses(), gemini(), gemini_array(), ollama(), bedrock(), cohere())
+def completions() -> Recording:
+    """Two prompts answered in turns; the usage comes behind both, without choices."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21}
+    usage |= {"prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": 2}}
+    head = {"id": "cmpl", "object": "text_completion", "created": 1, "model": "gpt-3.5-turbo-instruct"}
+    texts = ["one ", '"usage": {"prompt_tokens": 1, ', '"completion_tokens": 1} ', "two "]
+
+    def chunk(index: int, text: str, finish: str | None = None) -> dict:
+        return {**head, "choices": [{"index": index, "text": text, "logprobs": None, "finish_reason": finish}]}
+
+    chunks = [{**chunk(at % 2, text), "usage": None} for at, text in enumerate(texts)]
+    chunks += [chunk(0, "", "stop"), chunk(1, "", "length"), {**head, "choices": [], "usage": usage}]
+    ends = {0: "stop", 1: "length"}
+    choices = [
+        {"index": at, "text": "".join(texts[at::2]), "logprobs": None, "finish_reason": end} for at, end in ends.items()
+    ]
+    return Recording(
+        "openai.completions",
+        (*map(sse, chunks), b"data: [DONE]\n\n"),
+        Usage(12, 9, reasoning_tokens=2, model="gpt-3.5-turbo-instruct", provider="openai"),
+        len("".join(texts).split()),
+        {**head, "choices": choices, "usage": usage},
+    )
+
+
+def images() -> Recording:
+    """Partial pictures, then the whole one with the usage behind it; no model, no text."""
+    usage = {"total_tokens": 1556, "input_tokens": 500, "output_tokens": 1056}
+    usage |= {"input_tokens_details": {"text_tokens": 12, "image_tokens": 488}}
+    head = {"created_at": 1, "size": "1024x1024", "quality": "medium", "background": "opaque", "output_format": "png"}
+    picture = {"b64_json": "iVBORw0KGgoAAAANSUhEUg=="}
+    events = [
+        {"type": "image_generation.partial_image", **picture, **head, "partial_image_index": number}
+        for number in range(5)
+    ]
+    events += [{"type": "image_generation.completed", **picture, **head, "usage": usage}]
+    body = {"created": 1, "data": [picture], **head, "usage": usage}
+    meant = Usage(500, 1056, provider="openai")
+    return Recording("openai.images", tuple(sse(event) for event in events), meant, 0, body, counted="none")
+
+
+def transcript() -> Recording:
+    """A transcript in pieces, then whole, with the usage; the detail's name lacks an s."""
+    text = 'one "usage": {"input_tokens": 1, "output_tokens": 1} two'
+    usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+    usage |= {"input_token_details": {"text_tokens": 4, "audio_tokens": 10}}
+    events = [{"type": "transcript.text.delta", "delta": f"{word} ", "logprobs": []} for word in text.split(" ")]
+    events += [{"type": "transcript.text.done", "text": text, "usage": usage}]
+    meant = Usage(14, 45, provider="openai")
+    body = {"text": text, "usage": usage}
+    return Recording("openai.audio", tuple(map(sse, events)), meant, len(text.split()), body, framing="transcript")
+
+
+def speech() -> Recording:
+    """Speech in base64, and the usage at its end; as a body it is audio, which nothing reads."""
+    usage = {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}
+    events = [{"type": "speech.audio.delta", "audio": "UklGRiQAAABXQVZF"}] * 5
+    events += [{"type": "speech.audio.done", "usage": usage}]
+    meant = Usage(14, 101, provider="openai")
+    return Recording(
+        "openai.audio",
+        tuple(map(sse, events)),
+        meant,
+        0,
+        {"text": "", "usage": usage},
+        framing="speech",
+        counted="none",
+    )
+
+
+_ALL = (
+    completions(),
+    openai_responses(),
+    gemini(),
+    gemini_array(),
+    ollama(),
+    bedrock(),
+    cohere(),
+    images(),
+    transcript(),
+    speech(),
+)
 
 RECORDINGS = {f"{each.format} {each.framing}".strip(): each for each in _ALL}
 """Format, and framing where there are several -> an answer in it."""

@@ -101,3 +101,80 @@ def test_the_maximum_is_reserved_in_every_dialect(name: str) -> None:
         return status_of(bench.run(request({"model": model} | body | asked), path=path))
 
     assert [status("600"), status("300")] == [429, 200]
+
+
+def media(app: Any, body: dict[str, Any] | bytes, path: str) -> Any:
+    """The row of one request to OpenAI's images or audio."""
+    name = "openai.images" if "images" in path else "openai.audio"
+    given = {"routes": [{"path": path, "format": name}], "plans": {"one": ["1M tokens/minute"]}}
+    bench = Rig(app, unknown_price="flag", **given)
+    assert status_of(bench.run(request(body), path=path)) == 200
+    (row,) = bench.rows()
+    return row
+
+
+def answering(content_type: bytes, body: bytes) -> Any:
+    """An app that answers so."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type)]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def test_speech_is_charged_as_reserved() -> None:
+    """Speech itself tells nothing, so what its text was bounded to is charged, and the row says so."""
+    body = {"model": "gpt-4o-mini-tts", "input": "just three words", "voice": "x"}
+
+    row = media(answering(b"audio/mpeg", b"ID3"), body, "/v1/audio/speech")
+
+    assert (row.output_tokens, row.usage_source, row.settle_reason) == (96, "estimated", "no_usage")
+
+
+def test_a_form_is_metered() -> None:
+    """A recording in a form is admitted, and its transcript's figures are on the books."""
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-4o-transcribe\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp3"\r\n\r\n[{\x00\xff\r\n--x--\r\n'
+    )
+    usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+    answer = json.dumps({"text": "hello", "usage": usage}).encode()
+
+    row = media(answering(b"application/json", answer), form, "/v1/audio/transcriptions")
+
+    assert (row.request_model, row.input_tokens, row.output_tokens) == ("gpt-4o-transcribe", 14, 45)
+    assert (row.usage_source, row.settle_reason) == ("provider", "complete")
+
+
+def test_pictures_are_metered() -> None:
+    """A picture's figures are on the books; without them, what was reserved is."""
+    body = {"model": "gpt-image-1", "prompt": "just three words", "size": "1024x1024", "quality": "low"}
+    usage = {"input_tokens": 5, "output_tokens": 272, "total_tokens": 277}
+
+    def row_of(answer: dict[str, Any]) -> Any:
+        return media(answering(b"application/json", json.dumps(answer).encode()), body, "/v1/images/generations")
+
+    said, silent = row_of({"created": 1, "data": [], "usage": usage}), row_of({"created": 1, "data": []})
+
+    assert (said.output_tokens, said.settle_reason) == (272, "complete")
+    assert (silent.output_tokens, silent.settle_reason, silent.usage_source) == (272, "no_usage", "estimated")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_streams_end_with_their_budget_in_every_dialect(name: str) -> None:
+    """A stream of 500 words on a budget of 100 tokens ends as that format ends, and is charged no more."""
+    route = {"path": CALLS[name][2], "format": name, "on_budget_end": "finish"}
+    given = {"routes": [route], "plans": {"one": ["100 tokens/minute"]}, "output_reserve": 16}
+    bench = rig(name, Script(usage="never", output_tokens=500), **given)
+    _, path, _, model, body, _ = CALLS[name]
+
+    sent = bench.run(request({"model": model} | body | {"stream": True}), path=path)
+
+    (row,) = bench.rows()
+    assert (sent[-1].get("more_body", False), row.settle_reason, row.limit_name) == (
+        False,
+        "budget_end",
+        "tokens-minute",
+    )
+    assert 16 <= row.output_tokens <= 100

@@ -19,11 +19,11 @@ from tokenbudget_mw.errors import BudgetExceeded, CredentialError, PayloadError,
 from tokenbudget_mw.values import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tokenbudget_mw.values import Limit, Tally
 
-__all__ = ["LIMIT_HEADERS", "Refusal", "decision_of_error", "limit_headers", "render"]
+__all__ = ["IETF", "LIMIT_HEADERS", "Refusal", "decision_of_error", "limit_headers", "render"]
 
 LONGEST_RETRY = 65.0
 """
@@ -85,7 +85,9 @@ def decision_of_error(error: RefusedError) -> Decision:
     raise error
 
 
-def render(decision: Decision, *, style: str, request_id: str) -> Refusal:
+def render(
+    decision: Decision, *, style: str, request_id: str, limits: Iterable[tuple[str, str]] | None = None
+) -> Refusal:
     """
     Build the response to a refused request.
 
@@ -95,11 +97,14 @@ def render(decision: Decision, *, style: str, request_id: str) -> Refusal:
         style: ``openai``, ``anthropic``, ``problem`` (RFC 9457), or ``hybrid``: one body that all of them read.
 
         request_id: Id for the client to quote.
+
+        limits: Headers that tell where the limits stand; those of `limit_headers` by default.
     """
     kind = "application/problem+json" if style == "problem" else "application/json"
     body = msgspec.json.encode(_BODIES.get(style, _hybrid)(decision, request_id))
     headers = [("content-type", kind), ("content-length", str(len(body))), ("cache-control", "no-store")]
-    headers += [("x-request-id", request_id), *_retry_headers(decision), *limit_headers(decision.tallies)]
+    headers += [("x-request-id", request_id), *_retry_headers(decision)]
+    headers += limit_headers(decision.tallies) if limits is None else limits
     if decision.status == HTTPStatus.UNAUTHORIZED:
         headers.append(("www-authenticate", 'Bearer realm="tokenbudget"'))
     return Refusal(decision.status, tuple(headers), body)
@@ -151,6 +156,9 @@ def _hybrid(decision: Decision, request_id: str) -> dict[str, Any]:
 
 _BODIES = {"openai": _openai, "anthropic": _anthropic, "problem": _problem}
 
+
+IETF = ("ietf",)
+"""The usual styles of limit headers."""
 
 LIMIT_HEADERS = ("ratelimit-policy", "ratelimit")
 """What `limit_headers` may return."""

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Facts
 
-__all__ = ["FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
+__all__ = ["ENDABLE", "FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
 
 FORMATS: tuple[str, ...] = (
     "openai.chat",
     "openai.completions",
     "openai.embeddings",
     "openai.responses",
+    "openai.images",
+    "openai.audio",
     "anthropic.messages",
     "bedrock.converse",
     "cohere",
@@ -35,12 +37,25 @@ FORMATS: tuple[str, ...] = (
 )
 """Wire formats of request and response that a route may name; ``auto`` is detected."""
 
+ENDABLE = frozenset({
+    "openai.chat",
+    "openai.completions",
+    "openai.responses",
+    "anthropic.messages",
+    "bedrock.converse",
+    "cohere",
+    "gemini",
+    "ollama",
+})  # fmt: skip
+"""Formats whose streams can be ended early, in the format itself."""
+
 ANY = Route("*")
 """The route of every path where the settings name none, and of unnamed paths under ``default: protect``."""
 
 _SLASHES = re.compile(r"[/\\]+")
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 512
+_CREDENTIALS = ("authorization", "x-api-key", "api-key", "cookie")
 _OVERRIDABLE = frozenset({"PUT", "PATCH", "DELETE"})
 
 
@@ -166,4 +181,4 @@ def is_preflight(facts: Facts) -> bool:
         return False
     if facts.header("transfer-encoding") is not None or facts.header("content-length") not in (None, "", "0"):
         return False
-    return facts.header("authorization") is None
+    return not any(facts.header(name) for name in _CREDENTIALS)

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import TokenCount
 
-__all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "Ending", "outcome_of", "settled_usage"]
+__all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "UNREAD", "Ending", "is_timeout", "outcome_of", "settled_usage"]
 
 DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
     {
         "complete": "actual",
+        "no_usage": "actual",
+        "empty": "actual",
         "truncated": "partial",
+        "budget_end": "partial",
         "client_gone": "partial",
         "client_gone_early": "input",
         "app_error": "refund",
         "app_error_late": "partial",
+        "timeout": "refund",
         "status_4xx": "refund",
         "status_5xx": "refund",
     }
@@ -34,8 +38,9 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
 """
 Outcome of a call -> what it is charged.
 
-``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began, ``truncated`` a
-response that ended before its format did.
+``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
+format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
+``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, or answered 504.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
@@ -47,7 +52,10 @@ SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
 COUNTED = frozenset({"exact", "given"})
 """Ways of counting that look at the whole prompt."""
 
-CLIENT_ERROR, SERVER_ERROR = 400, 500
+CLIENT_ERROR, SERVER_ERROR, GATEWAY_TIMEOUT = 400, 500, 504
+
+UNREAD = Usage(source="none")
+"""The usage of a response that has figures as a rule, and could not be read."""
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +72,8 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
         failed: Whether the app raised.
 
         client_gone: Whether the client went away before the end.
+
+        timed_out: Whether what the app raised was a timeout.
     """
 
     status: int | None
@@ -71,11 +81,29 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     is_whole: bool = False
     failed: bool = False
     client_gone: bool = False
+    timed_out: bool = False
 
 
-def outcome_of(ending: Ending, usage: Usage | None) -> str:
+def is_timeout(error: BaseException) -> bool:
+    """
+    Tell whether *error* says that something took too long: Python's own, or that of a client's library, by its name.
+
+    >>> is_timeout(TimeoutError()), is_timeout(ValueError())
+    (True, False)
+    """
+    return any("Timeout" in kind.__name__ for kind in type(error).__mro__)
+
+
+def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False) -> str:
     """
     Name the outcome: a key of `DEFAULT_SETTLE`.
+
+    Args:
+        ending: How the response ended.
+
+        usage: What was read of it; None where nothing is read: its handler reports its usage, if there is any.
+
+        has_output: Whether the request asks for output, so that an answer without any is an empty one.
 
     >>> outcome_of(Ending(200, has_body=True, is_whole=True), Usage())
     'complete'
@@ -85,12 +113,32 @@ def outcome_of(ending: Ending, usage: Usage | None) -> str:
     if ending.client_gone and not ending.is_whole:
         return "client_gone" if ending.has_body else "client_gone_early"
     if ending.failed and not ending.is_whole:
-        return "app_error" if ending.status is None else "app_error_late"
+        return _failure_of(ending)
     if ending.status is not None and ending.status >= CLIENT_ERROR:
-        return "status_5xx" if ending.status >= SERVER_ERROR else "status_4xx"
+        return _error_of(ending.status)
     if not ending.is_whole or (usage is not None and not usage.complete):
         return "truncated"
-    return "complete"
+    return "complete" if usage is None else _completion_of(usage, has_output=has_output)
+
+
+def _failure_of(ending: Ending) -> str:
+    if ending.timed_out and not ending.has_body:
+        return "timeout"
+    return "app_error" if ending.status is None else "app_error_late"
+
+
+def _error_of(status: int) -> str:
+    if status == GATEWAY_TIMEOUT:
+        return "timeout"
+    return "status_5xx" if status >= SERVER_ERROR else "status_4xx"
+
+
+def _completion_of(usage: Usage, *, has_output: bool) -> str:
+    if usage.source == "none":
+        return "no_usage"
+    if has_output and not usage.output_tokens:
+        return "empty"
+    return "no_usage" if usage.source == "counted" else "complete"
 
 
 def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, reserved: Cost) -> Usage:
@@ -100,7 +148,7 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
     Args:
         rule: One of `SETTLE_RULES`.
 
-        tapped: What the tap read; None where it could not read the response, which is then charged as reserved.
+        tapped: What the tap read; None or `UNREAD` where it could not read the response, which is then charged as reserved.
 
         prompt: What was asked; None where the request had no body to read.
 
@@ -108,6 +156,8 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
     """
     if rule == "refund":
         return Usage(source="none", complete=False)
+    if tapped is not None and tapped.source == "none":
+        tapped = None
     if prompt is None:
         return tapped if tapped is not None else Usage(source="none")
     if rule == "reserved" or (tapped is None and rule != "input"):

@@ -131,7 +131,8 @@ def _route(route: Route) -> str:
         "off": "; prompts are not counted",
         "sample": f"; {route.sample:.0%} of the prompts are counted",
     }
-    return f"{methods}{route.path} is {meaning}{counted[route.count]}."
+    ended = {"pass": "", "finish": "; its streams end with the budget", "error": "; its streams fail with the budget"}
+    return f"{methods}{route.path} is {meaning}{counted[route.count]}{ended[route.on_budget_end]}."
 
 
 def _plan(plan: Plan, *, is_default: bool) -> Iterator[str]:

@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from tokenbudget_mw.rules.policy import Plan
+from tokenbudget_mw.rules.refusals import IETF
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.environment import from_environment
 from tokenbudget_mw.settings.limits import Context
 from tokenbudget_mw.settings.own_limits import read_overrides
 from tokenbudget_mw.settings.reading import Problems
 from tokenbudget_mw.settings.secret import Secret, redact_url
-from tokenbudget_mw.settings.structures import read_database, read_plans, read_routes, read_top_limits
+from tokenbudget_mw.settings.structures import read_database, read_messages, read_plans, read_routes, read_top_limits
 from tokenbudget_mw.settings.tariffs import MoneyContext, read_ceiling, read_rates, read_tariffs
 from tokenbudget_mw.values import Facts, Limit, Mode, OnBackendError, Price, Route, Subject
 
@@ -197,6 +198,29 @@ class Settings:
         "How a refusal's body looks: as the route's format has it (`auto`), or always the same.",
         "auto",
         reading.choice("auto", "openai", "anthropic", "problem"),
+    )
+    messages: Mapping[str, Mapping[str, str]] = _setting(
+        "What refusals say, by reason (`{'limit': 'Too fast. {message}'}`), or by language and reason.",
+        _NONE,
+        read_messages,
+    )
+    render_refusal: str | Callable[..., Any] | None = _setting(
+        "Your own rendering of refusals: a callable or a dotted path to one, (refusal, decision, facts) -> Refusal, or None "
+        "for the usual.",
+        None,
+        reading.optional(reading.function),
+    )
+    limit_headers: tuple[str, ...] = _setting(
+        "Headers that tell where the limits stand: `ietf` (`RateLimit`), `openai` (`x-ratelimit-*`), `anthropic` "
+        "(`anthropic-ratelimit-*`), `auto` (those of the route's format); several, or none.",
+        IETF,
+        reading.items(reading.choice("ietf", "openai", "anthropic", "auto")),
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "Origins whose scripts may read refusals and limit headers, such as `https://app.example.com`, or `*`; for apps "
+        "without a CORS middleware outside of this one.",
+        (),
+        reading.items(reading.origin),
     )
     workers: int = _setting(
         "How many processes share the limits; each takes its share where `on_backend_error` is `local`.",

@@ -27,10 +27,12 @@ __all__ = [
     "choice",
     "counter",
     "did_you_mean",
+    "function",
     "identify",
     "items",
     "kind_of",
     "optional",
+    "origin",
     "pairs",
     "seconds",
     "secret",
@@ -272,6 +274,26 @@ def identify(value: Any) -> Any:
         hint = did_you_mean(value, ("api_key", "ip"))
         raise Invalid(f"unknown way '{value}'{hint} (or a dotted path such as 'myapp.limits.subject_of')")
     return value
+
+
+def function(value: Any) -> Any:
+    """
+    Read a callable, or the dotted path to one.
+    """
+    if not callable(value) and not (isinstance(value, str) and _is_dotted(value)):
+        raise Invalid(f"a callable or a dotted path such as 'myapp.limits.refusal' is expected, not {kind_of(value)}")
+    return value
+
+
+def origin(value: Any) -> str:
+    """
+    Read an origin (RFC 6454), as browsers send it, or ``*``.
+    """
+    found = text(value).strip().lower()
+    scheme, colon, host = found.partition("://")
+    if found != "*" and (not (scheme and colon and host) or "/" in host or not found.isascii()):
+        raise Invalid(f"'{value}' is no origin; write it like 'https://app.example.com', without a path")
+    return found
 
 
 def counter(value: Any) -> Any:

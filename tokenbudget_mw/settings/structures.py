@@ -9,18 +9,19 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from tokenbudget_mw.rules.layers import counted
+from tokenbudget_mw.rules.messages import ANY_LANGUAGE, CODES, check
 from tokenbudget_mw.rules.policy import Plan
-from tokenbudget_mw.rules.routes import FORMATS, normalise
+from tokenbudget_mw.rules.routes import ENDABLE, FORMATS, normalise
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limits import SCOPES, Context, read_limits
 from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
 from tokenbudget_mw.values import Limit, Mode, Route, Scope
 
-__all__ = ["read_database", "read_plans", "read_routes", "read_top_limits"]
+__all__ = ["read_database", "read_messages", "read_plans", "read_routes", "read_top_limits"]
 
 _PLAN_KEYS = ("limits", "holder", "mode")
-_ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle")
+_ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle", "on_budget_end")
 _COUNTS = ("full", "sample", "async", "off")
 _read_url = reading.url("sqlite:///tokenbudget.db")
 
@@ -140,6 +141,9 @@ def _route(value: Any, path: str, taken: tuple[str, ...], context: Context, prob
                 found |= reader(parts[name])
     if found.get("count") == "sample" and "sample" not in found:
         problems.add(f"{path}.count", "'sample' needs its share; write 'sample:0.1'")
+    if found.get("on_budget_end", "pass") != "pass" and found.get("format") not in ENDABLE:
+        known = ", ".join(sorted(ENDABLE))
+        problems.add(f"{path}.on_budget_end", f"ending a stream needs the route's 'format', one of {known}")
     if "limits" in parts:
         here = replace(context, place="route", holder="key")
         limits = read_limits(parts["limits"], here, f"{path}.limits", problems)
@@ -197,6 +201,10 @@ def _read_settle(value: Any) -> dict[str, Any]:
     return {"settle": rules}
 
 
+def _read_on_budget_end(value: Any) -> dict[str, Any]:
+    return {"on_budget_end": reading.choice("pass", "finish", "error")(value)}
+
+
 _ROUTE_READERS = {
     "path": _read_path,
     "format": _read_format,
@@ -204,7 +212,34 @@ _ROUTE_READERS = {
     "sample": _read_sample,
     "count": _read_count,
     "settle": _read_settle,
+    "on_budget_end": _read_on_budget_end,
 }
+
+
+def read_messages(value: Any) -> Mapping[str, Mapping[str, str]]:
+    """
+    Read what refusals say: reason -> template, or language -> reason -> template.
+    """
+    if not isinstance(value, Mapping):
+        raise Invalid(f"a dict is expected, not {kind_of(value)}")
+    groups = {name: given for name, given in value.items() if isinstance(given, Mapping)}
+    if not groups:
+        groups = {ANY_LANGUAGE: value}
+    elif len(groups) < len(value):
+        raise Invalid("messages are given by reason, or by language and reason, not both; '*' is any language")
+    return {text(name).lower(): _read_templates(templates) for name, templates in groups.items()}
+
+
+def _read_templates(value: Any) -> Mapping[str, str]:
+    templates = reading.pairs(text)(value)
+    for code, template in templates.items():
+        if code not in CODES:
+            raise Invalid(f"unknown reason '{code}'{did_you_mean(code, CODES)}")
+        try:
+            check(template)
+        except ValueError as exc:
+            raise Invalid(f"the message for '{code}' is no template: {exc}") from None
+    return templates
 
 
 def _note_twins(routes: list[Route], problems: Problems) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_responses
+from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_media, openai_responses
 from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
-from tokenbudget_mw.tapping.detection import DetectingTap
+from tokenbudget_mw.tapping.detection import DetectingTap, PlainTap
 from tokenbudget_mw.tapping.eventstream import FrameReader
 from tokenbudget_mw.tapping.ndjson import LineReader
 from tokenbudget_mw.tapping.responses import read_response
@@ -24,6 +24,8 @@ FAMILIES: dict[str, Family] = {
     "openai.completions": openai.COMPLETIONS,
     "openai.embeddings": openai.EMBEDDINGS,
     "openai.responses": openai_responses.RESPONSES,
+    "openai.images": openai_media.IMAGES,
+    "openai.audio": openai_media.AUDIO,
     "anthropic.messages": anthropic.MESSAGES,
     "bedrock.converse": bedrock.CONVERSE,
     "cohere": cohere.COHERE,
@@ -42,6 +44,9 @@ READERS: dict[str, Callable[[], Reader]] = {
     "application/vnd.amazon.eventstream": FrameReader,
 }
 """Content type -> what cuts such a stream; of all others the first byte tells."""
+
+_MEDIA = ("audio/", "image/", "video/")
+"""Beginnings of content types that have neither text nor figures."""
 
 
 def open_tap(
@@ -63,9 +68,14 @@ def open_tap(
 
         count_text: Tokens of a piece of text, for responses without usage figures; without it, four bytes are a token.
     """
-    reader = READERS.get(content_type.partition(";")[0].strip().lower())
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.startswith(_MEDIA):
+        return None
+    reader = READERS.get(kind)
 
     def open_family(family: Family) -> Tap:
+        if family.is_plain and reader is None and kind.startswith("text/"):
+            return PlainTap(count_text)
         return SniffingTap(family, count_text) if reader is None else StreamTap(family, count_text, reader())
 
     if format == AUTO:

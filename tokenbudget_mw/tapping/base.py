@@ -36,7 +36,7 @@ class Tap(Protocol):
 
         ``complete`` is True only where the format's own end was seen (``[DONE]``, ``message_stop``, a whole JSON body).
         Without the provider's figures, ``output_tokens`` is counted from the text that passed and ``source`` is
-        ``"counted"``; ``input_tokens`` is then 0, unless the stream gave it before it broke off (Anthropic does).
+        ``"counted"`` (``"none"`` where what passed is no text, such as pictures); ``input_tokens`` is then 0, unless the stream gave it before it broke off (Anthropic does).
         """
         ...
 
@@ -150,6 +150,10 @@ class Family:
         mark: The key before the figures, quotes included: only what has it is searched for them.
 
         is_lines: Whether a JSON body may be one line of a stream.
+
+        is_plain: Whether a body may be plain text, all of it output.
+
+        has_text: Whether a body has text that can be counted; of one that has none and no figures, nothing is known.
     """
 
     provider: str
@@ -159,3 +163,5 @@ class Family:
     answer: msgspec.json.Decoder[Any] = _answer
     mark: bytes = b'"usage"'
     is_lines: bool = False
+    is_plain: bool = False
+    has_text: bool = True

@@ -11,7 +11,7 @@ from tokenbudget_mw.tapping.base import CountText, Family, Tap
 from tokenbudget_mw.tapping.text import TextMeter
 from tokenbudget_mw.values import Usage
 
-__all__ = ["PEEK", "DetectingTap", "format_of"]
+__all__ = ["PEEK", "DetectingTap", "PlainTap", "format_of"]
 
 PEEK = 4096
 """Bytes of a response that are looked at: its first keys are among them."""
@@ -20,6 +20,8 @@ _SIGNS: tuple[tuple[str, bytes], ...] = (
     ("openai.chat", rb'"object"\s*:\s*"chat\.completion|"choices"\s*:|"error"\s*:'),
     ("openai.completions", rb'"object"\s*:\s*"text_completion'),
     ("openai.embeddings", rb'"object"\s*:\s*"(?:list|embedding)"'),
+    ("openai.images", rb'"type"\s*:\s*"image_(?:generation|edit)\.|"(?:b64_json|revised_prompt)"\s*:'),
+    ("openai.audio", rb'"type"\s*:\s*"(?:transcript\.text|speech\.audio)\.|^\s*\{\s*"text"\s*:'),
     ("openai.responses", rb'"object"\s*:\s*"response"|"type"\s*:\s*"response\.'),
     ("anthropic.messages", rb'"type"\s*:\s*"message(?:_\w+)?"'),
     ("gemini", rb'"(?:candidates|usageMetadata|promptFeedback)"\s*:'),
@@ -90,13 +92,13 @@ class DetectingTap:
     def _decide(self) -> Tap:
         head = bytes(self._held)
         name = format_of(head[:PEEK])
-        self._tap = _PlainTap(self._count_text) if name is None else self._open(self._families[name])
+        self._tap = PlainTap(self._count_text) if name is None else self._open(self._families[name])
         self._tap.feed(head)
         self._held.clear()
         return self._tap
 
 
-class _PlainTap:
+class PlainTap:
     """
     Takes a whole response for text.
     """

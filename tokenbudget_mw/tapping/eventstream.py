@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 
-__all__ = ["FrameReader"]
+__all__ = ["FrameReader", "frame"]
 
 _PRELUDE = struct.Struct(">III")
 _LENGTH = struct.Struct(">H")
@@ -122,3 +122,18 @@ def _headers(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if kind == _TEXT:
             yield name, data[at : at + size]
         at += size
+
+
+def frame(name: str, payload: bytes) -> bytes:
+    """
+    Return a message of the type *name*, an exception where its name says so, with JSON as its *payload*.
+    """
+    kind = "exception" if name.endswith("Exception") else "event"
+    values = {f":{kind}-type": name, ":content-type": "application/json", ":message-type": kind}
+    headers = b"".join(
+        bytes([len(key)]) + key.encode() + bytes([_TEXT]) + _LENGTH.pack(len(value)) + value.encode()
+        for key, value in values.items()
+    )
+    lengths = struct.pack(">II", _LEAST + len(headers) + len(payload), len(headers))
+    message = lengths + struct.pack(">I", zlib.crc32(lengths)) + headers + payload
+    return message + struct.pack(">I", zlib.crc32(message))

@@ -94,7 +94,7 @@ class UnaryTap:
             model=_text(answer.model),
             provider=self._family.provider,
             service_tier=_text(answer.service_tier),
-            source="counted",
+            source="counted" if self._family.has_text else "none",
             complete=complete,
         )
 

@@ -180,6 +180,9 @@ class Route:
         limits: Limits of this route, beside those of plans.
 
         settle: Outcome -> settle rule, where it differs from the default (see `rules.settlement`).
+
+        on_budget_end: What happens to a stream that passes more than was held, where limits leave no more: ``pass`` (it
+            goes on, into debt), ``finish`` (it ends as an answer that reached its maximum), ``error``.
     """
 
     path: str
@@ -189,6 +192,7 @@ class Route:
     sample: float = 1.0
     limits: tuple[Limit, ...] = ()
     settle: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
+    on_budget_end: Literal["pass", "finish", "error"] = "pass"
 
 
 class TokenCount(msgspec.Struct, frozen=True, gc=False):

@@ -20,10 +20,12 @@ from tokenbudget_mw.counting.payloads import (
     cohere,
     detection,
     fields,
+    forms,
     gemini,
     media,
     ollama,
     openai,
+    openai_media,
     openai_responses,
 )
 from tokenbudget_mw.counting.tokenizers import Tokenizers
@@ -33,8 +35,6 @@ from tokenbudget_mw.values import Prompt, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import msgspec
 
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.meter import Meter
@@ -77,14 +77,17 @@ class Format:
         head: Bytes to the same struct without its prompt, for bodies that are not worth building.
 
         target: What the request's path says of it; None where it says nothing.
+
+        by_size: Bounds a form of so many bytes that is too long to be read, in formats that have forms.
     """
 
-    decoder: msgspec.json.Decoder[Any]
+    decoder: fields.Decoder[Any]
     add: Callable[[Any, Meter], None]
     prompts: Callable[[Any], int] = _one
     has_output: bool = True
-    head: msgspec.json.Decoder[Any] = fields.OUTERMOST
+    head: fields.Decoder[Any] = fields.OUTERMOST
     target: Callable[[str], fields.Target] | None = None
+    by_size: Callable[[int], TokenCount] | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -93,6 +96,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
         "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
         "openai.responses": Format(openai_responses.RESPONSES, openai_responses.add_responses),
+        "openai.images": Format(openai_media.IMAGES, openai_media.add_media, by_size=openai_media.images_by_size),
+        "openai.audio": Format(openai_media.AUDIO, openai_media.add_media, by_size=openai_media.audio_by_size),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
         "cohere": Format(cohere.REQUEST, cohere.add_request, target=cohere.target),
@@ -142,7 +147,7 @@ def read(
     kind = FORMATS.get(detection.format_of(path, body) if format == detection.AUTO else format)
     if kind is None:
         raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
-    containers = _containers(body)
+    containers = 0 if forms.is_form(body) else _containers(body)
     is_crowded = containers > MAX_CONTAINERS
     request = fields.parse(kind.head if is_crowded else kind.decoder, body)
     target = _target(kind, path)
@@ -186,8 +191,10 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
     """
     kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
     target = NO_TARGET if kind is None else _target(kind, path)
-    model = target.model or _model_in(seen[:HEAD_BYTES])
     size = max(content_length or 0, len(seen))
+    if kind is not None and kind.by_size is not None and forms.is_form(seen):
+        return Prompt(fields.short_text(forms.read_form(seen).fields.get("model")), kind.by_size(size))
+    model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
 

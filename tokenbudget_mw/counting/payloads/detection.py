@@ -19,6 +19,8 @@ _PATHS: tuple[tuple[str, str], ...] = (
     ("openai.completions", r"/completions"),
     ("openai.embeddings", r"/v1/embeddings|/deployments/[^/]+/embeddings"),
     ("openai.responses", r"/responses"),
+    ("openai.images", r"/images/(?:generations|edits|variations)"),
+    ("openai.audio", r"/audio/(?:transcriptions|translations|speech)"),
     ("anthropic.messages", r"/v1/messages"),
     ("bedrock.converse", r"/converse(?:-stream)?"),
     ("gemini", r"/(?:tuned)?models/[^/:]+:\w+"),

@@ -4,7 +4,7 @@ What the bodies of all formats have in common: how they are parsed, checked and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_OUTPUT",
     "OUTERMOST",
     "Choices",
+    "Decoder",
     "Request",
     "Size",
     "Target",
@@ -103,13 +104,26 @@ class Target(NamedTuple):
     has_output: bool = True
 
 
+RequestT_co = TypeVar("RequestT_co", bound=Request, covariant=True)
+
+
+class Decoder(Protocol[RequestT_co]):
+    """
+    Makes a request of a body; raises what `msgspec` raises.
+    """
+
+    def decode(self, buf: bytes, /) -> RequestT_co:
+        """
+        Return the request that *buf* is.
+        """
+        ...
+
+
 OUTERMOST = msgspec.json.Decoder(Request)
 """Reads what all formats have in common, and builds nothing else."""
 
-RequestT = TypeVar("RequestT", bound=Request)
 
-
-def parse(decoder: msgspec.json.Decoder[RequestT], body: bytes) -> RequestT:
+def parse(decoder: Decoder[RequestT_co], body: bytes) -> RequestT_co:
     """
     Return *body* as a request, checked.
 

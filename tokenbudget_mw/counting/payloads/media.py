@@ -14,7 +14,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-__all__ = ["AUDIO_TOKENS_A_SECOND", "FILE_TOKENS", "anthropic_image", "audio", "image_size", "openai_image"]
+__all__ = ["AUDIO_TOKENS_A_SECOND", "FILE_TOKENS", "anthropic_image", "audio", "audio_of", "image_size", "openai_image"]
 
 FILE_TOKENS = (3_000, 30_000)
 """A file or document of unknown content: about two pages, hardly more than twenty."""
@@ -116,7 +116,13 @@ def audio(data: object) -> tuple[int, int]:
     """
     Return estimate and upper bound of an audio clip's tokens, from the length of its base64 *data*.
     """
-    size = len(data) * 3 // 4 if isinstance(data, str) else 0
+    return audio_of(len(data) * 3 // 4 if isinstance(data, str) else 0)
+
+
+def audio_of(size: int) -> tuple[int, int]:
+    """
+    Return estimate and upper bound of an audio clip's tokens, from its *size* in bytes.
+    """
     estimate, upper = (AUDIO_TOKENS_A_SECOND * math.ceil(size / rate) for rate in AUDIO_BYTES_A_SECOND)
     return estimate, upper
 

@@ -1,0 +1,311 @@
+"""
+A stream that its budget does not last for, ended by its route, in ASGI and WSGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asgi_rig
+import pytest
+import wsgi_rig
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from tokenbudget_mw.bounding import MOST_ASKED
+from tokenbudget_mw.testing.provider import FakeProvider, Script
+
+CHAT = asgi_rig.CHAT
+RESERVE = 32
+"""Output tokens that are held for a request that names no maximum: what the middleware asks for at a time, too."""
+
+
+def settings(how: str = "finish", tokens: int = 100, **changes: Any) -> dict[str, Any]:
+    return {
+        "routes": [{"path": CHAT, "format": "openai.chat", "on_budget_end": how}],
+        "plans": {"one": [f"{tokens} tokens/minute", "1 concurrent"]},
+        "output_reserve": RESERVE,
+    } | changes
+
+
+def chat(**changes: Any) -> dict[str, Any]:
+    """A request that names no maximum; its prompt has 8 tokens."""
+    return {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "stream": True} | changes
+
+
+def run_asgi(rig: asgi_rig.Rig) -> bytes:
+    sent = rig.run(asgi_rig.request(chat()))
+    assert not sent[-1].get("more_body")
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+def run_wsgi(rig: wsgi_rig.Rig) -> bytes:
+    return rig.run(chat()).body
+
+
+def asgi(provider: FakeProvider, **given: Any) -> tuple[Any, bytes]:
+    rig = asgi_rig.Rig(provider.asgi, **given)
+    return rig, run_asgi(rig)
+
+
+def wsgi(provider: FakeProvider, **given: Any) -> tuple[Any, bytes]:
+    rig = wsgi_rig.Rig(provider.wsgi, **given)
+    return rig, run_wsgi(rig)
+
+
+BOTH = pytest.mark.parametrize("protocol", [asgi, wsgi])
+
+
+def events_of(body: bytes) -> list[Any]:
+    blocks = [block.removeprefix("data: ") for block in body.decode().strip().split("\n\n")]
+    return [block if block == "[DONE]" else json.loads(block) for block in blocks]
+
+
+def left(rig: Any) -> dict[str, int]:
+    facts = asgi_rig.Facts("POST", CHAT, (("x-subject", "k1"),))
+    return {line.limit.unit: line.remaining for line in rig.core.explain(asgi_rig.subject_of(facts)).limits}
+
+
+@BOTH
+def test_stream_is_finished_where_the_budget_ends(protocol: Any) -> None:
+    """Of 1,000 words as many pass as the minute has tokens; then the answer ends at its length, and is settled so."""
+    rig, body = protocol(FakeProvider(Script(output_tokens=1000)), **settings())
+
+    *text, last, done = events_of(body)
+    (row,) = rig.rows()
+    assert (last["choices"][0]["finish_reason"], done) == ("length", "[DONE]")
+    assert (row.settle_reason, row.status, row.usage_source) == ("budget_end", 200, "counted")
+    assert row.limit_name == "tokens-minute"
+    assert 100 - 8 - RESERVE < row.output_tokens == len(text) <= 100 - 8
+    assert left(rig) == {"tokens": 100 - 8 - row.output_tokens, "concurrent": 1}
+
+
+@BOTH
+def test_stream_is_ended_by_an_error_where_the_route_says_so(protocol: Any) -> None:
+    """The error names the limit, as a refusal does."""
+    rig, body = protocol(FakeProvider(Script(output_tokens=1000)), **settings("error"))
+
+    *_, error, done = events_of(body)
+    assert (error["error"]["code"], done) == ("budget_exceeded", "[DONE]")
+    assert "Limit 'tokens-minute' reached" in error["error"]["message"]
+    assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
+
+
+@BOTH
+def test_stream_that_fits_is_untouched(protocol: Any) -> None:
+    """What is within the limits passes byte for byte, though it is more than was held; all of it is given back."""
+    provider = FakeProvider(Script(output_tokens=300, usage="always", input_tokens=8))
+    (rig, body), (_, plain) = protocol(provider, **settings(tokens=1000)), protocol(provider, **settings("pass", 1000))
+
+    assert body == plain
+    assert [(row.settle_reason, row.output_tokens) for row in rig.rows()] == [("complete", 300)]
+    assert left(rig) == {"tokens": 1000 - 308, "concurrent": 1}
+
+
+@BOTH
+def test_without_the_setting_streams_go_into_debt(protocol: Any) -> None:
+    """By default nothing is ended."""
+    rig, body = protocol(FakeProvider(Script(output_tokens=300)), **settings("pass"))
+
+    assert body.count(b"data: ") > 300
+    assert [row.settle_reason for row in rig.rows()] == ["no_usage"]
+
+
+@BOTH
+def test_money_ends_a_stream(protocol: Any) -> None:
+    """A limit on money ends it, too, at the price of its model."""
+    given = settings(plans={"one": ["$0.001/day"]})  # gpt-4o: $10 for a million output tokens, so fewer than 100
+
+    rig, body = protocol(FakeProvider(Script(output_tokens=1000)), **given)
+
+    (row,) = rig.rows()
+    assert events_of(body)[-2]["choices"][0]["finish_reason"] == "length"
+    assert row.settle_reason == "budget_end"
+    assert 0 < row.cost_pico <= 1_000_000_000
+
+
+@BOTH
+def test_a_route_says_what_it_costs(protocol: Any) -> None:
+    """The outcome has a rule as every other has."""
+    route = {"path": CHAT, "format": "openai.chat", "on_budget_end": "finish", "settle": {"budget_end": "refund"}}
+
+    rig, _ = protocol(FakeProvider(Script(output_tokens=1000)), **settings(routes=[route]))
+
+    assert [(row.settle_reason, row.output_tokens) for row in rig.rows()] == [("budget_end", 0)]
+    assert left(rig) == {"tokens": 100, "concurrent": 1}
+
+
+@BOTH
+def test_nothing_limits_the_tokens(protocol: Any) -> None:
+    """Without a limit on tokens or money there is nothing that could end."""
+    rig, _ = protocol(FakeProvider(Script(output_tokens=500)), **settings(plans={"one": ["5 requests/minute"]}))
+
+    assert [row.settle_reason for row in rig.rows()] == ["no_usage"]
+
+
+@BOTH
+def test_shadow_limits_end_nothing(protocol: Any) -> None:
+    """A limit that refuses nobody ends no stream."""
+    rig, _ = protocol(FakeProvider(Script(output_tokens=500)), **settings(mode="shadow"))
+
+    assert [row.settle_reason for row in rig.rows()] == ["no_usage"]
+
+
+def test_a_long_stream_holds_few_reservations() -> None:
+    """Each reservation is for twice the tokens of the last, so a long stream has few."""
+    held: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await FakeProvider(Script(output_tokens=20_000)).asgi(scope, receive, send)
+        held.append(len(asgi_rig_call().extensions))
+
+    rig = asgi_rig.Rig(app, **settings(tokens=10**9))
+    run_asgi(rig)
+
+    assert 5 < held[0] < 12 < MOST_ASKED
+    assert [row.settle_reason for row in rig.rows()] == ["no_usage"]
+
+
+def asgi_rig_call() -> Any:
+    from tokenbudget_mw.call import current
+
+    return current()
+
+
+class TestASGI:
+    def test_the_app_is_stopped(self) -> None:
+        """An app that streams for ever is stopped by its next message, and told that the client has gone."""
+        told: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            try:
+                while True:
+                    await send({"type": "http.response.body", "body": word(), "more_body": True})
+            finally:
+                told.append((await receive())["type"])
+                with pytest.raises(OSError, match=""):
+                    await send({"type": "http.response.body", "body": word(), "more_body": True})
+
+        rig = asgi_rig.Rig(app, **settings())
+        body = run_asgi(rig)
+
+        assert told == ["http.disconnect"]
+        assert body.endswith(b"data: [DONE]\n\n")
+
+    @pytest.mark.parametrize("version", ["2.3", "2.4"])
+    def test_starlette_stops(self, version: str) -> None:
+        """Starlette's stream ends, its generator is closed, and no error comes of it."""
+        closed: list[bool] = []
+
+        async def words() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield word()
+                    await asyncio.sleep(0)
+            finally:
+                closed.append(True)
+
+        async def stream(request: Any) -> StreamingResponse:
+            return StreamingResponse(words(), media_type="text/event-stream", background=BackgroundTask(lambda: None))
+
+        rig = asgi_rig.Rig(Starlette(routes=[Route(CHAT, stream, methods=["POST"])]), **settings())
+        sent = rig.run(asgi_rig.request(chat()), asgi={"version": "3.0", "spec_version": version})
+
+        assert sent[-1]["body"].endswith(b"data: [DONE]\n\n")
+        assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
+        assert closed == [True]
+
+    def test_errors_of_the_app_are_its_own(self) -> None:
+        """An error that does not come of the end passes."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await FakeProvider(Script(output_tokens=2)).asgi(scope, receive, send)
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            asgi_rig.Rig(app, **settings()).run(asgi_rig.request(chat()))
+
+    def test_a_client_that_leaves_gives_back_everything(self) -> None:
+        """What the stream took beyond the first reservation is given back with it."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            for _ in range(200):
+                await send({"type": "http.response.body", "body": word(), "more_body": True})
+            assert (await receive())["type"] == "http.disconnect"
+
+        rig = asgi_rig.Rig(app, **settings(tokens=1000))
+        rig.run(asgi_rig.request(chat()), asgi_rig.DISCONNECT)
+
+        (row,) = rig.rows()
+        assert (row.settle_reason, row.output_tokens) == ("client_gone", 200)
+        assert left(rig) == {"tokens": 1000 - 208, "concurrent": 1}
+
+
+class TestWSGI:
+    def test_the_app_is_closed_at_once(self) -> None:
+        """The app's generator is closed with the end, not when the server comes round to it; and only once."""
+        closed: list[int] = []
+
+        def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [("content-type", "text/event-stream")])
+            try:
+                while True:
+                    yield word()
+            finally:
+                closed.append(1)
+
+        rig = wsgi_rig.Rig(app, **settings())
+        iterable: Any = rig.open(wsgi_rig.environ_of(chat()))
+        chunks = []
+        for chunk in iterable:
+            chunks.append(chunk)
+            if b"[DONE]" in chunk:
+                assert closed == [1]
+        iterable.close()
+
+        assert chunks[-1].endswith(b"data: [DONE]\n\n")
+        assert closed == [1]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("content-type", "text/event-stream"), ("content-encoding", "gzip")],
+        [("content-type", "text/event-stream"), ("content-length", "100000")],
+        [("content-type", "application/json")],
+    ],
+)
+@pytest.mark.parametrize("is_asgi", [True, False])
+def test_what_cannot_be_ended_passes(headers: list[tuple[str, str]], is_asgi: bool) -> None:
+    """What is compressed, of a known length, or no stream, passes as it comes."""
+    data = word() * 300
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raw = [(name.encode(), value.encode()) for name, value in headers]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        await send({"type": "http.response.body", "body": data})
+
+    def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", headers)
+        return [data]
+
+    body = run_asgi(asgi_rig.Rig(app, **settings())) if is_asgi else run_wsgi(wsgi_rig.Rig(wsgi_app, **settings()))
+
+    assert body == data
+
+
+def word() -> bytes:
+    choice = {"index": 0, "delta": {"content": " word"}, "finish_reason": None}
+    return b"data: " + json.dumps({"id": "c", "model": "gpt-4o", "choices": [choice]}).encode() + b"\n\n"

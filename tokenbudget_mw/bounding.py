@@ -1,0 +1,322 @@
+"""
+Streams that end where the budget does (a route's ``on_budget_end``): held tokens that have passed are asked for anew, and a
+stream that gets none is ended in its own format. Stands between app and middleware, in ASGI, WSGI and Django.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    MutableMapping,
+)
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from tokenbudget_mw import tapping
+from tokenbudget_mw.recording import new_id
+from tokenbudget_mw.rules.admission import METERED_UNITS, Request
+from tokenbudget_mw.rules.pricing import estimate, moment_of
+from tokenbudget_mw.tapping.bounded import BoundedStream
+from tokenbudget_mw.tapping.framing import FRAMINGS
+from tokenbudget_mw.tapping.last_words import LAST_WORDS
+from tokenbudget_mw.values import Prompt, TokenCount, Usage
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.values import Decision
+
+__all__ = ["BoundedApp", "BoundedWSGI", "abound", "bound"]
+
+LEAST = 32
+"""Output tokens below which it is not worth asking."""
+
+MOST_ASKED = 64
+"""Most reservations of one stream. Each asks for twice the tokens of the one before, so more are a budget that drips."""
+
+FOREVER = 1 << 60
+FIRST_ERROR = 400
+
+Message = MutableMapping[str, Any]
+Asking = Generator[Request, "Decision", bytes]
+
+
+class StreamEndedError(OSError):
+    """
+    The stream has been ended, and the app sends on: what a server raises where the client has gone (ASGI, "send").
+    """
+
+
+class _Bounds:
+    """
+    The bounds of one call's stream.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._stream: BoundedStream | None = None
+        self._step = call.core.settings.output_reserve or LEAST
+        self.is_cut = False
+
+    def begin(self, *, has_length: bool) -> None:
+        """
+        Take the start of the response, when the call has; one of a known length cannot be cut.
+        """
+        call = self._call
+        prompt, name = call.prompt, call.route.format or ""
+        framing = FRAMINGS.get(call.content_type or "")
+        is_answer = call.status is not None and call.status < FIRST_ERROR
+        is_readable = call.content_encoding in ("", "identity") and framing is not None and name in LAST_WORDS
+        if has_length or prompt is None or not is_answer or not is_readable or framing is None or not call.held:
+            return
+        self._stream = BoundedStream(
+            framing(),
+            tapping.FAMILIES[name].stream().text,
+            LAST_WORDS[name](),
+            lambda text: call.core.meter.count(text, prompt.model).estimate,
+            call.held[0].cost.output_tokens,
+        )
+
+    def take(self, chunk: bytes) -> Asking:
+        """
+        Return what goes out in the place of *chunk*; asks for more tokens on the way.
+        """
+        stream = self._stream
+        if stream is None:
+            return chunk
+        passing, rest = stream.split(chunk)
+        while rest:
+            refusal = yield from self._extend(stream)
+            if refusal is not None:
+                return passing + self._cut(stream, passing, refusal)
+            more, rest = stream.split(rest)
+            passing += more
+        return passing
+
+    def _extend(self, stream: BoundedStream) -> Generator[Request, Decision, Decision | None]:
+        call = self._call
+        while True:
+            decision = yield self._request(self._step)
+            if decision.admitted and decision.reservation is not None:
+                call.extensions = (*call.extensions, decision.reservation)
+                call.core.heartbeat.hold(decision.reservation)
+                stream.allow(self._step)
+                self._step *= 2
+                return None
+            if decision.admitted or decision.code == "backend":
+                # nothing limits it any more, or nobody can say: a stream ends because its budget does, for nothing else
+                stream.allow(FOREVER)
+                return None
+            if self._step <= LEAST or len(call.extensions) >= MOST_ASKED:
+                return decision
+            self._step //= 2
+
+    def _request(self, tokens: int) -> Request:
+        call = self._call
+        now = call.core.clock()
+        asked = Prompt(call.prompt.model if call.prompt else None, TokenCount(0, 0), tokens)
+        most, _ = estimate(call.core.tariffs, asked, moment_of(call.payer, call.prompt, now), output_reserve=0)
+        most = replace(most, requests=0, concurrent=0)
+        return Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
+
+    def _cut(self, stream: BoundedStream, passing: bytes, refusal: Decision) -> bytes:
+        call = self._call
+        self.is_cut = True
+        call.feed(passing)
+        call.ended_by = refusal
+        if call.tap is not None:
+            call.tap = _Read(call.tap.usage())
+        return stream.fail(refusal.message) if call.route.on_budget_end == "error" else stream.finish()
+
+    def pass_on(self, chunk: bytes) -> bytes:
+        """
+        Drive `take` in a thread.
+        """
+        asking, core = self.take(chunk), self._call.core
+        try:
+            request = next(asking)
+            while True:
+                request = asking.send(core.guard.admit(request))
+        except StopIteration as ended:
+            return ended.value  # type: ignore[no-any-return]
+
+    async def apass_on(self, chunk: bytes) -> bytes:
+        """
+        Drive `take` on an event loop.
+        """
+        asking, core = self.take(chunk), self._call.core
+        try:
+            request = next(asking)
+            while True:
+                request = asking.send(await core.async_guard.admit(request))
+        except StopIteration as ended:
+            return ended.value  # type: ignore[no-any-return]
+
+
+class _Read:
+    """
+    A tap that has read all that counts: what is put behind the answer is not the provider's.
+    """
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = replace(usage, complete=False)
+
+    def feed(self, chunk: bytes) -> None:
+        """
+        Read nothing.
+        """
+
+    def usage(self) -> Usage:
+        """
+        Return what was read.
+        """
+        return self._usage
+
+
+# -- ASGI --------------------------------------------------------------------------------------------------------------
+
+
+class BoundedApp:
+    """
+    An ASGI app whose stream is bounded.
+
+    Once its stream is ended, the app is told that the client has gone, as a server tells it.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], call: Call) -> None:
+        self._app = app
+        self._bounds = _Bounds(call)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """
+        Run the app.
+        """
+        bounds = self._bounds
+
+        async def bounded_receive() -> Message:
+            return {"type": "http.disconnect"} if bounds.is_cut else await receive()
+
+        async def bounded_send(message: Message) -> None:
+            if bounds.is_cut:
+                raise StreamEndedError
+            if message["type"] == "http.response.body" and (chunk := message.get("body")):
+                passing = await bounds.apass_on(chunk)
+                more = message.get("more_body", False) and not bounds.is_cut
+                await send({**message, "body": passing, "more_body": more})
+                if bounds.is_cut:
+                    raise StreamEndedError
+                return
+            await send(message)
+            if message["type"] == "http.response.start":
+                bounds.begin(has_length=any(name.lower() == b"content-length" for name, _ in message["headers"]))
+
+        try:
+            await self._app(scope, bounded_receive, bounded_send)
+        except Exception as error:
+            if not _is_ours(error):
+                raise
+
+
+def _is_ours(error: BaseException) -> bool:
+    """
+    Tell whether *error* is, or comes of, the end of the stream; frameworks make an error of their own of it.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StreamEndedError):
+            return True
+        if isinstance(seen, BaseExceptionGroup):
+            return all(map(_is_ours, seen.exceptions))
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+# -- WSGI and Django ---------------------------------------------------------------------------------------------------
+
+
+class BoundedWSGI:
+    """
+    A WSGI app whose stream is bounded. What it gives to ``write()`` is not.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], call: Call) -> None:
+        self._app = app
+        self._bounds = _Bounds(call)
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        """
+        Run the app.
+        """
+
+        def bounded_start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            write = start_response(status, headers, *exc_info)
+            self._bounds.begin(has_length=any(name.lower() == "content-length" for name, _ in headers))
+            return write
+
+        content = self._app(environ, bounded_start)
+        wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(content, wrapper):
+            return content
+        return _Bounded(content, self._bounds)
+
+
+class _Bounded:
+    """
+    A bounded iterable. The end of the stream closes the app's own, so that nothing more is generated.
+    """
+
+    def __init__(self, content: Iterable[bytes], bounds: _Bounds) -> None:
+        self._content = content
+        self._iterator = iter(content)
+        self._bounds = bounds
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        passing = self._bounds.pass_on(next(self._iterator))
+        if self._bounds.is_cut:
+            self._iterator = iter(())
+            self.close()
+        return passing
+
+    def close(self) -> None:
+        """
+        Close what is bounded, once.
+        """
+        content, self._content = self._content, ()
+        close = getattr(content, "close", None)
+        if close is not None:
+            close()
+
+
+def bound(call: Call, content: Iterable[bytes], *, has_length: bool) -> Iterable[bytes]:
+    """
+    Return *content*, the stream of a response that has begun, bounded.
+    """
+    bounds = _Bounds(call)
+    bounds.begin(has_length=has_length)
+    return _Bounded(content, bounds)
+
+
+async def abound(call: Call, content: AsyncIterable[bytes], *, has_length: bool) -> AsyncIterator[bytes]:
+    """
+    Return *content*, the stream of a response that has begun, bounded, on an event loop.
+    """
+    bounds = _Bounds(call)
+    bounds.begin(has_length=has_length)
+    try:
+        async for chunk in content:
+            yield await bounds.apass_on(chunk)
+            if bounds.is_cut:
+                return
+    finally:
+        close = getattr(content, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,63 @@
+"""
+What a call that has ended is charged: its outcome, the rule that its route has for that, and what the rule comes to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.recording import Charge
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
+from tokenbudget_mw.values import Cost
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.rules.settlement import Ending
+    from tokenbudget_mw.values import Usage
+
+__all__ = ["charges_for", "outcome_for"]
+
+NOTHING = Cost()
+
+
+def outcome_for(call: Call, ending: Ending, tapped: Usage | None, *, is_reported: bool) -> str:
+    """
+    Name the outcome of *call*.
+
+    Args:
+        call: The call.
+
+        ending: How its response ended.
+
+        tapped: What was read of it.
+
+        is_reported: Whether its handler has charged what it used, so that nothing else counts.
+    """
+    prompt = call.prompt
+    if call.ended_by is not None:
+        return "budget_end"
+    read = None if is_reported else tapped
+    if read is None and prompt is not None and not is_reported:
+        read = UNREAD
+    return outcome_of(ending, read, has_output=prompt is not None and prompt.max_output != 0)
+
+
+def charges_for(call: Call, outcome: str, tapped: Usage | None) -> tuple[Charge, ...]:
+    """
+    Return what *call* is charged, by the rule that its route has for *outcome*.
+    """
+    prompt = call.prompt
+    if tapped is not None and prompt is not None and tapped.source == "provider" and not prompt.input.exact:
+        call.core.meter.learn(prompt.model, prompt.input, tapped.input_tokens)
+    rule = call.route.settle.get(outcome, DEFAULT_SETTLE[outcome])
+    usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=_reserved(call))
+    if usage.source == "none":
+        return ()
+    return (Charge(usage, call.price(usage, prompt.model if prompt else None)),)
+
+
+def _reserved(call: Call) -> Cost:
+    if call.held:
+        return call.held[0].cost
+    # no limit applied, so nothing was held; what would have been is the same
+    return NOTHING if call.prompt is None else call.request().upper
