@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.call import Call, current
     from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, TokenBudgetError
     from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.settings.own_limits import own_limits
     from tokenbudget_mw.values import Decision, Facts, Subject, Usage
     from tokenbudget_mw.wsgi import WSGIMiddleware
 
@@ -31,6 +32,7 @@ __all__ = [
     "Usage",
     "WSGIMiddleware",
     "current",
+    "own_limits",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "Usage": "values",
     "WSGIMiddleware": "wsgi",
     "current": "call",
+    "own_limits": "settings.own_limits",
 }
 
 

@@ -7,25 +7,28 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.operators import Operators
+from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.values import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.guard import AsyncGuard, Guard
     from tokenbudget_mw.identify import Identifier
+    from tokenbudget_mw.operators import Explanation
     from tokenbudget_mw.rules.routes import RouteTable
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Prompt, Route, TokenCount, UsageRecord
+    from tokenbudget_mw.values import Prompt, Route, Subject, TokenCount, UsageRecord
 
 __all__ = ["Core", "Meter"]
 
@@ -133,6 +136,48 @@ class Core:
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
     _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
+    _changing: Lock = field(default_factory=Lock)
+
+    def change_limits(self, changes: Mapping[str, Any]) -> None:
+        """
+        Put other limits in the place of those that hold, in this process, from the next request on.
+
+        What was counted stays counted: a limit of the same scopes, unit and window goes on where it stood, whatever its
+        amount. Requests in flight are settled by the limits that admitted them.
+
+        Args:
+            changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
+
+        Raises:
+            ConfigurationError: Something is wrong. Then nothing has changed.
+        """
+        with self._changing:
+            settings = change_limits(self.settings, changes)
+            admission = self.guard.admission
+            admission = replace(admission, policy=changed_policy(settings, admission.policy))
+            # each is one assignment, and a request reads it once
+            self.settings = settings
+            self.guard.admission = self.async_guard.admission = admission
+
+    def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
+        """
+        Say which limits apply to *subject* now, where each comes from, what is left of it, and when it frees. Waits for
+        the backend: on an event loop, ask in a thread.
+
+        Args:
+            subject: Whose limits.
+
+            route: On which route; without it limits per route are left out.
+
+            model: For which model; without it limits per model are left out.
+        """
+        return self.operators().explain(subject, route=route, model=model)
+
+    def operators(self) -> Operators:
+        """
+        Return what looks at the limits that hold now, and corrects them. `change_limits` makes it out of date.
+        """
+        return Operators(self.guard.admission, self.guard.backend, self.clock)
 
     def record(self, record: UsageRecord) -> None:
         """

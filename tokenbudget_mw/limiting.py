@@ -55,6 +55,10 @@ class EndpointLimit:
         if not texts:
             raise ConfigurationError("limit() needs at least one limit, for example '10 requests/minute'.")
         limits = [parse_limit(text, path="limit()", place="route") for text in texts]
+        if any(limit.until is not None for limit in limits):
+            raise ConfigurationError(
+                "limit() takes no limit with an end ('until'). Give it to a plan or to a route's `limits`."
+            )
         return cls(tuple([replace(limit, name=f"{limit.name}-endpoint") for limit in limits]), name)
 
     def named(self, name: str) -> EndpointLimit:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import Ask, Cost
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.backends.base import Backend
     from tokenbudget_mw.rules.admission import Admission
+    from tokenbudget_mw.rules.layers import Placed
     from tokenbudget_mw.rules.policy import Policy
     from tokenbudget_mw.values import Check, CheckState, Limit, Route, Subject
 
@@ -36,7 +38,8 @@ class Explained:
     Attributes:
         limit: The limit.
 
-        source: Where it comes from: ``plan free``, ``limits``, ``route /v1/*``.
+        source: Where it comes from: ``plan free``, ``limits``, ``route /v1/*``; ``key k1`` where it is the key's own, and
+            ``identify`` where the host's function gave it.
 
         counter: Whose count it is, for example ``key=k1``.
 
@@ -47,6 +50,11 @@ class Explained:
         reset: Seconds until nothing counts any more.
 
         frees: Seconds until 1 more fits, where it is spent; None where that is never.
+
+        replaced: The limits in whose place it holds, each with where it comes from. The first of them holds again when
+            this one has ended (`Limit.until`) or is taken away.
+
+        looser: Limits that count the same and are not smaller, so that nobody notices them.
     """
 
     limit: Limit
@@ -56,6 +64,8 @@ class Explained:
     is_spent: bool
     reset: float
     frees: float | None
+    replaced: tuple[tuple[Limit, str], ...] = ()
+    looser: tuple[tuple[Limit, str], ...] = ()
 
     @property
     def used(self) -> int:
@@ -112,10 +122,12 @@ class Operators:
             model: For which model; without it limits per model are left out.
         """
         policy, now = self._admission.policy, self._clock()
-        limits, checks = self._bind(subject, route, model, now)
+        held = policy.held_for(subject, route, now)
+        limits, checks = policy.bind(held.limits, subject, route, model, NOTHING, NOTHING, now, ONE)
         reply = self._backend.peek(self._ask(subject, checks), now)
+        placed = {id(each.limit): each for each in held.placed}
         lines = [
-            _explained(limit, _source(policy, limit, subject, route), check, state)
+            _explained(placed[id(limit)], subject, check, state)
             for limit, check, state in zip(limits, checks, reply.states, strict=True)
         ]
         return Explanation(_plan(policy, subject), tuple(lines), reply.degraded)
@@ -180,7 +192,7 @@ class Operators:
         self, subject: Subject, route: Route | None, model: str | None, now: float
     ) -> tuple[list[Limit], list[Check]]:
         policy = self._admission.policy
-        limits = policy.limits_for(subject, route)
+        limits = policy.limits_for(subject, route, now)
         return policy.bind(limits, subject, route, model, NOTHING, NOTHING, now, ONE)
 
     def _ask(self, subject: Subject, checks: Iterable[Check]) -> Ask:
@@ -196,22 +208,25 @@ def _plan(policy: Policy, subject: Subject) -> str | None:
     return subject.plan if subject.plan in policy.plans else policy.default_plan
 
 
-def _source(policy: Policy, limit: Limit, subject: Subject, route: Route | None) -> str:
-    if limit in policy.limits:
-        return "limits"
-    plan = _plan(policy, subject)
-    if plan is not None and limit in policy.plans[plan].limits:
-        return f"plan {plan}"
-    return f"route {route.path}" if route is not None else "limits"
+def _source(source: str, subject: Subject) -> str:
+    if source != OWN:
+        return source
+    return f"key {subject.key}" if subject.source == "api_key" else "identify"
 
 
-def _explained(limit: Limit, source: str, check: Check, state: CheckState) -> Explained:
+def _explained(placed: Placed, subject: Subject, check: Check, state: CheckState) -> Explained:
     return Explained(
-        limit=limit,
-        source=source,
+        limit=placed.limit,
+        source=_source(placed.source, subject),
         counter=check.counter,
         remaining=state.remaining,
         is_spent=not state.fits,
         reset=max(0.0, state.reset),
         frees=state.retry_after,
+        replaced=_sourced(placed.replaced, subject),
+        looser=_sourced(placed.looser, subject),
     )
+
+
+def _sourced(placed: Iterable[Placed], subject: Subject) -> tuple[tuple[Limit, str], ...]:
+    return tuple([(each.limit, _source(each.source, subject)) for each in placed])

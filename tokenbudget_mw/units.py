@@ -7,6 +7,7 @@ Money is exact everywhere: whole pico-dollars (1e-12 USD) on records, whole nano
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation, localcontext
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "TIME_UNITS",
     "exact_int",
     "format_duration",
+    "format_moment",
     "format_quantity",
     "format_usd",
     "nano_from_pico_ceil",
@@ -213,3 +215,13 @@ def format_duration(seconds: float) -> str:
             count = int(seconds // length)
             return f"{count} {unit}{'' if count == 1 else 's'}"
     return f"{seconds:g} seconds"
+
+
+def format_moment(moment: float) -> str:
+    """
+    Return *moment*, in epoch seconds, for people.
+
+    >>> format_moment(1_798_070_400.0)
+    '2026-12-24 00:00 UTC'
+    """
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")

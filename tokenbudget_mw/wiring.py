@@ -18,10 +18,11 @@ from tokenbudget_mw.guard import AsyncGuard, Guard
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
-from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.rules.routes import RouteTable
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings import Settings
+from tokenbudget_mw.settings.changes import policy_of
+from tokenbudget_mw.settings.own_limits import OwnLimits
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -63,8 +64,7 @@ def wire(
     now = clock or time.time
     backend, async_backend = _open_backends(checked, clock)
     database = _Database(checked, engine)
-    policy = Policy(checked.plans, checked.limits, checked.default_plan, checked.timezone, routes=checked.routes)
-    admission = Admission(policy, checked.lease)
+    admission = Admission(policy_of(checked), checked.lease)
     model_name = _model_names(checked)
     core = Core(
         settings=checked,
@@ -101,7 +101,9 @@ def open_keys(settings: Settings, engine: Engine) -> KeyStore:
     """
     from tokenbudget_mw.database.keys import KeyStore
 
-    return KeyStore(engine, settings.pepper.value if settings.pepper else "")
+    return KeyStore(
+        engine, settings.pepper.value if settings.pepper else "", limits=OwnLimits(settings.limit_context())
+    )
 
 
 class _Database:

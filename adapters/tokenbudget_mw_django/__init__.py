@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import current
+    from tokenbudget_mw_django.conf import change_limits
     from tokenbudget_mw_django.decorators import limit
     from tokenbudget_mw_django.middleware import TokenBudgetMiddleware
 
-__all__ = ["TokenBudgetMiddleware", "current", "limit"]
+__all__ = ["TokenBudgetMiddleware", "change_limits", "current", "limit"]
 
 _HOMES = {
     "TokenBudgetMiddleware": "tokenbudget_mw_django.middleware",
+    "change_limits": "tokenbudget_mw_django.conf",
     "current": "tokenbudget_mw.call",
     "limit": "tokenbudget_mw_django.decorators",
 }

@@ -19,13 +19,13 @@ from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Engine
 
     from tokenbudget_mw.core import Core
 
-__all__ = ["core", "database_url", "engine_of", "forget", "read_settings", "using"]
+__all__ = ["change_limits", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -62,6 +62,19 @@ def core() -> Core:
             if engine is not None:
                 made.closers.append(engine.dispose)
         return _cores["core"]
+
+
+def change_limits(changes: Mapping[str, Any]) -> None:
+    """
+    Put other limits in the place of those that hold, in this process; what was counted stays.
+
+    Args:
+        changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
+
+    Raises:
+        ConfigurationError: Something is wrong. Then nothing has changed.
+    """
+    core().change_limits(changes)
 
 
 def engine_of(alias: str) -> Engine:

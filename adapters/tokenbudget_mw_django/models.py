@@ -182,6 +182,7 @@ class Key(models.Model):
     rotated_to = VarcharField(max_length=32, null=True)
     last_used_at = MomentField(null=True)
     tags = LongTextField()
+    limits = LongTextField(null=True)
 
     class Meta:
         db_table = "tokenbudget_keys"

@@ -83,6 +83,18 @@ class TokenBudget:
 
         return limited
 
+    def change_limits(self, changes: Mapping[str, Any]) -> None:
+        """
+        Put other limits in the place of those that hold, in this process; what was counted stays.
+
+        Args:
+            changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
+
+        Raises:
+            ConfigurationError: Something is wrong. Then nothing has changed.
+        """
+        self.core.change_limits(changes)
+
 
 async def _refuse(connection: Any, error: Exception) -> Any:
     # Starlette calls one handler for requests and websockets; its types know handlers of either

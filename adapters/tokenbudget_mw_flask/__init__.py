@@ -90,6 +90,20 @@ class TokenBudget:
 
         return decorate
 
+    def change_limits(self, changes: Mapping[str, Any], app: Flask | None = None) -> None:
+        """
+        Put other limits in the place of those that hold, in this process; what was counted stays.
+
+        Args:
+            changes: Any of ``plans``, ``limits``, ``overrides`` and ``default_plan``, as in the settings; each is whole.
+
+            app: Whose limits; the current app's where None.
+
+        Raises:
+            ConfigurationError: Something is wrong. Then nothing has changed.
+        """
+        core_of(app or current_app).change_limits(changes)
+
 
 def core_of(app: Flask) -> Core:
     """

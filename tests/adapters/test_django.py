@@ -20,7 +20,7 @@ from django_rig import ANSWER, OURS, PIECES, TOKENBUDGET, rows
 
 from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import ConfigurationError
-from tokenbudget_mw_django import TokenBudgetMiddleware, conf
+from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
 from tokenbudget_mw_django.asgi import get_asgi_application
 
 CHAT = "/v1/chat/completions"
@@ -274,6 +274,17 @@ def test_override_settings_makes_a_new_core() -> None:
     assert len(old.spool) == 0
     assert conf.core() is not old
     assert len(rows("before")) == 1
+
+
+def test_limits_change_while_the_app_runs() -> None:
+    """The next request meets the new limits, with what was counted by the old."""
+    assert post(CHAT, "k1").status_code == 200
+
+    change_limits({"plans": {"one": ["1 concurrent", "3 tokens/minute"]}})
+
+    assert post(CHAT, "k1").status_code == 429
+    change_limits({"plans": {"one": ["1 concurrent", "1000 tokens/minute"]}})
+    assert post(CHAT, "k1").status_code == 200
 
 
 def test_other_settings_leave_the_core() -> None:

@@ -322,3 +322,18 @@ def test_lifespan_drains_at_shutdown() -> None:
 
     assert (before, len(host.records)) == (0, 1)
     assert order == ["app", "core"]
+
+
+def test_limits_change_while_the_app_runs(host: Host) -> None:
+    """The next request meets the new limits, with what was counted by the old."""
+
+    @host.app.get("/plain/x")
+    async def view() -> None: ...
+
+    assert host.get("/plain/x").status_code == 200
+
+    host.budget.change_limits({"plans": {"one": ["2 requests/minute"]}})
+
+    assert [host.get("/plain/x").status_code for _ in range(2)] == [200, 429]
+    with pytest.raises(ConfigurationError, match="did you mean 'plans'"):
+        host.budget.change_limits({"plan": {}})

@@ -305,3 +305,22 @@ def test_command_passes_its_exit_code_on(booked: Flask) -> None:
 def test_command_group_is_found_by_entry_point(booked: Flask) -> None:
     """The group is there without a line in the app: Flask finds it in the installed package."""
     assert "tokenbudget" in flask(booked, "--help").output
+
+
+# -- limits that change -----------------------------------------------------------------------------------------------
+
+
+def test_limits_change_while_the_app_runs() -> None:
+    """The extension changes those of the current app, or of the one that it is given; the count stays."""
+    app, budget = app_with(WIDE | {"plans": {"one": ["1 request/minute"]}})
+    other, _ = app_with(WIDE)
+    app.add_url_rule("/plain/x", view_func=lambda: "x")
+    assert [get(app, "/plain/x").status_code for _ in range(2)] == [200, 429]
+
+    budget.change_limits({"plans": {"one": ["2 requests/minute"]}}, app)
+    assert [get(app, "/plain/x").status_code for _ in range(2)] == [200, 429]
+    with app.app_context():
+        budget.change_limits({"plans": {"one": ["3 requests/minute"]}})
+
+    assert [get(app, "/plain/x").status_code for _ in range(2)] == [200, 429]
+    assert core_of(other).settings.plans["one"].limits[0].amount == 100

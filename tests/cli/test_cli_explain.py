@@ -104,3 +104,48 @@ def test_an_absent_backend_is_said(run, kid, config):
 
     assert shown.code == 1
     assert "The backend is away" in shown.out
+
+
+def test_a_keys_own_limits_are_told(run, kid, config):
+    """Whose they are, until when, and what holds without them; what was counted before counts."""
+    run("keys", "limit", kid, "--limit", "9 requests/minute", "--until", "2090-12-24T00:00Z", "--config", config)
+
+    shown = run("explain", kid, "--json", "--config", config)
+    line = next(line for line in shown.json["limits"] if line["unit"] == "requests")
+    assert (line["name"], line["source"], line["amount"], line["remaining"]) == ("requests-minute", f"key {kid}", 9, 6)
+    assert line["until"] == "2090-12-24T00:00:00+00:00"
+    assert line["replaces"] == [{"limit": "3 requests/minute", "source": "plan free"}]
+
+    out = run("explain", kid, "--config", config).out
+    assert out.endswith(
+        "requests-minute: holds until 2090-12-24 00:00 UTC, in the place of 3 requests/minute (plan free).\n"
+    )
+
+
+def test_a_holder_of_the_hosts_own_is_named_by_its_scopes(run, tmp_path, redis_db, engine, kid, config):
+    """Where the host says who asks, the command is told what the host would say; the key table needs no telling."""
+    settings = {"backend": redis_db, "identify": "ip", "plans": {"free": ["3 requests/minute"], "pro": ["9/minute"]}}
+    settings |= {"default_plan": "free", "overrides": {"tenant:acme": ["70 requests/hour"]}}
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps(settings))
+
+    shown = run("explain", "k1", "--tenant", "acme", "--plan", "pro", "--json", "--config", path).json
+    told = run("explain", kid, "--tenant", "acme", "--config", config)
+
+    assert [(line["source"], line["amount"]) for line in shown["limits"]] == [
+        ("plan pro", 9),
+        ("override tenant:acme", 70),
+    ]
+    assert (told.code, "the key table knows" in told.err) == (2, True)
+
+
+def test_a_larger_limit_is_told_beside_the_one_that_holds(run, kid, config):
+    """So that nobody wonders why it changes nothing."""
+    settings = json.loads(config.read_text()) | {"limits": ["50 requests/minute"]}
+    config.write_text(json.dumps(settings))
+
+    line = run("explain", kid, "--json", "--config", config).json["limits"][0]
+    assert (line["amount"], line["looser"]) == (3, [{"limit": "50 requests/minute", "source": "limits"}])
+    assert run("explain", kid, "--config", config).out.endswith(
+        "requests-minute: holds before 50 requests/minute (limits), because it is no larger.\n"
+    )

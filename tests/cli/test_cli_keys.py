@@ -144,3 +144,82 @@ def test_the_curl_speaks_the_route_s_format(keys, monkeypatch):
     assert "http://localhost:8000/v1/messages" in out
     assert "claude" in out
     assert curl("k", "http://x/", "") == ["  curl http://x/ \\", '    -H "Authorization: Bearer k"']
+
+
+# -- limits of its own ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """
+    A plan to have other limits than.
+    """
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["60 requests/minute", "$5/month"]}')
+    monkeypatch.setenv("TOKENBUDGET_TIMEZONE", "Europe/Zurich")
+
+
+def test_a_key_is_made_with_limits_of_its_own(keys, planned):
+    """`--limit` takes a limit string or the JSON of a limit's dict, several times."""
+    made = keys("create", "--limit", "100 requests/minute", "--limit", '{"limit": "$9/month", "anchor": 15}', "--json")
+
+    assert made.json["limits"] == ["100 requests/minute", {"limit": "$9/month", "anchor": 15}]
+    assert keys("list", "--json").json["keys"][0]["limits"] == made.json["limits"]
+
+
+def test_limits_are_added_shown_and_cleared(keys, planned):
+    """An increase is said with its end and what it replaces; without a limit the command shows; `--clear` takes all."""
+    kid = keys("create", "--json").json["kid"]
+    assert keys("limit", kid).out == f"Key {kid} has no limits of its own.\n"
+
+    keys("limit", kid, "--limit", "100 requests/minute")
+    shown = keys("limit", kid, "--limit", "1000 requests/minute", "--until", "2090-12-24").out
+    assert "At most 1k requests in any minute, for each key, until 2090-12-23 23:00 UTC ('requests-minute')." in shown
+    assert "In the place of: 100 requests/minute, 60 requests/minute." in shown
+    assert "The app knows within 10 s." in shown
+    assert keys("limit", kid).out == shown
+
+    assert keys("limit", kid, "--clear", "--limit", "7/hour", "--json").json["limits"] == ["7/hour"]
+    assert keys("limit", kid, "--clear", "--json").json["limits"] == []
+
+
+def test_limits_of_a_key_may_end_after_a_duration(keys, planned):
+    """`--until` takes a duration from now, for every limit of the command."""
+    kid = keys("create", "--json").json["kid"]
+    limits = keys(
+        "limit", kid, "--limit", "9/minute", "--limit", '{"limit": "$9/month"}', "--until", "30 days", "--json"
+    )
+
+    ends = [datetime.fromisoformat(limit["until"]).timestamp() - time.time() for limit in limits.json["limits"]]
+    assert len(ends) == 2
+    assert all(30 * 86_400 - 60 < end <= 30 * 86_400 for end in ends)
+
+
+def test_limits_are_shown_though_the_plan_is_gone(keys, planned, monkeypatch):
+    """An operator can look at, and mend, a key whose plan is not in the settings any more."""
+    kid = keys("create", "--plan", "free", "--limit", "9/minute", "--json").json["kid"]
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"a": [], "b": []}')
+
+    assert "At most 9 requests in any minute" in keys("limit", kid).out
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (("--limit", "9 tokes/minute"), "at `limits[0]`: unknown unit 'tokes'; did you mean 'tokens'?"),
+        (("--limit", "9/minute per global"), "counts for everybody together"),
+        (("--limit", "{9/minute"), "--limit: this is no JSON"),
+        (("--limit", '{"limitt": "9/minute"}'), "did you mean 'limit'?"),
+        (("--limit", "9/minute", "--until", "2020-01-01"), "--until: '2020-01-01' is past."),
+        (("--limit", "9/minute", "--until", "soon"), "--until: 'soon' is neither a date"),
+        (("--until", "2090-01-01"), "give one"),
+    ],
+)
+def test_wrong_limits_change_nothing(keys, planned, argv, complaint):
+    """The command ends with 2 and says what was wrong; the key has the limits it had."""
+    kid = keys("create", "--limit", "5/minute", "--json").json["kid"]
+
+    ran = keys("limit", kid, *argv)
+
+    assert ran.code == 2
+    assert complaint in ran.err
+    assert keys("limit", kid, "--json").json["limits"] == ["5/minute"]

@@ -9,12 +9,14 @@ from types import ModuleType
 
 import pytest
 
-from tokenbudget_mw import Settings
+from tokenbudget_mw import Facts, Settings
+from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.wiring import wire
 
 Load = Callable[[str], ModuleType]
 
 
-@pytest.mark.parametrize("name", ["settings_full", "shadow", "tariffs", "identify_user"])
+@pytest.mark.parametrize("name", ["settings_full", "shadow", "tariffs", "identify_user", "limit_dicts"])
 def test_settings_on_a_page_are_valid(example: Load, name: str) -> None:
     """The dict passes the checks that an app's start makes."""
     assert Settings.from_mapping(example(name).TOKENBUDGET)
@@ -59,3 +61,39 @@ def test_operators_look_and_correct(example: Load) -> None:
     (line,) = example("operators").lines
 
     assert (line.limit.name, line.remaining, line.is_spent) == ("tokens-day-tenant", 1_000_000, False)
+
+
+def test_limit_dicts_mean_what_the_page_says(example: Load) -> None:
+    """Anchors, an end in the settings' zone, and overrides for whom they name."""
+    settings = Settings.from_mapping(example("limit_dicts").TOKENBUDGET)
+    month, week, year, requests, increase = settings.plans["pro"].limits
+
+    assert [limit.window.anchor for limit in (month, week, year) if limit.window] == [15, 5, 406]
+    assert (requests.until, increase.until, increase.name) == (None, 1_798_066_800.0, requests.name)
+    assert settings.overrides["tenant:acme"][0].per == ("tenant",)
+    assert settings.overrides["user:alice"][0].per == ("key",)
+
+
+def test_hosts_give_limits_along(example: Load) -> None:
+    """Alice has her own requests, for good, and her own dollars until the year ends; Bob has the plan's."""
+    core = wire(example("identify_own_limits").TOKENBUDGET, clock=FakeClock(1_798_750_000.0))  # the last day of 2026
+
+    def amounts(session: str) -> list[int]:
+        subject = core.identifier.resolve(Facts("GET", "/", (("x-session", session),)))
+        return [line.limit.amount for line in core.explain(subject).limits]
+
+    assert amounts("s3cr3t-session") == [300, 50 * 10**9]
+    assert amounts("other-session") == [60, 5 * 10**9]
+    core.clock.advance(86_400)  # type: ignore[attr-defined]
+    assert amounts("s3cr3t-session") == [300, 5 * 10**9]
+    core.close()
+
+
+def test_limits_change_as_the_page_says(example: Load) -> None:
+    """The function that is shown changes what holds."""
+    module = example("change_limits")
+
+    module.on_new_limits({"free": ["90 requests/minute"]})
+
+    assert module.budget.core.settings.plans["free"].limits[0].amount == 90
+    module.budget.core.close()

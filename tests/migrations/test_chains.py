@@ -14,8 +14,11 @@ from sqlalchemy.exc import DatabaseError
 
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database import books, tables
+from tokenbudget_mw.database.keys import KeyStore
 from tokenbudget_mw.database.rows import COLUMNS, new_rows
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.settings.limits import Context
+from tokenbudget_mw.settings.own_limits import OwnLimits
 from tokenbudget_mw.values import UsageRecord
 
 if TYPE_CHECKING:
@@ -168,6 +171,26 @@ def test_rollups_are_filled_from_older_rows(engine: Engine, django: Django, chai
         "10 23:00:00.000000",
         "11 00:00:00.000000",
     ]
+
+
+@pytest.mark.parametrize("chain", ["alembic", "django"])
+def test_keys_of_an_older_version_live_on(engine: Engine, django: Django, chain: str) -> None:
+    """
+    Keys that were made before the column for limits was there serve before and after the upgrade, which gives them none.
+    """
+    if chain == "alembic":
+        tokenbudget_mw_alembic.upgrade(engine, "0003")
+    else:
+        assert django("migrate", "tokenbudget_mw_django", "0003", "--verbosity=0").returncode == 0
+        engine.dispose()
+    store = KeyStore(engine, "pepper", limits=OwnLimits(Context()))
+    kid = store.create(tenant="acme").row.kid
+    before = store.get(kid)
+
+    run_chain(chain, engine, django)
+
+    assert store.get(kid) == before
+    assert store.set_limits(kid, ["9/minute"]).limits == '["9/minute"]'
 
 
 def test_the_database_refuses_negative_numbers(migrate: Callable[[], None], engine: Engine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from tokenbudget_mw.backends import open_backend
 from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
@@ -159,3 +160,55 @@ def test_an_operator_is_told_when_the_backend_is_away(admission: Admission, cloc
     with pytest.raises(BackendUnavailableError):
         operators.reset(K1)
     backend.close()
+
+
+def test_an_explanation_says_what_replaces_what(backend: Backend, clock: FakeClock) -> None:
+    """
+    Overrides, a subject's own limits and those with ends: each with its source, its end and what holds without it.
+    """
+    increase = parse_limit({"limit": "500 requests/minute", "until": "2023-11-14T22:14:20Z"})  # in a minute
+    overrides = {"tenant:acme": (parse_limit("200 requests/minute"),)}
+    admission = Admission(Policy({"free": FREE}, (), overrides=overrides))
+    operators = Operators(admission, backend, clock)
+
+    def told(subject: Subject) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        (line,) = operators.explain(subject).limits
+        return [(line.limit.text, line.source, [(limit.text, source) for limit, source in line.replaced])]
+
+    plain = ("200 requests/minute", "override tenant:acme", [("10 requests/minute", "plan free")])
+    covered = [("200 requests/minute", "override tenant:acme"), ("10 requests/minute", "plan free")]
+    assert told(K1) == [plain]
+    keyed = replace(K1, limits=(increase,), source="api_key")
+    assert told(keyed) == [("500 requests/minute", "key k1", covered)]
+    assert told(replace(keyed, source="custom")) == [("500 requests/minute", "identify", covered)]
+    clock.advance(60)
+    assert told(keyed) == [plain]
+
+
+def test_an_explanation_says_why_an_increase_is_of_no_use(backend: Backend, clock: FakeClock) -> None:
+    """
+    A larger limit that counts the same is told beside the one that holds.
+    """
+    increase = parse_limit({"limit": "500 requests/minute", "until": "2023-11-14T22:14:20Z"})
+    plans = {"free": Plan("free", (*FREE.limits[:1], increase))}
+    operators = Operators(Admission(Policy(plans, (parse_limit("50 requests/minute"),))), backend, clock)
+
+    (line,) = operators.explain(K1).limits
+    assert (line.limit.amount, line.source, line.replaced) == (50, "limits", ())
+    assert line.looser == ((increase, "plan free"),)
+    clock.advance(60)
+    (line,) = operators.explain(K1).limits
+    assert (line.limit.amount, line.source, [limit.amount for limit, _ in line.looser]) == (10, "plan free", [50])
+
+
+def test_a_subjects_own_limit_is_reset_by_its_name(operators: Operators, guard: Guard) -> None:
+    """
+    Corrections see the limits that hold, as requests do.
+    """
+    subject = replace(K1, limits=(parse_limit("1 requests/minute"),))
+    assert spend(guard, subject, 1)
+    assert not spend(guard, subject, 1, id="1" * 32)
+
+    operators.reset(subject, "requests-minute")
+
+    assert spend(guard, subject, 1, id="2" * 32)

@@ -132,9 +132,9 @@ def test_the_plan_of_the_subject_decides():
     """
     policy = Policy({"free": Plan("free", (REQUESTS,)), "pro": Plan("pro", (TOKENS,))}, (MONEY,), "free")
 
-    assert policy.limits_for(ALICE, None) == (REQUESTS, MONEY)
-    assert policy.limits_for(msgspec.structs.replace(ALICE, plan="pro"), None) == (TOKENS, MONEY)
-    assert policy.limits_for(msgspec.structs.replace(ALICE, plan="gone"), None) == (REQUESTS, MONEY)
+    assert policy.limits_for(ALICE, None, NOW) == (REQUESTS, MONEY)
+    assert policy.limits_for(msgspec.structs.replace(ALICE, plan="pro"), None, NOW) == (TOKENS, MONEY)
+    assert policy.limits_for(msgspec.structs.replace(ALICE, plan="gone"), None, NOW) == (REQUESTS, MONEY)
 
 
 def test_a_plan_that_does_not_exist_is_refused_rather_than_unlimited():
@@ -143,9 +143,9 @@ def test_a_plan_that_does_not_exist_is_refused_rather_than_unlimited():
     """
     policy = Policy({"free": Plan("free", (REQUESTS,))}, (MONEY,))
 
-    assert policy.limits_for(ALICE, None) == (MONEY,)
+    assert policy.limits_for(ALICE, None, NOW) == (MONEY,)
     with pytest.raises(CredentialError, match="'gone'") as caught:
-        policy.limits_for(msgspec.structs.replace(ALICE, plan="gone"), None)
+        policy.limits_for(msgspec.structs.replace(ALICE, plan="gone"), None, NOW)
     assert (caught.value.status, caught.value.code) == (403, "unknown_plan")
 
 
@@ -153,13 +153,13 @@ def test_a_route_adds_its_own_limits():
     """
     The limits of a route hold on that route alone, beside the others.
     """
-    slow = replace(REQUESTS, amount=2, per=("key", "route"))
+    slow = replace(REQUESTS, name="slow", amount=2, per=("key", "route"))
     route = Route("/slow", limits=(slow,))
     policy = Policy({}, (REQUESTS,))
 
-    assert policy.limits_for(ALICE, route) == (REQUESTS, slow)
-    assert policy.limits_for(ALICE, route) is policy.limits_for(ALICE, route)
-    assert policy.limits_for(ALICE, Route("/slow")) == (REQUESTS,)
+    assert policy.limits_for(ALICE, route, NOW) == (REQUESTS, slow)
+    assert policy.limits_for(ALICE, route, NOW) is policy.limits_for(ALICE, route, NOW)
+    assert policy.limits_for(ALICE, Route("/slow"), NOW) == (REQUESTS,)
 
 
 def test_routes_made_on_the_fly_never_get_each_others_limits():
@@ -170,7 +170,7 @@ def test_routes_made_on_the_fly_never_get_each_others_limits():
 
     for amount in range(1, 6000):
         route = Route("/x", limits=(replace(REQUESTS, amount=amount),))
-        (limit,) = policy.limits_for(ALICE, route)
+        (limit,) = policy.limits_for(ALICE, route, NOW)
         (check,) = checks(policy, (limit,))
         assert (limit.amount, check.cap) == (amount, amount)
 
@@ -183,7 +183,7 @@ def test_limits_that_share_a_counter_are_charged_once_against_the_smaller(order)
     plan, everybody = [replace(REQUESTS, amount=60), replace(REQUESTS, amount=10)][::order]
     policy = Policy({"free": Plan("free", (plan,))}, (everybody,), "free")
 
-    assert [limit.amount for limit in policy.limits_for(ALICE, None)] == [10]
+    assert [limit.amount for limit in policy.limits_for(ALICE, None, NOW)] == [10]
 
 
 def test_a_shadow_limit_beside_an_enforced_one_counts_for_itself():
@@ -193,7 +193,7 @@ def test_a_shadow_limit_beside_an_enforced_one_counts_for_itself():
     trial = replace(REQUESTS, amount=10, mode="shadow")
     policy = Policy({}, (REQUESTS, trial))
 
-    enforced, shadow = checks(policy, policy.limits_for(ALICE, None))
+    enforced, shadow = checks(policy, policy.limits_for(ALICE, None, NOW))
 
     assert (enforced.cap, enforced.enforced) == (60, True)
     assert (shadow.cap, shadow.enforced) == (10, False)
@@ -215,7 +215,7 @@ def test_no_request_asks_for_a_window_twice(limits):
     Whatever limits meet, no two checks of one request have the same counter and window.
     """
     policy = Policy({"p": Plan("p", tuple(limits[:3]))}, tuple(limits[3:]), "p")
-    asked = [(check.counter, check.window) for check in checks(policy, policy.limits_for(ALICE, None))]
+    asked = [(check.counter, check.window) for check in checks(policy, policy.limits_for(ALICE, None, NOW))]
 
     assert len(asked) == len(set(asked))
 

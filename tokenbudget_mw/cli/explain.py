@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
-from tokenbudget_mw.units import format_duration, format_quantity, format_usd
+from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route, Unit
+    from tokenbudget_mw.values import Limit, Route, Unit
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,6 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     Add the command's arguments.
     """
     parser.add_argument("key", metavar="KEY", help="public id of the key (tb_live_<KEY>_…), or of another holder")
+    for scope in ("user", "team", "project", "tenant", "plan"):
+        parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
     parser.add_argument("--model", help="with its limits per model")
     parser.add_argument("--route", metavar="PATH", help="with the limits of this route of the settings")
     parser.add_argument(
@@ -48,16 +53,15 @@ def run(context: Context) -> int:
     from tokenbudget_mw.backends import open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
-    from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.settings.changes import policy_of
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
         raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
-    policy = Policy(settings.plans, settings.limits, settings.default_plan, settings.timezone, routes=settings.routes)
     subject, route = _subject(context, settings), _route(settings, args.route)
     backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
     try:
-        operators = Operators(Admission(policy, settings.lease), backend, time.time)
+        operators = Operators(Admission(policy_of(settings), settings.lease), backend, time.time)
         if args.reset:
             operators.reset(subject, *args.reset, route=route, model=args.model)
         found = operators.explain(subject, route=route, model=args.model)
@@ -68,12 +72,17 @@ def run(context: Context) -> int:
 
 
 def _subject(context: Context, settings: Settings) -> Subject:
+    args = context.args
+    named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
-        return Subject(key=context.args.key)
+        return Subject(key=args.key, **named)
+    if named:
+        raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
 
     with context.database() as engine:
-        return open_keys(settings, engine).get(context.args.key).subject()
+        keys = open_keys(settings, engine)
+        return keys.subject_of(keys.get(args.key))
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:
@@ -97,6 +106,9 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
             "spent": line.is_spent,
             "reset_seconds": line.reset,
             "frees_seconds": line.frees,
+            "until": None if line.limit.until is None else datetime.fromtimestamp(line.limit.until, UTC).isoformat(),
+            "replaces": [{"limit": limit.text, "source": source} for limit, source in line.replaced],
+            "looser": [{"limit": limit.text, "source": source} for limit, source in line.looser],
         }
         for line in found.limits
     ]
@@ -110,7 +122,28 @@ def _lines(found: Explanation) -> list[str]:
     if not found.limits:
         return [*head, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
-    return [*head, *table(heads, [_cells(line) for line in found.limits])]
+    return [*head, *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
+
+
+def _notes(lines: Iterable[Explained]) -> list[str]:
+    """
+    Say of each limit with an end, or before others, what holds without it.
+    """
+    notes = []
+    for line in lines:
+        until = line.limit.until
+        parts = [] if until is None else [f"until {format_moment(until)}"]
+        if line.replaced:
+            parts.append(f"in the place of {_named(line.replaced)}")
+        if line.looser:
+            parts.append(f"before {_named(line.looser)}, because it is no larger")
+        if parts:
+            notes.append(f"{line.limit.name}: holds {', '.join(parts)}.")
+    return ["", *notes] if notes else []
+
+
+def _named(limits: Iterable[tuple[Limit, str]]) -> str:
+    return ", ".join(f"{limit.text} ({source})" for limit, source in limits)
 
 
 def _cells(line: Explained) -> tuple[str, ...]:

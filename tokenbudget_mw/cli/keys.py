@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
+from tokenbudget_mw.settings.changes import policy_of
+from tokenbudget_mw.settings.describe import describe_limit
+from tokenbudget_mw.settings.limit_times import read_until
 from tokenbudget_mw.units import parse_duration
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     create.add_argument("--expires", metavar="WHEN", help="from when it is refused: 2027-01-31, or in '30 days'")
     create.add_argument("--name", default="", help="what its owner calls it")
+    _add_limit(create)
     listing = actions.add_parser("list", help="list the keys, the oldest first")
     listing.add_argument("--status", choices=STATES)
     listing.add_argument("--tenant", metavar="ID")
@@ -46,14 +51,37 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("resume", "accept a suspended key again"),
         ("revoke", "refuse a key for ever"),
         ("rotate", "make a key that takes the place of another"),
+        ("limit", "give a key limits of its own, or take them away"),
     ):
         actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
     actions.choices["rotate"].add_argument(
         "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
     )
+    _add_limit(actions.choices["limit"])
+    _add_limit_options(actions.choices["limit"])
     for action in actions.choices.values():
         add_source(action)
         add_json(action)
+
+
+def _add_limit(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help="limit of its own, as '100 requests/minute' or as the JSON of a limit's dict, in the place of what counts the "
+        "same in its plan; repeatable",
+    )
+
+
+def _add_limit_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--until",
+        metavar="WHEN",
+        help="when these limits end: 2027-01-31 (in the settings' time zone), or in '30 days'",
+    )
+    parser.add_argument("--clear", action="store_true", help="first take all its own limits away")
 
 
 def run(context: Context) -> int:
@@ -83,6 +111,7 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         plan=args.plan,
         purpose=args.purpose,
         expires_at=None if args.expires is None else _moment(args.expires, time.time()),
+        limits=[_limit_of(text) for text in args.limit],
     )
     return _shown(made), _announce(made, settings)
 
@@ -90,7 +119,20 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
 def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
     del settings
     rows = store.list(status=context.args.status, tenant=context.args.tenant)
-    heads = ("kid", "last4", "name", "status", "plan", "tenant", "team", "project", "user", "purpose", "expires")
+    heads = (
+        "kid",
+        "last4",
+        "name",
+        "status",
+        "plan",
+        "tenant",
+        "team",
+        "project",
+        "user",
+        "purpose",
+        "expires",
+        "limits",
+    )
     cells = [
         (
             row.kid,
@@ -104,6 +146,7 @@ def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[s
             row.user_id,
             row.purpose,
             _day(row.expires_at),
+            None if row.limits is None else len(json.loads(row.limits)),
         )
         for row in rows
     ]
@@ -133,6 +176,60 @@ def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
     return {**_shown(made), "replaces": context.args.kid}, [*_announce(made, settings), old]
 
 
+def _limit(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    args, now = context.args, time.time()
+    limits = [_limit_of(text) for text in args.limit]
+    if args.until is not None:
+        if not limits:
+            raise BadUseError("--until says when a --limit ends; give one.")
+        until = datetime.fromtimestamp(_end(args.until, settings.timezone, now), UTC).isoformat()
+        limits = [{**({"limit": limit} if isinstance(limit, str) else limit), "until": until} for limit in limits]
+    row = store.set_limits(args.kid, limits) if args.clear else None
+    if row is None:
+        row = store.add_limits(args.kid, limits) if limits else store.get(args.kid)
+    return _fields(row), _own_lines(row, settings, store, now)
+
+
+def _limit_of(text: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise BadUseError(f"--limit: this is no JSON: {exc}.") from exc
+
+
+def _end(text: str, timezone: str, now: float) -> float:
+    try:
+        end = read_until(text, timezone)
+    except ValueError:
+        try:
+            return now + parse_duration(text.removeprefix("in "))
+        except ValueError as exc:
+            raise BadUseError(
+                f"--until: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
+            ) from exc
+    if end <= now:
+        raise BadUseError(f"--until: {text!r} is past.")
+    return end
+
+
+def _own_lines(row: KeyRow, settings: Settings, store: KeyStore, now: float) -> list[str]:
+    limits = store.limits_of(row)
+    if not limits:
+        return [f"Key {row.kid} has no limits of its own."]
+    lines = [f"Key {row.kid} has limits of its own. The app knows within {settings.key_cache_ttl:g} s."]
+    try:
+        held = policy_of(settings).held_for(store.subject_of(row), None, now).placed
+    except CredentialError:
+        held = ()  # its plan is not in the settings, so that there is nothing to replace
+    instead = {each.limit: ", ".join(former.limit.text for former in each.replaced) for each in held}
+    for limit in limits:
+        others = instead.get(limit)
+        lines.append(f"  {describe_limit(limit)}{f' In the place of: {others}.' if others else ''}")
+    return lines
+
+
 _ACTIONS = {
     "create": _create,
     "list": _list,
@@ -140,6 +237,7 @@ _ACTIONS = {
     "resume": _resume,
     "revoke": _revoke,
     "rotate": _rotate,
+    "limit": _limit,
 }
 
 
@@ -190,6 +288,7 @@ def _fields(row: KeyRow) -> dict[str, Any]:
         "purpose": row.purpose,
         "created_at": row.created_at.isoformat(),
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+        "limits": [] if row.limits is None else json.loads(row.limits),
     }
 
 

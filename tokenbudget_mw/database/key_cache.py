@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class _Answer:
     code: str
     expires_at: float
     dead_at: float = math.inf
+    status: int = 401
 
     def get(self) -> Subject:
         if self.subject is None:
-            raise CredentialError(self.message, code=self.code)
+            raise CredentialError(self.message, status=self.status, code=self.code)
         return self.subject
 
 
@@ -72,6 +73,7 @@ class KeyCache:
         self._secret = secrets.token_bytes(32)
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
+        self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
         self._generation = 0
         self._is_away = False
 
@@ -143,8 +145,14 @@ class KeyCache:
             return _Answer(None, f"This API key is {row.status}.", f"{row.status}_api_key", until)
         if row.has_expired(now):
             return _Answer(None, "This API key has expired.", "expired_api_key", until)
+        try:
+            subject = self._store.subject_of(row)
+        except ConfigurationError as exc:
+            self._tell_unreadable(row, str(exc))
+            # refused, as a key of an unknown plan is: what it may take is not known
+            return _Answer(None, "The limits of this API key cannot be read.", "unreadable_limits", until, status=403)
         dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
-        return _Answer(row.subject(), "", "", min(until, dead_at), dead_at)
+        return _Answer(subject, "", "", min(until, dead_at), dead_at)
 
     def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
         self._tell(is_away=True, reason=type(exc).__name__)
@@ -154,6 +162,11 @@ class KeyCache:
             return answer
         message = "API keys cannot be checked at the moment. Try again shortly."
         raise CredentialError(message, status=503, code="keys_unavailable") from exc
+
+    def _tell_unreadable(self, row: KeyRow, reason: str) -> None:
+        if self._unreadable.get(row.kid) != row.limits:
+            self._unreadable[row.kid] = row.limits
+            log.error("Key %s is refused, because the limits of its own cannot be read: %s", row.kid, reason)
 
     def _tell(self, *, is_away: bool, reason: str = "") -> None:
         if is_away == self._is_away:

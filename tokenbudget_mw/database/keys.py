@@ -10,132 +10,39 @@ from __future__ import annotations
 import hmac
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from sqlalchemy import insert, select, update
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.key_cache import KeyCache
+from tokenbudget_mw.database.key_rows import (
+    EARLIER,
+    KeyRow,
+    LimitReader,
+    NewKey,
+    Status,
+    is_behind,
+    row_of,
+    select_rows,
+)
 from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
 from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
 from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
-from tokenbudget_mw.values import EMPTY_TAGS, Subject
+from tokenbudget_mw.values import EMPTY_TAGS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlalchemy.engine import RowMapping
+    from sqlalchemy import Engine, Select
 
     from tokenbudget_mw.rules.identity import ApiKey
+    from tokenbudget_mw.values import Limit, Subject
 
-__all__ = ["KeyCache", "KeyRow", "KeyStore", "NewKey", "Status"]
-
-Status = Literal["active", "suspended", "revoked"]
+__all__ = ["KeyCache", "KeyRow", "KeyStore", "LimitReader", "NewKey", "Status"]
 
 _NO_DIGEST = "0" * 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRow:
-    """
-    What is known of a key. All moments are aware, in UTC.
-
-    Attributes:
-        kid: Its public id.
-
-        digest: HMAC-SHA256 of its text, hexadecimal.
-
-        pepper_version: Which pepper that was.
-
-        last4: The last four characters of its text, to recognise it by.
-
-        name: What its owner calls it.
-
-        user_id: User it acts for.
-
-        team_id: Team it acts for.
-
-        project_id: Project it acts for.
-
-        tenant_id: Tenant it acts for.
-
-        plan: Plan in the settings; None takes the default.
-
-        purpose: ``realtime``, ``batch``, ``playground``, ``platform``.
-
-        status: ``active``, ``suspended`` (may be resumed) or ``revoked`` (for good).
-
-        created_at: When it was made.
-
-        expires_at: From when on it is refused; None for never.
-
-        revoked_at: When it was revoked.
-
-        rotated_to: The key that takes its place.
-
-        last_used_at: When it was last seen, coarsely.
-
-        tags: The owner's notes.
-    """
-
-    kid: str
-    digest: str = field(repr=False)
-    pepper_version: int
-    last4: str
-    name: str
-    user_id: str | None
-    team_id: str | None
-    project_id: str | None
-    tenant_id: str | None
-    plan: str | None
-    purpose: str
-    status: Status
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    rotated_to: str | None
-    last_used_at: datetime | None
-    tags: Mapping[str, str]
-
-    def subject(self) -> Subject:
-        """
-        Return who pays and is limited when this key is used.
-        """
-        return Subject(
-            key=self.kid,
-            user=self.user_id,
-            team=self.team_id,
-            project=self.project_id,
-            tenant=self.tenant_id,
-            plan=self.plan,
-            purpose=self.purpose,
-            source="api_key",
-        )
-
-    def has_expired(self, now: float) -> bool:
-        """
-        Whether it is past its time at *now*, in epoch seconds.
-        """
-        return self.expires_at is not None and self.expires_at.timestamp() <= now
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """
-    A key that was just made.
-
-    Attributes:
-        row: What the table holds.
-
-        text: The key itself. It can never be read again.
-    """
-
-    row: KeyRow
-    text: str = field(repr=False)
 
 
 class KeyStore:
@@ -148,6 +55,8 @@ class KeyStore:
         pepper: Secret of the HMAC; or several by version, of which the highest makes new keys and the others still
             check the keys they made.
 
+        limits: Knows what limits of a key's own mean; without it keys that have such are refused.
+
         clock: Epoch seconds.
 
         random_bytes: Source of randomness.
@@ -158,6 +67,7 @@ class KeyStore:
         engine: Engine,
         pepper: str | bytes | Mapping[int, str | bytes],
         *,
+        limits: LimitReader | None = None,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -168,6 +78,7 @@ class KeyStore:
         self._newest = max(self._peppers)
         self._engine = engine
         self._reader = reader(engine)
+        self._limits = limits
         self._clock = clock
         self._random_bytes = random_bytes
 
@@ -177,9 +88,8 @@ class KeyStore:
         """
         Return the key with public id *kid*, by one indexed query; None where there is none.
         """
-        with self._reader.connect() as connection:
-            found = connection.execute(select(tables.keys).where(tables.keys.c.kid == kid)).mappings().first()
-        return None if found is None else _row(found)
+        rows = select_rows(self._reader, lambda keys: keys.where(tables.keys.c.kid == kid))
+        return rows[0] if rows else None
 
     def get(self, kid: str) -> KeyRow:
         """
@@ -197,13 +107,40 @@ class KeyStore:
         """
         Return up to *most* keys, the oldest first, of one *status* and *tenant* or of all.
         """
-        wanted = select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.kid).limit(most)
-        if status is not None:
-            wanted = wanted.where(tables.keys.c.status == status)
-        if tenant is not None:
-            wanted = wanted.where(tables.keys.c.tenant_id == tenant)
-        with self._reader.connect() as connection:
-            return [_row(found) for found in connection.execute(wanted).mappings()]
+
+        def narrow(keys: Select[Any]) -> Select[Any]:
+            if status is not None:
+                keys = keys.where(tables.keys.c.status == status)
+            if tenant is not None:
+                keys = keys.where(tables.keys.c.tenant_id == tenant)
+            return keys.order_by(tables.keys.c.created_at, tables.keys.c.kid).limit(most)
+
+        return select_rows(self._reader, narrow)
+
+    def limits_of(self, row: KeyRow) -> tuple[Limit, ...]:
+        """
+        Return the limits that *row* has of its own.
+
+        Raises:
+            ConfigurationError: They cannot be read.
+        """
+        if row.limits is None:
+            return ()
+        return self._limit_reader().read(row.limits)
+
+    def subject_of(self, row: KeyRow) -> Subject:
+        """
+        Return who pays and is limited when the key of *row* is used.
+
+        Raises:
+            ConfigurationError: The limits of its own cannot be read.
+        """
+        return row.subject(self.limits_of(row))
+
+    def _limit_reader(self) -> LimitReader:
+        if self._limits is None:
+            raise ConfigurationError("Limits of a key's own need a reader. Open the table by `wiring.open_keys`.")
+        return self._limits
 
     def fingerprint(self, key: ApiKey) -> bytes:
         """
@@ -234,6 +171,7 @@ class KeyStore:
         purpose: str = "realtime",
         expires_at: float | None = None,
         tags: Mapping[str, str] = EMPTY_TAGS,
+        limits: Iterable[str | Mapping[str, Any]] = (),
     ) -> NewKey:
         """
         Make a key.
@@ -257,16 +195,21 @@ class KeyStore:
 
             tags: Notes.
 
+            limits: Limits of its own, as in the settings; see `set_limits`.
+
         Raises:
-            ConfigurationError: An id is too long, or holds characters that not every database keeps.
+            ConfigurationError: An id is too long, or holds characters that not every database keeps; or a limit cannot be
+                read.
         """
         owner = {"user_id": user, "team_id": team, "project_id": project, "tenant_id": tenant, "plan": plan}
         _check_ids(owner)
         expires = None if expires_at is None else moment(round(expires_at * 1_000_000))
-        made, values = self._new(**owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags))
+        made, values = self._new(
+            **owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags), limits=self._written(limits)
+        )
         with self._engine.begin() as connection:
             connection.execute(insert(tables.keys).values(values))
-        return NewKey(_row(values), made.text)
+        return NewKey(row_of(values), made.text)
 
     def rotate(self, kid: str, *, grace: float = 86_400.0) -> NewKey:
         """
@@ -275,21 +218,25 @@ class KeyStore:
         Raises:
             UnknownKeyError: There is no active key *kid*.
         """
+        columns = EARLIER if is_behind(self._engine) else tuple(tables.keys.columns)
         with self._engine.begin() as connection:
-            wanted = select(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status == "active")
+            wanted = select(*columns).where(tables.keys.c.kid == kid, tables.keys.c.status == "active")
             found = connection.execute(wanted.with_for_update()).mappings().first()
             if found is None or found["rotated_to"] is not None:
                 raise _unknown(kid, "active and not rotated")
-            old = _row(found)
+            old = row_of(found)
             made, values = self._new(
-                **{name: found[name] for name in _INHERITED}, expires_at=old.expires_at, tags=dict(old.tags)
+                **{name: found[name] for name in _INHERITED},
+                limits=old.limits,
+                expires_at=old.expires_at,
+                tags=dict(old.tags),
             )
             end = self._now() + timedelta(seconds=grace)
             expires = end if old.expires_at is None else min(end, old.expires_at)
             connection.execute(insert(tables.keys).values(values))
             change = update(tables.keys).where(tables.keys.c.kid == kid)
             connection.execute(change.values(rotated_to=made.kid, expires_at=expires))
-        return NewKey(_row(values), made.text)
+        return NewKey(row_of(values), made.text)
 
     def suspend(self, kid: str) -> KeyRow:
         """
@@ -318,6 +265,52 @@ class KeyStore:
         """
         return self._change(kid, ("active", "suspended"), plan=plan)
 
+    def set_limits(self, kid: str, limits: Iterable[str | Mapping[str, Any]]) -> KeyRow:
+        """
+        Give key *kid* limits of its own, in the place of those that it had; none where *limits* are empty.
+
+        Each holds in the place of what counts the same (scopes, unit, window) in its plan and in the settings, or beside
+        them. A dict may have ``until``, from when on what it replaced holds again.
+
+        Raises:
+            ConfigurationError: A limit cannot be read, or the table is a migration behind.
+
+            UnknownKeyError: There is no key *kid* that is active or suspended.
+        """
+        return self._change(kid, ("active", "suspended"), limits=self._written(limits))
+
+    def add_limits(self, kid: str, limits: Iterable[str | Mapping[str, Any]]) -> KeyRow:
+        """
+        Give key *kid* more limits of its own. One that counts the same as another of them takes its place; one with an end
+        only that of another with an end. What has ended is forgotten.
+
+        Raises:
+            ConfigurationError: A limit cannot be read, or the table is a migration behind.
+
+            UnknownKeyError: There is no key *kid* that is active or suspended.
+        """
+        self._check_place()
+        keys = tables.keys
+        with self._engine.begin() as connection:
+            wanted = select(keys.c.limits).where(keys.c.kid == kid, keys.c.status != "revoked").with_for_update()
+            found = connection.execute(wanted).first()
+            if found is None:
+                raise _unknown(kid, "active or suspended")
+            text = self._limit_reader().add(found.limits, limits, self._clock())
+            connection.execute(update(keys).where(keys.c.kid == kid).values(limits=text))
+        return self.get(kid)
+
+    def _written(self, limits: Iterable[str | Mapping[str, Any]]) -> str | None:
+        limits = tuple(limits) if not isinstance(limits, str | Mapping) else (limits,)
+        if not limits:
+            return None
+        self._check_place()
+        return self._limit_reader().write(limits)
+
+    def _check_place(self) -> None:
+        if is_behind(self._engine):
+            raise ConfigurationError("The key table has no place for limits yet. Run `tokenbudget-mw migrate` first.")
+
     def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
         change = update(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status.in_(states))
         with self._engine.begin() as connection:
@@ -328,8 +321,10 @@ class KeyStore:
 
     def _new(self, *, name: str, tags: dict[str, str], **values: Any) -> tuple[ApiKey, dict[str, Any]]:
         key = new_key(self._random_bytes(RANDOM_BYTES))
+        if values.get("limits") is None:
+            values.pop("limits", None)  # so that a table that is one migration back takes the row, too
         return key, {
-            **{column.name: None for column in tables.keys.columns},
+            **{column.name: None for column in EARLIER},
             **values,
             "kid": key.kid,
             "digest": self.fingerprint(key).hex(),
@@ -346,10 +341,6 @@ class KeyStore:
 
 
 _INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
-
-
-def _row(found: RowMapping | Mapping[str, Any]) -> KeyRow:
-    return KeyRow(**{**found, "tags": msgspec.json.decode(found["tags"], type=dict[str, str])})
 
 
 def _bytes(secret: str | bytes) -> bytes:

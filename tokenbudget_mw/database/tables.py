@@ -186,6 +186,7 @@ keys = Table(
     Column("rotated_to", varchar(32)),
     Column("last_used_at", Moment),
     Column("tags", text(), nullable=False),
+    Column("limits", text()),
     **_MYSQL_TABLE,
 )
 

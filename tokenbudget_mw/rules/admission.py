@@ -130,7 +130,7 @@ class Admission:
         if limits is None:
             if request.upper is ONE_REQUEST and request.room is ROOM and request.units is ALL_UNITS:
                 return policy.bind_plain(request.subject, request.route, now)
-            limits = policy.limits_for(request.subject, request.route)
+            limits = policy.limits_for(request.subject, request.route, now)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         kept, checks = policy.bind(

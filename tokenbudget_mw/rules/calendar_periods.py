@@ -2,11 +2,13 @@
 Periods of the calendar in an IANA zone: which hour, day, week, month, quarter or year a moment belongs to.
 
 A period begins where its first local midnight (or hour) falls, so a day on which clocks change has 23 or 25 hours.
-An hour is an hour of elapsed time: the one that clocks repeat in autumn counts as two.
+An hour is an hour of elapsed time: the one that clocks repeat in autumn counts as two. Weeks, months, quarters and years
+begin on the day of their anchor; a month that is too short for it, on its last day.
 """
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -41,25 +43,41 @@ class Period:
     next_end_us: int
 
 
-def _day(day: date) -> tuple[date, date, date]:
+Bounds = tuple[date, date, date]
+"""The first days of a period and of the two after it."""
+
+
+def _day(day: date, _anchor: int) -> Bounds:
     return day, day + timedelta(days=1), day + timedelta(days=2)
 
 
-def _week(day: date) -> tuple[date, date, date]:
-    monday = day - timedelta(days=day.weekday())
-    return monday, monday + timedelta(weeks=1), monday + timedelta(weeks=2)
+def _week(day: date, anchor: int) -> Bounds:
+    first = day - timedelta(days=(day.isoweekday() - anchor) % 7)
+    return first, first + timedelta(weeks=1), first + timedelta(weeks=2)
 
 
-def _months(length: int) -> Callable[[date], tuple[date, date, date]]:
-    def bounds(day: date) -> tuple[date, date, date]:
-        index = (day.year * 12 + day.month - 1) // length * length
-        first, second, third = (divmod(index + step * length, 12) for step in range(3))
-        return date(first[0], first[1] + 1, 1), date(second[0], second[1] + 1, 1), date(third[0], third[1] + 1, 1)
+def _months(length: int) -> Callable[[date, int], Bounds]:
+    def bounds(day: date, anchor: int) -> Bounds:
+        month, first_day = divmod(anchor, 100)
+        shift = max(month - 1, 0)
+        index = (day.year * 12 + day.month - 1 - shift) // length * length + shift
+        if day < _day_of(index, first_day):
+            index -= length
+        first, second, third = (_day_of(index + step * length, first_day) for step in range(3))
+        return first, second, third
 
     return bounds
 
 
-_DATES: dict[str, Callable[[date], tuple[date, date, date]]] = {
+def _day_of(index: int, day: int) -> date:
+    """
+    Return *day* of the month *index* (months since the year 0), or its last one where it is shorter.
+    """
+    year, month = divmod(index, 12)
+    return date(year, month + 1, min(day, monthrange(year, month + 1)[1]))
+
+
+_DATES: dict[str, Callable[[date, int], Bounds]] = {
     "day": _day,
     "week": _week,
     "month": _months(1),
@@ -71,7 +89,7 @@ PERIODS: tuple[str, ...] = ("hour", *_DATES)
 """Names of all periods, the shortest first."""
 
 
-def period_at(name: str, now: float, zone: ZoneInfo) -> Period:
+def period_at(name: str, now: float, zone: ZoneInfo, anchor: int = 1) -> Period:
     """
     Return the period that *now* belongs to.
 
@@ -82,13 +100,20 @@ def period_at(name: str, now: float, zone: ZoneInfo) -> Period:
 
         zone: Whose calendar counts.
 
+        anchor: On which day it begins; see `Window.anchor`. Hours and days have none.
+
     Raises:
         KeyError: There is no such period.
     """
     if name == "hour":
         return _hour_at(now, zone)
-    local = (_EPOCH + timedelta(seconds=now)).astimezone(zone)
-    start, end, next_end = (_first_moment_us(day, zone) for day in _DATES[name](local.date()))
+    moment = _EPOCH + timedelta(seconds=now)
+    bounds = _DATES[name]
+    days = bounds(moment.astimezone(zone).date(), anchor)
+    start, end, next_end = (_first_moment_us(day, zone) for day in days)
+    if (moment - _EPOCH) // _MICROSECOND >= end:
+        # clocks went back over midnight: the date is yesterday's again, and the period that has begun goes on
+        start, end, next_end = (_first_moment_us(day, zone) for day in bounds(days[1], anchor))
     return Period(start, end, next_end)
 
 

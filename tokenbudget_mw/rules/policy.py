@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -16,21 +17,28 @@ import msgspec
 
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.calendar_periods import period_at
+from tokenbudget_mw.rules.layers import OWN, Held, Layer, counted, hold, window_of
 from tokenbudget_mw.values import ONE_REQUEST, ROOM, Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tokenbudget_mw.values import Cost, Limit, Mode, Route, Scope, Subject
+    from tokenbudget_mw.values import Cost, Limit, Mode, Route, Scope, Subject, Window
 
 __all__ = ["Bound", "Plan", "Policy", "escape"]
 
 _PLAIN = re.compile(r"[\w.:/@+*-]{1,128}", re.ASCII)
 _DIGEST_LENGTH = 32
 _KNOWN_MOST = 4096
+_SETS_MOST = 16_384
+"""How many sets of limits that routes and subjects have of their own are kept worked out."""
+
 _US = 1_000_000
-_DEFAULT_SLOTS = 60
-_HOLDERS: frozenset[Scope] = frozenset({"key", "user", "team", "project", "tenant"})
+_WIDEST_FIRST: tuple[Scope, ...] = ("tenant", "project", "team", "user", "key")
+_HOLDERS: frozenset[Scope] = frozenset(_WIDEST_FIRST)
+_NONE: Mapping[str, tuple[Limit, ...]] = MappingProxyType({})
+
+_OwnKey = tuple[str | None, "tuple[Limit, ...]", int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +71,19 @@ class Bound(msgspec.Struct, frozen=True):
 
         checks: The question of each, in order.
 
-        until: When the questions are others, in epoch seconds: the first end of a calendar period among them.
+        since: The moment before which the questions were others, in epoch seconds.
+
+        until: The moment from which they are others: a period of the calendar ends, or a limit.
     """
 
     limits: tuple[Limit, ...]
     checks: tuple[Check, ...]
+    since: float = -math.inf
     until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _Known:
     """
     A limit, worked out as far as it can be without a request.
 
@@ -81,17 +92,17 @@ class _Window:
 
         window: `Check.window`.
 
-        params: `Check.params`; None where the period of the calendar has yet to be looked up.
+        params: `Check.params`; empty where the period of the calendar has yet to be looked up.
 
-        period: Name of that period.
+        period: Window of that period; None where there is none.
 
         enforced: `Check.enforced`.
     """
 
     limit: Limit
     window: str
-    params: tuple[int, ...] | None
-    period: str
+    params: tuple[int, ...]
+    period: Window | None
     enforced: bool
 
 
@@ -100,7 +111,8 @@ class Policy:
     The limits of all plans, ready to be asked per request. Safe to share between threads.
 
     Two limits that count the same thing (same scopes, unit, window and mode) share one counter; a request that meets
-    both is charged once, against the smaller amount. A shadow limit beside an enforced one keeps its own count.
+    both is charged once; `rules.layers` says which of them holds. A shadow limit beside an enforced one keeps its own
+    count.
 
     Args:
         plans: Plans by name.
@@ -112,6 +124,13 @@ class Policy:
         timezone: IANA name of the zone whose calendar counts.
 
         routes: The settings' routes, for the limits they have of their own.
+
+        mode: ``shadow`` where the limits that subjects have of their own refuse nobody, either.
+
+        overrides: Limits by scope and value (``"tenant:acme"``), each in the place of what counts the same elsewhere.
+
+    Attributes:
+        is_shared: Whether all counters have one tag; see `tag_of`.
     """
 
     def __init__(
@@ -121,40 +140,69 @@ class Policy:
         default_plan: str | None = None,
         timezone: str = "UTC",
         routes: Iterable[Route] = (),
+        *,
+        mode: Mode = "enforce",
+        overrides: Mapping[str, tuple[Limit, ...]] = _NONE,
     ) -> None:
         self.plans = plans
         self.limits = limits
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
-        self._sets: dict[str | None, tuple[Limit, ...]] = {}
-        self._route_sets: dict[tuple[str | None, int], tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
-        self._windows: dict[int, _Window] = {}
+        self._mode = mode
+        self.overrides = overrides
+        used = {name.partition(":")[0] for name in overrides}
+        self._override_scopes = tuple([scope for scope in _WIDEST_FIRST if scope in used])
+        self._sets: dict[str | None, Held] = {}
+        self._own_sets: dict[_OwnKey, tuple[Route | None, Held]] = {}
+        self._bounds: dict[int, _Known] = {}
         self._counters: dict[tuple[str | None, ...], str] = {}
         self._plain: dict[tuple[Subject, int], tuple[Route | None, Bound]] = {}
-        self._periods: dict[str, tuple[int, int, int]] = {}
+        self._periods: dict[tuple[str | None, int], tuple[int, int, int]] = {}
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
         known = [*limits, *(limit for plan in plans.values() for limit in plan.limits)]
         known += [limit for route in routes for limit in route.limits]
-        self._is_shared = any(_HOLDERS.isdisjoint(limit.per) for limit in known)
+        known += [limit for own in overrides.values() for limit in own]
+        self.is_shared = any(_HOLDERS.isdisjoint(limit.per) for limit in known)
+        self._enforced.update(counted(limit) for limit in known if limit.mode == "enforce")
         self._know(known)
+        self._settings_bounds = dict(self._bounds)
 
-    def limits_for(self, subject: Subject, route: Route | None) -> tuple[Limit, ...]:
+    def limits_for(self, subject: Subject, route: Route | None, now: float) -> tuple[Limit, ...]:
         """
-        Return the limits that apply to *subject* on *route*: those of its plan, of everybody, of the route.
+        Return the limits that apply to *subject* on *route* at *now* (epoch seconds): those of its plan, of everybody, of
+        the route, and its own.
 
         Raises:
             CredentialError: The subject's plan does not exist (any more) and there is no default plan: it is refused
                 rather than let through without limits.
         """
+        held = self._sets.get(subject.plan)
+        if (
+            held is not None
+            and held.since <= now < held.until
+            and not (subject.limits or self._override_scopes or (route is not None and route.limits))
+        ):
+            return held.limits
+        return self.held_for(subject, route, now).limits
+
+    def held_for(self, subject: Subject, route: Route | None, now: float) -> Held:
+        """
+        Return the same limits with where they are written, what they replace, and how long that stays so.
+        """
         name = subject.plan
         if name is None or name not in self.plans:
             name = self._fallback_plan(name)
-        if route is None or not route.limits:
-            found = self._sets.get(name)
-            if found is None:
-                found = self._sets[name] = _strictest(self._of_plan(name))
-            return found
-        return self._with_route(name, route)
+        overrides = self._overrides_of(subject) if self._override_scopes else ()
+        if overrides or subject.limits or (route is not None and route.limits):
+            return self._own_set(name, subject, route, overrides, now)
+        held = self._sets.get(name)
+        if held is None or not held.since <= now < held.until:
+            # the ends of limits are looked at here, and not again before the next of them; a clock may go back, too
+            held = self._sets[name] = hold(self._layers(name, None), (), now)
+            self._know(held.limits)
+        if subject.plan is None:
+            self._sets[None] = held
+        return held
 
     def bind_plain(self, subject: Subject, route: Route | None, now: float) -> Bound:
         """
@@ -164,12 +212,17 @@ class Policy:
         """
         key = (subject, id(route))
         known = self._plain.get(key)
-        if known is not None and now < known[1].until:
+        if known is not None and known[1].since <= now < known[1].until:
             return known[1]
-        applying = self.limits_for(subject, route)
-        limits, checks = self.bind(applying, subject, route, None, ONE_REQUEST, ONE_REQUEST, now, ROOM)
-        ends = [check.params[1] / _US for check in checks if check.algorithm == "calendar"]
-        bound = Bound(tuple(limits), tuple(checks), min(ends, default=math.inf))
+        held = self.held_for(subject, route, now)
+        limits, checks = self.bind(held.limits, subject, route, None, ONE_REQUEST, ONE_REQUEST, now, ROOM)
+        periods = [check.params for check in checks if check.algorithm == "calendar"]
+        bound = Bound(
+            tuple(limits),
+            tuple(checks),
+            since=max([held.since, *[period[0] / _US for period in periods]]),
+            until=min([held.until, *[period[1] / _US for period in periods]]),
+        )
         if len(self._plain) >= _KNOWN_MOST:
             self._plain.clear()
         self._plain[key] = (route, bound)  # the route is kept beside the result, so that its id is not used again
@@ -225,10 +278,8 @@ class Policy:
             if cost > cap:
                 # 1 at least: an amount of 0 blocks whatever is not free
                 cost = min(cost, max(cap, least.of(unit), 1))
-            known = self._windows.get(id(limit)) or self._bind(limit)
-            params = known.params
-            if params is None:
-                params = self._period(known.period, now)
+            known = self._bounds.get(id(limit)) or self._bind(limit)
+            params = known.params if known.period is None else self._period(known.period, now)
             check = Check(
                 counter,
                 known.window,
@@ -251,47 +302,66 @@ class Policy:
         Where any limit is shared between accounts (``per global``, ``per model`` alone), all counters have the one tag
         ``global``: one atomic step can only take counters that live together.
         """
-        return "global" if self._is_shared else subject.account or "global"
+        return "global" if self.is_shared else subject.account or "global"
 
     def _fallback_plan(self, name: str | None) -> str | None:
         if name is not None and self.default_plan is None:
             raise CredentialError(f"The plan of this key, {name!r}, does not exist.", status=403, code="unknown_plan")
         return self.default_plan
 
-    def _of_plan(self, name: str | None) -> tuple[Limit, ...]:
-        return self.limits if name is None else (*self.plans[name].limits, *self.limits)
+    def _layers(self, plan: str | None, route: Route | None) -> list[Layer]:
+        layers = [] if plan is None else [Layer(f"plan {plan}", self.plans[plan].limits)]
+        layers.append(Layer("limits", self.limits))
+        return layers if route is None else [*layers, Layer(f"route {route.path}", route.limits)]
 
-    def _with_route(self, name: str | None, route: Route) -> tuple[Limit, ...]:
-        key = (name, id(route.limits))
-        found = self._route_sets.get(key)
-        if found is None:
-            self._know(route.limits)
-            # the route's limits are kept beside the result, so that their id is not used again
-            found = (route.limits, _strictest((*self._of_plan(name), *route.limits)))
-            if len(self._route_sets) < _KNOWN_MOST:
-                self._route_sets[key] = found
-        return found[1]
+    def _overrides_of(self, subject: Subject) -> tuple[str, ...]:
+        values = [(scope, getattr(subject, scope)) for scope in self._override_scopes]
+        names = [f"{scope}:{value}" for scope, value in values if value is not None]
+        return tuple([name for name in names if name in self.overrides])
+
+    def _own_set(
+        self, plan: str | None, subject: Subject, route: Route | None, overrides: tuple[str, ...], now: float
+    ) -> Held:
+        if route is not None and not route.limits:
+            route = None
+        key = (plan, subject.limits, 0 if route is None else id(route.limits), overrides)
+        known = self._own_sets.get(key)
+        if known is None or not known[1].since <= now < known[1].until:
+            if route is not None:
+                self._enforced.update(counted(limit) for limit in route.limits if limit.mode == "enforce")
+            # the route is kept beside the result, so that its limits' id is not used again
+            above = [Layer(f"override {name}", self.overrides[name]) for name in overrides]
+            known = (route, hold(self._layers(plan, route), [*above, Layer(OWN, self._own(subject))], now))
+            if max(len(self._own_sets), len(self._bounds)) >= _SETS_MOST:
+                self._own_sets, self._sets, self._bounds = {}, {}, dict(self._settings_bounds)
+            self._own_sets[key] = known
+            self._know(known[1].limits)
+        return known[1]
+
+    def _own(self, subject: Subject) -> tuple[Limit, ...]:
+        if self._mode == "enforce":
+            return subject.limits
+        return tuple([replace(limit, mode="shadow") for limit in subject.limits])
 
     def _know(self, limits: Iterable[Limit]) -> None:
-        limits = tuple(limits)
-        self._enforced.update((limit.per, _window(limit)) for limit in limits if limit.mode == "enforce")
         for limit in limits:
-            if len(self._windows) < _KNOWN_MOST:
-                self._windows[id(limit)] = self._bind(limit)
+            if id(limit) not in self._bounds:
+                self._bounds[id(limit)] = self._bind(limit)
 
-    def _bind(self, limit: Limit) -> _Window:
-        window = _window(limit)
+    def _bind(self, limit: Limit) -> _Known:
+        window = window_of(limit)
         enforced = limit.mode == "enforce"
-        if not enforced and (limit.per, window) in self._enforced:
+        if not enforced and counted(limit) in self._enforced:
             window += "~"
-        period = limit.window.period if limit.window is not None else None
-        return _Window(limit, window, None if period else _params(limit), period or "", enforced)
+        period = limit.window if limit.window is not None and limit.window.period is not None else None
+        return _Known(limit, window, _params(limit), period, enforced)
 
-    def _period(self, name: str, now: float) -> tuple[int, int, int]:
-        known = self._periods.get(name)
+    def _period(self, window: Window, now: float) -> tuple[int, int, int]:
+        key = (window.period, window.anchor)
+        known = self._periods.get(key)
         if known is None or not known[0] <= now * _US < known[1]:
-            period = period_at(name, now, self._zone)
-            known = self._periods[name] = (period.start_us, period.end_us, period.next_end_us)
+            period = period_at(window.period or "", now, self._zone, window.anchor)
+            known = self._periods[key] = (period.start_us, period.end_us, period.next_end_us)
         return known
 
     def _counter(self, per: tuple[Scope, ...], subject: Subject, route: Route | None, model: str | None) -> str | None:
@@ -349,17 +419,6 @@ def escape(value: str) -> str:
     return f"{quoted[:95]}~{digest}" if value else "~"
 
 
-def _window(limit: Limit) -> str:
-    if limit.window is None:
-        return limit.unit
-    if limit.window.period is not None:
-        return f"{limit.unit}:{limit.window.period}"
-    slots = "" if limit.slots == _DEFAULT_SLOTS else f"/{limit.slots}"
-    if limit.algorithm == "gcra":
-        slots = "/gcra"  # another kind of count
-    return f"{limit.unit}:{limit.window.seconds:g}{slots}"
-
-
 def _params(limit: Limit) -> tuple[int, ...]:
     if limit.window is None or limit.window.seconds is None:
         return ()
@@ -367,15 +426,3 @@ def _params(limit: Limit) -> tuple[int, ...]:
     if limit.algorithm == "gcra":
         return (length_us, max(limit.amount, 1))
     return (-(-length_us // limit.slots), limit.slots)
-
-
-def _strictest(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
-    """
-    Keep, of limits that share a counter, the one with the smallest amount.
-    """
-    kept: dict[tuple[tuple[Scope, ...], str, Mode], Limit] = {}
-    for limit in limits:
-        key = (limit.per, _window(limit), limit.mode)
-        if key not in kept or limit.amount < kept[key].amount:
-            kept[key] = limit
-    return tuple(kept.values())

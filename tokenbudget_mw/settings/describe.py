@@ -5,13 +5,16 @@ What settings mean, in plain words: what is enforced for whom, and what looks li
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.rules.policy import Plan
+from tokenbudget_mw.settings.limit_times import describe_anchor
 from tokenbudget_mw.settings.model import Settings
 from tokenbudget_mw.settings.secret import redact_url
-from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_quantity, format_usd
+from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Limit, Route, Unit
 
 __all__ = ["describe", "describe_limit", "reference", "warnings_of"]
@@ -38,6 +41,7 @@ _TYPES = {
     "tuple[Route, ...]": "list of paths or dicts",
     "Mapping[str, Plan]": "dict of lists or dicts",
     "tuple[Limit, ...]": "list of limits",
+    "Mapping[str, tuple[Limit, ...]]": "dict of lists of limits",
     "OnBackendError": "'allow', 'deny' or 'local'",
     "Mode": "'enforce' or 'shadow'",
     "Literal['ignore', 'protect']": "'ignore' or 'protect'",
@@ -83,8 +87,16 @@ def _sentences(settings: Settings) -> Iterator[str]:
         yield from _plan(plan, is_default=plan.name == settings.default_plan)
     if settings.limits:
         yield "Everybody, whatever the plan:"
-        yield from (f"  {describe_limit(limit)}" for limit in settings.limits)
-    if not settings.plans and not settings.limits and not any(route.limits for route in settings.routes):
+        yield from _lines(settings.limits)
+    for name, limits in settings.overrides.items():
+        yield f"For {' '.join(name.split(':', 1))}, in the place of what counts the same elsewhere:"
+        yield from _lines(limits)
+    if (
+        not settings.plans
+        and not settings.limits
+        and not settings.overrides
+        and not any(route.limits for route in settings.routes)
+    ):
         yield "There are no limits: requests are metered, and nobody is refused."
     yield f"A model without a price {_UNKNOWN_PRICES[settings.unknown_price]}."
     if _has_calendar(settings):
@@ -102,7 +114,7 @@ def _routes(settings: Settings) -> Iterator[str]:
         yield "No routes are named, so every path is metered, as requests."
     for route in settings.routes:
         yield _route(route)
-        yield from (f"  {describe_limit(limit)}" for limit in route.limits)
+        yield from _lines(route.limits)
     if settings.routes:
         fate = "is metered as a request" if settings.default == "protect" else "passes unmetered"
         yield f"Every other path {fate}."
@@ -132,7 +144,25 @@ def _plan(plan: Plan, *, is_default: bool) -> Iterator[str]:
         if plan.limits
         else f"Plan '{plan.name}'{note} has no limits."
     )
-    yield from (f"  {describe_limit(limit)}" for limit in plan.limits)
+    yield from _lines(plan.limits)
+
+
+def _lines(limits: tuple[Limit, ...]) -> Iterator[str]:
+    for limit in limits:
+        yield f"  {describe_limit(limit)}{_afterwards(limit, limits)}"
+
+
+def _afterwards(limit: Limit, others: Iterable[Limit]) -> str:
+    if limit.until is None:
+        return ""
+    again = [
+        other.text
+        for other in others
+        if other.until is None and other.mode == limit.mode and counted(other) == counted(limit)
+    ]
+    if again:
+        return f" Afterwards {' and '.join(again)} again."
+    return " It stands beside the others: none of this list counts the same scopes, unit and window."
 
 
 def describe_limit(limit: Limit) -> str:
@@ -146,7 +176,8 @@ def describe_limit(limit: Limit) -> str:
     scopes = " and ".join(limit.per)
     whom = "for everybody together" if limit.per == ("global",) else f"for each {scopes}"
     shadow = "; shadow: refuses nobody" if limit.mode == "shadow" else ""
-    return f"At most {_amount(limit)}{_over(limit)}, {whom} ('{limit.name}'{shadow})."
+    until = "" if limit.until is None else f", until {format_moment(limit.until)}"
+    return f"At most {_amount(limit)}{_over(limit)}, {whom}{until} ('{limit.name}'{shadow})."
 
 
 def _amount(limit: Limit) -> str:
@@ -161,21 +192,33 @@ def _over(limit: Limit) -> str:
     if limit.window is None:
         return ""
     if limit.window.seconds is None:
-        return f" in a calendar {limit.window.period}"
+        period, anchor = limit.window.period or "", limit.window.anchor
+        begins = "" if anchor == 1 else f" that begins {describe_anchor(period, anchor)}"
+        return f" in a calendar {period}{begins}"
     return f" in any {format_duration(limit.window.seconds).removeprefix('1 ')}"
 
 
-def warnings_of(settings: Settings) -> list[str]:
+def warnings_of(settings: Settings, clock: Callable[[], float] = time.time) -> list[str]:
     """
-    Say what works, but is probably not meant.
+    Say what works, but is probably not meant. *clock* gives the moment, in epoch seconds.
     """
-    return [] if not settings.enabled else [text for find in _SUSPICIONS for text in find(settings)]
+    if not settings.enabled:
+        return []
+    return [*(text for find in _SUSPICIONS for text in find(settings)), *_ended(settings, clock())]
+
+
+def _ended(settings: Settings, now: float) -> Iterator[str]:
+    for limit in _all_limits(settings):
+        if limit.until is not None and limit.until <= now:
+            yield f"'{limit.text}' has ended at {format_moment(limit.until)}: it holds no more, and can be removed."
 
 
 def _all_limits(settings: Settings) -> Iterator[Limit]:
     yield from settings.limits
     for plan in settings.plans.values():
         yield from plan.limits
+    for own in settings.overrides.values():
+        yield from own
     for route in settings.routes:
         yield from route.limits
 

@@ -16,6 +16,7 @@ from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.rules.calendar_periods import PERIODS
 from tokenbudget_mw.rules.windows import ALGORITHMS
 from tokenbudget_mw.settings import reading
+from tokenbudget_mw.settings.limit_times import read_anchor, read_until
 from tokenbudget_mw.settings.reading import Invalid, did_you_mean
 from tokenbudget_mw.units import (
     COUNTER_MAX,
@@ -32,7 +33,7 @@ from tokenbudget_mw.values import Limit, Mode, OnBackendError, Scope, Unit, Wind
 __all__ = ["Context", "parse_limit", "read_limit", "read_limits", "split_limits", "to_usd"]
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-_SUBJECT_SCOPES: frozenset[str] = frozenset({"key", "user", "team", "project", "tenant"})
+SUBJECT_SCOPES: frozenset[str] = frozenset({"key", "user", "team", "project", "tenant"})
 
 _WHATS: dict[str, Unit] = {
     "": "requests",
@@ -59,7 +60,7 @@ _AMOUNT = re.compile(
 _SECTION = re.compile(r"\s*/\s*|(?:^|\s+)per\s+", re.IGNORECASE)
 _WINDOW = re.compile(r"(calendar\s+)?(?:(\d{1,9})\s*)?([a-z]+)", re.IGNORECASE | re.ASCII)
 _LIMIT_END = re.compile(r"[;|\n]|(?:(?<!\d),|,(?!\d{3}(?!\d)))(?=\s*(?:[$€£¥]|[A-Z]{3}\s)?\s*\d)")
-_KEYS = ("limit", "name", "window", "per", "algorithm", "slots", "mode", "on_backend_error")
+_KEYS = ("limit", "name", "window", "anchor", "per", "algorithm", "slots", "mode", "on_backend_error", "until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Context:
         mode: ``shadow`` makes it a shadow limit, whatever it says.
 
         on_backend_error: What holds where it says nothing.
+
+        timezone: IANA name of the zone of ends that name none.
     """
 
     place: Literal["plan", "top", "route"] = "top"
@@ -84,6 +87,7 @@ class Context:
     rates: Mapping[str, Decimal] | None = None
     mode: Mode = "enforce"
     on_backend_error: OnBackendError = "local"
+    timezone: str = "UTC"
 
 
 _NOWHERE = Context()
@@ -98,6 +102,7 @@ def parse_limit(
     rates: Mapping[str, Decimal] | None = None,
     mode: Mode = "enforce",
     on_backend_error: OnBackendError = "local",
+    timezone: str = "UTC",
 ) -> Limit:
     """
     Read one limit, a text or a dict.
@@ -121,11 +126,13 @@ def parse_limit(
 
         on_backend_error: What holds where it says nothing.
 
+        timezone: IANA name of the zone of ends that name none.
+
     Raises:
         ConfigurationError: It cannot be read.
     """
     try:
-        return read_limit(value, Context(place, holder, rates, mode, on_backend_error))
+        return read_limit(value, Context(place, holder, rates, mode, on_backend_error, timezone))
     except ValueError as exc:
         raise ConfigurationError(f"at `{path}`: {exc}") from None
 
@@ -188,7 +195,7 @@ def _limit(source: str, more: Mapping[str, Any], context: Context) -> Limit:
     currency, unit = _unit(match["currency"], what.strip(), context.rates)
     amount = _whole_amount(match["number"], currency, context.rates)
     window, named = _sections(unit, sections, source)
-    window = _other_window(unit, window, more)
+    window = _anchored(_other_window(unit, window, more), more)
     if unit != "concurrent" and window is None:
         begin = source.strip()[: -len(match["rest"]) or None] + what.strip()
         raise Invalid(f"'{source}' says no window; write it like '{begin}/minute'")
@@ -208,6 +215,7 @@ def _limit(source: str, more: Mapping[str, Any], context: Context) -> Limit:
         mode=_mode(more, context),
         on_backend_error=_on_backend_error(more, context),
         text=source.strip(),
+        until=read_until(more["until"], context.timezone) if more.get("until") is not None else None,
     )
 
 
@@ -317,6 +325,13 @@ def _other_window(unit: Unit, window: Window | None, more: Mapping[str, Any]) ->
     return _window(reading.text(more["window"]))
 
 
+def _anchored(window: Window | None, more: Mapping[str, Any]) -> Window | None:
+    if more.get("anchor") is None:
+        return window
+    period = None if window is None else window.period
+    return Window(period=period, anchor=read_anchor(period, more["anchor"]))
+
+
 def _scope(word: str) -> Scope:
     name = reading.text(word).strip().lower()
     if name not in SCOPES:
@@ -326,7 +341,7 @@ def _scope(word: str) -> Scope:
 
 def _scopes(named: Iterable[Scope], context: Context) -> tuple[Scope, ...]:
     found: set[Scope] = set(named)
-    if not found or (context.place != "top" and not found & (_SUBJECT_SCOPES | {"global"})):
+    if not found or (context.place != "top" and not found & (SUBJECT_SCOPES | {"global"})):
         found.add(context.holder)
     if context.place == "route":
         found.add("route")

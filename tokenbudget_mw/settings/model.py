@@ -17,13 +17,14 @@ from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.environment import from_environment
 from tokenbudget_mw.settings.limits import Context
+from tokenbudget_mw.settings.own_limits import read_overrides
 from tokenbudget_mw.settings.reading import Problems
 from tokenbudget_mw.settings.secret import Secret, redact_url
 from tokenbudget_mw.settings.structures import read_database, read_plans, read_routes, read_top_limits
 from tokenbudget_mw.settings.tariffs import MoneyContext, read_ceiling, read_rates, read_tariffs
 from tokenbudget_mw.values import Facts, Limit, Mode, OnBackendError, Price, Route, Subject
 
-__all__ = ["DEFAULT_CEILING", "Identify", "Settings"]
+__all__ = ["DEFAULT_CEILING", "Identify", "Settings", "read_default_plan"]
 
 Identify = str | Callable[[Facts], Subject | None]
 
@@ -86,6 +87,11 @@ class Settings:
         reading.optional(reading.text),
     )
     limits: tuple[Limit, ...] = _setting("Limits that hold for everybody, beside the plans.", ())
+    overrides: Mapping[str, tuple[Limit, ...]] = _setting(
+        "Limits of single keys, users, teams, projects and tenants, by names such as `tenant:acme`: each in the place of "
+        "what counts the same in plans and `limits`, or beside it.",
+        _NONE,
+    )
     on_backend_error: OnBackendError = _setting(
         "What holds while the backend does not answer: `allow`, `deny`, or `local` (this process's share of the limit).",
         "local",
@@ -247,6 +253,12 @@ class Settings:
         """
         return cls.from_mapping({}, environ)
 
+    def limit_context(self) -> Context:
+        """
+        Return what limits mean under these settings.
+        """
+        return Context(rates=self.rates, mode=self.mode, on_backend_error=self.on_backend_error, timezone=self.timezone)
+
     def replace(self, **changes: Any) -> Self:
         """
         Return these settings with *changes*, which are values as the fields hold them.
@@ -282,15 +294,31 @@ def _read_limits(given: Mapping[str, Any], values: Mapping[str, Any], problems: 
         rates=values.get("rates"),
         mode=values.get("mode", "enforce"),
         on_backend_error=values.get("on_backend_error", "local"),
+        timezone=values.get("timezone", "UTC"),
     )
     plans = read_plans(given.get("plans", {}), context, problems)
     limits = read_top_limits(given.get("limits", ()), plans, context, problems)
+    overrides = read_overrides(given.get("overrides", {}), context, problems)
     taken = [limit.name for group in (*(plan.limits for plan in plans.values()), limits) for limit in group]
     routes = read_routes(given.get("routes", ()), taken, context, problems)
-    default_plan = values.get("default_plan") or _natural_plan(plans)
-    if default_plan is not None and default_plan not in plans:
-        problems.add("default_plan", f"unknown plan '{default_plan}'{reading.did_you_mean(default_plan, plans)}")
-    return {"plans": MappingProxyType(plans), "limits": limits, "routes": routes, "default_plan": default_plan}
+    default_plan = read_default_plan(values.get("default_plan"), plans, problems)
+    return {
+        "plans": MappingProxyType(plans),
+        "limits": limits,
+        "overrides": MappingProxyType(overrides),
+        "routes": routes,
+        "default_plan": default_plan,
+    }
+
+
+def read_default_plan(wanted: str | None, plans: Mapping[str, Plan], problems: Problems) -> str | None:
+    """
+    Return the name of the default plan: *wanted*, or the one that is it by itself.
+    """
+    name = wanted or _natural_plan(plans)
+    if name is not None and name not in plans:
+        problems.add("default_plan", f"unknown plan '{name}'{reading.did_you_mean(name, plans)}")
+    return name
 
 
 def _natural_plan(plans: Mapping[str, Plan]) -> str | None:

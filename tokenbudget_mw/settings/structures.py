@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.rules.routes import FORMATS, normalise
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES
@@ -78,18 +79,26 @@ def name_apart(limits: tuple[Limit, ...], taken: Iterable[str]) -> tuple[Limit, 
     """
     Give every limit a name of its own among those that one request can meet, by a number at the end.
 
-    The same limit given twice is kept once.
+    The same limit given twice is kept once. A limit with an end has the name of the one in whose place it holds.
     """
     names = set(taken)
     apart: list[Limit] = []
-    for limit in dict.fromkeys(limits):
+    named: dict[tuple[str, object], str] = {}
+    for limit in sorted(dict.fromkeys(limits), key=_is_ending):
         name, count = limit.name, 1
-        while name in names:
+        stands_for = named.get((name, counted(limit))) if _is_ending(limit) else None
+        while stands_for is None and name in names:
             count += 1
             name = f"{limit.name}-{count}"
-        names.add(name)
-        apart.append(limit if count == 1 else replace(limit, name=name))
+        chosen = stands_for or name
+        names.add(chosen)
+        named.setdefault((limit.name, counted(limit)), chosen)
+        apart.append(limit if chosen == limit.name else replace(limit, name=chosen))
     return tuple(apart)
+
+
+def _is_ending(limit: Limit) -> bool:
+    return limit.until is not None
 
 
 def read_routes(value: Any, taken: Iterable[str], context: Context, problems: Problems) -> tuple[Route, ...]:

@@ -50,10 +50,15 @@ class Window:
         seconds: Length of a trailing window; None for a calendar period.
 
         period: ``hour``, ``day``, ``week``, ``month``, ``quarter``, ``year`` of the calendar; None for a trailing window.
+
+        anchor: On which day a period begins: 1 to 7, Monday to Sunday, of a week; 1 to 31 of a month, and of the first
+            month of a quarter or year. A quarter or year that begins in another month than January has that month's
+            number times 100 added: 406 is April 6th. In a month that is too short, the last day is meant.
     """
 
     seconds: float | None = None
     period: str | None = None
+    anchor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,9 @@ class Limit:
         on_backend_error: What holds while the backend does not answer.
 
         text: The limit as the user wrote it.
+
+        until: When it ends, in epoch seconds; None for never. Until then it holds in the place of what counts the same
+            beside it.
     """
 
     name: str
@@ -93,10 +101,12 @@ class Limit:
     mode: Mode = "enforce"
     on_backend_error: OnBackendError = "local"
     text: str = ""
+    until: float | None = None
 
     def __hash__(self) -> int:
-        # names are unique in the settings; hashing all ten fields takes as long as the rest of a look-up together
-        return hash(self.name)
+        # Names are unique in the settings, and limits that keys have of their own differ by their amounts; hashing all
+        # fields takes as long as the rest of a look-up together.
+        return hash(self.name) ^ self.amount
 
 
 class Cost(msgspec.Struct, frozen=True, gc=False):

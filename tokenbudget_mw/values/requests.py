@@ -130,6 +130,9 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
         purpose: What the key is for: ``realtime``, ``batch``, ``playground``, ``platform``. Tariffs may depend on it.
 
         source: How the subject was found: ``api_key``, ``address``, ``custom``, ``unauthenticated``.
+
+        limits: Limits of its own: each holds in the place of what counts the same in its plan, in the settings' ``limits``
+            and on the route, or beside them. `tokenbudget_mw.own_limits` makes them.
     """
 
     key: str | None = None
@@ -140,6 +143,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     plan: str | None = None
     purpose: str = "realtime"
     source: str = "custom"
+    limits: tuple[Limit, ...] = ()
 
     @property
     def account(self) -> str | None:

@@ -1,0 +1,17 @@
+"""
+Limits that a key has of its own.
+"""
+
+from __future__ import annotations
+
+from django.db import migrations
+
+from tokenbudget_mw_django.fields import LongTextField
+
+
+class Migration(migrations.Migration):
+    dependencies = [("tokenbudget_mw_django", "0003_retention")]
+
+    operations = [
+        migrations.AddField(model_name="key", name="limits", field=LongTextField(null=True)),
+    ]
