@@ -171,7 +171,8 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         settle_reason=settle_reason,
         correlation_id=_bounded(facts.header("x-request-id")) or call.id,
         trace_id=_trace_of(facts.header("traceparent")),
-        service_tier=usage.service_tier or prompt.service_tier,
+        # a tier that was asked for and not confirmed has no say in the price, so it does not stand on a priced row
+        service_tier=usage.service_tier if usage.source != "none" else prompt.service_tier,
         batch_id=batch.get("batch_id"),
         batch_request_id=batch.get("batch_request_id"),
         custom_id=batch.get("custom_id"),

@@ -66,12 +66,13 @@ def wire(
     database = _Database(checked, engine)
     admission = Admission(policy_of(checked), checked.lease)
     model_name = _model_names(checked)
+    tariffs = _tariffs(checked, model_name, None if sink else database)
     core = Core(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
         identifier=_identifier(checked, database, now),
         meter=_meter(checked),
-        tariffs=_tariffs(checked, model_name),
+        tariffs=tariffs,
         model_name=model_name,
         guard=Guard(admission, backend, now),
         async_guard=AsyncGuard(admission, async_backend, now),
@@ -79,7 +80,7 @@ def wire(
         timer=clock or time.perf_counter,
         **_accounting(checked, sink, database),
     )
-    core.closers += [core.meter.close, backend.close, database.close]
+    core.closers += [core.meter.close, backend.close, tariffs.close, database.close]
     return core
 
 
@@ -193,10 +194,16 @@ def _counter(model: str, counter: Any) -> Any:
     return found
 
 
-def _tariffs(settings: Settings, model_name: Callable[[str], str]) -> Tariffs:
+def _tariffs(settings: Settings, model_name: Callable[[str], str], database: _Database | None) -> Tariffs:
     from tokenbudget_mw import prices
 
-    return Tariffs(settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name)
+    parts = settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name
+    if database is None:
+        return Tariffs(*parts)
+    from tokenbudget_mw.database.live_tariffs import LiveTariffs
+    from tokenbudget_mw.database.tariffs import TariffStore
+
+    return LiveTariffs(*parts, load=lambda: TariffStore(database.engine()).find(), ttl=settings.tariff_ttl)
 
 
 def _model_names(settings: Settings) -> Callable[[str], str]:

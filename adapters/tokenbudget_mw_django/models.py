@@ -21,6 +21,7 @@ __all__ = [
     "RollupDay",
     "RollupHour",
     "RollupSubject",
+    "Tariff",
     "Usage",
 ]
 
@@ -188,6 +189,38 @@ class Key(models.Model):
         db_table = "tokenbudget_keys"
         verbose_name = "key"
         verbose_name_plural = "keys"
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Tariff(models.Model):
+    """
+    A price of the user's own.
+    """
+
+    id = VarcharField(max_length=255, primary_key=True)
+    model = VarcharField(max_length=128)
+    purpose = VarcharField(max_length=32, null=True)
+    completion_window = VarcharField(max_length=16, null=True)
+    service_tier = VarcharField(max_length=64, null=True)
+    above_input = models.BigIntegerField()
+    input_pico = models.BigIntegerField()
+    output_pico = models.BigIntegerField()
+    cache_read_pico = models.BigIntegerField(null=True)
+    cache_write_pico = models.BigIntegerField(null=True)
+    cache_write_1h_pico = models.BigIntegerField(null=True)
+    reasoning_pico = models.BigIntegerField(null=True)
+    valid_from = MomentField()
+    valid_until = MomentField(null=True)
+    created_at = MomentField()
+    note = VarcharField(max_length=512, null=True)
+
+    class Meta:
+        db_table = "tokenbudget_tariffs"
+        verbose_name = "tariff"
+        verbose_name_plural = "tariffs"
+        indexes = (Index(fields=["model", "valid_from"], name="tokenbudget_tariffs_model_ix"),)
 
     def __str__(self) -> str:
         return str(self.pk)

@@ -39,6 +39,7 @@ __all__ = [
     "rollup_days",
     "rollup_hours",
     "rollup_subjects",
+    "tariffs",
     "usage",
 ]
 
@@ -187,6 +188,30 @@ keys = Table(
     Column("last_used_at", Moment),
     Column("tags", text(), nullable=False),
     Column("limits", text()),
+    **_MYSQL_TABLE,
+)
+
+# Prices of the user's own, beside those of the settings. A row's end may be moved; nothing else of it ever changes.
+tariffs = Table(
+    "tokenbudget_tariffs",
+    metadata,
+    Column("id", varchar(255), primary_key=True),
+    Column("model", varchar(128), nullable=False),
+    Column("purpose", varchar(32)),
+    Column("completion_window", varchar(16)),
+    Column("service_tier", varchar(64)),
+    Column("above_input", BigInteger, nullable=False),
+    Column("input_pico", BigInteger, nullable=False),
+    Column("output_pico", BigInteger, nullable=False),
+    Column("cache_read_pico", BigInteger),
+    Column("cache_write_pico", BigInteger),
+    Column("cache_write_1h_pico", BigInteger),
+    Column("reasoning_pico", BigInteger),
+    Column("valid_from", Moment, nullable=False),
+    Column("valid_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("note", varchar(512)),
+    Index("tokenbudget_tariffs_model_ix", "model", "valid_from"),
     **_MYSQL_TABLE,
 )
 

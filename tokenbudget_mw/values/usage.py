@@ -85,6 +85,10 @@ class Price:
         purpose: Key purpose it is for; None for any.
 
         completion_window: Batch completion window it is for (``24h``); None for any.
+
+        above_input: It is for calls with more input tokens than this; 0 for all.
+
+        service_tier: Tier it is for, as the provider names it (``flex``); None for any.
     """
 
     id: str
@@ -100,6 +104,8 @@ class Price:
     valid_until: float | None = None
     purpose: str | None = None
     completion_window: str | None = None
+    above_input: int = 0
+    service_tier: str | None = None
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):
