@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyStore
     from tokenbudget_mw.identify import Identifier
 
-__all__ = ["open_database", "open_keys", "wire"]
+__all__ = ["open_database", "open_keys", "open_tariffs", "wire"]
 
 
 def wire(
@@ -105,6 +105,17 @@ def open_keys(settings: Settings, engine: Engine) -> KeyStore:
     return KeyStore(
         engine, settings.pepper.value if settings.pepper else "", limits=OwnLimits(settings.limit_context())
     )
+
+
+def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
+    """
+    Return all prices as they are now: those of the settings, of the database behind *engine*, and of the price book.
+    """
+    from tokenbudget_mw.database.tariffs import TariffStore
+
+    tariffs = _tariffs(settings, _model_names(settings), None)
+    tariffs.take_stored(TariffStore(engine).find())
+    return tariffs
 
 
 class _Database:

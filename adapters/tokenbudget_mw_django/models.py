@@ -14,6 +14,7 @@ from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, 
 
 __all__ = [
     "Balance",
+    "Correction",
     "Key",
     "LedgerEntry",
     "PurgedDay",
@@ -155,6 +156,37 @@ class Balance(models.Model):
         db_table = "tokenbudget_balances"
         verbose_name = "balance"
         verbose_name_plural = "balances"
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Correction(models.Model):
+    """
+    What was charged for a usage row after it was written.
+    """
+
+    id = VarcharField(max_length=36, primary_key=True)
+    usage_id = VarcharField(max_length=36)
+    number = models.IntegerField()
+    created_at = MomentField()
+    used_at = MomentField()
+    account = VarcharField(max_length=255, null=True)
+    key_id = VarcharField(max_length=128, null=True)
+    model = VarcharField(max_length=255)
+    route = VarcharField(max_length=255, null=True)
+    change_pico = models.BigIntegerField()
+    cost_pico = models.BigIntegerField()
+    price_id = VarcharField(max_length=255, null=True)
+    write_id = VarcharField(max_length=36)
+    note = VarcharField(max_length=512, null=True)
+
+    class Meta:
+        db_table = "tokenbudget_corrections"
+        verbose_name = "correction"
+        verbose_name_plural = "corrections"
+        indexes = (Index(fields=["used_at"], name="tokenbudget_corrections_used_ix"),)
+        constraints = (UniqueConstraint(fields=["usage_id", "number"], name="tokenbudget_corrections_uq"),)
 
     def __str__(self) -> str:
         return str(self.pk)

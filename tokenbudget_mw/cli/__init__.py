@@ -32,6 +32,7 @@ COMMANDS = {
     "migrate": "Create or upgrade the tables in your database.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",
     "replay": "Send a recorded trace of requests through the middleware, on the trace's own clock.",
+    "rerate": "Price rows again that had no price or a wrong one, and post what they cost more or less.",
     "tariffs": "Add, end and list prices of your own in the database.",
     "usage": "Show what was used, by model, key or day.",
     "verify": "Prove the books: usage, ledger and balances must agree to the pico-dollar.",

@@ -72,6 +72,7 @@ def _result(report: BooksReport, refused: dict[str, int]) -> dict[str, Any]:
         **report.tokens,
         "cost_pico": report.usage_pico + report.unowned_pico,
         "unowned_pico": report.unowned_pico,
+        "corrected_pico": report.corrected_pico,
         "ledger_usage_pico": report.ledger_usage_pico,
         "ledger_pico": report.ledger_pico,
         "balance_pico": report.balance_pico,
@@ -89,6 +90,7 @@ def _lines(report: BooksReport) -> list[str]:
         f"usage    {format_usd(report.usage_pico)} on {report.rows:,} rows"
         + (f", and {format_usd(report.unowned_pico)} that nobody owns" if report.unowned_pico else ""),
         *([f"purged   {format_usd(report.purged_pico)} on {report.purged:,} rows"] if report.purged else []),
+        *([f"changed  {format_usd(report.corrected_pico)} by later prices"] if report.corrected_pico else []),
         f"rollups  {format_usd(report.rollup_pico)}",
         f"ledger   {format_usd(report.ledger_usage_pico)} for usage, {format_usd(report.ledger_pico)} in all",
         f"balances {format_usd(report.balance_pico)}",

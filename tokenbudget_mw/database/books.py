@@ -45,6 +45,8 @@ class BooksReport:
 
         unowned_pico: Cost of those that have none: nobody's ledger takes it.
 
+        corrected_pico: What costs of rows were corrected by later; see `rerating`.
+
         ledger_usage_pico: Sum of all ledger entries of kind ``usage``.
 
         ledger_pico: Sum of all ledger entries.
@@ -66,6 +68,7 @@ class BooksReport:
     tokens: Mapping[str, int]
     usage_pico: int
     unowned_pico: int
+    corrected_pico: int
     ledger_usage_pico: int
     ledger_pico: int
     balance_pico: int
@@ -90,8 +93,8 @@ def verify(engine: Engine) -> BooksReport:
     """
     Hold usage rows, rollups, ledger and balances against one another, in one snapshot, while others may write.
 
-    Every usage entry must be the sum of its rows, every balance minus the sum of its account's entries, and every rollup
-    the sum of its day's rows. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
+    Every usage entry must be the sum of its rows, and that of a re-rating the sum of its corrections, every balance minus the sum of its account's entries, and every rollup
+    the sum of its day's rows and corrections. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
     usage entries must be the sum of its rollup.
     """
     with _snapshot(engine) as connection:
@@ -102,6 +105,7 @@ def verify(engine: Engine) -> BooksReport:
         tokens={name: sums[name] for name in tables.TOKENS},
         usage_pico=sums["cost_pico"] - sums["unowned_pico"],
         unowned_pico=sums["unowned_pico"],
+        corrected_pico=sums["corrected_pico"],
         ledger_usage_pico=sums["ledger_usage_pico"],
         ledger_pico=sums["ledger_pico"],
         balance_pico=sums["balance_pico"],
@@ -115,8 +119,8 @@ def verify(engine: Engine) -> BooksReport:
 
 def totals(engine: Engine) -> dict[str, int]:
     """
-    Return what the books hold: ``rows``, the sum of every token column, ``cost_pico``, ``unowned_pico``, ``ledger_pico``,
-    ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
+    Return what the books hold: ``rows``, the sum of every token column, ``cost_pico``, ``unowned_pico``,
+    ``corrected_pico``, ``ledger_pico``, ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
     ``purged`` and ``purged_pico``.
     """
     with _snapshot(engine) as connection:
@@ -141,6 +145,7 @@ def _sums(connection: Connection) -> dict[str, int]:
     for columns in (
         {**{name: usage[name] for name in tables.TOKENS}, "cost_pico": usage.cost_pico, "unowned_pico": unowned},
         {"ledger_pico": ledger.amount_pico, "ledger_usage_pico": of_usage},
+        {"corrected_pico": tables.corrections.c.change_pico},
         {"balance_pico": balances.balance_pico},
         {"rollup_pico": tables.rollup_subjects.c.cost_pico},
         {"purged": tables.purged_days.c.requests, "purged_pico": tables.purged_days.c.cost_pico},

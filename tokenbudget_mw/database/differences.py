@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, func, literal, select, type_coerce, union_all
+from sqlalchemy import BigInteger, func, literal, null, select, type_coerce, union_all
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import day_of, model_of
@@ -104,9 +104,10 @@ def joined_pairs(row: Iterable[Any]) -> list[int]:
 
 def entry_differences(connection: Connection) -> Iterator[Difference]:
     """
-    Yield the writes whose usage rows and ledger entry differ, for each account: a full join, by one grouping of both.
+    Yield the writes whose usage rows, or corrections, and ledger entry differ, for each account: a full join, by one
+    grouping of both.
     """
-    usage, ledger = tables.usage.c, tables.ledger.c
+    usage, corrections, ledger = tables.usage.c, tables.corrections.c, tables.ledger.c
     both = union_all(
         select(
             usage.account,
@@ -119,6 +120,18 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
             usage.sequence.label("first_sequence"),
             usage.sequence.label("last_sequence"),
         ).where(usage.account.is_not(None), usage.cost_pico > 0),
+        # a correction belongs to no process: its entry has neither instance nor sequences
+        select(
+            corrections.account,
+            corrections.write_id,
+            null(),
+            corrections.change_pico,
+            literal(1),
+            literal(0),
+            literal(0),
+            null(),
+            null(),
+        ).where(corrections.account.is_not(None)),
         select(
             ledger.account,
             ledger.write_id,
@@ -129,7 +142,7 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
             ledger.entries,
             ledger.first_sequence,
             ledger.last_sequence,
-        ).where(ledger.kind == "usage"),
+        ).where(ledger.kind.in_(tables.CHARGES)),
     ).subquery("both")
     group = both.c.account, both.c.write_id, both.c.instance_id
     wanted = select(
@@ -175,7 +188,7 @@ def purged_differences(connection: Connection) -> Iterator[Difference]:
             rollup.account.in_(accounts)
         ),
         select(ledger.account, literal(0), ledger.amount_pico).where(
-            ledger.kind == "usage", ledger.account.in_(accounts)
+            ledger.kind.in_(tables.CHARGES), ledger.account.in_(accounts)
         ),
     ).subquery("both")
     wanted = select(
@@ -244,12 +257,15 @@ def rollup_differences(connection: Connection) -> Iterator[Difference]:
 
 def _rows_by_subject(connection: Connection) -> CompoundSelect[Any]:
     """
-    Select the rows, and what purged rows added up to.
+    Select the rows, what their costs were corrected by, and what purged rows added up to.
     """
-    usage, purged = tables.usage.c, tables.purged_days.c
-    keys = day_of(usage.created_at, connection.dialect.name), func.coalesce(usage.account, ""), model_of(usage)
+    usage, corrections, purged = tables.usage.c, tables.corrections.c, tables.purged_days.c
+    dialect = connection.dialect.name
+    keys = day_of(usage.created_at, dialect), func.coalesce(usage.account, ""), model_of(usage)
     rows = _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
-    return union_all(rows, _of_rollup(purged.day, purged.account, purged.model, table=purged))
+    keys = day_of(corrections.used_at, dialect), func.coalesce(corrections.account, ""), corrections.model
+    changes = dict.fromkeys(_COMPARED, literal(0)) | {"cost_pico": corrections.change_pico}
+    return union_all(rows, _keyed(keys, changes), _of_rollup(purged.day, purged.account, purged.model, table=purged))
 
 
 def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-__all__ = ["ADJUSTMENT", "FUNDING", "Entry", "EntryConflictError", "adjust", "balance", "refund", "topup"]
+__all__ = [
+    "ADJUSTMENT",
+    "FUNDING",
+    "Entry",
+    "EntryConflictError",
+    "adjust",
+    "balance",
+    "change_balance",
+    "refund",
+    "topup",
+]
 
 FUNDING = "funding"
 """The account on the other side of top-ups."""
@@ -180,7 +190,7 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
     known = connection.execute(wanted).one_or_none()
     if known is None:
         connection.execute(insert(tables.ledger), row)
-        _change_balance(connection, row["account"], -row["amount_pico"], row["created_at"])
+        change_balance(connection, row["account"], -row["amount_pico"], row["created_at"])
         return Entry(row["id"], row["account"], -row["amount_pico"], row["kind"], row["created_at"], is_new=True)
     if (known.account, known.amount_pico) != (row["account"], row["amount_pico"]):
         raise EntryConflictError(
@@ -190,7 +200,7 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
     return Entry(row["id"], row["account"], -known.amount_pico, row["kind"], known.created_at, is_new=False)
 
 
-def _change_balance(connection: Connection, account: str, change_pico: int, at: datetime) -> None:
+def change_balance(connection: Connection, account: str, change_pico: int, at: datetime) -> None:
     """
     Change the balance in Python, under its row's lock: SQLite turns an integer sum that overflows into a float.
     """

@@ -25,12 +25,14 @@ from sqlalchemy import (
 from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
 __all__ = [
+    "CHARGES",
     "FIGURES",
     "PREFIX",
     "PURGED",
     "REVENUE",
     "TOKENS",
     "balances",
+    "corrections",
     "keys",
     "ledger",
     "metadata",
@@ -47,6 +49,9 @@ PREFIX = "tokenbudget_"
 
 REVENUE = "revenue"
 """The account on the other side of usage entries."""
+
+CHARGES = ("usage", "rerate")
+"""Kinds of ledger entries that stand for usage rows, or for corrections of their costs."""
 
 metadata = MetaData()
 
@@ -163,6 +168,29 @@ balances = Table(
     Column("account", varchar(255), primary_key=True),
     Column("balance_pico", Pico, nullable=False),
     Column("updated_at", Moment, nullable=False),
+    **_MYSQL_TABLE,
+)
+
+# Append-only. What was charged for a usage row after it was written, by a price that was not known then.
+corrections = Table(
+    "tokenbudget_corrections",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("usage_id", varchar(36), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("used_at", Moment, nullable=False),
+    Column("account", varchar(255)),
+    Column("key_id", varchar(128)),
+    Column("model", varchar(255), nullable=False),
+    Column("route", varchar(255)),
+    Column("change_pico", BigInteger, nullable=False),
+    Column("cost_pico", BigInteger, nullable=False),
+    Column("price_id", varchar(255)),
+    Column("write_id", varchar(36), nullable=False),
+    Column("note", varchar(512)),
+    UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
+    Index("tokenbudget_corrections_used_ix", "used_at"),
     **_MYSQL_TABLE,
 )
 
