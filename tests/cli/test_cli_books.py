@@ -230,3 +230,24 @@ def test_rerate_refuses_a_time_that_ends_before_it_begins(run, engine, sqlite_da
     ran = run("rerate", "--database", sqlite_database, "--since", "2023-11-15", "--until", "2023-11-14")
 
     assert (ran.code, ran.err.splitlines()[-1]) == (2, "--until does not lie after --since.")
+
+
+def test_verify_repairs_when_told_to(run, write, engine, sqlite_database):
+    """Differences stand under their days; with --repair entries are posted, and the books agree again."""
+    write(created_at_us=START)
+    write(created_at_us=START + DAY)
+    with engine.begin() as connection:
+        connection.execute(delete(ledger))
+
+    found = run("verify", "--database", sqlite_database)
+    repaired = run("verify", "--database", sqlite_database, "--repair", "--note", "ticket 4")
+    again = run("verify", "--database", sqlite_database, "--repair", "--json").json
+
+    assert found.code == 1
+    assert "\n  2023-11-15\n    entry of key:k1 of write" in found.out
+    assert "\n  2023-11-16\n    entry of key:k1 of write" in found.out
+    assert repaired.code == 0
+    assert "Repaired: 2 entries of $0.00000000015 posted" in repaired.out
+    assert repaired.out.endswith("The books agree.\n")
+    assert again["verified"] is True
+    assert "repaired" not in again

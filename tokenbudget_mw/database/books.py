@@ -26,7 +26,7 @@ from tokenbudget_mw.database.engine import reader
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["BooksReport", "Difference", "totals", "verify"]
+__all__ = ["BooksReport", "Difference", "snapshot", "totals", "verify"]
 
 MOST_DIFFERENCES = 1000
 
@@ -47,7 +47,8 @@ class BooksReport:
 
         corrected_pico: What costs of rows were corrected by later; see `rerating`.
 
-        ledger_usage_pico: Sum of all ledger entries of kind ``usage``.
+        ledger_usage_pico: Sum of the ledger entries that stand for usage: it is *usage_pico*, with what of *corrected_pico*
+            has an account, as long as no row was purged.
 
         ledger_pico: Sum of all ledger entries.
 
@@ -97,7 +98,7 @@ def verify(engine: Engine) -> BooksReport:
     the sum of its day's rows and corrections. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
     usage entries must be the sum of its rollup.
     """
-    with _snapshot(engine) as connection:
+    with snapshot(engine) as connection:
         sums = _sums(connection)
         found = list(islice(chain(*(differ(connection) for differ in _DIFFERENCES)), MOST_DIFFERENCES + 1))
     return BooksReport(
@@ -123,11 +124,14 @@ def totals(engine: Engine) -> dict[str, int]:
     ``corrected_pico``, ``ledger_pico``, ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
     ``purged`` and ``purged_pico``.
     """
-    with _snapshot(engine) as connection:
+    with snapshot(engine) as connection:
         return _sums(connection)
 
 
-def _snapshot(engine: Engine) -> Connection:
+def snapshot(engine: Engine) -> Connection:
+    """
+    Open a connection that sees the database as it is now, for as long as it is open.
+    """
     connection = reader(engine).connect()
     if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -140,7 +144,7 @@ def _snapshot(engine: Engine) -> Connection:
 def _sums(connection: Connection) -> dict[str, int]:
     usage, ledger, balances = tables.usage.c, tables.ledger.c, tables.balances.c
     unowned = case((usage.account.is_(None), usage.cost_pico), else_=0)
-    of_usage = case((ledger.kind == "usage", ledger.amount_pico), else_=0)
+    of_usage = case((ledger.kind.in_(tables.CHARGES), ledger.amount_pico), else_=0)
     sums: dict[str, int] = {"rows": connection.scalar(select(func.count()).select_from(tables.usage)) or 0}
     for columns in (
         {**{name: usage[name] for name in tables.TOKENS}, "cost_pico": usage.cost_pico, "unowned_pico": unowned},

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import BigInteger, func, literal, null, select, type_coerce, union_all
+from sqlalchemy import BigInteger, func, literal, null, or_, select, type_coerce, union_all
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import day_of, model_of
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Difference",
+    "EntryGap",
+    "RollupGap",
     "balance_differences",
     "entry_differences",
+    "entry_gaps",
     "exact_sum",
     "joined_pairs",
     "purged_differences",
     "rollup_differences",
+    "rollup_gaps",
 ]
 
 _HALF = 2**31
@@ -56,6 +61,8 @@ class Difference:
         place: Which rollup, and where in it: its day, model, route.
 
         figure: Which column of the rollup.
+
+        day: Day of it in UTC, ``2027-01-31``: of the rollup, or of the entry's first row; empty where it has none.
     """
 
     kind: str
@@ -65,6 +72,7 @@ class Difference:
     found_pico: int | None
     place: str = ""
     figure: str = "cost_pico"
+    day: str = ""
 
     def __str__(self) -> str:
         if self.kind == "rollup":
@@ -102,48 +110,38 @@ def joined_pairs(row: Iterable[Any]) -> list[int]:
 # -- money ------------------------------------------------------------------------------------------------------
 
 
+class EntryGap(NamedTuple):
+    """
+    What a write's rows, or a re-rating's corrections, are for an account, and what its ledger entries say.
+    """
+
+    account: str
+    write_id: str
+    instance_id: str | None
+    rows: int
+    entries: int
+    first_sequence: int | None
+    last_sequence: int | None
+    at: datetime
+    expected_pico: int
+    found_pico: int
+
+
 def entry_differences(connection: Connection) -> Iterator[Difference]:
     """
-    Yield the writes whose usage rows, or corrections, and ledger entry differ, for each account: a full join, by one
-    grouping of both.
+    Yield the writes whose usage rows, or corrections, and ledger entries differ, for each account.
     """
-    usage, corrections, ledger = tables.usage.c, tables.corrections.c, tables.ledger.c
-    both = union_all(
-        select(
-            usage.account,
-            usage.write_id,
-            usage.instance_id,
-            usage.cost_pico.label("rows_pico"),
-            literal(1).label("row_count"),
-            literal(0).label("entry_pico"),
-            literal(0).label("entry_count"),
-            usage.sequence.label("first_sequence"),
-            usage.sequence.label("last_sequence"),
-        ).where(usage.account.is_not(None), usage.cost_pico > 0),
-        # a correction belongs to no process: its entry has neither instance nor sequences
-        select(
-            corrections.account,
-            corrections.write_id,
-            null(),
-            corrections.change_pico,
-            literal(1),
-            literal(0),
-            literal(0),
-            null(),
-            null(),
-        ).where(corrections.account.is_not(None)),
-        select(
-            ledger.account,
-            ledger.write_id,
-            ledger.instance_id,
-            literal(0),
-            literal(0),
-            ledger.amount_pico,
-            ledger.entries,
-            ledger.first_sequence,
-            ledger.last_sequence,
-        ).where(ledger.kind.in_(tables.CHARGES)),
-    ).subquery("both")
+    for gap in entry_gaps(connection):
+        found = gap.found_pico if gap.entries else None
+        day = f"{gap.at:%Y-%m-%d}"
+        yield Difference("entry", gap.account, gap.write_id, gap.expected_pico, found, day=day)
+
+
+def entry_gaps(connection: Connection) -> Iterator[EntryGap]:
+    """
+    Yield the same, with all that a repair needs: a full join, by one grouping of both.
+    """
+    both = _rows_and_entries().subquery("both")
     group = both.c.account, both.c.write_id, both.c.instance_id
     wanted = select(
         *group,
@@ -151,16 +149,62 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
         func.sum(both.c.entry_count),
         func.min(both.c.first_sequence),
         func.max(both.c.last_sequence),
+        func.min(both.c.at),
         *exact_sum(connection, both.c.rows_pico),
         *exact_sum(connection, both.c.entry_pico),
     ).group_by(*group)
     purged = _purged_ranges(connection)
-    for account, write_id, instance, rows, entries, first, last, *amounts in _stream(connection, wanted):
+    for account, write_id, instance, rows, entries, first, last, at, *amounts in _stream(connection, wanted):
         expected, found = joined_pairs(amounts)
         if rows < entries and expected <= found and _overlap(purged.get(instance, ()), first, last):
             continue  # retention has deleted rows of it; `purged_differences` holds their account to the rollup
         if expected != found or rows != entries:
-            yield Difference("entry", account, write_id, expected, found if entries else None)
+            yield EntryGap(account, write_id, instance, int(rows), int(entries), first, last, at, expected, found)
+
+
+def _rows_and_entries() -> CompoundSelect[Any]:
+    usage, corrections, ledger = tables.usage.c, tables.corrections.c, tables.ledger.c
+    rows = select(
+        usage.account,
+        usage.write_id,
+        usage.instance_id,
+        usage.cost_pico.label("rows_pico"),
+        literal(1).label("row_count"),
+        literal(0).label("entry_pico"),
+        literal(0).label("entry_count"),
+        usage.sequence.label("first_sequence"),
+        usage.sequence.label("last_sequence"),
+        usage.created_at.label("at"),
+    ).where(usage.account.is_not(None), usage.cost_pico > 0)
+    # a correction belongs to no process: its entry has neither instance nor sequences
+    changes = select(
+        corrections.account,
+        corrections.write_id,
+        null(),
+        corrections.change_pico,
+        literal(1),
+        literal(0),
+        literal(0),
+        null(),
+        null(),
+        corrections.created_at,
+    ).where(corrections.account.is_not(None))
+    entries = select(
+        ledger.account,
+        ledger.write_id,
+        ledger.instance_id,
+        literal(0),
+        literal(0),
+        ledger.amount_pico,
+        ledger.entries,
+        ledger.first_sequence,
+        ledger.last_sequence,
+        ledger.created_at,
+        # a repair of no write in particular is held to the rollup, by `purged_differences`
+    ).where(
+        ledger.kind.in_(tables.CHARGES), or_(ledger.kind != "repair", ledger.write_id.is_not(None), ledger.entries != 0)
+    )
+    return union_all(rows, changes, entries)
 
 
 def _purged_ranges(connection: Connection) -> dict[str, list[tuple[int, int]]]:
@@ -229,9 +273,31 @@ def balance_differences(connection: Connection) -> Iterator[Difference]:
 # -- rollups ----------------------------------------------------------------------------------------------------------
 
 
+class RollupGap(NamedTuple):
+    """
+    One figure of a rollup's place: *keys* are its day, then account, model or route.
+    """
+
+    rollup: str
+    keys: tuple[Any, ...]
+    figure: str
+    expected: int
+    found: int
+
+
 def rollup_differences(connection: Connection) -> Iterator[Difference]:
     """
     Yield where a rollup differs: the subjects' from the rows, the hours' from the subjects', the days' from the hours'.
+    """
+    for gap in rollup_gaps(connection):
+        day, *others = gap.keys
+        place = f"{gap.rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
+        yield Difference("rollup", "", None, gap.expected, gap.found, place, gap.figure, f"{day:%Y-%m-%d}")
+
+
+def rollup_gaps(connection: Connection) -> Iterator[RollupGap]:
+    """
+    Yield the same, with all that a repair needs.
     """
     subjects, hours, days = tables.rollup_subjects.c, tables.rollup_hours.c, tables.rollup_days.c
     hours_day = day_of(hours.hour, connection.dialect.name)
@@ -277,7 +343,7 @@ def _keyed(keys: Iterable[ColumnElement[Any]], figures: dict[str, ColumnElement[
     return select(*named, *(column.label(name) for name, column in figures.items()))
 
 
-def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[Difference]:
+def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[RollupGap]:
     """
     Yield every figure that is not the same in *expected* and *found*: a full join, by one grouping of both.
     """
@@ -290,7 +356,7 @@ def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part
         place, sums = row[: len(names)], joined_pairs(row[len(names) :])
         for name, left, right in zip(_COMPARED, sums[::2], sums[1::2], strict=True):
             if left != right:
-                yield Difference("rollup", "", None, left, right, _place(rollup, place), name)
+                yield RollupGap(rollup, tuple(place), name, left, right)
 
 
 def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
@@ -301,11 +367,6 @@ def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
         for which in (0, 1)
     ]
     return select(*(inner.c[name] for name in names), *columns)
-
-
-def _place(rollup: str, keys: Iterable[Any]) -> str:
-    day, *others = keys
-    return f"{rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
 
 
 def _stream(connection: Connection, wanted: Executable) -> Iterator[Any]:

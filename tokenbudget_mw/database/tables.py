@@ -50,8 +50,8 @@ PREFIX = "tokenbudget_"
 REVENUE = "revenue"
 """The account on the other side of usage entries."""
 
-CHARGES = ("usage", "rerate")
-"""Kinds of ledger entries that stand for usage rows, or for corrections of their costs."""
+CHARGES = ("usage", "rerate", "repair")
+"""Kinds of ledger entries that stand for usage rows, for corrections of their costs, or for what was missing of these."""
 
 metadata = MetaData()
 
