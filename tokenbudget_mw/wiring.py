@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyStore
     from tokenbudget_mw.identify import Identifier
 
-__all__ = ["open_database", "open_keys", "open_tariffs", "wire"]
+__all__ = ["model_names", "open_database", "open_keys", "open_tariffs", "wire"]
 
 
 def wire(
@@ -65,7 +65,7 @@ def wire(
     backend, async_backend = _open_backends(checked, clock)
     database = _Database(checked, engine)
     admission = Admission(policy_of(checked), checked.lease)
-    model_name = _model_names(checked)
+    model_name = model_names(checked)
     tariffs = _tariffs(checked, model_name, None if sink else database)
     core = Core(
         settings=checked,
@@ -113,7 +113,7 @@ def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
     """
     from tokenbudget_mw.database.tariffs import TariffStore
 
-    tariffs = _tariffs(settings, _model_names(settings), None)
+    tariffs = _tariffs(settings, model_names(settings), None)
     tariffs.take_stored(TariffStore(engine).find())
     return tariffs
 
@@ -217,7 +217,10 @@ def _tariffs(settings: Settings, model_name: Callable[[str], str], database: _Da
     return LiveTariffs(*parts, load=lambda: TariffStore(database.engine()).find(), ttl=settings.tariff_ttl)
 
 
-def _model_names(settings: Settings) -> Callable[[str], str]:
+def model_names(settings: Settings) -> Callable[[str], str]:
+    """
+    Return what gives a model its one name, however a request, a response or an invoice spells it.
+    """
     from tokenbudget_mw.counting.models import normalise
 
     # bounded, because clients choose the names

@@ -31,6 +31,7 @@ COMMANDS = {
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",
+    "reconcile": "Hold the books against a provider's invoice, by day and model.",
     "replay": "Send a recorded trace of requests through the middleware, on the trace's own clock.",
     "rerate": "Price rows again that had no price or a wrong one, and post what they cost more or less.",
     "tariffs": "Add, end and list prices of your own in the database.",
