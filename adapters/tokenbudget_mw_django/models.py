@@ -15,6 +15,7 @@ from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, 
 __all__ = [
     "Balance",
     "Correction",
+    "Grant",
     "Key",
     "LedgerEntry",
     "PurgedDay",
@@ -187,6 +188,31 @@ class Correction(models.Model):
         verbose_name_plural = "corrections"
         indexes = (Index(fields=["used_at"], name="tokenbudget_corrections_used_ix"),)
         constraints = (UniqueConstraint(fields=["usage_id", "number"], name="tokenbudget_corrections_uq"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Grant(models.Model):
+    """
+    Money that was given for a time.
+    """
+
+    id = VarcharField(max_length=36, primary_key=True)
+    account = VarcharField(max_length=255)
+    amount_pico = PicoField()
+    expires_at = MomentField()
+    expired_at = MomentField(null=True)
+    unused_pico = PicoField(null=True)
+
+    class Meta:
+        db_table = "tokenbudget_grants"
+        verbose_name = "grant"
+        verbose_name_plural = "grants"
+        indexes = (
+            Index(fields=["account"], name="tokenbudget_grants_account_ix"),
+            Index(fields=["expired_at", "expires_at"], name="tokenbudget_grants_due_ix"),
+        )
 
     def __str__(self) -> str:
         return str(self.pk)

@@ -69,7 +69,7 @@ class Entry:
 
         change_pico: By how much, in pico-dollars; positive where the account has more afterwards.
 
-        kind: ``topup``, ``refund`` or ``adjust``.
+        kind: ``topup``, ``refund``, ``adjust``, ``grant`` or ``expire``.
 
         created_at: When it was posted.
 
@@ -108,7 +108,7 @@ def topup(
 
         ValueError: An amount that is not above zero, or no key.
     """
-    return _post(engine, "topup", FUNDING, account, _positive(amount_pico), key=key, note=note, clock=clock)
+    return post(engine, "topup", FUNDING, account, positive(amount_pico), key=key, note=note, clock=clock)
 
 
 def refund(
@@ -117,7 +117,7 @@ def refund(
     """
     Give *amount_pico* of what usage has cost back to *account*. Arguments and errors are those of `topup`.
     """
-    return _post(engine, "refund", tables.REVENUE, account, _positive(amount_pico), key=key, note=note, clock=clock)
+    return post(engine, "refund", tables.REVENUE, account, positive(amount_pico), key=key, note=note, clock=clock)
 
 
 def adjust(
@@ -128,7 +128,7 @@ def adjust(
     """
     if type(change_pico) is not int or change_pico == 0:
         raise ValueError(f"an adjustment is a whole number of pico-dollars other than 0, got {change_pico!r}")
-    return _post(engine, "adjust", ADJUSTMENT, account, change_pico, key=key, note=note, clock=clock)
+    return post(engine, "adjust", ADJUSTMENT, account, change_pico, key=key, note=note, clock=clock)
 
 
 def balance(engine: Engine, account: str) -> int:
@@ -141,13 +141,16 @@ def balance(engine: Engine, account: str) -> int:
         return connection.scalar(wanted) or 0
 
 
-def _positive(amount_pico: int) -> int:
+def positive(amount_pico: int) -> int:
+    """
+    Return *amount_pico*, which must be an amount.
+    """
     if type(amount_pico) is not int or amount_pico <= 0:
         raise ValueError(f"an amount is a whole number of pico-dollars above 0, got {amount_pico!r}")
     return amount_pico
 
 
-def _post(
+def post(
     engine: Engine,
     kind: str,
     contra: str,
@@ -157,7 +160,11 @@ def _post(
     key: str,
     note: str | None,
     clock: Clock,
+    also: Callable[[Connection, Entry], object] | None = None,
 ) -> Entry:
+    """
+    Post an entry of *kind* once by its *key*; *also* runs in the same transaction, whether the entry is new or not.
+    """
     if not key.strip() or len(key) > MAX_KEY or clean_text(key, MAX_KEY) != key:
         raise ValueError(f"an idempotency key is text of 1 to {MAX_KEY} characters, got one of {len(key)}")
     source = f"{kind}:{clean_id(key, MAX_KEY)}"
@@ -177,7 +184,10 @@ def _post(
         attempt += 1
         try:
             with engine.begin() as connection:
-                return _post_once(connection, row)
+                entry = _post_once(connection, row)
+                if also is not None:
+                    also(connection, entry)
+                return entry
         except IntegrityError:
             # somebody was quicker, with the same key or with the account's first entry
             if attempt == _ATTEMPTS:

@@ -33,6 +33,7 @@ __all__ = [
     "TOKENS",
     "balances",
     "corrections",
+    "grants",
     "keys",
     "ledger",
     "metadata",
@@ -191,6 +192,21 @@ corrections = Table(
     Column("note", varchar(512)),
     UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
     Index("tokenbudget_corrections_used_ix", "used_at"),
+    **_MYSQL_TABLE,
+)
+
+# Money that was given for a time. The ledger has the entry of the same id, and one more once it has expired.
+grants = Table(
+    "tokenbudget_grants",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("account", varchar(255), nullable=False),
+    Column("amount_pico", Pico, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("expired_at", Moment),
+    Column("unused_pico", Pico),
+    Index("tokenbudget_grants_account_ix", "account"),
+    Index("tokenbudget_grants_due_ix", "expired_at", "expires_at"),
     **_MYSQL_TABLE,
 )
 
