@@ -18,6 +18,7 @@ __all__ = [
     "Grant",
     "Key",
     "LedgerEntry",
+    "Period",
     "PurgedDay",
     "PurgedRange",
     "RollupDay",
@@ -186,7 +187,7 @@ class Correction(models.Model):
         db_table = "tokenbudget_corrections"
         verbose_name = "correction"
         verbose_name_plural = "corrections"
-        indexes = (Index(fields=["used_at"], name="tokenbudget_corrections_used_ix"),)
+        indexes = (Index(fields=["used_at"], name="tokenbudget_correction_used_ix"),)
         constraints = (UniqueConstraint(fields=["usage_id", "number"], name="tokenbudget_corrections_uq"),)
 
     def __str__(self) -> str:
@@ -279,6 +280,32 @@ class Tariff(models.Model):
         verbose_name = "tariff"
         verbose_name_plural = "tariffs"
         indexes = (Index(fields=["model", "valid_from"], name="tokenbudget_tariffs_model_ix"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Period(models.Model):
+    """
+    A billing period that is closed.
+    """
+
+    id = VarcharField(max_length=36, primary_key=True)
+    account = VarcharField(max_length=255)
+    starts_at = MomentField()
+    ends_at = MomentField()
+    closed_at = MomentField()
+    usage_pico = PicoField()
+    refunds_pico = PicoField()
+    remainder_pico = PicoField()
+    document = LongTextField()
+    digest = VarcharField(max_length=64)
+
+    class Meta:
+        db_table = "tokenbudget_periods"
+        verbose_name = "closed period"
+        verbose_name_plural = "closed periods"
+        constraints = (UniqueConstraint(fields=["account", "starts_at"], name="tokenbudget_periods_uq"),)
 
     def __str__(self) -> str:
         return str(self.pk)

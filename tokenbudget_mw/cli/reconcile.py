@@ -88,7 +88,7 @@ def _tolerance(text: str) -> Tolerance:
             tolerance = Tolerance(pico_from_usd(text.removeprefix("$")), Decimal(0))
     except ValueError as exc:
         raise BadUseError(f"--tolerance: {text!r} is no amount; write it like $0.01 or 0.5%.") from exc
-    if min(tolerance.cost_pico, tolerance.percent) < 0:
+    if tolerance.cost_pico < 0 or tolerance.percent < 0:
         raise BadUseError(f"--tolerance: {text!r} is below 0.")
     return tolerance
 

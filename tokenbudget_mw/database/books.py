@@ -21,12 +21,13 @@ from tokenbudget_mw.database.differences import (
     purged_differences,
     rollup_differences,
 )
-from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.engine import snapshot
+from tokenbudget_mw.database.periods import period_differences
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["BooksReport", "Difference", "snapshot", "totals", "verify"]
+__all__ = ["BooksReport", "Difference", "totals", "verify"]
 
 MOST_DIFFERENCES = 1000
 
@@ -87,7 +88,7 @@ class BooksReport:
         return not self.differences
 
 
-_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences)
+_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences, period_differences)
 
 
 def verify(engine: Engine) -> BooksReport:
@@ -96,7 +97,7 @@ def verify(engine: Engine) -> BooksReport:
 
     Every usage entry must be the sum of its rows, and that of a re-rating the sum of its corrections, every balance minus the sum of its account's entries, and every rollup
     the sum of its day's rows and corrections. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
-    usage entries must be the sum of its rollup.
+    usage entries must be the sum of its rollup. Closed periods must be as they were closed.
     """
     with snapshot(engine) as connection:
         sums = _sums(connection)
@@ -126,16 +127,6 @@ def totals(engine: Engine) -> dict[str, int]:
     """
     with snapshot(engine) as connection:
         return _sums(connection)
-
-
-def snapshot(engine: Engine) -> Connection:
-    """
-    Open a connection that sees the database as it is now, for as long as it is open.
-    """
-    connection = reader(engine).connect()
-    if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
-        connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    return connection
 
 
 # -- sums -------------------------------------------------------------------------------------------------------------

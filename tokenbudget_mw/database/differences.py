@@ -4,7 +4,7 @@ Where the books may differ, and the exact sums that show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,8 +46,8 @@ class Difference:
 
     Attributes:
         kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance),
-            ``rollup`` (a rollup against the rows, or against another rollup) or ``ledger`` (the rollup of an account with
-            purged rows against its usage entries).
+            ``rollup`` (a rollup against the rows, or against another rollup), ``ledger`` (the rollup of an account with
+            purged rows against its usage entries) or ``period`` (a closed period against itself).
 
         account: Whose; empty where no account is compared.
 
@@ -58,7 +58,7 @@ class Difference:
 
         found_pico: What it is; None where the entry or the balance is missing.
 
-        place: Which rollup, and where in it: its day, model, route.
+        place: Which rollup, and where in it: its day, model, route. Of a period, when it begins.
 
         figure: Which column of the rollup.
 
@@ -75,6 +75,8 @@ class Difference:
     day: str = ""
 
     def __str__(self) -> str:
+        if self.kind == "period":
+            return f"period of {self.account} {self.place}: it, or the one before it, is not what was closed"
         if self.kind == "rollup":
             return f"{self.place}: expected {self.figure} {self.expected_pico}, found {self.found_pico}"
         where = f" of write {self.write_id}" if self.write_id else ""
@@ -338,7 +340,7 @@ def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:
     return _keyed(keys, {name: table[name] for name in _COMPARED})
 
 
-def _keyed(keys: Iterable[ColumnElement[Any]], figures: dict[str, ColumnElement[Any]]) -> Select[Any]:
+def _keyed(keys: Iterable[ColumnElement[Any]], figures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
     named = [key.label(f"key_{at}") for at, key in enumerate(keys)]
     return select(*named, *(column.label(name) for name, column in figures.items()))
 

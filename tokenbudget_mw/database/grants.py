@@ -102,8 +102,9 @@ def _expire(connection: Connection, account: str, now: datetime) -> Iterable[Ent
         connection.execute(change.values(expired_at=now, unused_pico=granted.left))
         if granted.left:
             source = f"expire:{granted.id}"
+            entry_id = hashlib.md5(source.encode(), usedforsecurity=False).hexdigest()
             row = {
-                "id": hashlib.md5(source.encode(), usedforsecurity=False).hexdigest(),
+                "id": entry_id,
                 "account": account,
                 "contra": GRANTS,
                 "amount_pico": granted.left,
@@ -114,7 +115,7 @@ def _expire(connection: Connection, account: str, now: datetime) -> Iterable[Ent
             }
             connection.execute(insert(tables.ledger), row)
             change_balance(connection, account, -granted.left, now)
-            yield Entry(row["id"], account, -granted.left, "expire", now, is_new=True)
+            yield Entry(entry_id, account, -granted.left, "expire", now, is_new=True)
 
 
 # -- what is left of a grant ------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import insert, select, text, update
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.books import snapshot
 from tokenbudget_mw.database.differences import (
     balance_differences,
     entry_gaps,
@@ -29,6 +28,7 @@ from tokenbudget_mw.database.differences import (
     purged_differences,
     rollup_gaps,
 )
+from tokenbudget_mw.database.engine import snapshot
 from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS, clean_text, moment

@@ -37,6 +37,7 @@ __all__ = [
     "keys",
     "ledger",
     "metadata",
+    "periods",
     "purged_days",
     "purged_ranges",
     "rollup_days",
@@ -191,7 +192,7 @@ corrections = Table(
     Column("write_id", varchar(36), nullable=False),
     Column("note", varchar(512)),
     UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
-    Index("tokenbudget_corrections_used_ix", "used_at"),
+    Index("tokenbudget_correction_used_ix", "used_at"),
     **_MYSQL_TABLE,
 )
 
@@ -207,6 +208,24 @@ grants = Table(
     Column("unused_pico", Pico),
     Index("tokenbudget_grants_account_ix", "account"),
     Index("tokenbudget_grants_due_ix", "expired_at", "expires_at"),
+    **_MYSQL_TABLE,
+)
+
+# Billing periods that are closed. A row is never changed; its digest covers its document and the digest of the one before.
+periods = Table(
+    "tokenbudget_periods",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("account", varchar(255), nullable=False),
+    Column("starts_at", Moment, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    Column("closed_at", Moment, nullable=False),
+    Column("usage_pico", Pico, nullable=False),
+    Column("refunds_pico", Pico, nullable=False),
+    Column("remainder_pico", Pico, nullable=False),
+    Column("document", text(), nullable=False),
+    Column("digest", varchar(64), nullable=False),
+    UniqueConstraint("account", "starts_at", name="tokenbudget_periods_uq"),
     **_MYSQL_TABLE,
 )
 

@@ -116,7 +116,9 @@ def read_tariff(value: Any, context: MoneyContext) -> Price:
         valid_from=begins,
         valid_until=ends,
         above_input=above,
-        **conditions,
+        purpose=conditions.get("purpose"),
+        completion_window=conditions.get("completion_window"),
+        service_tier=conditions.get("service_tier"),
         **_per_token(value, context),
     )
 

@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "correction",
                 "verbose_name_plural": "corrections",
                 "db_table": "tokenbudget_corrections",
-                "indexes": [models.Index(fields=["used_at"], name="tokenbudget_corrections_used_ix")],
+                "indexes": [models.Index(fields=["used_at"], name="tokenbudget_correction_used_ix")],
                 "constraints": [
                     models.UniqueConstraint(fields=("usage_id", "number"), name="tokenbudget_corrections_uq"),
                 ],

@@ -46,7 +46,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_corrections_used_ix", "tokenbudget_corrections", ["used_at"])
+    op.create_index("tokenbudget_correction_used_ix", "tokenbudget_corrections", ["used_at"])
 
 
 def downgrade() -> None:
