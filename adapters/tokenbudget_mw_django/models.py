@@ -84,6 +84,8 @@ class Usage(models.Model):
     batch_created_at = MomentField(null=True)
     batch_request_source = VarcharField(max_length=64, null=True)
     tags = LongTextField()
+    audio_input_tokens = models.BigIntegerField(null=True)
+    audio_output_tokens = models.BigIntegerField(null=True)
     write_id = VarcharField(max_length=36)
 
     class Meta:
@@ -270,6 +272,8 @@ class Tariff(models.Model):
     cache_write_pico = models.BigIntegerField(null=True)
     cache_write_1h_pico = models.BigIntegerField(null=True)
     reasoning_pico = models.BigIntegerField(null=True)
+    audio_input_pico = models.BigIntegerField(null=True)
+    audio_output_pico = models.BigIntegerField(null=True)
     valid_from = MomentField()
     valid_until = MomentField(null=True)
     created_at = MomentField()

@@ -37,9 +37,10 @@ def test_add_list_end(tariffs):
 def test_every_condition_can_be_said(tariffs):
     """Purpose, batch window, service tier, length of the prompt and every class of tokens are options."""
     classes = ("--input=1", "--output=2", "--cache-read=3", "--cache-write=4", "--cache-write-1h=5", "--reasoning=6")
+    audio = ("--audio-input=7", "--audio-output=8")
     conditions = ("--purpose=batch", "--completion-window=24h", "--service-tier=flex", "--above-input=200k")
 
-    added = tariffs("add", "m", *classes, *conditions, "--from=2026-01-01", "--until=2026-02-01", "--json").json
+    added = tariffs("add", "m", *classes, *audio, *conditions, "--from=2026-01-01", "--until=2026-02-01", "--json").json
 
     assert added["id"] == "stored/m+batch+24h+flex+>200000@2026-01-01"
     assert [added[name] for name in ("cache_read", "cache_write", "cache_write_1h", "reasoning")] == [
@@ -48,6 +49,7 @@ def test_every_condition_can_be_said(tariffs):
         "5",
         "6",
     ]
+    assert (added["audio_input"], added["audio_output"]) == ("7", "8")
     assert (added["above_input"], added["valid_until"]) == (200_000, "2026-02-01T00:00:00Z")
 
 

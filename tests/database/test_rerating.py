@@ -151,7 +151,7 @@ def test_the_price_is_that_of_its_time_and_purpose(engine: Engine, record: MakeR
             record(1, request_model="m", cost_pico=0, **batch),
             record(2, request_model="m", cost_pico=0, **batch | {"purpose": "realtime"}),
             record(3, request_model="m", cost_pico=0, service_tier="flex"),
-            record(4, request_model="m", cost_pico=0, input_tokens=101),
+            record(4, request_model="m", cost_pico=0, input_tokens=101, audio_input_tokens=100, audio_output_tokens=3),
         ]
     )
     new = START_US / 10**6 - 1
@@ -160,15 +160,16 @@ def test_the_price_is_that_of_its_time_and_purpose(engine: Engine, record: MakeR
         Price("batch", "m", 2, 0, purpose="batch", valid_from=new),
         Price("plain", "m", 3, 0),
         Price("flex", "m", 4, 0, service_tier="flex"),
-        Price("long", "m", 5, 0, above_input=100),
+        Price("long", "m", 5, 0, above_input=100, audio_input=7, audio_output=9),
     )
 
     rerate(engine, prices, ALL, apply=True)
 
     corrections = tables.corrections.c
     with engine.connect() as connection:
-        found = connection.scalars(select(corrections.price_id).order_by(corrections.usage_id)).all()
-    assert found == ["old", "plain", "flex", "long"]
+        wanted = select(corrections.price_id, corrections.change_pico).order_by(corrections.usage_id)
+        found = [tuple(row) for row in connection.execute(wanted)]
+    assert found == [("old", 10), ("plain", 30), ("flex", 40), ("long", 1 * 5 + 100 * 7 + 3 * 9)]
 
 
 def test_more_rows_than_a_batch(engine: Engine, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ def test_a_tariff_comes_back_as_it_went_in(store: TariffStore) -> None:
         cache_write=2,
         cache_write_1h=3,
         reasoning=4,
+        audio_input=5,
+        audio_output=6,
         valid_from=NOW + 0.000001,
         valid_until=NOW + DAY,
         purpose="batch",

@@ -219,6 +219,36 @@ GOLDEN = [
         "0.000009",
     ),
     (
+        "OpenAI, audio within prompt and completion",
+        price("audio", "gpt-4o-audio", 2_500_000, 10_000_000, audio_input=40_000_000, audio_output=80_000_000),
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 300,
+            "prompt_tokens_details": {"audio_tokens": 800, "text_tokens": 200},
+            "completion_tokens_details": {"audio_tokens": 250, "text_tokens": 50},
+        },
+        "0.053",  # 200 x 2.50 + 800 x 40 + 50 x 10 + 250 x 80
+    ),
+    (
+        "Gemini, audio within the prompt",
+        price("flash", "gemini-2.5-flash", 300_000, 2_500_000, audio_input=1_000_000),
+        {
+            "promptTokenCount": 500,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 100},
+                {"modality": "AUDIO", "tokenCount": 400},
+            ],
+            "candidatesTokenCount": 10,
+        },
+        "0.000455",  # 100 x 0.30 + 400 x 1 + 10 x 2.50
+    ),
+    (
+        "audio at the price of text where it has none",
+        GPT_4O,
+        {"prompt_tokens": 100, "completion_tokens": 0, "prompt_tokens_details": {"audio_tokens": 100}},
+        "0.00025",
+    ),
+    (
         "a price below a nano-dollar",
         price("cheap", "cheap", 130, 260),
         {"prompt_tokens": 3, "completion_tokens": 1},
@@ -385,11 +415,16 @@ rates = st.integers(0, 10**8)
 any_price = st.builds(
     price, input=rates, output=rates, cache_read=rates | st.none(), cache_write=rates | st.none(),
     cache_write_1h=rates | st.none(), reasoning=rates | st.none(),
+    audio_input=rates | st.none(), audio_output=rates | st.none(),
 )  # fmt: skip
 
 
 class TestCost:
-    @given(any_price, st.builds(Usage, counts, counts, counts, counts, counts, counts))
+    @given(any_price, st.builds(
+            Usage, counts, counts, counts, counts, counts, counts,
+            audio_input_tokens=counts, audio_output_tokens=counts,
+        ),
+    )  # fmt: skip
     def test_bounds(self, tariff: Price, usage: Usage) -> None:
         """A cost is a whole number from 0 to the upper bound of its tokens, whatever the parts say."""
         cost = cost_pico(tariff, usage)
@@ -423,6 +458,7 @@ class TestCost:
         """A reservation holds the price of an hour's cache write and of reasoning, where these are dearer."""
         assert upper_pico(SONNET, 10, 1) == 10 * 6_000_000 + 15_000_000
         assert upper_pico(price(reasoning=99), 0, 2) == 198
+        assert upper_pico(price(audio_input=50, audio_output=60), 1, 1) == 110
 
 
 def tariffs(*user: Price, book: dict[str, tuple[Price, ...]] | None = None, unknown: str = "deny") -> Tariffs:

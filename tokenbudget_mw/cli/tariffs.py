@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+CLASSES = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+)
 PER_MILLION = 10**6
 
 
@@ -104,7 +113,18 @@ def _end(context: Context, settings: Settings, store: TariffStore) -> tuple[dict
 
 def _list(context: Context, settings: Settings, store: TariffStore) -> tuple[dict[str, Any], list[str]]:
     found = store.find(model=context.args.model, at=_at(context.args.at, settings))
-    heads = ("id", "input", "output", "cache read", "cache write", "for an hour", "reasoning", "until")
+    heads = (
+        "id",
+        "input",
+        "output",
+        "cache read",
+        "cache write",
+        "for an hour",
+        "reasoning",
+        "audio in",
+        "audio out",
+        "until",
+    )
     cells = [(price.id, *_dollars(price).values(), _day(price.valid_until)) for price in found]
     lines = [*table(heads, cells), "Dollars per 1M tokens."] if found else ["There are no tariffs in the database."]
     return {"tariffs": [_fields(price) for price in found]}, lines

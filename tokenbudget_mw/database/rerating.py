@@ -207,6 +207,8 @@ def _usage(row: Any) -> Usage:
         **{name: getattr(row, name) for name in tables.TOKENS},
         model=row.response_model,
         service_tier=row.service_tier,
+        audio_input_tokens=row.audio_input_tokens or 0,
+        audio_output_tokens=row.audio_output_tokens or 0,
     )
 
 

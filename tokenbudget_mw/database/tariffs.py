@@ -28,7 +28,16 @@ __all__ = ["STORED", "TariffError", "TariffStore"]
 STORED = "stored/"
 """How ids of these prices begin; those of the settings begin with ``tariff/``."""
 
-_FIGURES = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+_FIGURES = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+)
 _TEXTS = ("model", "purpose", "completion_window", "service_tier")
 
 

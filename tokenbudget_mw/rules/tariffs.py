@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.values import Price, Quote, Usage
@@ -106,8 +106,8 @@ def cost_pico(price: Price, usage: Usage) -> int:
     """
     Return the exact cost of *usage*, in pico-dollars.
 
-    Every token is charged once: input at the price of its class (cache read, cache write, write for an hour, else
-    input), output at that of reasoning or of output. Parts that exceed their whole are cut; nothing is ever negative.
+    Every token is charged once: input at the price of its class (cache read, cache write, write for an hour, audio, else
+    input), output at that of reasoning, audio or output. Parts that exceed their whole are cut; nothing is ever negative.
 
     >>> cost_pico(Price("p", "m", 10, 40, cache_read=1), Usage(100, 5, cache_read_tokens=90))
     390
@@ -116,16 +116,20 @@ def cost_pico(price: Price, usage: Usage) -> int:
     read = _part(usage.cache_read_tokens, total)
     written = _part(usage.cache_write_tokens, total - read)
     hour = _part(usage.cache_write_1h_tokens, written)
+    heard = _part(usage.audio_input_tokens, total - read - written)
     output = max(usage.output_tokens, 0)
     reasoning = _part(usage.reasoning_tokens, output)
-    read_price, write_price, hour_price, reasoning_price = _classes(price)
+    spoken = _part(usage.audio_output_tokens, output - reasoning)
+    each = _classes(price)
     return (
-        (total - read - written) * price.input
-        + read * read_price
-        + (written - hour) * write_price
-        + hour * hour_price
-        + (output - reasoning) * price.output
-        + reasoning * reasoning_price
+        (total - read - written - heard) * price.input
+        + read * each.read
+        + (written - hour) * each.write
+        + hour * each.hour
+        + heard * each.heard
+        + (output - reasoning - spoken) * price.output
+        + reasoning * each.reasoning
+        + spoken * each.spoken
     )
 
 
@@ -142,21 +146,34 @@ def upper_pico(price: Price, input_upper: int, output_upper: int) -> int:
 
         output_upper: Most output tokens.
     """
-    read_price, write_price, hour_price, reasoning_price = _classes(price)
-    dearest_input = max(price.input, read_price, write_price, hour_price)
-    return max(input_upper, 0) * dearest_input + max(output_upper, 0) * max(price.output, reasoning_price)
+    each = _classes(price)
+    dearest_input = max(price.input, each.read, each.write, each.hour, each.heard)
+    dearest_output = max(price.output, each.reasoning, each.spoken)
+    return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
 
 
-def _classes(price: Price) -> tuple[int, int, int, int]:
+class _Classes(NamedTuple):
     """
-    Return the prices of cache read, cache write, cache write for an hour, and reasoning; each may be 0.
+    What a token of each class costs; each may be 0.
     """
+
+    read: int
+    write: int
+    hour: int
+    heard: int
+    reasoning: int
+    spoken: int
+
+
+def _classes(price: Price) -> _Classes:
     write = price.input if price.cache_write is None else price.cache_write
-    return (
+    return _Classes(
         price.input if price.cache_read is None else price.cache_read,
         write,
         write if price.cache_write_1h is None else price.cache_write_1h,
+        price.input if price.audio_input is None else price.audio_input,
         price.output if price.reasoning is None else price.reasoning,
+        price.output if price.audio_output is None else price.audio_output,
     )
 
 

@@ -19,7 +19,16 @@ from tokenbudget_mw.values import Price
 
 __all__ = ["MoneyContext", "read_ceiling", "read_rates", "read_tariff", "read_tariffs"]
 
-_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+_CLASSES = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+)
 _CONDITIONS = ("purpose", "completion_window", "service_tier")
 _KEYS = ("model", *_CLASSES, "per", "currency", "valid_from", "valid_until", "above_input", *_CONDITIONS)
 _MOST_PICO = 2**63 - 1

@@ -28,6 +28,8 @@ class Migration(migrations.Migration):
                 ("cache_write_pico", models.BigIntegerField(null=True)),
                 ("cache_write_1h_pico", models.BigIntegerField(null=True)),
                 ("reasoning_pico", models.BigIntegerField(null=True)),
+                ("audio_input_pico", models.BigIntegerField(null=True)),
+                ("audio_output_pico", models.BigIntegerField(null=True)),
                 ("valid_from", MomentField()),
                 ("valid_until", MomentField(null=True)),
                 ("created_at", MomentField()),

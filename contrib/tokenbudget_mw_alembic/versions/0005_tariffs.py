@@ -41,6 +41,8 @@ def upgrade() -> None:
         sa.Column("cache_write_pico", sa.BigInteger),
         sa.Column("cache_write_1h_pico", sa.BigInteger),
         sa.Column("reasoning_pico", sa.BigInteger),
+        sa.Column("audio_input_pico", sa.BigInteger),
+        sa.Column("audio_output_pico", sa.BigInteger),
         sa.Column("valid_from", Moment, nullable=False),
         sa.Column("valid_until", Moment),
         sa.Column("created_at", Moment, nullable=False),
