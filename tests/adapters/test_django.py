@@ -454,7 +454,7 @@ def superuser() -> Client:
     return client
 
 
-@pytest.mark.parametrize("model", ["usage", "ledgerentry", "balance", "key"])
+@pytest.mark.parametrize("model", ["usage", "ledgerentry", "balance", "key", "tariff", "correction", "grant", "period"])
 def test_admin_shows_and_changes_nothing(superuser: Client, model: str) -> None:
     """Lists open for a superuser, and offer no way to add, change or delete a row."""
     post(CHAT, "admin")
