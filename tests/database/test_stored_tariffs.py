@@ -14,7 +14,7 @@ from tokenbudget_mw import Subject, Usage, prices
 from tokenbudget_mw.database import live_tariffs
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
 from tokenbudget_mw.database.tariffs import TariffError, TariffStore
-from tokenbudget_mw.rules.pricing import Moment, moment_of, price_usage
+from tokenbudget_mw.rules.pricing import Moment, estimate, moment_of, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import Price, Prompt, TokenCount
@@ -268,6 +268,16 @@ def test_the_first_quote_knows_the_database(caplog: pytest.LogCaptureFixture) ->
     assert quoted(tariffs) == 12
     assert source.reads == 2
     assert caplog.records == []
+
+
+def test_the_first_reservation_knows_of_long_prompts() -> None:
+    """What the very first call holds covers the price for a long prompt that only the database knows."""
+    tariffs = live(Source(PLAIN, replace(PLAIN, input=50, above_input=100)), FakeClock(NOW))
+    prompt = Prompt("m", TokenCount(101, 101), max_output=0)
+
+    upper, _ = estimate(tariffs, prompt, Moment(NOW), output_reserve=0)
+
+    assert upper.money_nano == 6  # 101 x 50 pico-dollars, rounded up
 
 
 def test_a_database_that_is_away_keeps_the_prices(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.rules.tariffs import Tariffs
 
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Literal
 
-    from tokenbudget_mw.values import Price, Quote
+    from tokenbudget_mw.values import Price
 
 __all__ = ["LiveTariffs"]
 
@@ -64,22 +64,17 @@ class LiveTariffs(Tariffs):
         self._load = load
         self._ttl = ttl
         self._timer = timer
-        self._read_at: float | None = None
+        self._fresh_until = float("-inf")
+        self._is_first = True
         self._thread: threading.Thread | None = None
         self._fails = False
 
-    def quote(self, model: str | None, **call: Any) -> Quote:
-        """
-        Return the price of *model* that applies; see `Tariffs.quote`.
-        """
-        self._keep_fresh()
-        return super().quote(model, **call)
-
-    def lengths(self, model: str | None, most: int) -> list[int]:
+    def lengths(self, model: str | None, most: int) -> Sequence[int]:
         """
         Return prompt lengths that meet every price of *model*; see `Tariffs.lengths`.
         """
-        self._keep_fresh()
+        if self._is_first:  # a reservation asks for lengths before it asks for prices
+            self._keep_fresh()
         return super().lengths(model, most)
 
     def close(self) -> None:
@@ -89,18 +84,21 @@ class LiveTariffs(Tariffs):
         if self._thread is not None:
             self._thread.join()
 
+    def _places_of(self, model: str) -> tuple[tuple[Price, ...], ...]:
+        if self._timer() >= self._fresh_until:
+            self._keep_fresh()
+        return self._places(model)
+
     def _keep_fresh(self) -> None:
-        now, first = self._timer(), self._read_at is None
-        if self._read_at is not None and now - self._read_at < self._ttl:
-            return
         thread = self._thread
         # a forked child has its parent's thread object, which is not alive there: it starts one of its own
         if thread is None or not thread.is_alive():
-            self._read_at = now
+            self._fresh_until = self._timer() + self._ttl
             thread = threading.Thread(target=self._read, name="tokenbudget-tariffs", daemon=True)
             self._thread = thread
             thread.start()
-        if first:
+        if self._is_first:
+            self._is_first = False
             thread.join(FIRST_WAIT)
 
     def _read(self) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
 
+_NO_TIER = (None,)
+
 LAST_MOMENT = 253_402_300_800.0
 """The year 10,000, which no database's timestamps reach."""
 
@@ -80,12 +82,14 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
     most_input = prompt.input.upper
     most_output = output_reserve * prompt.choices if prompt.max_output is None else prompt.max_output
     sure_input = prompt.input.estimate if prompt.input.exact else 0
-    prices = _possible(tariffs, prompt, moment, most_input)
-    most_pico = max((upper_pico(price, most_input, most_output) for price in prices), default=0)
-    sure_pico = min((_cheapest(price) for price in prices), default=0) * sure_input
+    most_pico, sure_pico = 0, None
+    for price in _possible(tariffs, prompt, moment, most_input):
+        most_pico = max(most_pico, upper_pico(price, most_input, most_output))
+        cheapest = price.input if price.cache_read is None else min(price.input, price.cache_read)
+        sure_pico = cheapest * sure_input if sure_pico is None else min(sure_pico, cheapest * sure_input)
     return (
         Cost(1, most_input, most_output, nano_from_pico_ceil(most_pico), 1),
-        Cost(1, sure_input, 0, nano_from_pico_ceil(sure_pico), 1),
+        Cost(1, sure_input, 0, nano_from_pico_ceil(sure_pico or 0), 1),
     )
 
 
@@ -93,24 +97,20 @@ def _possible(tariffs: Tariffs, prompt: Prompt, moment: Moment, most_input: int)
     """
     Return the prices of which one will apply: by how long the prompt turns out, and whether the tier it asks for serves it.
     """
-    tiers = (None,) if prompt.service_tier is None else (None, prompt.service_tier)
-    quotes = [
-        tariffs.quote(
-            prompt.model,
-            at=moment.at,
-            purpose=moment.purpose,
-            completion_window=moment.completion_window,
-            input_tokens=length,
-            service_tier=tier,
-        )
-        for length in tariffs.lengths(prompt.model, most_input)
-        for tier in tiers
-    ]
-    return [quote.price for quote in quotes if quote.price is not None]
-
-
-def _cheapest(price: Price) -> int:
-    return price.input if price.cache_read is None else min(price.input, price.cache_read)
+    found = []
+    for length in tariffs.lengths(prompt.model, most_input):
+        for tier in _NO_TIER if prompt.service_tier is None else (None, prompt.service_tier):
+            price = tariffs.quote(
+                prompt.model,
+                at=moment.at,
+                purpose=moment.purpose,
+                completion_window=moment.completion_window,
+                input_tokens=length,
+                service_tier=tier,
+            ).price
+            if price is not None:
+                found.append(price)
+    return found
 
 
 def price_usage(tariffs: Tariffs, usage: Usage, moment: Moment, *, asked: str | None) -> Priced:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.values import Price, Quote, Usage
@@ -21,7 +21,8 @@ _CACHED_MODELS = 1024  # clients choose names: never more than these
 REALTIME = "realtime"
 
 _NEVER = 5
-_ALWAYS = float("-inf")
+_SHORTEST = (0,)
+_ALWAYS = float("inf")
 
 
 def choose(
@@ -61,23 +62,29 @@ def choose(
 
         service_tier: Tier that served it.
     """
+    return _choose(prices, at, purpose, completion_window, input_tokens, service_tier)
+
+
+def _choose(  # noqa: PLR0917 - called several times a request: names would cost more than they tell
+    prices: Sequence[Price], at: float, purpose: str, window: str | None, input_tokens: int, tier: str | None
+) -> Price | None:
     best: Price | None = None
     best_place: tuple[int, bool, int, float] | None = None
     for price in prices:
-        rank = _rank(price, purpose, completion_window)
-        if rank == _NEVER or not _is_reached(price, input_tokens, service_tier) or not _is_valid(price, at):
+        if price.above_input and input_tokens <= price.above_input:
             continue
-        since = _ALWAYS if price.valid_from is None else price.valid_from
-        place = (rank, price.service_tier is None, -price.above_input, -since)
+        if price.service_tier is not None and price.service_tier != tier:
+            continue
+        begins, ends = price.valid_from, price.valid_until
+        if (begins is not None and begins > at) or (ends is not None and at >= ends):
+            continue
+        rank = _rank(price, purpose, window)
+        if rank == _NEVER:
+            continue
+        place = (rank, price.service_tier is None, -price.above_input, _ALWAYS if begins is None else -begins)
         if best_place is None or place < best_place:
             best, best_place = price, place
     return best
-
-
-def _is_reached(price: Price, input_tokens: int, service_tier: str | None) -> bool:
-    return (price.above_input == 0 or input_tokens > price.above_input) and (
-        price.service_tier is None or price.service_tier == service_tier
-    )
 
 
 def _rank(price: Price, purpose: str, completion_window: str | None) -> int:
@@ -95,11 +102,6 @@ def _rank(price: Price, purpose: str, completion_window: str | None) -> int:
     if price.purpose is None:
         return 2 + window_rank
     return 4 if price.purpose == REALTIME and price.completion_window is None else _NEVER
-
-
-def _is_valid(price: Price, at: float) -> bool:
-    begun = price.valid_from is None or price.valid_from <= at
-    return begun and (price.valid_until is None or at < price.valid_until)
 
 
 def cost_pico(price: Price, usage: Usage) -> int:
@@ -120,16 +122,16 @@ def cost_pico(price: Price, usage: Usage) -> int:
     output = max(usage.output_tokens, 0)
     reasoning = _part(usage.reasoning_tokens, output)
     spoken = _part(usage.audio_output_tokens, output - reasoning)
-    each = _classes(price)
+    read_price, write_price, hour_price, heard_price, reasoning_price, spoken_price = _classes(price)
     return (
         (total - read - written - heard) * price.input
-        + read * each.read
-        + (written - hour) * each.write
-        + hour * each.hour
-        + heard * each.heard
+        + read * read_price
+        + (written - hour) * write_price
+        + hour * hour_price
+        + heard * heard_price
         + (output - reasoning - spoken) * price.output
-        + reasoning * each.reasoning
-        + spoken * each.spoken
+        + reasoning * reasoning_price
+        + spoken * spoken_price
     )
 
 
@@ -146,28 +148,18 @@ def upper_pico(price: Price, input_upper: int, output_upper: int) -> int:
 
         output_upper: Most output tokens.
     """
-    each = _classes(price)
-    dearest_input = max(price.input, each.read, each.write, each.hour, each.heard)
-    dearest_output = max(price.output, each.reasoning, each.spoken)
+    read, write, hour, heard, reasoning, spoken = _classes(price)
+    dearest_input = max(price.input, read, write, hour, heard)
+    dearest_output = max(price.output, reasoning, spoken)
     return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
 
 
-class _Classes(NamedTuple):
+def _classes(price: Price) -> tuple[int, int, int, int, int, int]:
     """
-    What a token of each class costs; each may be 0.
+    Return the prices of cache read, cache write, cache write for an hour, audio in, reasoning, audio out; each may be 0.
     """
-
-    read: int
-    write: int
-    hour: int
-    heard: int
-    reasoning: int
-    spoken: int
-
-
-def _classes(price: Price) -> _Classes:
     write = price.input if price.cache_write is None else price.cache_write
-    return _Classes(
+    return (
         price.input if price.cache_read is None else price.cache_read,
         write,
         write if price.cache_write_1h is None else price.cache_write_1h,
@@ -259,33 +251,30 @@ class Tariffs:
             UnpricedModelError: No price is known, and such models are denied.
         """
         if model and len(model) <= MAX_MODEL_NAME:
-            for prices in self._places(model):
-                price = choose(
-                    prices,
-                    at=at,
-                    purpose=purpose,
-                    completion_window=completion_window,
-                    input_tokens=input_tokens,
-                    service_tier=service_tier,
-                )
+            for prices in self._places_of(model):
+                price = _choose(prices, at, purpose, completion_window, input_tokens, service_tier)
                 if price is not None:
                     return Quote(price)
         if self.unknown == "deny":
             raise UnpricedModelError(model and model[:MAX_MODEL_NAME])
         return Quote(self.ceiling, "ceiling") if self.unknown == "ceiling" else Quote(None, "unpriced")
 
-    def lengths(self, model: str | None, most: int) -> list[int]:
+    def lengths(self, model: str | None, most: int) -> Sequence[int]:
         """
         Return prompt lengths of up to *most* input tokens that together meet every price for long prompts of *model*.
         """
         if not model or len(model) > MAX_MODEL_NAME:
-            return [0]
-        return [0, *[start + 1 for start in self._starts(model) if start < most]]
+            return _SHORTEST
+        starts = self._starts(model)
+        return [0, *[start + 1 for start in starts if start < most]] if starts else _SHORTEST
 
     def close(self) -> None:
         """
         Do nothing: there is nothing to give back here.
         """
+
+    def _places_of(self, model: str) -> tuple[tuple[Price, ...], ...]:
+        return self._places(model)
 
     def _find_places(self, tariffs: Mapping[str, tuple[Price, ...]], model: str) -> tuple[tuple[Price, ...], ...]:
         """
