@@ -172,6 +172,18 @@ def test_the_price_is_that_of_its_time_and_purpose(engine: Engine, record: MakeR
     assert found == [("old", 10), ("plain", 30), ("flex", 40), ("long", 1 * 5 + 100 * 7 + 3 * 9)]
 
 
+def test_a_model_that_is_free(engine: Engine, record: MakeRecord) -> None:
+    """A row that was charged nothing for want of a price, and costs nothing, has a price from then on."""
+    DatabaseSink(engine).write([record(1, request_model="m", cost_pico=0, price_kind="unpriced")])
+    free = tariffs(Price("free", "m", 0, 0))
+
+    reports = [rerate(engine, free, ALL, apply=True) for _ in range(2)]
+
+    assert [(report.changed, report.change_pico) for report in reports] == [(1, 0), (0, 0)]
+    assert entries(engine) == [(ACME, 0, 1, None)]
+    assert books.verify(engine).verified
+
+
 def test_more_rows_than_a_batch(engine: Engine, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are gone through in batches, each row once, also where many share a moment."""
     monkeypatch.setattr(rerating, "BATCH", 4)

@@ -74,7 +74,7 @@ class RerateReport:
     Attributes:
         rows: Rows that were looked at.
 
-        changed: Rows whose cost changes.
+        changed: Rows whose cost changes, or that had no price and have one now.
 
         unpriced: Rows for which there is still no price; they stay as they are.
 
@@ -179,7 +179,8 @@ def _changes(connection: Connection, tariffs: Tariffs, rows: Sequence[Any], repo
             continue
         number, corrected = known.get(row.id, (0, 0))
         change = priced.cost_pico - row.cost_pico - corrected
-        if change:
+        # that a row without a price was worth nothing is news, too: it has a price from now on
+        if change or (row.price_kind != "known" and number == 0):
             changes.append(_Change(row, number + 1, change, priced))
             report.changed += 1
             report.change_pico += change
