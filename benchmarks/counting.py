@@ -69,7 +69,8 @@ def chat_body(fresh: int = 6, **fields: object) -> bytes:
 
 def count_chat(scale: Scale) -> Result:
     """
-    All six messages new; in the details a turn of which five are remembered, and both with fastokens if it is there.
+    All six messages new; in the details a turn of which five are remembered, what tiktoken alone takes for the sixth, and
+    both with fastokens if it is there.
     """
     default_encoders().warm()
     data = ranks.load("o200k_base")
@@ -84,6 +85,9 @@ def count_chat(scale: Scale) -> Result:
             "turn": Contender(lambda n: [payloads.read("openai.chat", body) for body in turn.take(n)], turn.fill),
             "raw": Contender(
                 lambda n: [len(raw.encode_ordinary(m["content"])) for chat in texts.chats(n) for m in chat], texts.fill
+            ),
+            "turn_raw": Contender(
+                lambda n: [len(raw.encode_ordinary(chat[-1]["content"])) for chat in turn.chats(n)], turn.fill
             ),
             **{
                 name: Contender(
@@ -107,6 +111,7 @@ def count_chat(scale: Scale) -> Result:
         met=seen["ours"] <= 1.05 * seen["raw"] and seen["turn"] <= 12,
         details={
             "turn_us": seen["turn"],
+            "turn_raw_us": seen["turn_raw"],
             **{f"{name}_us": seen[name] for name in ("fast", "fast_turn") if name in seen},
             "tokens": tokens.estimate,
             "exact": tokens.exact,

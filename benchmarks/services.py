@@ -16,7 +16,7 @@ from importlib.util import find_spec
 
 from benchmarks.harness import UnavailableError
 
-__all__ = ["free_port", "redis_url", "wait_for"]
+__all__ = ["free_port", "private_redis", "redis_url", "wait_for"]
 
 
 def free_port() -> int:
@@ -49,12 +49,21 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def redis_url() -> Iterator[str]:
     """
-    Give the URL of a Redis: ``TOKENBUDGET_TEST_REDIS_URL``, or a private one without disk.
+    Give the URL of a Redis: ``TOKENBUDGET_TEST_REDIS_URL``, or a private one.
     """
     url = os.environ.get("TOKENBUDGET_TEST_REDIS_URL")
     if url:
         yield url
         return
+    with private_redis() as url:
+        yield url
+
+
+@contextmanager
+def private_redis() -> Iterator[str]:
+    """
+    Start a Redis without disk, which does nothing else, and give its URL.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]

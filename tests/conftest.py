@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import uuid
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import private_servers
 import pytest
+import redis_deployments
+from hypothesis import HealthCheck, Phase, settings
 from private_servers import RedisServer, ServerMissingError
+from redis_deployments import Cluster, Watched
 
 # the contracts assert, and should say what they found; the package itself is imported by our own pytest plugin
 pytest.register_assert_rewrite(
@@ -28,6 +31,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Starter = Callable[[], AbstractContextManager[str]]
+
+T = TypeVar("T")
+# for runs on mutants (--hypothesis-profile mutation): the same examples each time, and the first that fails will do
+settings.register_profile(
+    "mutation",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 REDIS_DATABASES = range(15, 0, -1)
 
@@ -127,6 +141,37 @@ def redis_server() -> Iterator[RedisServer]:
         missing(str(exc))
     yield server
     server.close()
+
+
+@pytest.fixture
+def redis_cluster() -> Iterator[Cluster]:
+    """
+    A Redis cluster of the test's own: three masters and a replica.
+    """
+    with private(redis_deployments.cluster) as found:
+        yield found
+
+
+@pytest.fixture
+def redis_watched() -> Iterator[Watched]:
+    """
+    A Redis master and its replica under a sentinel, the test's own.
+    """
+    with private(redis_deployments.watched) as found:
+        yield found
+
+
+@contextmanager
+def private(run: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """
+    Give what *run* runs.
+    """
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(run())
+        except ServerMissingError as exc:
+            missing(str(exc))
+        yield found
 
 
 # -- databases --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.recounting import arecount
 from tokenbudget_mw.rules.refusals import LIMIT_HEADERS, decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
@@ -151,6 +152,7 @@ def _living(core: Core, send: Send) -> Send:
     async def living(message: Message) -> None:
         if message["type"] == "lifespan.startup.complete":
             core.flusher.wake()  # what dead processes left on the spool need not wait for the first request
+            _keep(asyncio.ensure_future(core.async_guard.warm()))
         elif message["type"] in LAST_WORDS:
             await asyncio.to_thread(core.close)
             await core.async_guard.backend.aclose()
@@ -211,14 +213,17 @@ class _Connection:
             await self._end(failed=failed)
 
     async def _admit(self) -> Refusal | None:
-        call, core = self._call, self._core
+        call, core, body = self._call, self._core, b""
         try:
             call.subject = core.identifier.quick(call.facts)
             if call.subject is None:
                 call.subject = await core.identifier.aresolve(call.facts)
             if call.wants_body and self._scope["type"] == "http":
-                call.read(*await self._read_head())
+                body, is_whole = await self._read_head()
+                call.read(body, is_whole)
             decision = await core.async_guard.admit(call.request())
+            if not decision.admitted:
+                decision = await arecount(call, body, decision, self._leave)
         except RefusedError as error:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:
@@ -241,6 +246,12 @@ class _Connection:
                 return b"".join(pieces), False
             if not message.get("more_body", False):
                 return b"".join(pieces), True
+
+    async def _leave(self) -> None:
+        """
+        Wait for what comes after the body: the client's leave. The app gets it, if it runs.
+        """
+        self._seen = (*self._seen, await self._receive())
 
     async def receive(self) -> Message:
         """

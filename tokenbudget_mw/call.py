@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
@@ -24,13 +25,14 @@ from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.pricing import Priced
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, Usage
+    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
 __all__ = ["Call", "current", "running"]
 
@@ -73,6 +75,8 @@ class Call:
 
         held: Reservations to settle when it ends.
 
+        counting: The exact count that an ``async`` route makes meanwhile.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -89,6 +93,7 @@ class Call:
     is_ended = False
     held: tuple[Reservation, ...] = ()
     unrecorded: SpoolFullError | None = None
+    counting: Future[TokenCount] | None = None
     _charges: tuple[Charge, ...] = ()
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
@@ -147,6 +152,8 @@ class Call:
             raise PayloadError(message, status=415)
         if is_whole:
             self.prompt = meter.read_prompt(self.route, body, self.facts.path)
+            if self.route.count == "async":
+                self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
         else:
             length = self.facts.header("content-length")
             known = int(length) if length is not None and length.isdecimal() else None
@@ -163,6 +170,12 @@ class Call:
         reserve = self.core.settings.output_reserve
         upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
         return Request(self.id, subject, self.route, self.model_name, upper, least)
+
+    def is_refused(self) -> bool:
+        """
+        Tell whether it ended before its app ran.
+        """
+        return self.decision is not None and not self.decision.admitted
 
     def refuse(self, decision: Decision) -> Refusal:
         """
@@ -211,6 +224,7 @@ class Call:
         self.decision = decision
         if decision.reservation is not None:
             self.held = (*self.held, decision.reservation)
+            self.core.heartbeat.hold(decision.reservation)
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -226,7 +240,9 @@ class Call:
         self.is_stream = self.content_type in STREAM_TYPES
         if self.route.format is not None:
             model = self.prompt.model if self.prompt else None
-            self.tap = self.core.meter.open_tap(self.route.format, self.content_type or "", encoding, model)
+            self.tap = self.core.meter.open_tap(
+                self.route.format, self.content_type or "", encoding, model, is_counted=self.route.count != "off"
+            )
 
     def feed(self, chunk: bytes) -> None:
         """
@@ -342,7 +358,11 @@ class Call:
         with _ending:
             self.is_ended = True
             reported = self._charges
+        for reservation in self.held:
+            self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
+        if self.counting is not None:
+            self.prompt = counted_by_now(self.prompt, self.counting)
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.health import Health
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.values import Usage
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.guard import AsyncGuard, Guard
+    from tokenbudget_mw.heartbeat import Heartbeat
     from tokenbudget_mw.identify import Identifier
     from tokenbudget_mw.operators import Explanation
     from tokenbudget_mw.rules.routes import RouteTable
@@ -58,6 +61,14 @@ class Meter(Protocol):
         """
         ...
 
+    def recount_aside(
+        self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = ...
+    ) -> Future[TokenCount] | None:
+        """
+        The same, in a thread of the meter's; None where too many wait already.
+        """
+        ...
+
     def count(self, text: str, model: str | None) -> TokenCount:
         """
         Count a text's tokens for *model*.
@@ -70,9 +81,17 @@ class Meter(Protocol):
         """
         ...
 
-    def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
+    def open_tap(
+        self,
+        format: str,  # noqa: A002 - the word that routes use
+        content_type: str,
+        content_encoding: str,
+        model: str | None,
+        *,
+        is_counted: bool = True,
+    ) -> Tap | None:
         """
-        Return a reader of a response; None where it cannot be read.
+        Return a reader of a response; None where it cannot be read. Without *is_counted* it tokenises nothing.
         """
         ...
 
@@ -115,6 +134,8 @@ class Core:
 
         flusher: Writes them.
 
+        heartbeat: Keeps open reservations alive.
+
         clock: Gives the moment, in epoch seconds.
 
         timer: Measures durations, in seconds.
@@ -132,6 +153,7 @@ class Core:
     async_guard: AsyncGuard
     spool: Spool
     flusher: Flusher
+    heartbeat: Heartbeat
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
@@ -177,7 +199,7 @@ class Core:
         """
         Return what looks at the limits that hold now, and corrects them. `change_limits` makes it out of date.
         """
-        return Operators(self.guard.admission, self.guard.backend, self.clock)
+        return Operators(self.guard.admission, self.guard.backend, self.clock, self.guard.starter)
 
     def record(self, record: UsageRecord) -> None:
         """
@@ -204,6 +226,13 @@ class Core:
             work()
         else:
             self.aside(work)
+
+    def health(self) -> Health:
+        """
+        Say how this process does. Asks neither backend nor database.
+        """
+        guard = self.guard
+        return Health(away_since(guard.backend), guard.starter.is_away, len(self.heartbeat), self.flusher.stats())
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

@@ -4,22 +4,27 @@ The guard: plan (pure), one call of the backend, decide (pure). For threads and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw.backends.breaker import probe
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.admission import decide, settlement_of, without_backend
-from tokenbudget_mw.values import Decision
+from tokenbudget_mw.rules.admission import decide, degraded, settlement_of, without_backend
+from tokenbudget_mw.rules.seeding import alone
+from tokenbudget_mw.seeding import Starter
+from tokenbudget_mw.values import CROWDED, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.rules.admission import Admission, Request
-    from tokenbudget_mw.values import Cost, Reservation
+    from tokenbudget_mw.rules.admission import Admission, Plan, Request
+    from tokenbudget_mw.values import Cost, Reply, Reservation
 
 __all__ = ["AsyncGuard", "Guard"]
 
 UNLIMITED = Decision(admitted=True)
+NO_BOOKS = Starter()
 
 
 class Guard:
@@ -32,12 +37,26 @@ class Guard:
         backend: Where counters live.
 
         clock: Gives the moment, in epoch seconds.
+
+        starter: Starts counters that the backend does not know.
+
+        barred: Told the public id of an API key that the backend has barred.
     """
 
-    def __init__(self, admission: Admission, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        backend: Backend,
+        clock: Callable[[], float],
+        *,
+        starter: Starter = NO_BOOKS,
+        barred: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.admission = admission
         self.backend = backend
         self.clock = clock
+        self.starter = starter
+        self.barred = barred
 
     def admit(self, request: Request) -> Decision:
         """
@@ -49,9 +68,23 @@ class Guard:
             return UNLIMITED
         try:
             reply = self.backend.reserve(plan.ask, now)
+            if not (reply.admitted or reply.states):
+                return self._without_answer(request, plan, reply, now)
         except BackendUnavailableError:
             return without_backend(plan)
         return decide(plan, reply, now=now)
+
+    def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
+        if reply.barred and reply.barred != CROWDED:
+            self.barred(request.subject.key or "")
+        if reply.unseeded and self.starter.start(request, plan, reply.unseeded):
+            reply = self.backend.reserve(plan.ask, now)
+        if not reply.unseeded:
+            return decide(plan, reply, now=now)
+        rest = alone(plan, reply.unseeded)
+        if rest is None:
+            return without_backend(plan)
+        return degraded(rest, self.backend.reserve(rest.ask, now), now=now)
 
     def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """
@@ -65,10 +98,20 @@ class AsyncGuard:
     Admits and settles, for an event loop. Arguments as of `Guard`.
     """
 
-    def __init__(self, admission: Admission, backend: AsyncBackend, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        backend: AsyncBackend,
+        clock: Callable[[], float],
+        *,
+        starter: Starter = NO_BOOKS,
+        barred: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.admission = admission
         self.backend = backend
         self.clock = clock
+        self.starter = starter
+        self.barred = barred
 
     async def admit(self, request: Request) -> Decision:
         """
@@ -80,9 +123,30 @@ class AsyncGuard:
             return UNLIMITED
         try:
             reply = await self.backend.reserve(plan.ask, now)
+            if not (reply.admitted or reply.states):
+                return await self._without_answer(request, plan, reply, now)
         except BackendUnavailableError:
             return without_backend(plan)
         return decide(plan, reply, now=now)
+
+    async def warm(self) -> None:
+        """
+        Ask for nothing, so that a connection is open before the first request needs it.
+        """
+        with suppress(BackendUnavailableError):
+            await self.backend.peek(probe(), self.clock())
+
+    async def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
+        if reply.barred and reply.barred != CROWDED:
+            self.barred(request.subject.key or "")
+        if reply.unseeded and await self.starter.astart(request, plan, reply.unseeded):
+            reply = await self.backend.reserve(plan.ask, now)
+        if not reply.unseeded:
+            return decide(plan, reply, now=now)
+        rest = alone(plan, reply.unseeded)
+        if rest is None:
+            return without_backend(plan)
+        return degraded(rest, await self.backend.reserve(rest.ask, now), now=now)
 
     async def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """

@@ -5,12 +5,14 @@ The meter: tokens of requests and responses, by the rooms that know how.
 from __future__ import annotations
 
 import random
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import tapping
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import RatioEstimator
+from tokenbudget_mw.rules.doubt import as_estimated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Prompt, Route, TokenCount, Usage
 
 __all__ = ["TokenMeter"]
+
+MOST_DECIDING = 8
+"""Most requests that wait for an exact count; a prompt of a megabyte takes a tenth of a second or two."""
 
 
 class TokenMeter:
@@ -37,10 +42,11 @@ class TokenMeter:
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
         self._aside = Aside()
+        self._deciding = Aside(MOST_DECIDING, "tokenbudget-deciding")
 
     def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
         """
-        Read a whole request body.
+        Read a whole request body. That of an ``async`` route is admitted on the estimate, and bounded by nothing else.
         """
         ratio = self._ratio(route) if route.count in ("sample", "async") else None
         prompt = payloads.read(
@@ -53,10 +59,7 @@ class TokenMeter:
             draw=self._draw() if route.count == "sample" else 0.0,
             ratio=ratio,
         )
-        if route.count == "async":
-            # where too much waits this prompt teaches nothing; its estimate stands
-            self._aside.submit(lambda: self.recount(route, body, path))
-        return prompt
+        return as_estimated(prompt) if route.count == "async" else prompt
 
     def recount(
         self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = lambda: False
@@ -77,11 +80,32 @@ class TokenMeter:
         )
         return prompt.input
 
+    def recount_aside(
+        self, route: Route, body: bytes, path: str = "", *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Future[TokenCount] | None:
+        """
+        The same in a thread. Return None where too many wait: this prompt's estimate stands.
+
+        Nobody waits for the counts of ``async`` routes, so they have a thread of their own, behind which no other waits.
+        """
+        found: Future[TokenCount] = Future()
+
+        def work() -> None:
+            if found.set_running_or_notify_cancel():
+                try:
+                    found.set_result(self.recount(route, body, path, is_cancelled=is_cancelled))
+                except Exception as exc:  # noqa: BLE001 - whoever asked is told
+                    found.set_exception(exc)
+
+        aside = self._aside if route.count == "async" else self._deciding
+        return found if aside.submit(work) else None
+
     def close(self) -> None:
         """
-        Let go of the thread that counts aside.
+        Let go of the threads that count aside.
         """
         self._aside.close()
+        self._deciding.close()
 
     def bound_prompt(self, route: Route, content_length: int | None, head: bytes, path: str = "") -> Prompt:
         """
@@ -101,15 +125,23 @@ class TokenMeter:
         """
         self._tokenizers.learn(model, estimate, actual)
 
-    def open_tap(self, format: str, content_type: str, content_encoding: str, model: str | None) -> Tap | None:  # noqa: A002
+    def open_tap(
+        self,
+        format: str,  # noqa: A002 - the word that routes use
+        content_type: str,
+        content_encoding: str,
+        model: str | None,
+        *,
+        is_counted: bool = True,
+    ) -> Tap | None:
         """
-        Return a reader of a response; None where it cannot be read.
+        Return a reader of a response; None where it cannot be read. Without *is_counted* it tokenises nothing.
         """
         return tapping.open_tap(
             format,
             content_type=content_type,
             content_encoding=content_encoding,
-            count_text=self._counter_of(model),
+            count_text=self._counter_of(model) if is_counted else None,
         )
 
     def read_response(self, response: object) -> Usage:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
+from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import Ask, Cost
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.rules.layers import Placed
     from tokenbudget_mw.rules.policy import Policy
-    from tokenbudget_mw.values import Check, CheckState, Limit, Route, Subject
+    from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
 __all__ = ["Explained", "Explanation", "Operators"]
 
@@ -85,12 +88,15 @@ class Explanation:
 
         limits: The limits, in the order of the settings.
 
-        degraded: Whether the backend was away: what is left is then this process's own share.
+        degraded: Whether the backend did not answer: what is left is then this process's own share.
+
+        away_since: Since when it is known not to answer, in epoch seconds; None where it is not.
     """
 
     plan: str | None
     limits: tuple[Explained, ...]
     degraded: bool
+    away_since: float | None = None
 
 
 class Operators:
@@ -103,12 +109,17 @@ class Operators:
         backend: Where counters live, ``core.guard.backend``.
 
         clock: Gives the moment, in epoch seconds.
+
+        starter: Starts counters that the backend does not know, ``core.guard.starter``; without it they show as unused.
     """
 
-    def __init__(self, admission: Admission, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, admission: Admission, backend: Backend, clock: Callable[[], float], starter: Starter | None = None
+    ) -> None:
         self._admission = admission
         self._backend = backend
         self._clock = clock
+        self._starter = starter or Starter()
 
     def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
         """
@@ -123,14 +134,14 @@ class Operators:
         """
         policy, now = self._admission.policy, self._clock()
         held = policy.held_for(subject, route, now)
-        limits, checks = policy.bind(held.limits, subject, route, model, NOTHING, NOTHING, now, ONE)
-        reply = self._backend.peek(self._ask(subject, checks), now)
+        request, plan = self._plan(subject, route, model, now, held.limits)
+        reply = self._peek(request, plan, now)
         placed = {id(each.limit): each for each in held.placed}
         lines = [
             _explained(placed[id(limit)], subject, check, state)
-            for limit, check, state in zip(limits, checks, reply.states, strict=True)
+            for limit, check, state in zip(plan.limits, plan.ask.checks, reply.states, strict=True)
         ]
-        return Explanation(_plan(policy, subject), tuple(lines), reply.degraded)
+        return Explanation(_plan(policy, subject), tuple(lines), reply.degraded, away_since(self._backend))
 
     def reset(
         self, subject: Subject, *names: str, route: Route | None = None, model: str | None = None
@@ -175,29 +186,45 @@ class Operators:
         self, subject: Subject, names: tuple[str, ...], amount: int, route: Route | None, model: str | None
     ) -> tuple[str, ...]:
         now = self._clock()
-        limits, checks = self._bind(subject, route, model, now)
-        known = [limit.name for limit in limits]
+        request, plan = self._plan(subject, route, model, now)
+        known = [limit.name for limit in plan.limits]
         for name in names:
             if name not in known:
                 raise ConfigurationError(f"No limit {name!r} applies here. Known: {', '.join(known) or 'none'}.")
         chosen = [
             _costing(check, amount)
-            for limit, check in zip(limits, checks, strict=True)
+            for limit, check in zip(plan.limits, plan.ask.checks, strict=True)
             if not names or limit.name in names
         ]
-        self._backend.credit(self._ask(subject, chosen), now)
+        self._peek(request, plan, now)  # what is started only later would bring back what is taken off
+        self._backend.credit(replace(plan.ask, checks=tuple(chosen)), now)
         return names or tuple(known)
 
-    def _bind(
-        self, subject: Subject, route: Route | None, model: str | None, now: float
-    ) -> tuple[list[Limit], list[Check]]:
-        policy = self._admission.policy
-        limits = policy.limits_for(subject, route, now)
-        return policy.bind(limits, subject, route, model, NOTHING, NOTHING, now, ONE)
+    def _peek(self, request: Request, plan: Plan, now: float) -> Reply:
+        """
+        Look at windows, started at what the books say where they were not known.
+        """
+        reply = self._backend.peek(plan.ask, now)
+        if not reply.unseeded:
+            return reply
+        self._starter.start(request, plan, reply.unseeded)
+        known = [replace(check, is_booked=False) for check in plan.ask.checks]
+        return self._backend.peek(replace(plan.ask, checks=tuple(known)), now)
 
-    def _ask(self, subject: Subject, checks: Iterable[Check]) -> Ask:
+    def _plan(
+        self,
+        subject: Subject,
+        route: Route | None,
+        model: str | None,
+        now: float,
+        limits: tuple[Limit, ...] | None = None,
+    ) -> tuple[Request, Plan]:
         policy = self._admission.policy
-        return Ask(uuid.uuid4().hex, policy.tag_of(subject), tuple(checks), self._admission.lease)
+        found = policy.limits_for(subject, route, now) if limits is None else limits
+        bound, checks = policy.bind(found, subject, route, model, NOTHING, NOTHING, now, ONE)
+        request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)
+        ask = Ask(request.id, policy.tag_of(subject), tuple(checks), self._admission.lease)
+        return request, Plan(ask, tuple(bound), NOTHING)
 
 
 def _costing(check: Check, cost: int) -> Check:

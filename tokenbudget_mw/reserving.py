@@ -10,6 +10,7 @@ import msgspec
 
 from tokenbudget_mw.errors import BudgetExceeded
 from tokenbudget_mw.recording import Charge, cost_of, new_id
+from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.values import Cost, Prompt, Route, TokenCount, Usage
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Reserved", "take"]
 
 CHAT = Route("*", format="openai.chat")
+TEXT = Route("*", format="openai.completions")
 NOTHING = Cost()
 
 
@@ -33,25 +35,43 @@ class Reserved:
 
     Attributes:
         decision: What was decided; None before the block is entered.
+
+        core: As of the call, and so are the next two.
+
+        facts: What is known of the HTTP request.
+
+        payer: The subject.
+
+        route: How the prompt reads, as a request's body.
+
+        started_at: When it was asked for, in epoch seconds.
+
+        prompt: What is asked of the model.
     """
 
     def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
         self._call = call
-        self._prompt = Prompt(model, _count(call, model, prompt), max_output)
+        self._asked = prompt
         self._charges: list[Charge] = []
         self.decision: Decision | None = None
+        self.core, self.facts, self.payer = call.core, call.facts, call.payer
+        self.route = TEXT if isinstance(prompt, str) else CHAT
+        self.started_at = call.core.clock()
+        self.prompt = Prompt(model, _count(call, model, prompt), max_output)
 
     def charge(self, response: object) -> Usage:
         """
         Say what the call used: any provider's response object or dict, or a `Usage`.
         """
-        usage = self._call.core.meter.read_response(response)
+        usage = self.core.meter.read_response(response)
         self._charges.append(self._charge_of(usage))
         return usage
 
     def __enter__(self) -> Self:
-        core = self._call.core
-        self._decide(core.guard.admit(self._request()))
+        decision = self.core.guard.admit(self.request())
+        if not decision.admitted:
+            decision = recount(self, _body(self.prompt.model, self._asked), decision)
+        self._decide(decision)
         return self
 
     def __exit__(
@@ -60,10 +80,13 @@ class Reserved:
         cost = self._end(failed=kind is not None)
         reservation = self.decision.reservation if self.decision else None
         if reservation is not None:
-            self._call.core.guard.settle(reservation, cost)
+            self.core.guard.settle(reservation, cost)
 
     async def __aenter__(self) -> Self:
-        self._decide(await self._call.core.async_guard.admit(self._request()))
+        decision = await self.core.async_guard.admit(self.request())
+        if not decision.admitted:
+            decision = await arecount(self, _body(self.prompt.model, self._asked), decision)
+        self._decide(decision)
         return self
 
     async def __aexit__(
@@ -72,23 +95,28 @@ class Reserved:
         cost = self._end(failed=kind is not None)
         reservation = self.decision.reservation if self.decision else None
         if reservation is not None:
-            await self._call.core.async_guard.settle(reservation, cost)
+            await self.core.async_guard.settle(reservation, cost)
 
-    def _request(self) -> Request:
-        call = self._call
-        now = call.core.clock()
-        moment = moment_of(call.payer, self._prompt, now)
-        reserve = call.core.settings.output_reserve
-        upper, least = estimate(call.core.tariffs, self._prompt, moment, output_reserve=reserve)
-        model = call.core.model_name(self._prompt.model or "")
-        return Request(new_id(now), call.payer, call.route, model, upper, least, METERED_UNITS)
+    def request(self) -> Request:
+        """
+        Return what is asked of the limits.
+        """
+        core, now = self.core, self.core.clock()
+        moment = moment_of(self.payer, self.prompt, now)
+        upper, least = estimate(core.tariffs, self.prompt, moment, output_reserve=core.settings.output_reserve)
+        model = core.model_name(self.prompt.model or "")
+        return Request(new_id(now), self.payer, self._call.route, model, upper, least, METERED_UNITS)
 
     def _decide(self, decision: Decision) -> None:
         self.decision = decision
         if not decision.admitted:
             raise BudgetExceeded(decision)
+        if decision.reservation is not None:
+            self._call.core.heartbeat.hold(decision.reservation)
 
     def _end(self, *, failed: bool) -> Cost:
+        if self.decision is not None and self.decision.reservation is not None:
+            self._call.core.heartbeat.drop(self.decision.reservation)
         if not self._charges and not failed:
             self._charges.append(self._charge_of(self._reserved_usage()))
         for charge in self._charges:
@@ -96,12 +124,12 @@ class Reserved:
         return cost_of(self._charges)
 
     def _reserved_usage(self) -> Usage:
-        most = self._prompt.max_output
-        output = self._call.core.settings.output_reserve if most is None else most
-        return Usage(self._prompt.input.upper, output, model=self._prompt.model, source="estimated", complete=False)
+        most = self.prompt.max_output
+        output = self.core.settings.output_reserve if most is None else most
+        return Usage(self.prompt.input.upper, output, model=self.prompt.model, source="estimated", complete=False)
 
     def _charge_of(self, usage: Usage) -> Charge:
-        return Charge(usage, self._call.price(usage, self._prompt.model), is_settled=True)
+        return Charge(usage, self._call.price(usage, self.prompt.model), is_settled=True)
 
 
 def take(call: Call, cost: Cost, model: str | None) -> None:
@@ -117,7 +145,7 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
     """
     core = call.core
     name = None if model is None else core.model_name(model)
-    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS)
+    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)
@@ -128,5 +156,15 @@ def _count(call: Call, model: str, prompt: str | int | Sequence[object]) -> Toke
         return TokenCount(prompt, prompt, exact=True, method="given")
     if isinstance(prompt, str):
         return call.core.meter.count(prompt, model)
-    body = msgspec.json.encode({"model": model, "messages": list(prompt)})
-    return call.core.meter.read_prompt(CHAT, body).input
+    return call.core.meter.read_prompt(CHAT, _body(model, prompt)).input
+
+
+def _body(model: str | None, prompt: str | int | Sequence[object]) -> bytes:
+    """
+    Return *prompt* as the body of a request.
+    """
+    if isinstance(prompt, int):
+        return b""
+    if isinstance(prompt, str):
+        return msgspec.json.encode({"model": model, "prompt": prompt.encode(errors="replace").decode()})
+    return msgspec.json.encode({"model": model, "messages": list(prompt)})

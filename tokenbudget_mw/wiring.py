@@ -7,14 +7,17 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.barring import Bars
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.guard import AsyncGuard, Guard
+from tokenbudget_mw.heartbeat import Heartbeat
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
@@ -28,11 +31,20 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tokenbudget_mw.accounting.base import Sink, Spool
+    from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.database.keys import KeyStore
+    from tokenbudget_mw.database.keys import KeyCache, KeyStore
     from tokenbudget_mw.identify import Identifier
+    from tokenbudget_mw.rules.seeding import Question
+    from tokenbudget_mw.seeding import Seeder
 
-__all__ = ["model_names", "open_database", "open_keys", "open_tariffs", "wire"]
+__all__ = ["model_names", "open_bars", "open_database", "open_keys", "open_seeder", "open_tariffs", "wire"]
+
+_SLACK = 60.0
+"""Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
+
+_WRITING = 5.0
+"""Seconds that usage which waits gets to be written before the books are read."""
 
 
 def wire(
@@ -64,23 +76,31 @@ def wire(
     now = clock or time.time
     backend, async_backend = _open_backends(checked, clock)
     database = _Database(checked, engine)
-    admission = Admission(policy_of(checked), checked.lease)
+    has_books = sink is None and checked.seed_from_books
+    admission = Admission(policy_of(checked, has_books=has_books), checked.lease)
     model_name = model_names(checked)
     tariffs = _tariffs(checked, model_name, None if sink else database)
+    keys = _keys(checked, database, now)
+    accounting = _accounting(checked, sink, database)
+    guarding: dict[str, Any] = {"barred": keys.forget} if keys is not None else {}
+    if has_books:
+        guarding["starter"] = open_seeder(checked, database.engine, backend, now, accounting["flusher"])
     core = Core(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
-        identifier=_identifier(checked, database, now),
+        identifier=_identifier(checked, keys),
         meter=_meter(checked),
         tariffs=tariffs,
         model_name=model_name,
-        guard=Guard(admission, backend, now),
-        async_guard=AsyncGuard(admission, async_backend, now),
+        guard=Guard(admission, backend, now, **guarding),
+        async_guard=AsyncGuard(admission, async_backend, now, **guarding),
+        heartbeat=Heartbeat(backend, checked.lease, now),
         clock=now,
         timer=clock or time.perf_counter,
-        **_accounting(checked, sink, database),
+        **accounting,
     )
-    core.closers += [core.meter.close, backend.close, tariffs.close, database.close]
+    core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
+    core.closers += [tariffs.close, database.close]
     return core
 
 
@@ -96,15 +116,67 @@ def open_database(settings: Settings) -> Engine:
     return open_engine(settings.database)
 
 
-def open_keys(settings: Settings, engine: Engine) -> KeyStore:
+def open_keys(settings: Settings, engine: Engine, *, bars: Bars | None = None) -> KeyStore:
     """
-    Open the key table in *engine*.
+    Open the key table in *engine*. What is changed there is told to the backend by *bars*, by default those of *settings*.
     """
     from tokenbudget_mw.database.keys import KeyStore
 
-    return KeyStore(
-        engine, settings.pepper.value if settings.pepper else "", limits=OwnLimits(settings.limit_context())
-    )
+    told = (bars or open_bars(settings)).tell
+    pepper = settings.pepper.value if settings.pepper else ""
+    return KeyStore(engine, pepper, limits=OwnLimits(settings.limit_context()), told=told)
+
+
+def open_bars(settings: Settings, core: Core | None = None) -> Bars:
+    """
+    Return what tells the backend of keys that may pass no more. Without a running *core* it connects when there is
+    something to tell; ``memory://`` counts in the core alone, so nobody hears of it then.
+    """
+    from tokenbudget_mw.database.key_cache import STALE_SECONDS
+
+    @contextmanager
+    def opened() -> Iterator[Backend]:
+        from tokenbudget_mw.backends import open_backend
+
+        if core is not None:
+            yield core.guard.backend
+            return
+        # an operator can wait longer than a request
+        backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    seconds = settings.key_cache_ttl + STALE_SECONDS + _SLACK
+    policy = policy_of(settings) if core is None else core.guard.admission.policy
+    return Bars(policy, opened, seconds, time.time if core is None else core.clock)
+
+
+def open_seeder(
+    settings: Settings,
+    engine: Callable[[], Engine],
+    backend: Backend,
+    clock: Callable[[], float],
+    flusher: Flusher | None = None,
+) -> Seeder:
+    """
+    Return what starts counters of *backend* at what the books in *engine* say, when *flusher* has written what waits.
+    """
+    from tokenbudget_mw.database.spending import used
+    from tokenbudget_mw.seeding import Seeder
+
+    model_name = model_names(settings)
+
+    def read(questions: Sequence[Question]) -> list[tuple[int, ...]]:
+        return used(engine(), questions, model_name)
+
+    def write() -> None:
+        if flusher is not None:
+            flusher.tick()  # looks for what dead processes left behind, too
+            flusher.flush(_WRITING)
+
+    return Seeder(read, backend, clock, write=write)
 
 
 def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
@@ -141,21 +213,29 @@ class _Database:
 
 def _open_backends(settings: Settings, clock: Callable[[], float] | None) -> tuple[Backend, AsyncBackend]:
     from tokenbudget_mw.backends import open_pair
+    from tokenbudget_mw.backends.leased_shapes import Terms
 
     return open_pair(
         settings.backend,
         deadline=settings.deadline,
         workers=settings.workers,
         clock_mode="server" if clock is None else "caller",
+        terms=Terms(seconds=settings.leased_term, most=settings.leased_most, share=max(8, 2 * settings.workers)),
+        refusal_cache=settings.refusal_cache,
     )
 
 
-def _identifier(settings: Settings, database: _Database, clock: Callable[[], float]) -> Identifier:
-    wanted = settings.identify
-    if wanted == "api_key":
-        from tokenbudget_mw.database.keys import KeyCache
+def _keys(settings: Settings, database: _Database, clock: Callable[[], float]) -> KeyCache | None:
+    if settings.identify != "api_key":
+        return None
+    from tokenbudget_mw.database.keys import KeyCache
 
-        keys = KeyCache(open_keys(settings, database.engine()), settings.key_cache_ttl, clock)
+    return KeyCache(open_keys(settings, database.engine()), settings.key_cache_ttl, clock)
+
+
+def _identifier(settings: Settings, keys: KeyCache | None) -> Identifier:
+    wanted = settings.identify
+    if keys is not None:
         return KeyIdentifier(keys, allow_query=settings.query_keys)
     if wanted == "ip":
         return AddressIdentifier(networks_of(settings.trusted_proxies))
@@ -188,8 +268,8 @@ def _meter(settings: Settings) -> Any:
 
     encoders = default_encoders(settings.tokenizer)
     if any(route.format is not None and route.count != "off" for route in settings.routes):
-        # at start, never in a request: loading takes a quarter of a second and holds the GIL
-        encoders.warm()
+        # never in a request: loading takes a quarter of a second and holds the GIL
+        encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
     depth = Depth(settings.exact_chars, PRECISE if settings.precise_counts else USUAL)
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
     return TokenMeter(Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.recounting import recount
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending
@@ -151,12 +152,15 @@ class _Exchange:
         return self
 
     def _admit(self) -> Refusal | None:
-        call, core = self._call, self._core
+        call, core, body = self._call, self._core, b""
         try:
             call.subject = core.identifier.quick(call.facts) or core.identifier.resolve(call.facts)
             if call.wants_body:
-                call.read(*self._read_head())
+                body, is_whole = self._read_head()
+                call.read(body, is_whole)
             decision = core.guard.admit(call.request())
+            if not decision.admitted:
+                decision = recount(call, body, decision)
         except RefusedError as error:
             return call.refuse(decision_of_error(error))
         if not decision.admitted:

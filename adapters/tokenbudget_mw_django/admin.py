@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 
+from tokenbudget_mw_django import key_states
 from tokenbudget_mw_django.models import (
     Balance,
     Correction,
@@ -298,5 +299,9 @@ class KeyAdmin(ReadOnlyAdmin):
         self._switch(request, keys.exclude(status="revoked"), "revoked", revoked_at=datetime.now(UTC))
 
     def _switch(self, request: HttpRequest, keys: QuerySet[Key], status: str, **values: Any) -> None:
-        changed = keys.update(status=status, **values)
-        self.message_user(request, f"{changed} keys are {status} now.", messages.SUCCESS)
+        changed = list(keys)
+        keys.filter(pk__in=[key.pk for key in changed]).update(status=status, **values)
+        for key in changed:
+            key.status = status
+        key_states.tell(changed)  # an update sends no signal
+        self.message_user(request, f"{len(changed)} keys are {status} now.", messages.SUCCESS)

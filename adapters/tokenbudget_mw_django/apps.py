@@ -24,7 +24,10 @@ class TokenBudgetConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks.
+        Register the system checks, and hear of keys that change.
         """
+        from tokenbudget_mw_django.key_states import connect
+
+        connect()
         register(check_settings, "tokenbudget")
         register(check_deployment, "tokenbudget", deploy=True)

@@ -16,16 +16,17 @@ from sqlalchemy.engine import URL
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw.wiring import wire
+from tokenbudget_mw.wiring import open_bars, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Engine
 
+    from tokenbudget_mw.barring import Bars
     from tokenbudget_mw.core import Core
 
-__all__ = ["change_limits", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
+__all__ = ["bars", "change_limits", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
 
 DRIVERS = {
     "django.db.backends.sqlite3": "sqlite",
@@ -75,6 +76,15 @@ def change_limits(changes: Mapping[str, Any]) -> None:
         ConfigurationError: Something is wrong. Then nothing has changed.
     """
     core().change_limits(changes)
+
+
+def bars() -> Bars:
+    """
+    Return what tells the backend of keys that may pass no more: by the core's connection where this process has a core.
+    """
+    with _lock:
+        running = _cores.get("core")
+    return open_bars(running.settings if running is not None else read_settings(), running)
 
 
 def engine_of(alias: str) -> Engine:

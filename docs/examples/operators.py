@@ -8,7 +8,7 @@ core = wire({"limits": ["1M tokens/day per tenant"], "identify": "ip", "database
 subject = Subject(key="k1", tenant="acme")
 
 # the calls
-operators = Operators(core.guard.admission, core.guard.backend, core.clock)
+operators = Operators(core.guard.admission, core.guard.backend, core.clock, core.guard.starter)
 lines = operators.explain(subject, model="gpt-4o").limits
 operators.credit(subject, "tokens-day-tenant", 20_000)
 operators.reset(subject, "tokens-day-tenant")

@@ -523,6 +523,102 @@ def test_admin_does_not_show_digests(superuser: Client) -> None:
     assert "shown" in page
 
 
+# -- what becomes of keys ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyed() -> Iterator[Any]:
+    """A project whose requests carry API keys, whose cache remembers them for an hour, and a key of acme's."""
+    from tokenbudget_mw.database.keys import KeyStore
+
+    ours = TOKENBUDGET | {"identify": "api_key", "pepper": "p" * 32, "key_cache_ttl": 3600}
+    with override_settings(TOKENBUDGET=ours):
+        engine = conf.engine_of("default")
+        yield KeyStore(engine, "p" * 32).create(name="t18", tenant="acme")
+        engine.dispose()
+
+
+def keyed_post(made: Any) -> int:
+    client = Client(raise_request_exception=False, headers={"x-api-key": made.text})
+    status: int = client.post(CHAT, BODY, content_type="application/json").status_code
+    return status
+
+
+@pytest.mark.parametrize("action", ["suspend", "revoke"])
+def test_t18_an_admin_action_is_seen_at_the_next_request(superuser: Client, keyed: Any, action: str) -> None:
+    """The admin bars the key in the backend, though the cache has it for an hour."""
+    before = keyed_post(keyed)
+    changed = superuser.post(
+        "/admin/tokenbudget_mw_django/key/", {"action": action, "_selected_action": [keyed.row.kid]}, follow=True
+    )
+
+    assert b"1 keys are" in changed.content
+    assert (before, keyed_post(keyed)) == (200, 401)
+
+
+def test_t18_a_saved_or_deleted_key_is_seen_at_the_next_request(keyed: Any) -> None:
+    """Saving a key's row as an object bars or frees it, when the transaction is committed; deleting it bars it."""
+    from django.db import transaction
+
+    from tokenbudget_mw_django.models import Key
+
+    row = Key.objects.get(kid=keyed.row.kid)
+    seen = [keyed_post(keyed)]
+    row.status = "suspended"
+    with transaction.atomic():
+        row.save()
+        seen.append(keyed_post(keyed))
+    seen.append(keyed_post(keyed))
+    row.status = "active"
+    row.save()
+    seen.append(keyed_post(keyed))
+    row.delete()
+    seen.append(keyed_post(keyed))
+
+    assert seen == [200, 200, 401, 200, 401]
+
+
+def test_t18_a_change_that_is_rolled_back_bars_nobody(keyed: Any) -> None:
+    """What does not stand in the table is not told."""
+    from django.db import transaction
+
+    from tokenbudget_mw_django.models import Key
+
+    keyed_post(keyed)
+    with transaction.atomic():
+        row = Key.objects.get(kid=keyed.row.kid)
+        row.status = "revoked"
+        row.save()
+        transaction.set_rollback(True)
+
+    assert keyed_post(keyed) == 200
+
+
+def test_t18_an_expired_key_is_barred_as_such(keyed: Any) -> None:
+    """An end in the past that is saved holds at the next request."""
+    from tokenbudget_mw_django.models import Key
+
+    keyed_post(keyed)
+    row = Key.objects.get(kid=keyed.row.kid)
+    row.expires_at = row.created_at
+    row.save()
+
+    assert keyed_post(keyed) == 401
+
+
+def test_keys_are_told_without_a_core(keyed: Any) -> None:
+    """A shell or a worker that serves nothing tells the backend by a connection of its own."""
+    from tokenbudget_mw_django.models import Key
+
+    conf.forget()
+    row = Key.objects.get(kid=keyed.row.kid)
+    row.status = "revoked"
+    row.save()
+
+    assert "core" not in conf._cores
+    assert keyed_post(keyed) == 401
+
+
 # -- ASGI lifespan ----------------------------------------------------------------------------------------------------
 
 

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
+import types
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
+from tokenbudget_mw.backends.circuits import LONGEST_PAUSE, CircuitState, MomentaryError
 from tokenbudget_mw.backends.fallback import UNTOLD, AsyncFallback, Fallback, LocalShare
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.backends import ask, check, in_flight, settlement
+from tokenbudget_mw.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply, Settlement
@@ -48,6 +52,25 @@ class Moody(MemoryBackend):
             self.probed.set()
         if self.is_away:
             raise AWAY
+
+
+class MoodyServer(Moody):
+    """
+    The same, but only for tags that begin with *first*; a probe is what asks for its counter.
+    """
+
+    def __init__(self, first: str) -> None:
+        super().__init__()
+        self._first = first
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        is_moved = super().settle(settlement, now)
+        self.probed.set()
+        return is_moved
+
+    def _answer(self, tag: str) -> None:
+        if tag.startswith(self._first):
+            super()._answer(tag)
 
 
 class TestCircuit:
@@ -104,6 +127,123 @@ class TestCircuit:
             "Backend it is away; limits follow their on_backend_error. It is away.",
             "Backend it is back; limits are shared again.",
         ]
+
+    def test_says_since_when_how_often_and_why(self) -> None:
+        """
+        Its state is there for operators, without a word of what the error said.
+        """
+        clock = FakeClock(1000.0)
+        circuit = Circuit("it", in_a_row=1, clock=clock)
+        assert circuit.state == CircuitState("it", False, 0.0, 0, "")
+
+        error = BackendUnavailableError("canary")
+        error.__cause__ = TimeoutError("canary")
+        circuit.failed(error)
+        assert circuit.state == CircuitState("it", True, 1000.0, 1, "TimeoutError")
+        clock.advance(60.0)
+        circuit.close()
+        assert circuit.state == CircuitState("it", False, 1060.0, 1, "TimeoutError")
+
+    def test_a_backend_that_is_well_is_not_counted(self) -> None:
+        """
+        One call that had to go without an answer says nothing of the others.
+        """
+        circuit = Circuit("it", in_a_row=1)
+        circuit.failed(MomentaryError("A slot moves."))
+
+        assert circuit.state == CircuitState("it", False, 0.0, 0, "")
+
+    def test_a_backend_that_comes_and_goes_is_probed_less_and_less(self) -> None:
+        """
+        Each relapse doubles the pause, up to half a second; a long time without one forgives.
+        """
+        clock = FakeClock(1000.0)
+        circuit = Circuit("it", in_a_row=1, clock=clock)
+        pauses = []
+        for _ in range(5):
+            circuit.failed(AWAY)
+            pauses.append(circuit.pause(0.1))
+            circuit.close()
+            clock.advance(1.0)
+        clock.advance(60.0)
+        circuit.failed(AWAY)
+
+        assert pauses == [0.1, 0.2, 0.4, LONGEST_PAUSE, LONGEST_PAUSE]
+        assert circuit.pause(0.1) == 0.1
+
+    def test_concurrent_failures_are_one_transition(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        A storm of failing calls opens once, with one line.
+        """
+        circuit = Circuit("it", in_a_row=3)
+        barrier = threading.Barrier(16)
+
+        def fail() -> None:
+            barrier.wait(5)
+            for _ in range(20):
+                circuit.failed(AWAY)
+
+        threads = [threading.Thread(target=fail) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+
+        assert circuit.state.opened == 1
+        assert len(caplog.messages) == 1
+
+
+class TestCircuits:
+    def test_each_server_has_its_own(self) -> None:
+        """
+        Tags of one server share a circuit, named after it; its probe asks under the tag that was asked last.
+        """
+        circuits = Circuits("redis", lambda tag: f"node-{tag[0]}")
+        first, second = circuits.of("a1"), circuits.of("b1")
+
+        assert circuits.of("a2") is first is not second
+        assert (first.name, first.tag) == ("redis node-a", "a2")
+        assert circuits.all() == (first, second)
+
+    def test_a_server_that_is_away_takes_no_other_with_it(self) -> None:
+        """
+        Its tags are refused at once, the others are asked, and the probe asks for a counter of the absent one.
+        """
+        moody = MoodyServer("a")
+        guarded = Guarded(moody, Circuits("it", lambda tag: tag[0]), probe_every=0.001)
+        moody.is_away = True
+        for _ in range(3):
+            with pytest.raises(BackendUnavailableError, match=r"It is away\."):
+                guarded.reserve(ask(check(), tag="a1"), 0.0)
+        with pytest.raises(BackendUnavailableError, match="not asked until"):
+            guarded.reserve(ask(check(), tag="a2"), 0.0)
+
+        assert guarded.reserve(ask(check(), tag="b1"), 0.0).admitted
+        assert [(state.name, state.is_open) for state in guarded.health] == [("it a", True), ("it b", False)]
+        moody.is_away = False
+        assert moody.probed.wait(5)
+        guarded.close()
+        assert not guarded.health[0].is_open
+
+
+class TestWithoutThreads:
+    def test_a_request_probes_when_it_is_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        uWSGI without ``enable-threads``: no thread is started, and the backend is found again all the same.
+        """
+        monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt={}))
+        moody = Moody()
+        seldom, often = (Guarded(moody, Circuit("it", in_a_row=1), probe_every=every) for every in (60.0, 0.0))
+        moody.is_away = True
+        for guarded in (seldom, often):
+            with pytest.raises(BackendUnavailableError, match=r"It is away\."):
+                guarded.reserve(ask(check()), 0.0)
+        moody.is_away = False
+
+        with pytest.raises(BackendUnavailableError, match="not asked until"):
+            seldom.reserve(ask(check()), 0.0)
+        assert often.reserve(ask(check()), 0.0).admitted
+        assert not [thread for thread in threading.enumerate() if thread.name == "tokenbudget-probe"]
 
 
 class TestGuarded:

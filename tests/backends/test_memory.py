@@ -20,7 +20,7 @@ from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.backends import HOUR, ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock
-from tokenbudget_mw.values import CROWDED
+from tokenbudget_mw.values import CROWDED, Ask, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,3 +232,36 @@ def test_it_starts_no_thread(clock: FakeClock) -> None:
         backend.reserve(ask(check(1, 10**6), lease=1.0), clock.advance(1.0))
 
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("lease", [600.0, 0.0])
+def test_a_question_that_comes_again_and_again_is_answered_as_any_other(clock: FakeClock, lease: float) -> None:
+    """
+    The very same checks, worked out once, count as fresh ones do: through slots, settlements, credits, caps and refusals.
+    """
+    chance = random.Random(11)
+    calm, fresh = MemoryBackend(), MemoryBackend()
+    checks = (check(1, 40, "requests:60"), check(3, 90, room=5), check(1, 60, "requests:60", counter="tenant=t"))
+    held: list[tuple[Ask, Reply, Reply]] = []
+    worked_out = 0
+    for number in range(6_000):
+        asked = Ask(f"{number:032x}", "acme", checks, lease)
+        other = msgspec.structs.replace(asked, checks=tuple([msgspec.structs.replace(one) for one in checks]))
+        replies = calm.reserve(asked, clock()), fresh.reserve(other, clock())
+        worked_out += len(calm._calms.known) > 0
+
+        assert replies[0] == replies[1]
+        if replies[0].admitted and lease:
+            held.append((asked, *replies))
+        if held and chance.random() < 0.5:
+            ended, *both = held.pop(chance.randrange(len(held)))
+            amounts = (1, chance.choice([0, 3, 20]), 1)
+            for backend, reply in zip((calm, fresh), both, strict=True):
+                assert backend.settle(settlement(ended, reply, *amounts), clock())
+        if chance.random() < 0.02:
+            amount = chance.choice([2, 2**53 - 1])
+            for backend in (calm, fresh):
+                backend.credit(ask(check(amount, 1, "requests:60")), clock())
+        clock.advance(chance.choice([0.0, 0.001, 0.2, 1.0, 7.0]))
+
+    assert worked_out > 1_000

@@ -23,7 +23,8 @@ def test_an_unknown_scheme_suggests_the_nearest() -> None:
         open_backend("reddis://user:hunter2@host/0")
 
     assert str(caught.value) == (
-        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: limits+*, memory, redis, rediss, unix."
+        "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: leased+redis, limits+*, memory, redis, "
+        "redis+cluster, redis+sentinel, rediss, rediss+cluster, rediss+sentinel, unix."
     )
 
 
@@ -51,9 +52,9 @@ def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
     """
     The mend is in the message.
     """
-    monkeypatch.setitem(sys.modules, "redis", None)
+    for name in ("redis", "redis.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis", raising=False)
-    monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis_client", raising=False)
     monkeypatch.delattr(backends, "redis", raising=False)
 
     with pytest.raises(MissingExtraError, match=r"redis:// needs 'redis': pip install 'tokenbudget-mw\[redis\]'"):
@@ -74,6 +75,20 @@ def test_other_packages_bring_backends_by_entry_point(monkeypatch: pytest.Monkey
 def opener(url: str, *, deadline: float, workers: int, clock_mode: str) -> Any:
     assert clock_mode == "server"
     return url, {"deadline": deadline, "workers": workers}
+
+
+def test_a_leased_backend_is_found_by_what_it_reserves_in() -> None:
+    """
+    `leased+` stands before any scheme, and what is behind it is opened as always.
+    """
+    threads, loops = open_pair("leased+memory://")
+
+    assert type(threads).__name__ == "LeasedBackend"
+    assert type(loops).__name__ == "AsyncLeasedBackend"
+    with pytest.raises(ConfigurationError, match=r"Unknown backend 'reddis://'\. Did you mean 'redis://'\?"):
+        open_pair("leased+reddis://localhost")
+    with pytest.raises(ConfigurationError, match=r"cannot be reserved ahead in 'limits\+memcached://'"):
+        open_pair("leased+limits+memcached://localhost")
 
 
 def test_opening_redis_connects_to_nothing() -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tokenbudget_mw.backends.memory import MemoryBackend
-from tokenbudget_mw.testing.backends import ask, check, settlement
+from tokenbudget_mw.testing.asks import ask, check, seed, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,13 +55,39 @@ def windows(counter: str, cost: int, more: int, room: int) -> tuple[Check, ...]:
     )
 
 
+def usual(counter: str, cost: int, more: int, room: int, choice: int) -> tuple[Check, ...]:
+    """
+    Some of the enforced ones, of which the script has a quick way, often with caps that are seldom reached; a large amount.
+    """
+    *enforced, _, _ = windows(counter, cost, more, room)
+    roomy = [
+        replace(one, cap=one.cap * (50 if choice % 3 else 1))
+        for number, one in enumerate(enforced)
+        if not choice >> number & 1
+    ]
+    return (*roomy, check(more << 28, 1 << 40, "money:6", params=(SLOT_US, SLOTS), counter=counter, room=room))
+
+
+def of_books(counter: str, cost: int) -> tuple[Check, ...]:
+    """
+    What the books know, of each algorithm that they seed.
+    """
+    return (
+        check(cost, 40, "spent:6", params=(SLOT_US, SLOTS), counter=counter, is_booked=True),
+        check(cost, 60, "spent:day", params=tuple(DAY), algorithm="calendar", counter=counter, is_booked=True),
+        check(cost, 50, "spent:7/gcra", params=(7_000_000, 50), algorithm="gcra", counter=counter, is_booked=True),
+    )
+
+
+ACTS = [*["reserve"] * 3, *["usual"] * 4, *["settle"] * 4, "peek", "credit", "renew", "seed", "bar", "booked", "booked"]
+
 steps = st.tuples(
     moves,
-    st.sampled_from(["reserve", "reserve", "reserve", "peek", "settle", "settle", "credit"]),
+    st.sampled_from(ACTS),
     costs,
     st.integers(0, 20),
     st.integers(0, 30),
-    st.sampled_from([1.0, 3.0, 600.0]),
+    st.sampled_from([1.0, 3.0, 600.0, 0.0]),
     st.sampled_from([0, 0, 0, 1, 10, 31]),
 )
 
@@ -95,16 +122,40 @@ class Histories:
         if act == "credit":
             asked = ask(*windows("key=k", cost, more, room), tag=self.tag)
             self.both(lambda backend: backend.credit(asked, self.now))
-        elif act in ("reserve", "peek"):
-            asked = ask(*windows("key=k", cost, more, room), tag=self.tag, lease=lease)
-            reply = self.both(lambda backend: getattr(backend, act)(asked, self.now))
-            if act == "reserve" and reply.admitted:
+        elif act in ("reserve", "usual", "peek", "booked"):
+            checks = of_books("key=k", cost) if act == "booked" else windows("key=k", cost, more, room)
+            checks = usual("key=k", cost, more, room, choice) if act == "usual" else checks
+            asked = ask(*checks, tag=self.tag, lease=lease, holder="key=h" if choice % 2 else "key=k")
+            reply = self.both(lambda backend: getattr(backend, "peek" if act == "peek" else "reserve")(asked, self.now))
+            if act != "peek" and reply.admitted and lease:
                 self.made.append((asked, reply))
+        elif act == "seed":
+            self.seed(of_books("key=k", 0), cost, more, choice)
+        elif act == "bar":
+            # Memory has one clock, Redis one a counter: with a clock that steps back a bar ends twice there. None ends here.
+            counter, status = "key=h" if choice % 2 else "key=k", ("revoked", "suspended", "")[choice % 3]
+            self.both(lambda backend: backend.bar(self.tag, counter, status, 10_000.0, self.now))
+            self.both(lambda backend: backend.peek(ask(*windows("key=k", 0, 0, 0), tag=self.tag), self.now))
         elif self.made:
-            asked, reply = self.made[choice % len(self.made)]
-            if act == "settle":
-                told = settlement(asked, reply, *[more] * sum(state.slot >= 0 for state in reply.states))
-                self.both(lambda backend: backend.settle(told, self.now))
+            self.follow(act, *self.made[choice % len(self.made)], more, lease)
+
+    def seed(self, checks: tuple[Check, ...], cost: int, more: int, choice: int) -> None:
+        border = self.now_us // SLOT_US * SLOT_US
+        slots = {
+            "strict_log": [(border - 2 * SLOT_US, more), (border + SLOT_US, cost), (border, cost)],
+            "calendar": [(DAY[0], more), (DAY[1], cost)],
+            "gcra": [(border - SLOT_US, cost)],
+        }
+        seeds = [seed(*slots[one.algorithm][choice % 3 :], of=one) for one in checks]
+        self.both(lambda backend: backend.seed(self.tag, seeds, self.now))
+
+    def follow(self, act: str, asked: Any, reply: Any, more: int, lease: float) -> None:
+        charged = [one for one, state in zip(asked.checks, reply.states, strict=True) if state.slot >= 0]
+        told = settlement(asked, reply, *[more << 28 if one.window == "money:6" else more for one in charged])
+        if act == "settle":
+            self.both(lambda backend: backend.settle(told, self.now))
+        elif act == "renew" and told.reservation.holds:
+            self.both(lambda backend: backend.renew(told.reservation, lease, self.now))
 
     @property
     def now(self) -> float:

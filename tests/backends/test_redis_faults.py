@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from stall import Stall
 
 from tokenbudget_mw.backends import open_async_backend, open_backend
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -65,11 +66,13 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 5.0) -> float:
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """
-    Return what *call* returns, and how many seconds it took.
+    Return what *call* returns, and how many seconds it took, less what the machine stood still meanwhile.
     """
-    begin = time.monotonic()
-    result = call()
-    return result, time.monotonic() - begin
+    with Stall() as stall:
+        begin = time.monotonic()
+        result = call()
+        seconds = time.monotonic() - begin
+    return result, seconds - stall.excuse
 
 
 @contextmanager
@@ -88,8 +91,8 @@ def listener(serve: Callable[[socket.socket], None] | None) -> Iterator[str]:
                 return
             thread = threading.Thread(target=serve or (lambda held: held.recv(0)), args=(connection,), daemon=True)
             threads.append(thread)
-            thread.start()
             held.append(connection)
+            thread.start()
 
     held: list[socket.socket] = []
     acceptor = threading.Thread(target=accept, daemon=True)
@@ -99,9 +102,9 @@ def listener(serve: Callable[[socket.socket], None] | None) -> Iterator[str]:
     finally:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
+        acceptor.join(5)
         for connection in held:
             connection.close()
-        acceptor.join(5)
         for thread in threads:
             thread.join(5)
 

@@ -5,6 +5,7 @@ The connection of an event loop: replies in order however they arrive, a lost co
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING, Any
@@ -211,8 +212,35 @@ def test_a_loop_speaks_tls_as_the_url_says(url: str, verify: ssl.VerifyMode | No
     """
     Certificates are checked unless the URL says otherwise; all other options stay out of it.
     """
-    from tokenbudget_mw.backends.redis_client import async_options
+    from tokenbudget_mw.backends.redis_url import read_url
 
-    context = wire_module._tls(async_options(url))
+    context = read_url(url).tls
 
     assert verify is None if context is None else context.verify_mode == verify
+
+
+def test_a_silent_connection_is_kept_alive(redis_db: str) -> None:
+    """
+    In both colours the system asks for the other side, and small writes do not wait for one another.
+    """
+    from tokenbudget_mw.backends import redis_client, redis_url
+
+    place = redis_url.read_url(redis_db).places[0]
+
+    async def of_loop() -> list[int]:
+        wire = await wire_module.connect(place, None, [])
+        found = options(wire._transport.get_extra_info("socket"))
+        await wire.aclose()
+        return found
+
+    def of_thread() -> list[int]:
+        wire = redis_client.connect(place, None, [], 5.0)
+        found = options(wire._sock)
+        wire.close()
+        return found
+
+    def options(sock: Any) -> list[int]:
+        keys = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return [sock.getsockopt(*key) for key in keys]
+
+    assert asyncio.run(of_loop()) == of_thread() == [1, 1]

@@ -144,25 +144,76 @@ def test_a_redis_that_is_away_is_a_problem(run, healthy):
     ran = run("doctor", "--backend", "redis://:canary-secret@127.0.0.1:1/0", "--json")
 
     assert ran.code == 1
-    assert any("Redis does not answer" in message for message in findings(ran, "problem"))
+    assert any("Redis did not answer" in message for message in findings(ran, "problem"))
     assert "canary-secret" not in ran.out + ran.err
 
 
 @pytest.mark.parametrize(
-    ("info", "states"),
+    ("look", "states"),
     [
-        ({"redis_version": "7.2.0", "maxmemory_policy": "noeviction"}, ["ok"]),
-        ({"redis_version": "7.2.0"}, ["ok"]),
-        ({"redis_version": "5.0.14", "maxmemory_policy": "noeviction"}, ["warning"]),
-        ({"redis_version": "7.2.0", "maxmemory_policy": "allkeys-lru"}, ["ok", "problem"]),
-        ({"redis_version": "7.2.0", "maxmemory_policy": "volatile-lru"}, ["ok", "warning"]),
+        ({"version": "7.2.0", "policy": "noeviction"}, ["ok"]),
+        ({"version": "7.2.0"}, ["ok"]),
+        ({}, ["ok"]),
+        ({"version": "5.0.14", "policy": "noeviction"}, ["warning"]),
+        ({"version": "7.2.0", "policy": "allkeys-lru"}, ["ok", "problem"]),
+        ({"version": "7.2.0", "policy": "volatile-lru"}, ["ok", "warning"]),
+        ({"version": "7.2.0", "fault": "It may not."}, ["problem", "ok"]),
+        ({"fault": "It is away."}, ["problem"]),
     ],
 )
-def test_a_redis_that_forgets_is_found(monkeypatch, info, states):
-    """Old versions and eviction policies under which limits are forgotten are told."""
-    redis = pytest.importorskip("redis")
-    monkeypatch.setattr(redis.Redis, "info", lambda self: info)
+def test_a_redis_that_forgets_is_found(monkeypatch, look, states):
+    """Old versions, missing rights, and eviction policies under which limits are forgotten are told."""
+    start = pytest.importorskip("tokenbudget_mw.backends.redis_start")
+    monkeypatch.setattr(start, "look_at", lambda url, seconds: [start.Look("", **look)])
 
     found = list(doctor._backend(Settings.from_mapping({"backend": "redis://127.0.0.1:1/0"})))
 
     assert [finding.state for finding in found] == states
+
+
+def test_a_user_who_may_too_little_is_a_problem(run, healthy, redis_server):
+    """The command that gives the rights is told, and not the password."""
+    redis = pytest.importorskip("redis")
+    with redis.Redis.from_url(redis_server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "app", "on", ">canary-secret", "~tb:*", "+evalsha", "+info")
+    url = redis_server.url.replace("redis://", "redis://app:canary-secret@")
+
+    ran = run("doctor", "--backend", url, "--json")
+
+    assert ran.code == 1
+    assert any("ACL SETUSER" in message for message in findings(ran, "problem"))
+    assert "canary-secret" not in ran.out + ran.err
+
+
+def test_every_node_of_a_cluster_is_looked_at(run, healthy, redis_cluster, monkeypatch):
+    """Each with its version; that one of them does all the work is told where a limit counts for all tenants."""
+    deployments = pytest.importorskip("redis_deployments")
+    deployments.say(redis_cluster.nodes[1], "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    few = run("doctor", "--backend", redis_cluster.url, "--json")
+    monkeypatch.setenv("TOKENBUDGET_LIMITS", '["100 requests/minute per global"]')
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["1/minute"]}')
+    all_in_one = run("doctor", "--backend", redis_cluster.url, "--json")
+
+    for node in redis_cluster.nodes:
+        assert any(f"Redis 127.0.0.1:{node.port} has version" in message for message in findings(few, "ok"))
+    assert "a cluster of 3 nodes" in findings(few, "ok")
+    assert len(findings(few, "problem")) == 1
+    assert findings(few, "warning") == []
+    assert any("one node does all the work" in message for message in findings(all_in_one, "warning"))
+
+
+def test_the_master_is_looked_at_through_its_sentinels(run, healthy, redis_watched):
+    """The server that would be asked."""
+    ran = run("doctor", "--backend", redis_watched.url, "--json")
+
+    assert ran.code == 0
+    assert any(f"Redis 127.0.0.1:{redis_watched.master.port} has version" in message for message in findings(ran, "ok"))
+
+
+def test_a_url_that_cannot_be_read_is_a_problem_without_its_password(run, healthy):
+    """What is wrong is told, and not what stands in it."""
+    ran = run("doctor", "--backend", "redis+cluster://app:canary-secret@a:x/", "--json")
+
+    assert ran.code == 1
+    assert any("cannot be read" in message for message in findings(ran, "problem"))
+    assert "canary-secret" not in ran.out + ran.err

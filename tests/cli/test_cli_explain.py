@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from tokenbudget_mw.backends import open_backend
+from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.testing.asks import ask, check
+from tokenbudget_mw.values import UsageRecord
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_an_absent_backend_is_said(run, kid, config):
     shown = run("explain", kid, "--config", config, "--backend", "redis://127.0.0.1:1/0")
 
     assert shown.code == 1
-    assert "The backend is away" in shown.out
+    assert "Backend: away" in shown.out
 
 
 def test_a_keys_own_limits_are_told(run, kid, config):
@@ -149,3 +152,40 @@ def test_a_larger_limit_is_told_beside_the_one_that_holds(run, kid, config):
     assert run("explain", kid, "--config", config).out.endswith(
         "requests-minute: holds before 50 requests/minute (limits), because it is no larger.\n"
     )
+
+
+@pytest.fixture
+def spent(engine, kid):
+    """
+    Two dollars of the key's month on the books, of which Redis knows nothing.
+    """
+    row = UsageRecord(
+        id="r1",
+        instance_id="i1",
+        sequence=1,
+        created_at_us=int(time.time() * 1e6),
+        method="POST",
+        path="/chat",
+        key_id=kid,
+        account=f"key:{kid}",
+        cost_pico=2 * 10**12,
+    )
+    DatabaseSink(engine).write([row])
+
+
+def test_a_counter_that_redis_lost_is_shown_as_the_books_have_it(run, kid, spent, config):
+    """What was used of the month's money stands in the books, and the counter starts there."""
+    shown = run("explain", kid, "--config", config)
+    again = run("explain", kid, "--config", config, "--json").json
+
+    assert "Backend: up." in shown.out
+    assert "$3.00" in shown.out
+    assert again["away_since"] is None
+    assert {line["name"]: line["remaining"] for line in again["limits"]}["money-month"] == 3 * 10**9
+
+
+def test_a_reset_of_a_lost_counter_holds(run, kid, spent, config):
+    """What the books say is forgotten, too: the counter is started first."""
+    shown = run("explain", kid, "--config", config, "--reset", "money-month", "--json").json
+
+    assert {line["name"]: line["remaining"] for line in shown["limits"]}["money-month"] == 5 * 10**9

@@ -58,6 +58,54 @@ def test_a_key_is_suspended_resumed_and_revoked(keys):
     assert keys("list", "--status", "active").out.strip() == "There are no keys."
 
 
+def test_an_owners_keys_are_changed_together(keys):
+    """Every key of a tenant and a team is suspended, resumed and revoked by one command; others stay."""
+    for tenant, team in (("acme", "red"), ("acme", "blue"), ("other", "red")):
+        keys("create", "--tenant", tenant, "--team", team)
+
+    one = keys("suspend", "--tenant", "acme", "--team", "red", "--json").json
+    back = keys("resume", "--tenant", "acme")
+    gone = keys("revoke", "--tenant", "acme")
+    again = keys("revoke", "--tenant", "acme")
+
+    assert [(row["tenant"], row["team"], row["status"]) for row in one["keys"]] == [("acme", "red", "suspended")]
+    assert back.out.strip() == "1 keys changed. The app knows within 10 s."
+    assert gone.out.startswith("2 keys changed.")
+    assert again.out.startswith("0 keys changed.")
+    assert [row["tenant"] for row in keys("list", "--status", "active", "--json").json["keys"]] == ["other"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("KID", "--tenant", "acme")])
+def test_a_key_or_an_owner_is_named(keys, arguments):
+    """Neither and both are refused, with what to name."""
+    said = keys("revoke", *arguments)
+
+    assert said.code == 2
+    assert "name one key, or an owner by --user, --team, --project, --tenant" in said.err
+
+
+@pytest.mark.parametrize(
+    ("action", "within"),
+    [("suspend", "at its next request"), ("resume", "within 10 s"), ("revoke", "at its next request")],
+)
+def test_a_change_says_when_the_app_knows(keys, monkeypatch, redis_db, action, within):
+    """Where processes share a Redis they know at once; a resumed key may wait for the cache."""
+    kid = keys("create", "--json").json["kid"]
+    monkeypatch.setenv("TOKENBUDGET_BACKEND", redis_db)
+
+    assert f"The app knows {within}." in keys(action, kid).out
+
+
+def test_a_change_while_redis_is_away_is_made(keys, monkeypatch):
+    """The table has it, the command succeeds and says that the app may take a while."""
+    kid = keys("create", "--json").json["kid"]
+    monkeypatch.setenv("TOKENBUDGET_BACKEND", "redis://127.0.0.1:1/0")
+
+    said = keys("revoke", kid)
+
+    assert (said.code, said.out.strip()) == (0, f"Key {kid} is revoked. The app knows within 10 s.")
+
+
 def test_a_key_is_rotated(keys):
     """Rotation makes a new key for the same owner, and the old one ends after the grace."""
     old = keys("create", "--json", "--tenant", "acme").json

@@ -14,6 +14,7 @@ import pytest
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.encoders import CountCancelledError
 from tokenbudget_mw.counting.tokenizers import Tokenizers
+from tokenbudget_mw.errors import PayloadError
 from tokenbudget_mw.metering import TokenMeter
 from tokenbudget_mw.values import Route
 
@@ -111,29 +112,60 @@ class TestAside:
 
 class TestAsyncRoutes:
     def test_a_prompt_is_estimated_at_once(self, meter):
-        """An async route's prompt is not tokenised before it is admitted, and its bytes bound it."""
+        """An async route's prompt is not tokenised before it is admitted, and holds its estimate."""
         found = meter.read_prompt(ASYNC, body()).input
 
         assert found.method == "learned"
-        assert found.upper > len(TEXT.encode())
+        assert found.upper == found.estimate
 
     def test_counting_aside_teaches_the_estimate(self, meter):
         """After some prompts the estimate of an async route is near the truth."""
         truth = Tokenizers().count(TEXT, "gpt-4o").estimate
         first = meter.read_prompt(ASYNC, body()).input.estimate
         for _ in range(40):
-            meter.read_prompt(ASYNC, body())
-            meter._aside.join()
+            meter.recount_aside(ASYNC, body()).result(20)
 
         assert abs(first - truth) > 0.2 * truth
         assert meter.read_prompt(ASYNC, body()).input.estimate == pytest.approx(truth, rel=0.1)
 
-    def test_other_routes_count_nothing_aside(self, meter):
-        """Routes that count at once start no thread."""
-        for count in ("full", "sample", "off"):
+    def test_reading_counts_nothing_aside(self, meter):
+        """Reading a prompt starts no thread, whatever the route."""
+        for count in ("full", "sample", "async", "off"):
             meter.read_prompt(Route("/x", format="openai.chat", count=count), body())
 
-        assert meter._aside._process == 0
+        assert (meter._aside._process, meter._deciding._process) == (0, 0)
+
+    def test_who_waits_does_not_wait_behind_those_who_do_not(self, meter):
+        """Counts that decide something have a thread of their own, beside that of async routes."""
+        begun, go = threading.Event(), threading.Event()
+        meter._aside.submit(lambda: (begun.set(), go.wait(20)))
+        begun.wait(20)
+
+        found = meter.recount_aside(Route("/x", format="openai.chat"), body())
+
+        assert found.result(20).exact
+        go.set()
+
+    def test_a_count_that_is_cancelled_before_its_turn_is_not_made(self, meter):
+        """A future that was cancelled while it waited costs nothing."""
+        begun, go = threading.Event(), threading.Event()
+        meter._deciding.submit(lambda: (begun.set(), go.wait(20)))
+        begun.wait(20)
+        found = meter.recount_aside(Route("/x", format="openai.chat"), b"no JSON")
+
+        assert found.cancel()
+        go.set()
+        meter._deciding.join()
+        assert found.cancelled()
+
+    def test_an_error_is_told_to_whoever_asked(self, meter):
+        """What cannot be read raises where the result is asked for, and the thread goes on."""
+        route = Route("/x", format="openai.chat")
+
+        with pytest.raises(PayloadError):
+            meter.recount_aside(route, b"no JSON").result(20)
+
+        assert meter.recount_aside(route, body()).result(20).exact
 
 
 class TestRecount:

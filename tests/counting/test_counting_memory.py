@@ -1,28 +1,33 @@
 """
-The memory of counts is right, and bounded.
+The memory of counts is right, bounded, and holds no text.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbudget_mw.counting.memory import LONG_CHARS, CountMemory
+from tokenbudget_mw.counting.memory import ENTRY_BYTES, CountMemory
 
 
 def held(memory: CountMemory) -> int:
-    return sum(sys.getsizeof(key) for half in (memory._young, memory._old) for key in half)
+    """Bytes of all that the memory holds."""
+    halves = (memory._young, memory._old)
+    return sum(map(sys.getsizeof, halves)) + sum(
+        sys.getsizeof(item) for half in halves for pair in half.items() for item in pair
+    )
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(0, 99)), max_size=60))
 def test_a_count_is_the_last_one_put_or_forgotten(puts):
     """A memory never makes a count up."""
-    memory = CountMemory(limit=2_000)
+    memory = CountMemory(limit=20 * ENTRY_BYTES)
     truth = {}
     for text, tokens in puts:
-        memory.put(text, tokens)
+        memory.put([text], [tokens])
         truth[text] = tokens
 
     # the last one first: asking for others moves the generations on
@@ -30,42 +35,54 @@ def test_a_count_is_the_last_one_put_or_forgotten(puts):
     assert all(memory.get(text) in (tokens, None) for text, tokens in truth.items())
 
 
+def test_several_are_put_at_once():
+    """Each of several texts has its own count."""
+    memory = CountMemory()
+    memory.put(["a", "b", ""], [1, 2, 0])
+
+    assert [memory.get(text) for text in ("a", "b", "", "c")] == [1, 2, 0, None]
+
+
 def test_it_holds_no_more_than_its_limit():
-    """However many texts come, the bytes held stay below the limit."""
-    memory = CountMemory(limit=100_000)
+    """However many texts come, the bytes held stay below the limit, tables included."""
+    for limit in (50_000, 2**20):
+        memory = CountMemory(limit)
 
-    for number in range(5_000):
-        memory.put(f"{number} " * 20, number)
+        most = 0
+        for number in range(3 * limit // ENTRY_BYTES):
+            memory.put([f"{number} " * 20], [number + 1_000])
+            if not number % 97:
+                most = max(most, held(memory))
 
-    assert 0 < held(memory) < 100_000
+        assert limit / 4 < most < limit
 
 
 def test_what_is_asked_for_stays():
     """A text that keeps coming outlives any number of others."""
     memory = CountMemory(limit=50_000)
-    memory.put("system prompt", 2)
+    memory.put(["system prompt"], [2])
 
     for number in range(2_000):
-        memory.put(f"message {number}", number)
+        memory.put([f"message {number}"], [number])
         assert memory.get("system prompt") == 2
 
 
 def test_what_is_not_asked_for_is_forgotten():
     """A text that came once is gone after enough others."""
     memory = CountMemory(limit=50_000)
-    memory.put("once", 1)
+    memory.put(["once"], [1])
 
     for number in range(2_000):
-        memory.put(f"message {number}", number)
+        memory.put([f"message {number}"], [number])
 
     assert memory.get("once") is None
 
 
-def test_long_texts_are_not_kept():
-    """Of a long text only its hash and length are held."""
+def test_no_text_is_kept():
+    """Of a text only its hash is held: no prompt stays in the memory of the process."""
     memory = CountMemory()
-    text = "x" * (LONG_CHARS + 1)
-    memory.put(text, 7)
+    memory.put(["canary " * 3, "canary " * 5_000], [7, 8])
 
-    assert memory.get("x" * (LONG_CHARS + 1)) == 7
-    assert held(memory) < 200
+    assert memory.get("canary " * 5_000) == 8
+    assert {type(item) for pair in memory._young.items() for item in pair} == {int}
+    assert not any(isinstance(item, str) for item in gc.get_referents(memory._young))

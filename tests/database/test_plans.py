@@ -4,12 +4,12 @@ No hot query reads a table from end to end (`EXPLAIN` says so).
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select, text, update
+from query_plans import plan, scans
+from sqlalchemy import select, update
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.writer import DatabaseSink
@@ -17,8 +17,7 @@ from tokenbudget_mw.database.writer import DatabaseSink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.sql import Executable
+    from sqlalchemy import Engine
 
     from tokenbudget_mw.values import UsageRecord
 
@@ -45,24 +44,6 @@ HOT = {
     .order_by(ledger.created_at.desc(), ledger.id.desc())
     .limit(50),
 }
-
-
-def plan(connection: Connection, statement: Executable) -> Any:
-    sql = statement.compile(connection, compile_kwargs={"literal_binds": True})
-    if connection.dialect.name == "sqlite":
-        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET enable_seqscan = off"))
-        return connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}").scalar_one()
-    return json.loads(connection.exec_driver_sql(f"EXPLAIN FORMAT=JSON {sql}").scalar_one())
-
-
-def scans(found: Any) -> bool:
-    """
-    Whether the plan reads a whole table (of PostgreSQL: has no index to choose).
-    """
-    shown = json.dumps(found)
-    return '"SCAN ' in shown or "Seq Scan" in shown or '"access_type": "ALL"' in shown
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 from tokenbudget_mw import Facts, Settings
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.wiring import wire
 
@@ -97,3 +99,24 @@ def test_limits_change_as_the_page_says(example: Load) -> None:
 
     assert module.budget.core.settings.plans["free"].limits[0].amount == 90
     module.budget.core.close()
+
+
+def test_keys_of_an_owner_are_changed_together(
+    example: Load, sqlite_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A tenant that does not pay, or is deleted, passes no more; others do.
+    """
+    monkeypatch.setenv("TOKENBUDGET_PEPPER", "a pepper of this test")
+    engine = open_engine(sqlite_database)
+    metadata.create_all(engine)
+    module = example("owner_keys")
+    for tenant in ("acme", "late", "good"):
+        module.keys.create(tenant=tenant)
+
+    module.tenant_deleted("acme")
+    module.invoice_overdue("late")
+
+    states = {row.tenant_id: row.status for row in module.keys.list()}
+    engine.dispose()
+    assert states == {"acme": "revoked", "late": "suspended", "good": "active"}

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbudget_mw.errors import CredentialError
-from tokenbudget_mw.rules.policy import Plan, Policy, escape
+from tokenbudget_mw.rules.counter_names import escape
+from tokenbudget_mw.rules.policy import Plan, Policy
 from tokenbudget_mw.values import Check, Cost, Limit, Route, Subject, Window
 
 MINUTE = Window(seconds=60.0)

@@ -73,6 +73,24 @@ def test_counted_input_is_never_below_the_prompt() -> None:
     assert settled_usage("partial", tapped=said, prompt=PROMPT, reserved=RESERVED).input_tokens == 100
 
 
+@pytest.mark.parametrize(
+    ("method", "source"),
+    [
+        ("exact", "counted"),
+        ("given", "counted"),
+        ("sampled", "estimated"),
+        ("learned", "estimated"),
+        ("none", "estimated"),
+    ],
+)
+def test_a_counted_row_says_whether_its_prompt_was_counted(method: str, source: str) -> None:
+    """Input that was only estimated makes the row an estimate; what was counted stays counted."""
+    prompt = Prompt("gpt-4o", TokenCount(100, 120, method=method))
+
+    assert settled_usage("actual", tapped=COUNTED, prompt=prompt, reserved=RESERVED).source == source
+    assert settled_usage("actual", tapped=SAID, prompt=prompt, reserved=RESERVED).source == "provider"
+
+
 def test_no_prompt_no_charge() -> None:
     """A request without a body to read is charged what its response says, or nothing."""
     assert settled_usage("actual", tapped=None, prompt=None, reserved=RESERVED) == Usage(source="none")

@@ -242,7 +242,11 @@ def test_every_algorithm_has_a_twin_in_lua(name: str) -> None:
     """
     from importlib.resources import files
 
-    text = files("tokenbudget_mw.rules.windows").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    windows = files("tokenbudget_mw.rules.windows")
+    text = windows.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
     for function in ("peek", "charge", "give_back", "credit", "frees_at", "empty_at", "lifetime"):
         assert f".{function}(" in text
+    assert "used" in windows.joinpath(f"{name}_look.lua").read_text(encoding="utf-8")
+    assert "slot, empty_at = " in windows.joinpath(f"{name}_take.lua").read_text(encoding="utf-8")
+    assert "quick way" in windows.joinpath(f"{name}_move.lua").read_text(encoding="utf-8")

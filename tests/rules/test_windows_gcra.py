@@ -147,3 +147,15 @@ def test_settings_choose_it() -> None:
         ("tokens:60/gcra", "gcra", (60_000_000, 90)),
         ("tokens:60", "strict_log", (1_000_000, 60)),
     ]
+
+
+@pytest.mark.parametrize("amount", [7, 9])
+def test_the_last_digit_of_a_quotient_makes_no_promise_wrong(amount: int) -> None:
+    """
+    Where a float is a hair too small or too large, the bucket is still empty at the first microsecond that it can be.
+    """
+    state, hour = [0], (3_600_000_000, 1000)
+    empty = gcra.charge(state, hour, START, amount, START)
+
+    assert gcra.peek(state, hour, empty)[1] == 0
+    assert gcra.peek(state, hour, empty - 1)[1] == 1

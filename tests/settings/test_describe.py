@@ -36,7 +36,7 @@ def test_everything_that_is_enforced_is_said():
         "The books are kept in Django's database 'default'.",
         "A request's subject is found by its API key.",
         "POST /v1/chat/completions is metered as openai.chat; 10% of the prompts are counted.",
-        "/v1/embeddings is metered as openai.embeddings; prompts are estimated, and counted aside.",
+        "/v1/embeddings is metered as openai.embeddings; prompts are admitted on an estimate, and counted meanwhile.",
         "/assistant/* is metered as a request, and by what its handler reports.",
         "  At most 1 request in any second, for each key and route ('requests-second').",
         "Every other path passes unmetered.",

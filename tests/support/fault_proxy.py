@@ -75,6 +75,8 @@ class FaultProxy:
             except OSError:
                 _end(client)
                 continue
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += (client, server)
             self._start(self._pump, client, server, False)
             self._start(self._pump, server, client, True)

@@ -31,7 +31,8 @@ async def spending(scope: Any, receive: Any, send: Any) -> None:
 def workers(redis_db: str) -> list[Rig]:
     """Two processes' worth of middleware on one Redis."""
     return [
-        Rig(spending, identify=member_of, limits=LIMITS, plans={}, default_plan=None, backend=redis_db) for _ in "ab"
+        Rig(spending, identify=member_of, limits=LIMITS, plans={}, default_plan=None, backend=redis_db, deadline=5.0)
+        for _ in "ab"
     ]
 
 

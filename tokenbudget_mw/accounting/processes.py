@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PerProcess"]
+__all__ = ["PerProcess", "call_in_children"]
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class PerProcess(Generic[T]):
         self._build = build
         self._discard = discard
         self._values = {os.getpid(): build()}
-        _call_in_children(self.renew)
+        call_in_children(self.renew)
 
     def get(self) -> T:
         """
@@ -67,7 +67,10 @@ class PerProcess(Generic[T]):
                 self._discard(value)
 
 
-def _call_in_children(method: Callable[[], None]) -> None:
+def call_in_children(method: Callable[[], None]) -> None:
+    """
+    Call *method* of an object, as long as that lives, in every process that is forked from this one.
+    """
     if sys.platform == "win32":
         return
     reference = weakref.WeakMethod(method)

@@ -17,9 +17,14 @@ from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokenbudget_mw.backends.leased_shapes import Terms
+
 __all__ = ["AsyncBackend", "Backend", "open_async_backend", "open_backend", "open_pair"]
 
 GROUP = "tokenbudget_mw.backends"
+
+LEASED = "leased+"
+"""Before a scheme: processes reserve quota there ahead."""
 
 ClockMode = Literal["server", "caller"]
 
@@ -35,7 +40,13 @@ class Opener(Protocol):
 
 
 def open_pair(
-    url: str, *, deadline: float = 0.05, workers: int = 1, clock_mode: ClockMode = "server"
+    url: str,
+    *,
+    deadline: float = 0.05,
+    workers: int = 1,
+    clock_mode: ClockMode = "server",
+    terms: Terms | None = None,
+    refusal_cache: float = 0.0,
 ) -> tuple[Backend, AsyncBackend]:
     """
     Open the backend at *url* for threads and for event loops; both see the same counters.
@@ -50,16 +61,37 @@ def open_pair(
 
         clock_mode: ``server`` for the backend's own clock, ``caller`` for the moments handed to each call.
 
+        terms: How much a ``leased+`` backend may reserve ahead, and for how long; None for the usual.
+
+        refusal_cache: For how many seconds at most a shared backend is not asked again what it has refused; 0 for never.
+
     Raises:
         ConfigurationError: No backend has this scheme.
 
         MissingExtraError: Its driver is not installed.
     """
-    scheme, found, _ = url.partition("://")
+    scheme, found, place = url.partition("://")
     if not found:
         raise ConfigurationError("A backend is given as a URL, such as 'memory://' or 'redis://localhost:6379/0'.")
-    opener = _opener(scheme)
-    return opener(url, deadline=deadline, workers=workers, clock_mode=clock_mode)
+    shared = scheme.removeprefix(LEASED)
+    if shared != scheme and shared.startswith("limits+"):
+        raise ConfigurationError(
+            f"Quota cannot be reserved ahead in '{shared}://'. Use '{LEASED}redis://', or leave it out."
+        )
+    opener = _opener(shared)
+    pair = opener(f"{shared}://{place}", deadline=deadline, workers=workers, clock_mode=clock_mode)
+    is_virtual = clock_mode == "caller" or shared == "memory"
+    if shared != scheme:
+        from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
+
+        stock = make_stock(terms, is_virtual=is_virtual)
+        pair = LeasedBackend(pair[0], stock), AsyncLeasedBackend(pair[1], stock)
+    if refusal_cache and shared != "memory":
+        from tokenbudget_mw.backends.negative import AsyncNegativeCache, NegativeCache, Refusals
+
+        refusals = Refusals(refusal_cache, is_virtual=is_virtual)
+        pair = NegativeCache(pair[0], refusals), AsyncNegativeCache(pair[1], refusals)
+    return pair
 
 
 def open_backend(url: str, *, deadline: float = 0.05, workers: int = 1, clock_mode: ClockMode = "server") -> Backend:
@@ -90,7 +122,8 @@ def open_memory(url: str, *, deadline: float, workers: int, clock_mode: ClockMod
 
 def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode) -> tuple[Backend, AsyncBackend]:
     """
-    Open ``redis://``, ``rediss://`` or ``unix://``: one breaker and one local share for both colours.
+    Open ``redis://``, ``rediss://``, ``unix://``, or several servers as ``redis+sentinel://`` or ``redis+cluster://``: one
+    breaker and one local share for both colours.
     """
     try:
         from tokenbudget_mw.backends.redis import AsyncRedisBackend, RedisBackend
@@ -99,18 +132,23 @@ def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode
             raise
         scheme = url.partition("://")[0]
         raise MissingExtraError(f"{scheme}:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
-    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Guarded
+    from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
     from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
+    from tokenbudget_mw.backends.redis_start import Inspection
+    from tokenbudget_mw.backends.redis_topology import Topology
+    from tokenbudget_mw.backends.redis_url import read_url
 
-    circuit, share = Circuit("redis"), LocalShare(workers)
     try:
-        threads = RedisBackend(url, deadline=deadline, clock=clock_mode)
-        loops = AsyncRedisBackend(url, deadline=deadline, clock=clock_mode)
+        topology = Topology(read_url(url))
     except ValueError:
         # The cause may quote a part of the URL, and so of the password.
         raise ConfigurationError(
             "The backend's redis URL cannot be read. It looks like redis://user:password@host:6379/0."
         ) from None
+    share, inspection = LocalShare(workers), Inspection()
+    threads = RedisBackend(url, deadline=deadline, clock=clock_mode, topology=topology, inspection=inspection)
+    loops = AsyncRedisBackend(url, deadline=deadline, clock=clock_mode, topology=topology, inspection=inspection)
+    circuit = Circuits("redis", topology.server_of) if topology.is_cluster else Circuit("redis")
     return Fallback(Guarded(threads, circuit), share), AsyncFallback(AsyncGuarded(loops, circuit), share)
 
 
@@ -139,6 +177,7 @@ OPENERS: dict[str, Opener] = {
     "redis": open_redis,
     "rediss": open_redis,
     "unix": open_redis,
+    **{f"{scheme}+{kind}": open_redis for scheme in ("redis", "rediss") for kind in ("cluster", "sentinel")},
 }
 
 
@@ -150,7 +189,7 @@ def _opener(scheme: str) -> Opener:
     others: dict[str, Callable[[], Opener]] = {point.name: point.load for point in entry_points(group=GROUP)}
     if scheme in others:
         return others[scheme]()
-    known = sorted({*OPENERS, *others})
+    known = sorted({*OPENERS, *others, f"{LEASED}redis"})
     near = difflib.get_close_matches(scheme, known, n=1)
     hint = f" Did you mean '{near[0]}://'?" if near else ""
     raise ConfigurationError(f"Unknown backend '{scheme}://'.{hint} Known schemes: {', '.join(known)}.")

@@ -4,14 +4,14 @@ What a backend is: the place where counters live.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
-__all__ = ["MAX_OPEN", "AsyncBackend", "Backend"]
+__all__ = ["MAX_OPEN", "AsyncBackend", "Backend", "Watched", "away_since"]
 
 MAX_OPEN = 10_000
 """
@@ -48,7 +48,8 @@ class Backend(Protocol):
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
-        Move every held window to its actual amount, and free the concurrency. See `Settlement`.
+        Move every held window to its actual amount, and free the concurrency. See `Settlement`. A booked window that is
+        lost is not started: its seed has the actual amount.
 
         Returns:
             False where this reservation was settled before (nothing is changed then).
@@ -88,6 +89,27 @@ class Backend(Protocol):
         Give back connections. A closed backend that is used again opens new ones.
         """
         ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """
+    A backend that notices when its place is away. No backend needs to be.
+    """
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the place does not answer and is not asked, in epoch seconds; None while it is.
+        """
+        ...
+
+
+def away_since(backend: Backend) -> float | None:
+    """
+    Return since when *backend* is away, in epoch seconds; None where it is not, or does not notice.
+    """
+    return backend.away_since if isinstance(backend, Watched) else None
 
 
 class AsyncBackend(Protocol):

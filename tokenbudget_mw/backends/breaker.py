@@ -3,101 +3,32 @@ A backend that does not answer is left alone until it does.
 
 `Guarded` and `AsyncGuarded` count failures of the backend that they wrap. When it fails too often they open: every call
 fails at once, at no cost, while a probe in the background asks again and again, and closes them at the first answer.
+Where a backend has several servers, each has a circuit of its own: one that is away does not take the others with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
+import time
 import uuid
-from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from tokenbudget_mw.backends.circuits import Circuit, Circuits
+from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.backends.circuits import Breaker, CircuitState
     from tokenbudget_mw.values import Reply, Seed
 
-__all__ = ["AsyncGuarded", "Circuit", "Guarded"]
+__all__ = ["AsyncGuarded", "Circuit", "Circuits", "Guarded", "probe"]
 
-log = logging.getLogger("tokenbudget_mw")
-
-
-class Circuit:
-    """
-    Whether a backend is trusted to answer. Safe to share between threads, loops and both colours.
-
-    Args:
-        name: What the log calls the backend; never its URL, which may hold a password.
-
-        in_a_row: So many failures in a row open it.
-
-        ratio: This share of failures among the last *window* calls opens it, too.
-
-        window: See *ratio*.
-
-    Attributes:
-        is_open: Whether calls are refused.
-    """
-
-    def __init__(self, name: str, *, in_a_row: int = 3, ratio: float = 0.5, window: int = 20) -> None:
-        self.name = name
-        self.is_open = False
-        self._in_a_row = in_a_row
-        self._ratio = ratio
-        self._outcomes: deque[bool] = deque(maxlen=window)
-        self._failures = 0
-        self._lock = threading.Lock()
-
-    def succeeded(self) -> None:
-        """
-        Count an answer.
-        """
-        # Without the lock where nothing has failed lately: this is every call of a healthy backend.
-        if self._outcomes:
-            with self._lock:
-                self._failures = 0
-                self._outcomes.append(True)
-                if all(self._outcomes):
-                    self._outcomes.clear()
-
-    def failed(self, error: BackendUnavailableError) -> None:
-        """
-        Count a failure; open where they are too many.
-        """
-        with self._lock:
-            self._failures += 1
-            self._outcomes.append(False)
-            is_full = len(self._outcomes) == self._outcomes.maxlen
-            too_many = is_full and self._outcomes.count(False) >= self._ratio * len(self._outcomes)
-            if self.is_open or not (too_many or self._failures >= self._in_a_row):
-                return
-            self.is_open = True
-        log.error("Backend %s is away; limits follow their on_backend_error. %s", self.name, error)
-
-    def close(self) -> None:
-        """
-        Trust the backend again.
-        """
-        with self._lock:
-            if not self.is_open:
-                return
-            self.is_open = False
-            self._failures = 0
-            self._outcomes.clear()
-        log.warning("Backend %s is back; limits are shared again.", self.name)
-
-    def check(self) -> None:
-        """
-        Raise `BackendUnavailableError` while it is open.
-        """
-        if self.is_open:
-            raise BackendUnavailableError(f"Backend {self.name} is away, and is not asked until it answers again.")
+T = TypeVar("T")
 
 
 class Guarded:
@@ -107,57 +38,51 @@ class Guarded:
     Args:
         backend: What is wrapped.
 
-        circuit: Its state.
+        circuit: Its state; `Circuits` where it has several servers.
 
         probe_every: Seconds between two probes while it is open.
     """
 
-    def __init__(self, backend: Backend, circuit: Circuit, *, probe_every: float = 0.1) -> None:
+    def __init__(self, backend: Backend, circuit: Breaker, *, probe_every: float = 0.1) -> None:
         self._backend = backend
-        self._circuit = circuit
+        self._breaker = circuit
         self._probe_every = probe_every
         self._prober: threading.Thread | None = None
+        self._asked = 0.0
         self._start = threading.Lock()
         self._closed = threading.Event()
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each server that was asked so far.
+        """
+        return tuple([circuit.state for circuit in self._breaker.all()])
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend, or one of its servers, is away, in epoch seconds; None while none is.
+        """
+        return min([state.since for state in self.health if state.is_open], default=None)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """
         Take all costs of *ask*, or none.
         """
-        self._enter(now)
-        try:
-            reply = self._backend.reserve(ask, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return reply
+        return self._ask(ask.tag, now, self._backend.reserve, ask)
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
         Answer as `reserve` would, and charge nothing.
         """
-        self._enter(now)
-        try:
-            reply = self._backend.peek(ask, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return reply
+        return self._ask(ask.tag, now, self._backend.peek, ask)
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """
         Move every held window to its actual amount; False where that was done before.
         """
-        self._enter(now)
-        try:
-            is_moved = self._backend.settle(settlement, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return is_moved
+        return self._ask(settlement.reservation.tag, now, self._backend.settle, settlement)
 
     def credit(self, ask: Ask, now: float) -> None:
         """
@@ -169,30 +94,17 @@ class Guarded:
         """
         Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
         """
-        self._enter(now)
-        try:
-            is_open = self._backend.renew(reservation, lease, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return is_open
+        return self._ask(reservation.tag, now, self._backend.renew, reservation, lease)
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
-        Start windows at what the books say; one that is known already stays as it is.
+        Start windows of the counters under *tag* at what the books say.
         """
-        self._enter(now)
-        try:
-            self._backend.seed(tag, seeds, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
+        self._ask(tag, now, self._backend.seed, tag, seeds)
 
     def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
         """
-        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        Refuse asks whose holder is *counter*; an operator is told at once where the backend does not answer.
         """
         self._backend.bar(tag, counter, status, seconds, now)
 
@@ -205,15 +117,30 @@ class Guarded:
             self._prober.join(1.0)
         self._backend.close()
 
-    def _enter(self, now: float) -> None:
-        if self._circuit.is_open:
-            self._ensure_prober(now)
-            self._circuit.check()
+    def _ask(self, tag: str, now: float, call: Callable[..., T], *arguments: object) -> T:
+        circuit = self._breaker.of(tag)
+        if circuit.is_open:
+            self._see_to_probes(now)
+            circuit.check()
+        try:
+            answer = call(*arguments, now)
+        except BackendUnavailableError as exc:
+            circuit.failed(exc)
+            self._asked = time.monotonic()
+            if circuit.is_open:
+                self._see_to_probes(now)
+            raise
+        circuit.succeeded()
+        return answer
 
-    def _fail(self, error: BackendUnavailableError, now: float) -> None:
-        self._circuit.failed(error)
-        if self._circuit.is_open:
+    def _see_to_probes(self, now: float) -> None:
+        if threads_run():
             self._ensure_prober(now)
+        elif away := self._away():
+            self._probe_here(away, now)
+
+    def _away(self) -> list[Circuit]:
+        return [circuit for circuit in self._breaker.all() if circuit.is_open]
 
     def _ensure_prober(self, now: float) -> None:
         # Not alive: never started, or left behind by a fork.
@@ -224,14 +151,26 @@ class Guarded:
                 self._prober.start()
 
     def _probe(self, now: float) -> None:
-        while self._circuit.is_open and not self._closed.wait(self._probe_every):
-            ask = probe()
+        while away := self._away():
+            if self._closed.wait(min(circuit.pause(self._probe_every) for circuit in away)):
+                return
+            self._probe_once(away, now)
+
+    def _probe_here(self, away: Sequence[Circuit], now: float) -> None:
+        # The request that comes when it is time does it, in the place of a thread.
+        if time.monotonic() - self._asked >= min(circuit.pause(self._probe_every) for circuit in away):
+            self._probe_once(away, now)
+            self._asked = time.monotonic()
+
+    def _probe_once(self, away: Sequence[Circuit], now: float) -> None:
+        for circuit in away:
+            ask = probe(circuit.tag)
             try:
                 reply = self._backend.reserve(ask, now)
                 self._backend.settle(probe_settlement(ask, reply), now)
             except BackendUnavailableError:
                 continue
-            self._circuit.close()
+            circuit.close()
 
 
 class AsyncGuarded:
@@ -239,50 +178,36 @@ class AsyncGuarded:
     An `AsyncBackend` behind a `Circuit`. Arguments as of `Guarded`.
     """
 
-    def __init__(self, backend: AsyncBackend, circuit: Circuit, *, probe_every: float = 0.1) -> None:
+    def __init__(self, backend: AsyncBackend, circuit: Breaker, *, probe_every: float = 0.1) -> None:
         self._backend = backend
-        self._circuit = circuit
+        self._breaker = circuit
         self._probe_every = probe_every
         self._prober: asyncio.Task[None] | None = None
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each server that was asked so far.
+        """
+        return tuple([circuit.state for circuit in self._breaker.all()])
 
     async def reserve(self, ask: Ask, now: float) -> Reply:
         """
         Take all costs of *ask*, or none.
         """
-        self._enter(now)
-        try:
-            reply = await self._backend.reserve(ask, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return reply
+        return await self._ask(ask.tag, now, self._backend.reserve, ask)
 
     async def peek(self, ask: Ask, now: float) -> Reply:
         """
         Answer as `reserve` would, and charge nothing.
         """
-        self._enter(now)
-        try:
-            reply = await self._backend.peek(ask, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return reply
+        return await self._ask(ask.tag, now, self._backend.peek, ask)
 
     async def settle(self, settlement: Settlement, now: float) -> bool:
         """
         Move every held window to its actual amount; False where that was done before.
         """
-        self._enter(now)
-        try:
-            is_moved = await self._backend.settle(settlement, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return is_moved
+        return await self._ask(settlement.reservation.tag, now, self._backend.settle, settlement)
 
     async def credit(self, ask: Ask, now: float) -> None:
         """
@@ -294,30 +219,17 @@ class AsyncGuarded:
         """
         Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
         """
-        self._enter(now)
-        try:
-            is_open = await self._backend.renew(reservation, lease, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
-        return is_open
+        return await self._ask(reservation.tag, now, self._backend.renew, reservation, lease)
 
     async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
-        Start windows at what the books say; one that is known already stays as it is.
+        Start windows of the counters under *tag* at what the books say.
         """
-        self._enter(now)
-        try:
-            await self._backend.seed(tag, seeds, now)
-        except BackendUnavailableError as exc:
-            self._fail(exc, now)
-            raise
-        self._circuit.succeeded()
+        await self._ask(tag, now, self._backend.seed, tag, seeds)
 
     async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
         """
-        Refuse asks whose holder is *counter*, as *status*, for *seconds*; none where *status* is empty.
+        Refuse asks whose holder is *counter*; an operator is told at once where the backend does not answer.
         """
         await self._backend.bar(tag, counter, status, seconds, now)
 
@@ -330,15 +242,20 @@ class AsyncGuarded:
             await asyncio.gather(self._prober, return_exceptions=True)
         await self._backend.aclose()
 
-    def _enter(self, now: float) -> None:
-        if self._circuit.is_open:
+    async def _ask(self, tag: str, now: float, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        circuit = self._breaker.of(tag)
+        if circuit.is_open:
             self._ensure_prober(now)
-            self._circuit.check()
-
-    def _fail(self, error: BackendUnavailableError, now: float) -> None:
-        self._circuit.failed(error)
-        if self._circuit.is_open:
-            self._ensure_prober(now)
+            circuit.check()
+        try:
+            answer = await call(*arguments, now)
+        except BackendUnavailableError as exc:
+            circuit.failed(exc)
+            if circuit.is_open:
+                self._ensure_prober(now)
+            raise
+        circuit.succeeded()
+        return answer
 
     def _ensure_prober(self, now: float) -> None:
         # A task dies with its loop; the next loop starts its own.
@@ -347,25 +264,26 @@ class AsyncGuarded:
             self._prober = loop.create_task(self._probe(now))
 
     async def _probe(self, now: float) -> None:
-        while self._circuit.is_open:
-            await asyncio.sleep(self._probe_every)
-            ask = probe()
-            try:
-                reply = await self._backend.reserve(ask, now)
-                await self._backend.settle(probe_settlement(ask, reply), now)
-            except BackendUnavailableError:
-                continue
-            self._circuit.close()
+        while away := [circuit for circuit in self._breaker.all() if circuit.is_open]:
+            await asyncio.sleep(min(circuit.pause(self._probe_every) for circuit in away))
+            for circuit in away:
+                ask = probe(circuit.tag)
+                try:
+                    reply = await self._backend.reserve(ask, now)
+                    await self._backend.settle(probe_settlement(ask, reply), now)
+                except BackendUnavailableError:
+                    continue
+                circuit.close()
 
 
 _PROBE = Check("probe", "requests:1", "strict_log", (1_000_000, 1), 0, 0)
 
 
-def probe() -> Ask:
+def probe(tag: str = "probe") -> Ask:
     """
-    Ask for nothing, but in a way that writes: a backend that can only be read is not back.
+    Ask for nothing, under *tag*, but in a way that writes: a backend that can only be read is not back.
     """
-    return Ask(uuid.uuid4().hex, "probe", (_PROBE,), lease=1.0)
+    return Ask(uuid.uuid4().hex, tag, (_PROBE,), lease=1.0)
 
 
 def probe_settlement(ask: Ask, reply: Reply) -> Settlement:

@@ -4,13 +4,13 @@ What the memory backend keeps of one counter: there may be a hundred thousand of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import State
 
-__all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Layout"]
+__all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Held", "Layout", "has", "release"]
 
 EMPTY: State = [0]
 """What a window is that was never charged. Never changed."""
@@ -68,6 +68,24 @@ class Counter(list[State]):
 
 NOBODY = Counter()
 """A counter without windows. Never changed."""
+
+Held = Sequence[Counter]
+"""Counters that a lease holds, each once."""
+
+
+def has(held: Held, counter: Counter) -> bool:
+    """
+    Tell whether *counter* is among *held*; two counters may be equal and not the same.
+    """
+    return any(counter is other for other in held)
+
+
+def release(held: Held) -> None:
+    """
+    Take a lease off the counters that it held.
+    """
+    for counter in held:
+        counter.open -= 1
 
 
 class _Ring:

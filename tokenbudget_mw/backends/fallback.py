@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import CheckState, Reply
@@ -24,7 +25,7 @@ from tokenbudget_mw.values import CheckState, Reply
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.backends.circuits import AsyncExamined, CircuitState, Examined
     from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
 
 __all__ = ["AsyncFallback", "Fallback", "LocalShare"]
@@ -151,13 +152,27 @@ class Fallback:
         share: What answers instead.
     """
 
-    def __init__(self, backend: Backend, share: LocalShare) -> None:
+    def __init__(self, backend: Examined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
         self._untold = _Untold()
         self._teller: threading.Thread | None = None
         self._start = threading.Lock()
         self._closed = threading.Event()
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each of the backend's servers: whether it is left alone, since when, how often, and why.
+        """
+        return self._backend.health
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return away_since(self._backend)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """
@@ -258,11 +273,18 @@ class AsyncFallback:
     An `AsyncBackend` that always answers. Arguments as of `Fallback`.
     """
 
-    def __init__(self, backend: AsyncBackend, share: LocalShare) -> None:
+    def __init__(self, backend: AsyncExamined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
         self._untold = _Untold()
         self._teller: asyncio.Task[None] | None = None
+
+    @property
+    def health(self) -> tuple[CircuitState, ...]:
+        """
+        What is known of each of the backend's servers: whether it is left alone, since when, how often, and why.
+        """
+        return self._backend.health
 
     async def reserve(self, ask: Ask, now: float) -> Reply:
         """

@@ -10,6 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenbudget_mw.values import Ask, Reply
 
 __all__ = ["Lease", "Leases"]
@@ -36,7 +38,7 @@ class Lease(msgspec.Struct, Generic[Counter], frozen=True, gc=False):
     expires: int
     ask: Ask
     reply: Reply
-    counters: list[Counter]
+    counters: Sequence[Counter]
 
 
 class Leases(Generic[Counter]):
@@ -53,12 +55,19 @@ class Leases(Generic[Counter]):
 
     Attributes:
         next_due: No lease ends before this moment, in microseconds.
+
+        usual: The open leases of the length that was added last, which nearly all have; to be read only.
+
+        are_many: Whether there are others.
     """
 
     def __init__(self, *, batch: int = 64, remembered: int = 65_536) -> None:
         self.next_due = NEVER
         self._batch = batch
         self._remembered = remembered
+        self.usual: dict[str, Lease[Counter]] = {}
+        self.are_many = False
+        self._length = 0.0
         self._queues: dict[float, dict[str, Lease[Counter]]] = {}
         self._unsettled: dict[str, None] = {}
 
@@ -87,10 +96,11 @@ class Leases(Generic[Counter]):
         """
         Keep *lease* until it is closed or ends; it ends *length* seconds from now.
         """
-        queue = self._queues.get(length)
-        if queue is None:
-            queue = self._queues[length] = {}
-        queue[lease.ask.id] = lease
+        if length != self._length:
+            self._length = length
+            self.usual = self._queues.setdefault(length, {})
+            self.are_many = len(self._queues) > 1
+        self.usual[lease.ask.id] = lease
         if lease.expires < self.next_due:  # noqa: PLR1730 - min() costs more than all of this
             self.next_due = lease.expires
 
@@ -98,11 +108,12 @@ class Leases(Generic[Counter]):
         """
         Take the open lease *id* out and return it; None where it is not open.
         """
-        for queue in self._queues.values():
-            lease = queue.pop(id, None)
-            if lease is not None:
-                return lease
-        return None
+        lease = self.usual.pop(id, None)
+        if lease is None and self.are_many:
+            for queue in self._queues.values():
+                if id in queue:
+                    return queue.pop(id)
+        return lease
 
     def renew(self, id: str, expires: int, length: float) -> bool:  # noqa: A002
         """
@@ -132,9 +143,10 @@ class Leases(Generic[Counter]):
                 del queue[lease.ask.id]
                 ended.append(lease)
                 self._remember(lease.ask.id)
-            if not queue:
+            if not queue and length != self._length:
                 del self._queues[length]
-        self.next_due = min((_first(queue).expires for queue in self._queues.values()), default=NEVER)
+        self.are_many = len(self._queues) > 1
+        self.next_due = min((_first(queue).expires for queue in self._queues.values() if queue), default=NEVER)
         return ended
 
     def _remember(self, id_: str) -> None:

@@ -11,7 +11,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters
+from tokenbudget_mw.backends.calm import Calms
+from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters, Held, has, release
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.backends.looks import Look
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT, fits
@@ -45,6 +46,7 @@ class MemoryBackend:
         self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}
+        self._calms = Calms()
         self._newest = 0
 
     def reserve(self, ask: Ask, now: float) -> Reply:
@@ -55,20 +57,29 @@ class MemoryBackend:
         self._lock.acquire()  # `with` costs twice as much
         try:
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
-            if (known := self._leases.get(ask.id)) is not None:
-                return known.reply
+            leases, length = self._leases, ask.lease
+            if ask.id in leases.usual or leases.are_many:
+                known = leases.get(ask.id)
+                if known is not None:
+                    return known.reply
             if self._bars and (barred := self._barred(ask, moment)):
                 return Reply(False, (), barred=barred)
-            held: list[Counter] = []
-            states = self._take(ask, moment, real, held)
-            reply = Reply(True, states) if states else self._take_slowly(ask, moment, real, held)
-            if reply.admitted:
-                self._newest = moment
-                length = ask.lease
-                if length:
-                    self._leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
-                else:
-                    _release(held)
+            calm = self._calms.known.get(id(ask.checks))
+            if calm is not None and moment < calm.until and calm.tag == ask.tag and (states := calm.take(real)):
+                held: Held = calm.counters
+            else:
+                states, held = self._take(ask, moment, real)
+            if states:
+                reply = Reply(True, states)
+            else:
+                reply, held = self._take_slowly(ask, moment, real)
+                if not reply.admitted:
+                    return reply
+            self._newest = moment
+            if length:
+                for counter in held:
+                    counter.open += 1
+                leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
             return reply
         finally:
             self._lock.release()
@@ -106,7 +117,7 @@ class MemoryBackend:
                 if more:
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
-                _release(lease.counters)
+                release(lease.counters)
             return True
         finally:
             self._lock.release()
@@ -128,7 +139,10 @@ class MemoryBackend:
         """
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
-            return self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
+            is_open = self._leases.renew(reservation.id, moment + int(lease * 1_000_000), lease)
+            if is_open:
+                self._newest = moment  # leases are queued in the order of their moments
+            return is_open
 
     def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
         """
@@ -139,6 +153,7 @@ class MemoryBackend:
             for seed in seeds:
                 counter = self._counters.made((tag, seed.counter), moment)
                 if seed.window not in counter.layout:
+                    self._newest = moment
                     for slot, amount in seed.charges or ((moment, 0),):
                         self._charge(counter, seed, slot, amount, moment)
 
@@ -186,10 +201,11 @@ class MemoryBackend:
                 self._give_back(lease)
         return moment
 
-    def _take(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> tuple[CheckState, ...]:
+    def _take(self, ask: Ask, moment: int, real: int) -> tuple[tuple[CheckState, ...], Held]:
         # The way of nearly every request: one pass over known windows, in which everything fits. Where it does not
         # end well, all is put back exactly and `_take_slowly` starts anew.
         states: list[CheckState] = []
+        held: list[Counter] = []
         name: str | None = None
         counter = NOBODY
         layout = counter.layout
@@ -200,8 +216,8 @@ class MemoryBackend:
                 if found is None or found.open >= MAX_OPEN:
                     break
                 counter, layout = found, found.layout
-                counter.open += 1
-                held.append(counter)
+                if not held or not has(held, counter):
+                    held.append(counter)
             at, cost = layout.get(check.window), check.cost
             if at is None or cost < 0 or not check.enforced:
                 break
@@ -217,32 +233,32 @@ class MemoryBackend:
             left = cap - used - cost
             states.append(CheckState(True, left if left > 0 else 0, (empty_at - real) / 1_000_000, 0.0, slot))  # noqa: FURB136
         else:
-            return tuple(states)
-        _release(held)
-        held.clear()
+            if states:
+                self._calms.see(ask, self._counters, moment)
+            return tuple(states), held
         self._undo(ask, states)
-        return ()
+        return (), held
 
     def _undo(self, ask: Ask, states: list[CheckState]) -> None:
         for check, state in zip(ask.checks, states, strict=False):
             counter = self._counters[ask.tag, check.counter]
             ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
 
-    def _take_slowly(self, ask: Ask, moment: int, real: int, held: list[Counter]) -> Reply:
+    def _take_slowly(self, ask: Ask, moment: int, real: int) -> tuple[Reply, Held]:
         # Looks at everything, then charges what is to be charged.
+        held: list[Counter] = []
         if unseeded := self._unseeded(ask):
-            return Reply(False, (), unseeded=unseeded)
+            return Reply(False, (), unseeded=unseeded), held
         looks, admitted, shadowed = self._look(ask, moment)
         if not admitted:
-            return Reply(False, tuple([look.answer(moment, real) for look in looks]))
+            return Reply(False, tuple([look.answer(moment, real) for look in looks])), held
         if ask.lease and any(self._is_crowded(ask.tag, check.counter) for check in ask.checks):
-            return Reply(False, (), barred=CROWDED)
+            return Reply(False, (), barred=CROWDED), held
         states = []
         for look in looks:
             check = look.check
             counter = self._counters.made((ask.tag, check.counter), moment, is_anonymous=ask.is_anonymous)
-            if not any(counter is other for other in held):
-                counter.open += 1
+            if not has(held, counter):
                 held.append(counter)
             if not (shadowed or check.enforced):
                 states.append(look.answer(moment, real))
@@ -251,7 +267,7 @@ class MemoryBackend:
             empty_at = self._charge(counter, check, slot, check.cost, moment)
             left = check.cap - look.used - check.cost
             states.append(CheckState(True, max(0, left), (empty_at - real) / 1_000_000, 0.0, slot))
-        return Reply(True, tuple(states))
+        return Reply(True, tuple(states)), held
 
     def _barred(self, ask: Ask, moment: int) -> str:
         status, until = self._bars.get((ask.tag, ask.holder), ("", 0))
@@ -314,7 +330,7 @@ class MemoryBackend:
             if state.slot >= 0 and not check.window.startswith(KEPT):
                 counter = self._counters[ask.tag, check.counter]
                 ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
-        _release(lease.counters)
+        release(lease.counters)
 
 
 class AsyncMemoryBackend:
@@ -371,11 +387,3 @@ class AsyncMemoryBackend:
         """
         Nothing to give back.
         """
-
-
-def _release(held: list[Counter]) -> None:
-    """
-    Take a lease off the counters that it held.
-    """
-    for counter in held:
-        counter.open -= 1

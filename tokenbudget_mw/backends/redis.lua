@@ -1,119 +1,230 @@
--- One call of a backend: reserve, peek, settle, abandon or credit; all counters of it, atomically, in one round trip.
+-- One call of a backend: reserve, peek, settle, abandon, credit, renew, seed or bar; all counters of it, atomically, in
+-- one round trip. This file is the quick way, which answers nearly every reservation and settlement: code in a row, because
+-- each function that a script defines is made anew by each call. What it does not answer, it has not touched; that goes the
+-- long way, through the files behind it.
 --
--- KEYS: the counters, one hash each. ARGV[1]: the call, packed (see redis_script.py).
--- Fields of a hash:  s         {newest moment seen, moment the next lease ends (0: none), open leases, moment the key may
---                               go, window, head, 1 if it has a tail else 0, ...}
---                    t<window> the tail: what a long state has between its first three and its last two numbers
---                    l<id>     {end of the lease, window, algorithm, slot, amount, ...}: an open reservation
+-- KEYS: the counters, one hash each. ARGV: the call's numbers (see redis_script.py), its id, and the names of each
+-- counter's windows in the order of the checks, a line each.
+-- Fields of a hash:  s         version, number of windows (bytes); the windows' names, a line each, and a zero; newest
+--                              moment seen, moment the next lease ends (0: none), open leases, moment the key may go; five
+--                              numbers a window
+--                    t<window> the tail, what a long state has between the first number and the last two: the width of
+--                              its amounts, then pairs of seven bytes and so many
+--                    l<id>     end; number of holds (byte); their windows' names; algorithm, slot, amount of each
 --                    e<id>     end of a lease that was never settled
--- A head is the window's state as its algorithm keeps it, without the tail; so the usual call reads and writes little,
--- however much a window holds. MODULES comes from the files beside the Python ones. Moments are whole microseconds;
--- nothing here may be above 2^53 - 1, because Lua counts in doubles.
+--                    b         end, status: whose asks this counter stands for is refused until then
+-- A window's five numbers are the length of its state, as its algorithm keeps it, and the first two and last two numbers of
+-- that; so the usual call reads and writes little, however much a window holds. Moments are whole microseconds; nothing
+-- here may be above 2^53 - 1, because Lua counts in doubles.
 local MAX = 9007199254740991
-local KEPT = 'requests:' -- windows that keep what an expired lease held
-local BATCH = 64         -- leases ended in one call
-local MANY = 256         -- open leases beyond which looking for ended ones is spread out, and unsettled ends remembered
-local DAY = 86400000000
 local SLACK = 60000000   -- a key lives so much longer than it must, and its end is moved that rarely
-local HEAD = 5           -- a longer state has a tail
-local FIRST = 5          -- where the windows begin in s
-local WIDTH = 8          -- values a check
+local MAX_OPEN = 10000   -- open leases of a counter
+local VERSION = 1        -- of the fields; none of an older one begins so
+local HEAD = 7           -- values of s before the windows
+local WINDOW = 5         -- numbers a window
+local CHECKS = 57        -- byte at which the checks begin in the call
+local WIDTH = 64         -- bytes a check
+local FLAG = 16          -- an algorithm's number is below; above stands whether it is a shadow, whether it is booked
+local RESERVE, PEEK, SETTLE, ABANDON, CREDIT, RENEW, SEED, BAR = 1, 2, 3, 4, 5, 6, 7, 8
+-- Formats are cut off from these: 40 windows, 85 holds.
+local STATE = '<BBsdddd@200d@'
+local LEASE = '<dBs@255d@'
+local REPLY = '<@121i8@'
 
-local run, pack, unpacked, max = redis.call, cmsgpack.pack, cmsgpack.unpack, math.max
-local call = unpacked(ARGV[1])
-local op, now, id, lease = call[1], call[2], call[3], call[4]
+local KEYS, ARGV, run, pack, unpacked, max = KEYS, ARGV, redis.call, struct.pack, struct.unpack, math.max
+local byte, sub = string.byte, string.sub
+local numbers, id = ARGV[1], ARGV[2]
+-- The lease in microseconds; which key is the holder's (0: none); how many keys the checks are about; how many checks;
+-- whether each of them is enforced.
+local op, now, lease, holder, charged, count, is_plain = unpacked('<i8i8i8i8i8i8i8', numbers)
+local stop = CHECKS + (count - 1) * WIDTH
 
--- A module is made when it is first needed: most calls need one or two.
-local ALGORITHMS = setmetatable({}, {__index = function(made, name)
-  local make = MODULES[name]
-  made[name] = make and make()
-  return made[name]
-end})
-
-local function is_whole(n)
-  return type(n) == 'number' and n >= 0 and n <= MAX and n % 1 == 0
+-- The name of the window whose numbers stand behind *o*.
+local function name_at(names, o)
+  for name in string.gmatch(names, '[^\n]+') do
+    o = o - WINDOW
+    if o < HEAD then
+      return name
+    end
+  end
 end
 
-for at = 5, #call, WIDTH do
-  if not (is_whole(call[at + 4]) and is_whole(call[at + 5]) and is_whole(call[at + 6])) then
-    return redis.error_reply('TOKENBUDGET amounts are whole numbers from 0 to 2^53 - 1')
+-- Where the windows that are *wanted* stand; nil where one is missing.
+local function places_of(names, wanted)
+  local found, at, places = {}, HEAD, {}
+  for name in string.gmatch(names, '[^\n]+') do
+    found[name], at = at, at + WINDOW
   end
-  if not MODULES[call[at + 2]] then
-    return redis.error_reply('TOKENBUDGET unknown window algorithm')
+  for name in string.gmatch(wanted, '[^\n]+') do
+    if not found[name] then
+      return nil
+    end
+    table.insert(places, found[name])
   end
+  return places
 end
 
-if now < 0 then
+if now < 0 and op ~= SETTLE then
   local time = run('TIME')
   now = time[1] * 1000000 + time[2]
 end
 
-local function place(stored, window)
-  for at = FIRST, #stored, 3 do
-    if stored[at] == window then
-      return at
+if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
+  local is_reserved, lease_field = op == RESERVE, 'l' .. id
+  local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
+  local counters, tails, is_refused = {}, nil, false
+  for key = 1, is_reserved and charged or #KEYS do
+    local values = run('HMGET', KEYS[key], 's', lease_field, 'b')
+    local s = values[1]
+    if not s or byte(s) ~= VERSION or not values[2] ~= is_reserved or (values[3] and key == holder) then
+      is_quick = false
+      break
     end
+    local size = HEAD + byte(s, 2) * WINDOW
+    local format = sub(STATE, 1, size + 1)
+    local n = {unpacked(format, s)}
+    if now > n[4] then
+      n[4] = now
+    end
+    local names, places = ARGV[2 + key], false
+    if n[3] ~= names then
+      places = places_of(n[3], names)
+    end
+    if places == nil or size > 207 or (n[5] > 0 and n[4] >= n[5]) or (is_reserved and lease > 0 and n[6] >= MAX_OPEN) then
+      is_quick = false
+      break
+    end
+    -- Its values, how many, their format; where the checks' windows stand; the next of these, or where the next window
+    -- stands; how long what is taken matters; the lease, how many values it has; what was read.
+    counters[key] = {
+      n, size, format, places, places and 1 or HEAD, 0, {n[4] + lease, 0, names, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 3, s,
+    }
   end
-end
 
--- The end of the key is put off: *ttl* from the counter's moment on at least.
-local function outlive(key, stored, moment, ttl)
-  if stored[4] < moment + ttl then
-    stored[4] = moment + ttl + SLACK
-    run('PEXPIRE', key, string.format('%.0f', math.ceil((stored[4] - moment) / 1000)))
+  local reply, replies = {2, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1
+  for at = CHECKS, is_quick and stop or 0, WIDTH do
+    local key, algorithm, first_param, second_param, third_param, cost, second, third =
+      unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
+    local counter = counters[key]
+    local n, places, o = counter[1], counter[4], counter[5]
+    if places then
+      counter[5], o = o + 1, places[o]
+    else
+      counter[5] = o + WINDOW
+    end
+    algorithm = algorithm % FLAG
+    local moment = n[4]
+    if cost < 0 or cost > MAX or second < 0 or third < 0 or third > MAX then
+      is_quick = false
+      break
+    elseif is_reserved then
+      local most, slot, used, empty_at, lifetime = second == 0 and MAX or third - second, nil, nil, nil, nil
+      --@TAKE@
+      if not slot then
+        is_quick, is_refused = false, used and used > most
+        break
+      end
+      local left, held, values = third - used - cost, counter[7], counter[8]
+      held[values + 1], held[values + 2], held[values + 3] = algorithm, slot, cost
+      counter[8] = values + 3
+      reply[replies + 1], reply[replies + 2], reply[replies + 3] = left > 0 and left or 0, empty_at - now, slot
+      replies = replies + 3
+      if lifetime > counter[6] then
+        counter[6] = lifetime
+      end
+    else
+      local slot, more, is_moved = second, third - cost, true
+      --@MOVE@
+      if not is_moved then
+        is_quick = false
+        break
+      end
+    end
   end
-end
 
--- The way of nearly every reservation: known windows, in which everything fits. Nothing is written before all is known;
--- where it does not end well, the long way below starts anew.
-local function reserve_quickly()
-  local counters, reply = {}, {1}
-  for i = 1, #KEYS do
-    local values = run('HMGET', KEYS[i], 's', 'l' .. id)
-    if not values[1] or values[2] then
-      return nil
-    end
-    local stored = unpacked(values[1])
-    local moment = max(now, stored[1])
-    if stored[2] > 0 and moment >= stored[2] then
-      return nil
-    end
-    counters[i] = {stored, moment, {moment + lease}, lease}
+  -- Nothing is taken: each check is answered as the counters were.
+  for key = 1, is_refused and #counters or 0 do
+    local counter = counters[key]
+    local moment = counter[1][4]
+    counter[1] = {unpacked(counter[3], counter[9])}
+    counter[1][4], counter[5] = moment, counter[4] and 1 or HEAD
   end
-  for at = 5, #call, WIDTH do
-    local counter = counters[call[at]]
-    local stored, moment = counter[1], counter[2]
-    local window, name, params, cost, need = call[at + 1], call[at + 2], call[at + 3], call[at + 4], call[at + 5]
-    local found = place(stored, window)
-    if not (found and call[at + 7]) then
-      return nil
+  local refusals = 0
+  reply[1], replies = is_refused and 0 or 2, is_refused and 1 or replies
+  for at = CHECKS, is_refused and stop or 0, WIDTH do
+    local key, algorithm, first_param, second_param, third_param, cost, need, cap = unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
+    local counter = counters[key]
+    local n, places, o = counter[1], counter[4], counter[5]
+    if places then
+      counter[5], o = o + 1, places[o]
+    else
+      counter[5] = o + WINDOW
     end
-    local algorithm, cap = ALGORITHMS[name], call[at + 6]
-    local slot, used, empty_at = algorithm.take(stored[found + 1], params, cost, need == 0 and MAX or cap - need, moment)
-    if not slot then
-      return nil
+    if cost < 0 or cost > MAX or need < 0 or need > MAX or cap < 0 or cap > MAX then
+      refusals = 0
+      break
     end
-    local holds, n = counter[3], #counter[3]
-    holds[n + 1], holds[n + 2], holds[n + 3], holds[n + 4] = window, name, slot, cost
-    counter[4] = max(counter[4], algorithm.lifetime(params, moment) + lease)
-    n = #reply
-    reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] =
-      1, max(0, cap - used - cost), empty_at - now, 0, slot
+    algorithm = algorithm % FLAG
+    local moment = n[4]
+    local used, empty_at, frees_at = nil, moment, nil
+    --@LOOK@
+    local fits, wait = need == 0 or used + need <= cap, 0
+    if not fits then
+      refusals = refusals + 1
+      wait = need <= cap and frees_at - now or -1
+    end
+    reply[replies + 1], reply[replies + 2], reply[replies + 3], reply[replies + 4], reply[replies + 5] =
+      fits and 1 or 0, max(0, cap - used), empty_at - now, wait, -1
+    replies = replies + 5
   end
-  for i = 1, #KEYS do
-    local stored, moment, holds, ttl = unpack(counters[i])
-    stored[1] = moment
-    stored[2] = stored[2] == 0 and holds[1] or math.min(stored[2], holds[1])
-    stored[3] = stored[3] + 1
-    outlive(KEYS[i], stored, moment, ttl)
-    run('HSET', KEYS[i], 's', pack(stored), 'l' .. id, pack(holds))
+  if refusals > 0 then
+    return pack('<' .. string.rep('i8', replies), unpack(reply, 1, replies))
   end
-  return reply
-end
 
-if op == 'reserve' then
-  local reply = reserve_quickly()
-  if reply then
-    return reply
+  for key = 1, is_quick and #counters or 0 do
+    local counter = counters[key]
+    local n, held = counter[1], nil
+    if not is_reserved then
+      n[6] = n[6] - 1
+    else
+      local ttl = counter[6] + lease
+      if n[7] < n[4] + ttl then
+        n[7] = n[4] + ttl + SLACK
+        run('PEXPIRE', KEYS[key], string.format('%.0f', math.ceil((n[7] - n[4]) / 1000)))
+      end
+      if lease > 0 then
+        local holds, values = counter[7], counter[8]
+        holds[2] = (values - 3) / 3
+        held = pack(sub(LEASE, 1, values + 1), unpack(holds, 1, values))
+        n[6] = n[6] + 1
+        if n[5] == 0 or holds[1] < n[5] then
+          n[5] = holds[1]
+        end
+      end
+    end
+    local s = pack(counter[3], unpack(n, 1, counter[2]))
+    -- HSET before the rest: it is what Redis out of memory refuses.
+    if tails and tails[key] then
+      local writes = {'s', s}
+      for o, tail in pairs(tails[key]) do
+        writes[#writes + 1] = 't' .. name_at(n[3], o)
+        writes[#writes + 1] = tail
+      end
+      if held then
+        writes[#writes + 1] = lease_field
+        writes[#writes + 1] = held
+      end
+      run('HSET', KEYS[key], unpack(writes))
+    elseif held then
+      run('HSET', KEYS[key], 's', s, lease_field, held)
+    else
+      run('HSET', KEYS[key], 's', s)
+    end
+    if not is_reserved then
+      run('HDEL', KEYS[key], lease_field)
+    end
+  end
+  if is_quick then
+    return is_reserved and pack(sub(REPLY, 1, 2 * replies + 1), unpack(reply, 1, replies)) or 1
   end
 end

@@ -1,155 +1,201 @@
 """
-How we talk to Redis: never longer than a deadline, whatever Redis or the network does.
+One connection of a thread to Redis: never longer than a deadline, whatever Redis or the network does.
 
-redis-py's own defaults hang for a minute; its ``socket_timeout`` bounds one read, not a reply that drips in. So the
-options are ours, whatever the URL says, and threads read through a socket that knows the call's deadline.
+redis-py's own connections hang for a minute where its defaults are kept, and its ``socket_timeout`` bounds one read, not
+a reply that drips in. So the socket is ours, and each of its operations knows when the call has to end.
 """
 
 from __future__ import annotations
 
-import inspect
-import threading
+import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import parse_url as async_parse_url
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, parse_url
+import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
+from tokenbudget_mw.backends.circuits import MomentaryError
+from tokenbudget_mw.backends.redis_topology import code_of
+from tokenbudget_mw.backends.redis_wire import frame, greetings, keep_alive, raise_first
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    import socket
+    import ssl
 
-__all__ = ["async_options", "deadline_options", "seconds_left", "start_deadline", "unavailable"]
+    from tokenbudget_mw.backends.redis_topology import Inquiry
+    from tokenbudget_mw.backends.redis_url import Deployment, Place
 
-_call = threading.local()
+__all__ = ["CONNECT_SECONDS", "INQUIRY_SECONDS", "BlockingWire", "connect", "inquire", "unavailable"]
 
-# Each name told to Redis costs a round trip of every new connection.
-_NAMELESS: dict[str, None] = (
-    {"driver_info": None}
-    if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
-    else {"lib_name": None, "lib_version": None}
-)
+CONNECT_SECONDS = 0.5
+"""How long a connection may take to open, in seconds: nobody waits for it longer than its own call's deadline."""
+
+INQUIRY_SECONDS = 0.25
+"""How long one sentinel, or one node that is asked for the slots, may take, in seconds."""
+
+LAST_LOOK = 0.001
+"""A thread that was kept from running until its deadline had passed may still read what has arrived, in seconds."""
+
+T = TypeVar("T")
+
+_HINTS = {
+    "MOVED": "This is a node of a cluster: use redis+cluster://.",
+    "NOAUTH": "It wants a password.",
+    "NOPERM": "The user's rights do not suffice; the documentation lists those that it needs.",
+    "WRONGPASS": "User or password are wrong.",
+    "OOM": "Its memory is full.",
+    "READONLY": "It is a replica.",
+}
 
 
-def start_deadline(seconds: float) -> None:
+class BlockingWire:
     """
-    Let what this thread does with Redis from now on take *seconds* at most.
+    Sends frames and reads replies, until a moment.
+
+    Args:
+        sock: A connected socket.
+
+    Attributes:
+        home: Whose it is.
     """
-    _call.ends = time.monotonic() + seconds
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.home: object = None
+        self._sock = sock
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
+
+    def ask(self, frames: bytes, count: int, ends: float) -> list[Any]:
+        """
+        Send *frames*, and read *count* replies; one that is an error is a `ResponseError` among them.
+
+        A connection that has raised is of no use any more: what it says next may belong to this call.
+
+        Args:
+            frames: Commands.
+
+            count: How many.
+
+            ends: When the time is over, by `time.monotonic`.
+
+        Raises:
+            TimeoutError: The time is over.
+
+            RedisError: The connection was lost, or speaks something else.
+        """
+        try:
+            self._sock.settimeout(_left(ends))
+            self._sock.sendall(frames)
+            return [self._reply(ends) for _ in range(count)]
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            raise RedisConnectionError("The connection was lost.") from exc
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._sock.close()
+
+    def _reply(self, ends: float) -> Any:
+        reply = self._reader.gets()
+        is_late = False
+        while reply is False:
+            left = ends - time.monotonic()
+            if left <= 0 and is_late:
+                raise TimeoutError("The deadline has passed.")
+            is_late = left <= 0
+            self._sock.settimeout(LAST_LOOK if is_late else left)
+            data = self._sock.recv(65_536)
+            if not data:
+                raise RedisConnectionError("Redis closed the connection.")
+            self._reader.feed(data)
+            reply = self._reader.gets()
+        return reply
 
 
-def seconds_left() -> float:
-    """
-    Return what is left of this thread's deadline.
-
-    Raises:
-        TimeoutError: Nothing is left.
-    """
-    left: float = _call.ends - time.monotonic()
+def _left(ends: float) -> float:
+    left = ends - time.monotonic()
     if left <= 0:
         raise TimeoutError("The deadline has passed.")
     return left
 
 
-class _DeadlineSocket:
+def connect(place: Place, tls: ssl.SSLContext | None, hello: list[bytes], seconds: float) -> BlockingWire:
     """
-    A socket whose every operation ends at the thread's deadline.
+    Connect to *place*, and say *hello*.
+
+    Raises:
+        OSError: Nobody listens, or not in time.
+
+        RedisError: Redis refuses us.
     """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def settimeout(self, _: float | None) -> None:
-        """
-        The deadline rules.
-        """
-
-    def recv(self, *args: Any) -> bytes:
-        self._sock.settimeout(seconds_left())
-        return self._sock.recv(*args)
-
-    def recv_into(self, *args: Any) -> int:
-        self._sock.settimeout(seconds_left())
-        return self._sock.recv_into(*args)
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(seconds_left())
-        self._sock.sendall(data)
+    ends = time.monotonic() + seconds
+    sock = _open(place, ends)
+    try:
+        if tls is not None:
+            sock.settimeout(_left(ends))
+            sock = tls.wrap_socket(sock, server_hostname=place.host)
+        wire = BlockingWire(sock)
+        raise_first(wire.ask(b"".join(hello), len(hello), ends))
+    except BaseException:
+        sock.close()
+        raise
+    return wire
 
 
-class _DeadlineConnection(Connection):
-    def _connect(self) -> Any:
-        return _DeadlineSocket(super()._connect())  # type: ignore[no-untyped-call]
+def _open(place: Place, ends: float) -> socket.socket:
+    if place.port:
+        sock = socket.create_connection(place, _left(ends))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(sock)
+        return sock
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(_left(ends))
+    try:
+        sock.connect(place.host)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
-class _DeadlineSSLConnection(SSLConnection):
-    def _connect(self) -> Any:
-        return _DeadlineSocket(super()._connect())  # type: ignore[no-untyped-call]
-
-
-class _DeadlineUnixConnection(UnixDomainSocketConnection):
-    def _connect(self) -> Any:
-        return _DeadlineSocket(super()._connect())  # type: ignore[no-untyped-call]
-
-
-_DEADLINE_CLASSES: dict[type, type] = {
-    Connection: _DeadlineConnection,
-    SSLConnection: _DeadlineSSLConnection,
-    UnixDomainSocketConnection: _DeadlineUnixConnection,
-}
-
-
-def deadline_options(url: str, deadline: float) -> dict[str, Any]:
+def inquire(inquiry: Inquiry[T], deployment: Deployment) -> T:
     """
-    Return the options of a pool for threads, whose connections keep to `start_deadline`.
+    Return the first answer to *inquiry*.
+
+    Raises:
+        OSError: Nobody answered.
+
+        RedisError: Nobody gave an answer.
     """
-    options: dict[str, Any] = {**parse_url(url), **_ours(Retry)}  # type: ignore[no-untyped-call]
-    options["socket_timeout"] = deadline
-    options["socket_connect_timeout"] = deadline / 2
-    options["connection_class"] = _DEADLINE_CLASSES[options.get("connection_class", Connection)]
-    return options
+    fault: Exception = RedisConnectionError("There is nobody to ask.")
+    for place in inquiry.places:
+        try:
+            wire = connect(place, deployment.tls, greetings(inquiry.credentials.read()), INQUIRY_SECONDS)
+            try:
+                replies = wire.ask(frame(*inquiry.command), 1, time.monotonic() + INQUIRY_SECONDS)
+            finally:
+                wire.close()
+            raise_first(replies)
+            answer = inquiry.read(replies[0], place)
+        except (RedisError, OSError) as exc:
+            fault = exc
+            continue
+        inquiry.places.prefer(place)
+        return answer
+    raise fault
 
 
-def async_options(url: str) -> dict[str, Any]:
+def unavailable(exc: Exception, deadline: float) -> BackendUnavailableError:
     """
-    Return the options of a pool for an event loop, where a timeout of ours is around every call.
+    Return our error for a driver's. Only its class and its code are named: a text may hold what a URL holds.
     """
-    return {
-        **async_parse_url(url),
-        **_ours(AsyncRetry),
-        "socket_timeout": None,
-        "socket_connect_timeout": None,
-    }
-
-
-def _ours(retry: type[Retry | AsyncRetry]) -> dict[str, Any]:
-    # These stand above the URL's: each of them can break the deadline.
-    return {
-        # A timeout leaves open whether the script ran, and a second try would come after the deadline anyway.
-        "retry": retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "retry_on_timeout": False,
-        "retry_on_error": [],
-        "health_check_interval": 0,
-        "protocol": 2,
-        "decode_responses": False,
-        "max_connections": 1_000,  # ours to bound: a pool that is exhausted raises at once
-        **_NAMELESS,
-    }
-
-
-def unavailable(exc: BaseException, deadline: float) -> BackendUnavailableError:
-    """
-    Return our error for a driver's. Only its class is named: a driver's text may hold what a URL holds.
-    """
-    return BackendUnavailableError(
-        f"Redis did not answer within {deadline * 1000:.0f} ms, or answered with an error: {type(exc).__name__}."
-    )
+    root = exc
+    while isinstance(root.__cause__, RedisError | OSError):
+        root = root.__cause__
+    code = code_of(root)
+    what = f"{type(root).__name__} {code}. {_HINTS.get(code, '')}" if code else f"{type(root).__name__}."
+    text = f"Redis did not answer within {deadline * 1000:.0f} ms, or answered with an error: {what}".rstrip()
+    return MomentaryError(text) if code == "TRYAGAIN" else BackendUnavailableError(text)

@@ -1,143 +1,22 @@
--- The long way: whatever redis.lua, which stands before this file in the script, has not answered.
+-- The operations, the long way: whatever redis.lua has not answered.
 local checks = {}
-for at = 5, #call, WIDTH do
-  checks[#checks + 1] = {
-    key = call[at], window = call[at + 1], algorithm = call[at + 2], params = call[at + 3], cost = call[at + 4],
-    need = call[at + 5], cap = call[at + 6], enforced = call[at + 7],
-    slot = call[at + 5], actual = call[at + 6], -- of a hold
-  }
-end
-
-local function load(key)
-  local values = run('HMGET', key, 's', 'l' .. id, 'e' .. id)
-  local stored = values[1] and unpacked(values[1]) or {0, 0, 0, 0}
-  return {
-    key = key, stored = stored, is_new = not values[1], moment = max(now, stored[1]),
-    lease = values[2] and unpacked(values[2]), ended = values[3],
-    states = {}, writes = {}, drops = {}, dirty = {}, ttl = 0,
-  }
-end
-
-local function state_of(counter, window)
-  local state = counter.states[window]
-  if state then
-    return state
+do
+  local names, next = {}, {}
+  for i = 1, #KEYS do
+    names[i], next[i] = lines(ARGV[2 + i] or ''), 0
   end
-  local at = place(counter.stored, window)
-  state = at and counter.stored[at + 1] or {0}
-  if at and counter.stored[at + 2] == 1 then
-    local head, tail = state, unpacked(run('HGET', counter.key, 't' .. window))
-    state = {head[1], head[2], head[3]} -- not the head itself, which is stored again if nothing changes
-    for i = 1, #tail do
-      state[3 + i] = tail[i]
-    end
-    state[4 + #tail], state[5 + #tail] = head[4], head[5]
+  for at = CHECKS, stop, WIDTH do
+    local key, algorithm, first_param, second_param, third_param, cost, second, third =
+      unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
+    local flags = math.floor(algorithm / FLAG)
+    next[key] = next[key] + 1
+    checks[#checks + 1] = {
+      key = key, window = names[key][next[key]], algorithm = algorithm % FLAG,
+      params = {first_param, second_param, third_param}, cost = cost, need = second, cap = third,
+      is_enforced = flags % 2 == 0, is_booked = flags >= 2,
+      slot = second, actual = third, -- of a hold
+    }
   end
-  counter.states[window] = state
-  return state
-end
-
-local function store_state(counter, window)
-  local stored, state = counter.stored, counter.states[window]
-  local at, n = place(stored, window), #state
-  if not at then
-    at = #stored + 1
-    stored[at], stored[at + 2] = window, 0
-  end
-  if n > HEAD then
-    local tail = {}
-    for i = 4, n - 2 do
-      tail[i - 3] = state[i]
-    end
-    table.insert(counter.writes, 't' .. window)
-    table.insert(counter.writes, pack(tail))
-    stored[at + 1], stored[at + 2] = {state[1], state[2], state[3], state[n - 1], state[n]}, 1
-  else
-    if stored[at + 2] == 1 then
-      table.insert(counter.drops, 't' .. window)
-    end
-    stored[at + 1], stored[at + 2] = state, 0
-  end
-end
-
-local function is_kept(window)
-  return string.sub(window, 1, #KEPT) == KEPT
-end
-
--- Everything that was held goes back, but not the requests: they were made.
-local function give_back(counter, held, with_requests)
-  for i = 2, #held, 4 do
-    local window, algorithm, slot, amount = unpack(held, i, i + 3)
-    if with_requests or not is_kept(window) then
-      ALGORITHMS[algorithm].give_back(state_of(counter, window), slot, amount)
-      counter.dirty[window] = true
-    end
-  end
-end
-
-local function finish(counter, name, ends, remembered)
-  table.insert(counter.drops, 'l' .. name)
-  counter.stored[3] = counter.stored[3] - 1
-  if name == id then
-    counter.lease, counter.ended = nil, ends
-  end
-  if remembered < MANY and not (name == id and op == 'settle') then
-    table.insert(counter.writes, 'e' .. name)
-    table.insert(counter.writes, ends)
-  end
-end
-
-local function sweep(counter)
-  local all = run('HGETALL', counter.key)
-  local ended, remembered, due = {}, 0, 0
-  for i = 1, #all, 2 do
-    local kind, name = string.sub(all[i], 1, 1), string.sub(all[i], 2)
-    if kind == 'l' then
-      local held = unpacked(all[i + 1])
-      if held[1] <= counter.moment and #ended < BATCH then
-        table.insert(ended, {name, held})
-      elseif due == 0 or held[1] < due then
-        due = held[1]
-      end
-    elseif kind == 'e' then
-      if tonumber(all[i + 1]) + DAY < counter.moment then
-        table.insert(counter.drops, all[i])
-      else
-        remembered = remembered + 1
-      end
-    end
-  end
-  for _, lost in ipairs(ended) do
-    give_back(counter, lost[2])
-    finish(counter, lost[1], string.format('%.0f', lost[2][1]), remembered)
-    remembered = remembered + 1
-  end
-  local open = counter.stored[3]
-  if due > 0 and open > MANY then
-    due = max(due, counter.moment + open * 100)
-  end
-  counter.stored[2] = due
-  counter.changed = true
-  if #ended > 0 then
-    counter.stored[1] = counter.moment
-  end
-end
-
-local function save(counter)
-  for window in pairs(counter.dirty) do
-    store_state(counter, window)
-  end
-  if #counter.drops > 0 then
-    run('HDEL', counter.key, unpack(counter.drops))
-  end
-  -- The end of the key stands in s, so it is known before s is written; a key that is not there yet cannot be given one.
-  local ends = counter.stored[4]
-  if ends < counter.moment + counter.ttl or ends == 0 then
-    ends = counter.moment + counter.ttl + SLACK
-    counter.stored[4] = ends
-  end
-  run('HSET', counter.key, 's', pack(counter.stored), unpack(counter.writes))
-  run('PEXPIRE', counter.key, string.format('%.0f', math.ceil((ends - counter.moment) / 1000)))
 end
 
 -- Fits, remaining, microseconds until all has left, microseconds until it fits (-1: never), slot (-1: not charged).
@@ -151,9 +30,9 @@ local function answer(reply, counter, check, used, fitted, slot)
     end
   end
   local reset = algorithm.empty_at(state, check.params, counter.moment) - now
-  for _, value in ipairs({fitted and 1 or 0, max(0, check.cap - used), reset, wait, slot}) do
-    table.insert(reply, value)
-  end
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] =
+    fitted and 1 or 0, max(0, check.cap - used), reset, wait, slot
 end
 
 local function look(counter, check)
@@ -167,37 +46,62 @@ local function charge(counter, check, slot)
   algorithm.charge(state, check.params, slot, check.cost, counter.moment)
   counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state) + lease)
   counter.dirty[check.window] = true
-  for _, value in ipairs({check.window, check.algorithm, slot, check.cost}) do
-    table.insert(counter.holds, value)
-  end
+  table.insert(counter.holds, {window = check.window, algorithm = check.algorithm, slot = slot, amount = check.cost})
 end
 
 -- The same id again: answer as before, and charge nothing.
 local function repeated(counters)
   local reply = {1}
   for _, check in ipairs(checks) do
-    local counter = counters[check.key]
-    local held, charged = counter.lease or {}, -1
-    for at = 2, #held, 4 do
-      if held[at] == check.window then
-        charged = held[at + 2]
+    local counter, charged_at = counters[check.key], -1
+    for _, one in ipairs(counter.lease or {}) do
+      if one.window == check.window then
+        charged_at = one.slot
       end
     end
     local _, used, fitted = look(counter, check)
-    answer(reply, counter, check, used, fitted or charged >= 0, charged)
+    answer(reply, counter, check, used, fitted or charged_at >= 0, charged_at)
   end
   return reply
 end
 
 local function hold(counter)
-  local ends, stored = counter.moment + lease, counter.stored
-  table.insert(counter.writes, 'l' .. id)
-  table.insert(counter.writes, pack(counter.holds))
-  counter.ttl = max(counter.ttl, lease)
-  stored[1] = counter.moment
-  stored[2] = stored[2] == 0 and ends or math.min(stored[2], ends)
-  stored[3] = stored[3] + 1
+  local ends = counter.moment + lease
+  counter.seen = counter.moment
   counter.changed = true
+  if counter.bar and counter.moment >= counter.bar.ends then
+    counter.fields['b'] = false
+  end
+  if lease > 0 then
+    counter.holds.ends = ends
+    counter.fields['l' .. id] = packed_lease(counter.holds)
+    counter.ttl = max(counter.ttl, lease)
+    counter.due = counter.due == 0 and ends or math.min(counter.due, ends)
+    counter.open = counter.open + 1
+  end
+end
+
+-- Why the ask is not even looked at; nil where it is.
+local function turned_away(counters)
+  local bar = counters[holder] and counters[holder].bar
+  if bar and counters[holder].moment < bar.ends then
+    return {-1, bar.status}
+  end
+  local unseeded = {-2}
+  for i, check in ipairs(checks) do
+    if check.is_booked and not counters[check.key].heads[check.window] then
+      table.insert(unseeded, i - 1)
+    end
+  end
+  return #unseeded > 1 and unseeded or nil
+end
+
+local function are_crowded(counters)
+  for i = 1, charged do
+    if counters[i].open >= MAX_OPEN then
+      return true
+    end
+  end
 end
 
 local function reserve(counters, is_charged)
@@ -205,17 +109,20 @@ local function reserve(counters, is_charged)
   for i, check in ipairs(checks) do
     local slot, used, fitted = look(counters[check.key], check)
     looks[i] = {slot, used, fitted}
-    admitted = admitted and (fitted or not check.enforced)
-    shadowed = shadowed and (fitted or check.enforced)
+    admitted = admitted and (fitted or not check.is_enforced)
+    shadowed = shadowed and (fitted or check.is_enforced)
   end
-  for _, counter in ipairs(counters) do
-    counter.holds = {counter.moment + lease}
+  if is_charged and admitted and lease > 0 and are_crowded(counters) then
+    return {-1, 'crowded'}
+  end
+  for i = 1, charged do
+    counters[i].holds = {}
   end
   local reply = {admitted and 1 or 0}
   for i, check in ipairs(checks) do
     local counter = counters[check.key]
     local slot, used, fitted = unpack(looks[i])
-    if is_charged and admitted and (shadowed or check.enforced) then
+    if is_charged and admitted and (shadowed or check.is_enforced) then
       charge(counter, check, slot)
       answer(reply, counter, check, used + check.cost, true, slot)
     else
@@ -223,14 +130,17 @@ local function reserve(counters, is_charged)
     end
   end
   if is_charged and admitted then
-    for _, counter in ipairs(counters) do
-      hold(counter)
+    for i = 1, charged do
+      hold(counters[i])
     end
   end
   return reply
 end
 
 local function move(counter, check)
+  if check.is_booked and not counter.heads[check.window] then
+    return -- the truth is in the books, and the window will start from there
+  end
   local algorithm = ALGORITHMS[check.algorithm]
   local held = 0
   if counter.lease or (is_kept(check.window) and not counter.is_new) then
@@ -262,10 +172,10 @@ local function settle(counters)
   for _, counter in ipairs(counters) do
     if counter.is_moved then
       moved = 1
-      counter.stored[1] = counter.moment
+      counter.seen = counter.moment
       counter.changed = true
-      table.insert(counter.drops, counter.lease and 'l' .. id or 'e' .. id)
-      counter.stored[3] = counter.stored[3] - (counter.lease and 1 or 0)
+      counter.fields[(counter.lease and 'l' or 'e') .. id] = false
+      counter.open = counter.open - (counter.lease and 1 or 0)
     end
   end
   return moved
@@ -276,9 +186,9 @@ local function abandon(counters)
   for _, counter in ipairs(counters) do
     if counter.lease then
       give_back(counter, counter.lease, true)
-      table.insert(counter.drops, 'l' .. id)
-      counter.stored[1] = counter.moment
-      counter.stored[3] = counter.stored[3] - 1
+      counter.fields['l' .. id] = false
+      counter.seen = counter.moment
+      counter.open = counter.open - 1
       counter.changed = true
     end
   end
@@ -289,7 +199,7 @@ end
 local function credit(counters)
   for _, check in ipairs(checks) do
     local counter = counters[check.key]
-    if place(counter.stored, check.window) then
+    if counter.heads[check.window] then
       ALGORITHMS[check.algorithm].credit(state_of(counter, check.window), check.cost)
       counter.dirty[check.window] = true
       counter.changed = true
@@ -298,30 +208,93 @@ local function credit(counters)
   return 1
 end
 
+-- An open reservation ends *lease* from now, not earlier.
+local function renew(counters)
+  for _, counter in ipairs(counters) do
+    if not counter.lease then
+      return 0
+    end
+  end
+  for _, counter in ipairs(counters) do
+    local ends = counter.moment + lease
+    if ends > counter.lease.ends then
+      counter.lease.ends = ends -- the moment in s is then too early, which a sweep puts right
+      counter.fields['l' .. id] = packed_lease(counter.lease)
+      counter.ttl = lease
+    end
+    counter.seen = counter.moment
+    counter.changed = true
+  end
+  return 1
+end
+
+-- What the books say, where nobody has counted yet.
+local function seed(counters)
+  local at = stop + WIDTH
+  for _, check in ipairs(checks) do
+    local counter, algorithm = counters[check.key], ALGORITHMS[check.algorithm]
+    local is_known = counter.heads[check.window] or counter.dirty[check.window]
+    for _ = 1, check.cost do
+      if not is_known then
+        local slot, amount = unpacked('<i8i8', numbers, at)
+        algorithm.charge(state_of(counter, check.window), check.params, slot, amount, counter.moment)
+      end
+      at = at + 16
+    end
+    if not is_known then
+      local state = state_of(counter, check.window)
+      counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
+      counter.seen = counter.moment
+      counter.dirty[check.window] = true
+      counter.changed = true
+    end
+  end
+  return 1
+end
+
+-- The holder's asks are refused for *lease* from now on, as the id says; not any more where that is empty.
+local function bar(counters)
+  local counter = counters[1]
+  if id ~= '' then
+    counter.fields['b'] = pack('<d', counter.moment + lease) .. id
+    counter.ttl = lease
+    counter.changed = true
+  elseif counter.bar then
+    counter.fields['b'] = false
+    counter.changed = true
+  end
+  return 1
+end
+
+local OPERATIONS = {[SETTLE] = settle, [ABANDON] = abandon, [CREDIT] = credit, [RENEW] = renew, [SEED] = seed, [BAR] = bar}
+
+if now < 0 then
+  local time = run('TIME')
+  now = time[1] * 1000000 + time[2]
+end
 local counters = {}
 for i, key in ipairs(KEYS) do
   local counter = load(key)
-  if counter.stored[2] > 0 and counter.moment >= counter.stored[2] then
+  if counter.due > 0 and counter.moment >= counter.due then
     sweep(counter)
   end
   counters[i] = counter
 end
 
 local result
-if op == 'settle' then
-  result = settle(counters)
-elseif op == 'abandon' then
-  result = abandon(counters)
-elseif op == 'credit' then
-  result = credit(counters)
-elseif op == 'reserve' and counters[1].lease then
+if OPERATIONS[op] then
+  result = OPERATIONS[op](counters)
+elseif op == RESERVE and counters[1].lease then
   result = repeated(counters)
 else
-  result = reserve(counters, op == 'reserve')
+  result = turned_away(counters) or reserve(counters, op == RESERVE)
 end
 for _, counter in ipairs(counters) do
   if counter.changed then
     save(counter)
   end
+end
+if type(result) == 'table' and result[1] >= 0 then
+  return pack('<' .. string.rep('i8', #result), unpack(result))
 end
 return result

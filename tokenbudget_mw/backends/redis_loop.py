@@ -5,60 +5,71 @@ Counters in Redis, for event loops: the calls of one tick leave together, on one
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from tokenbudget_mw.backends.redis_client import async_options, unavailable
+from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
+from tokenbudget_mw.backends.redis_deadlines import Deadlines
+from tokenbudget_mw.backends.redis_errand import Errand
+from tokenbudget_mw.backends.redis_lanes import Lanes
 from tokenbudget_mw.backends.redis_script import (
-    DOUBTS,
     DOUBTS_AT_ONCE,
     NOTHING_ASKED,
     SERVER_CLOCK,
     Call,
     Script,
     abandon_call,
+    bar_call,
     credit_call,
+    is_charged,
     parse_reply,
     peek_call,
+    renew_call,
     reserve_call,
+    seed_call,
     settle_call,
 )
-from tokenbudget_mw.backends.redis_wire import Wire, ask, connect, frame
+from tokenbudget_mw.backends.redis_start import Inspection
+from tokenbudget_mw.backends.redis_topology import TRY_AGAIN_AFTER, Topology, next_step
+from tokenbudget_mw.backends.redis_url import read_url
+from tokenbudget_mw.backends.redis_wire import Wire, ask, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from tokenbudget_mw.values import Ask, Reply, Settlement
+    from tokenbudget_mw.backends.redis_url import Place
+    from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncRedisBackend"]
 
-LATE = 0.01
-"""A timer of the loop that rings later than this, in seconds, tells of a busy loop."""
-
-GRACE = 0.02
-"""How long a busy loop may then take to read what has arrived, in seconds."""
-
-MOVED_ON = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
-"""What a server says that is no longer, or not yet, the one to ask: the next call connects anew."""
+ASKING = frame(b"ASKING")
 
 
 class AsyncRedisBackend:
     """
-    A `Backend` on Redis, for event loops: each loop has its own connection. The arguments are those of `RedisBackend`.
+    A `Backend` on Redis, for event loops: each loop has its own connection to each server. The arguments are those of
+    `RedisBackend`.
     """
 
-    def __init__(self, url: str, *, deadline: float = 0.05, clock: Literal["server", "caller"] = "server") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: float = 0.05,
+        clock: Literal["server", "caller"] = "server",
+        topology: Topology | None = None,
+        inspection: Inspection | None = None,
+    ) -> None:
         self._script = Script()
         self._deadline = deadline
         self._is_virtual = clock == "caller"
-        self._options = async_options(url)
-        self._lanes: dict[asyncio.AbstractEventLoop, _Lane] = {}
+        self._topology = topology or Topology(read_url(url))
+        self._inspection = inspection or Inspection()
+        self._lanes: dict[asyncio.AbstractEventLoop, Lanes[_Lane]] = {}
 
     async def reserve(self, ask: Ask, now: float) -> Reply:
         """
@@ -66,16 +77,19 @@ class AsyncRedisBackend:
 
         A caller that is cancelled, or gives up at the deadline, holds nothing: what Redis admits for it is given back.
         """
-        if not ask.checks:
+        if not (ask.checks or ask.holder):
             return NOTHING_ASKED
         moment = self._moment(now)
-        return parse_reply(await self._run(reserve_call(ask, moment), partial(abandon_call, ask, moment)))
+        undo = partial(abandon_call, ask, moment) if ask.lease and ask.checks else None
+        return parse_reply(await self._run(reserve_call(ask, moment), undo))
 
     async def peek(self, ask: Ask, now: float) -> Reply:
         """
         Answer as `reserve` would, and charge nothing.
         """
-        return parse_reply(await self._run(peek_call(ask, self._moment(now)))) if ask.checks else NOTHING_ASKED
+        if not (ask.checks or ask.holder):
+            return NOTHING_ASKED
+        return parse_reply(await self._run(peek_call(ask, self._moment(now))))
 
     async def settle(self, settlement: Settlement, now: float) -> bool:
         """
@@ -92,138 +106,116 @@ class AsyncRedisBackend:
         if ask.checks:
             await self._run(credit_call(ask, self._moment(now)))
 
+    async def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
+        """
+        Let an open reservation end *lease* seconds from now, and not earlier; False where it is not open any more.
+        """
+        if not reservation.holds:
+            return False
+        return bool(await self._run(renew_call(reservation, lease, self._moment(now))))
+
+    async def seed(self, tag: str, seeds: Sequence[Seed], now: float) -> None:
+        """
+        Start windows at what the books say. A window that is known already stays as it is.
+        """
+        if seeds:
+            await self._run(seed_call(tag, seeds, self._moment(now)))
+
+    async def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        """
+        Refuse asks whose holder is *counter*, from the next one on, as *status*, for *seconds*; none where it is empty.
+        """
+        await self._run(bar_call(tag, counter, status, seconds, self._moment(now)))
+
     async def aclose(self) -> None:
         """
-        Close the running loop's connection.
+        Close the running loop's connections.
         """
-        lane = self._lanes.pop(asyncio.get_running_loop(), None)
-        if lane is not None:
-            await lane.aclose()
+        lanes = self._lanes.pop(asyncio.get_running_loop(), None)
+        if lanes is not None:
+            await lanes.aclose()
 
     def _moment(self, now: float) -> int:
         return round(now * 1_000_000) if self._is_virtual else SERVER_CLOCK
 
     async def _run(self, call: Call, undo: Callable[[], Call] | None = None, *, is_owed: bool = False) -> Any:
         loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is None:
+        lanes = self._lanes.get(loop)
+        if lanes is None:
             for closed in [other for other in self._lanes if other.is_closed()]:
                 del self._lanes[closed]
-            lane = self._lanes[loop] = _Lane(self._options, self._script, self._deadline)
-        errand = _Errand(call, loop.create_future(), undo, is_owed)
-        lane.add(errand)
-        timer = _Deadline(loop, self._deadline, partial(lane.give_up, errand))
+            lanes = self._lanes[loop] = self._open_lanes(loop)
+        errand = Errand(call, loop.create_future(), undo, is_owed)
+        lanes.of(call.keys[0]).add(errand)
+        lanes.deadlines.add(errand)
         try:
             return await errand.answer
         except BaseException as exc:
-            lane.forsake(errand)
+            if errand.lane is not None:
+                errand.lane.forsake(errand)
             if isinstance(exc, RedisError | OSError):
                 raise unavailable(exc, self._deadline) from exc
             raise
-        finally:
-            timer.cancel()
+
+    def _open_lanes(self, loop: asyncio.AbstractEventLoop) -> Lanes[_Lane]:
+        make = partial(_Lane, script=self._script, deadline=self._deadline, inspection=self._inspection)
+        deadlines = Deadlines[Errand](loop, self._deadline, _give_up)
+        return Lanes(self._topology, make, deadlines, connect_seconds=max(self._deadline, CONNECT_SECONDS))
 
 
-class _Errand:
-    """
-    A call under way.
-
-    Attributes:
-        call: What is asked.
-
-        answer: Where the answer goes; done where nobody waits any more.
-
-        undo: What to ask when Redis did it and nobody waits.
-
-        is_owed: Whether it is sent although nobody waits: a settlement is.
-
-        tries: How often it was sent.
-    """
-
-    __slots__ = ("answer", "call", "is_owed", "tries", "undo")
-
-    def __init__(
-        self, call: Call, answer: asyncio.Future[Any], undo: Callable[[], Call] | None = None, is_owed: bool = False
-    ) -> None:
-        self.call = call
-        self.answer = answer
-        self.undo = undo
-        self.is_owed = is_owed
-        self.tries = 0
-
-    @property
-    def is_wanted(self) -> bool:
-        """
-        Whether it is worth sending.
-        """
-        return self.is_owed or not self.answer.done()
-
-
-class _Deadline:
-    """
-    A timer that does not blame others for a loop that stood still: when it rings late, it waits a little once more.
-    """
-
-    __slots__ = ("_ends", "_handle", "_loop", "_ring")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._ends = loop.time() + seconds
-        self._ring = ring
-        self._handle = loop.call_at(self._ends, self._check)
-
-    def cancel(self) -> None:
-        """
-        Ring no more.
-        """
-        self._handle.cancel()
-
-    def _check(self) -> None:
-        late = self._loop.time() - self._ends
-        self._handle = self._loop.call_later(GRACE if late > LATE else 0.0, self._ring)
+def _give_up(errand: Errand) -> None:
+    if errand.lane is not None:
+        errand.lane.give_up(errand)
 
 
 class _Lane:
     """
-    One loop's way to Redis: what a tick gathers leaves in one write. Idle, it has a connection and no task.
+    One loop's way to one server: what a tick gathers leaves in one write. Idle, it has a connection and no task.
     """
 
-    def __init__(self, options: dict[str, Any], script: Script, deadline: float) -> None:
+    def __init__(
+        self, lanes: Lanes[_Lane], place: Place | None, *, script: Script, deadline: float, inspection: Inspection
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._options = options
+        self._lanes = lanes
+        self._place = place
+        self._script = script
         self._deadline = deadline
+        self._inspection = inspection
         self._evalsha = (b"EVALSHA", script.sha.encode())
         self._load = frame(b"SCRIPT", b"LOAD", script.text.encode())
         self._is_unknown = False
-        self._waiting: list[_Errand] = []
-        self._doubts: deque[_Errand] = deque(maxlen=DOUBTS)
+        self._waiting: list[Errand] = []
         self._wire: Wire | None = None
         self._retired: set[Wire] = set()
         self._connecting: asyncio.Task[None] | None = None
 
-    def add(self, errand: _Errand) -> None:
+    def add(self, errand: Errand) -> None:
         """
         Send *errand* at the end of this tick.
         """
+        errand.lane = self
         self._waiting.append(errand)
         if len(self._waiting) == 1:
             self._loop.call_soon(self._flush)
 
-    def forsake(self, errand: _Errand) -> None:
+    def forsake(self, errand: Errand) -> None:
         """
         Undo *errand*, whose caller went away although its answer had come.
         """
         if errand.answer.done() and not errand.answer.cancelled() and errand.answer.exception() is None:
             self._undo(errand, errand.answer.result())
 
-    def give_up(self, errand: _Errand) -> None:
+    def give_up(self, errand: Errand) -> None:
         """
         End the wait for *errand*; calls to come take another connection, and this one has a little time to answer.
         """
         if errand.answer.done():
             return
-        errand.answer.set_exception(TimeoutError())
-        self._retire()
+        errand.answer.set_exception(errand.fault or TimeoutError())
+        if errand.fault is None:
+            self._retire()
+            self._lanes.lost(self._place)
 
     async def aclose(self) -> None:
         """
@@ -268,24 +260,36 @@ class _Lane:
             answers.append(_heard)
         for errand in batch:
             errand.tries += 1
+            if errand.is_asking:
+                errand.is_asking = False
+                frames.append(ASKING)
+                answers.append(_heard)
             frames.append(frame(*self._evalsha, *errand.call.parts()))
             answers.append(partial(self._arrived, errand))
         wire.send(frames, answers)
 
     async def _connect(self) -> None:
         try:
-            async with asyncio.timeout(None) as scope:
-                timer = _Deadline(self._loop, self._deadline, lambda: scope.reschedule(self._loop.time()))
-                try:
-                    self._wire = await connect(self._options)
-                finally:
-                    timer.cancel()
-        except (RedisError, OSError) as exc:
+            wire = self._wire = await self._lanes.connect(self._place)
+        except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it was
             waiting, self._waiting = self._waiting, []
             for errand in waiting:
-                self._fail(errand, exc)
+                self._fail(errand, exc if isinstance(exc, RedisError | OSError) else OSError(type(exc).__name__))
+            self._lanes.lost(self._place)
             return
         self._flush()
+        if self._inspection.is_due(self._place):
+            self._inspect(wire)
+
+    def _inspect(self, wire: Wire) -> None:
+        frames, replies = self._inspection.frames(self._script), list[Any]()
+
+        def hear(reply: Any) -> None:
+            replies.append(reply)
+            if len(replies) == len(frames):
+                self._inspection.heard(replies)
+
+        wire.send(frames, [hear] * len(frames))
 
     def _retire(self) -> None:
         wire, self._wire = self._wire, None
@@ -299,7 +303,7 @@ class _Lane:
 
     # -- back ---------------------------------------------------------------------------------------------------------
 
-    def _arrived(self, errand: _Errand, answer: Any) -> None:
+    def _arrived(self, errand: Errand, answer: Any) -> None:
         if isinstance(answer, Exception):
             self._went_wrong(errand, answer)
             return
@@ -307,41 +311,57 @@ class _Lane:
             self._undo(errand, answer)
         else:
             errand.answer.set_result(answer)
-        if self._doubts:
+        if self._lanes.doubts:
             self._settle_doubts()
 
-    def _went_wrong(self, errand: _Errand, exc: Exception) -> None:
-        # Every call may be sent twice: each is known by its reservation's id.
-        is_lost = isinstance(exc, RedisConnectionError)
-        is_unknown = isinstance(exc, ResponseError) and str(exc).startswith("NOSCRIPT")
-        if (is_lost or is_unknown) and errand.tries == 1 and errand.is_wanted:
-            self._is_unknown = self._is_unknown or is_unknown
-            self.add(errand)
-            return
-        if isinstance(exc, ResponseError) and str(exc).startswith(MOVED_ON):
+    def _went_wrong(self, errand: Errand, exc: Exception) -> None:
+        step = next_step(exc, errand.tries, self._place)
+        if step.kind == "renew":
             self._retire()
-        self._fail(errand, exc)
+        if step.kind in {"again", "renew"}:
+            self._lanes.lost(self._place)
+        is_endless = step.kind == "later" and errand.answer.done()
+        if step.kind == "fail" or is_endless or not errand.is_wanted:
+            self._fail(errand, exc)
+        elif step.kind == "elsewhere":
+            errand.is_asking = step.is_asking
+            self._lanes.follow(step).add(errand)
+        elif step.kind == "later":
+            errand.tries, errand.fault = 1, exc
+            self._loop.call_later(TRY_AGAIN_AFTER, self._send_anew, errand, exc)
+        elif step.kind == "load":
+            self._is_unknown = True
+            self.add(errand)
+        else:
+            self._send_anew(errand, exc)
 
-    def _fail(self, errand: _Errand, exc: Exception) -> None:
+    def _send_anew(self, errand: Errand, exc: Exception) -> None:
+        if errand.is_wanted:
+            self._lanes.of(errand.call.keys[0]).add(errand)
+        else:
+            self._fail(errand, exc)
+
+    def _fail(self, errand: Errand, exc: Exception) -> None:
         if errand.tries and errand.undo is not None and not isinstance(exc, ResponseError):
-            self._doubts.append(errand)
+            self._lanes.doubts.append(errand)
         if not errand.answer.done():
             errand.answer.set_exception(exc)
 
     def _settle_doubts(self) -> None:
-        for _ in range(min(len(self._doubts), DOUBTS_AT_ONCE)):
-            self._send_undo(self._doubts.popleft())
+        for _ in range(min(len(self._lanes.doubts), DOUBTS_AT_ONCE)):
+            self._send_undo(self._lanes.doubts.popleft())
 
-    def _undo(self, errand: _Errand, answer: Any) -> None:
-        if errand.undo is not None and answer[0]:
+    def _undo(self, errand: Errand, answer: Any) -> None:
+        if errand.undo is not None and is_charged(answer):
             self._send_undo(errand)
 
-    def _send_undo(self, errand: _Errand) -> None:
+    def _send_undo(self, errand: Errand) -> None:
         if errand.undo is None:
             return
         unheard: asyncio.Future[Any] = self._loop.create_future()
         unheard.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self.add(_Errand(errand.undo(), unheard))
+        undo = errand.undo()
+        self._lanes.of(undo.keys[0]).add(Errand(undo, unheard))
 
 
 def _heard(_: Any) -> None:

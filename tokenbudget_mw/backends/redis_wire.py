@@ -8,18 +8,26 @@ leaves in one write, while replies to earlier ones are still on their way.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import ssl
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Wire", "ask", "connect", "frame"]
+    from tokenbudget_mw.backends.redis_topology import Inquiry
+    from tokenbudget_mw.backends.redis_url import Credentials, Deployment, Place
+
+__all__ = ["Wire", "ask", "connect", "frame", "greetings", "inquire", "keep_alive", "raise_first", "words_of"]
+
+T = TypeVar("T")
 
 
 class Wire(asyncio.Protocol):
@@ -107,16 +115,43 @@ def frame(*parts: bytes) -> bytes:
     >>> frame(b"GET", b"key")
     b'*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n'
     """
-    sized = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-    return b"*%d\r\n%b" % (len(parts), b"".join(sized))
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one
+    return packed
 
 
-async def connect(options: Mapping[str, Any]) -> Wire:
+def keep_alive(sock: Any) -> None:
     """
-    Connect, authenticate and select the database.
+    Let the system ask for the other side of *sock* while nothing is said: balancers forget connections that are silent, and
+    tell nobody.
+    """
+    options = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, times
+    with suppress(OSError):  # some systems, and some sockets that look like one, have none of it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    Args:
-        options: As `redis_client.async_options` gives them.
+
+def greetings(words: Sequence[str], db: int = 0) -> list[bytes]:
+    """
+    Return what a new connection says at first: AUTH *words* where there are any, SELECT *db* where it is not the first.
+    """
+    said = [frame(b"AUTH", *[word.encode() for word in words])] if words else []
+    if db:
+        said.append(frame(b"SELECT", b"%d" % db))
+    return said
+
+
+async def words_of(credentials: Credentials) -> tuple[str, ...]:
+    """
+    Read *credentials*, in a thread where that may take its time.
+    """
+    return await asyncio.to_thread(credentials.read) if credentials.is_slow else credentials.read()
+
+
+async def connect(place: Place, tls: ssl.SSLContext | None, hello: Sequence[bytes]) -> Wire:
+    """
+    Connect to *place*, and say *hello*.
 
     Raises:
         OSError: Nobody listens.
@@ -124,46 +159,74 @@ async def connect(options: Mapping[str, Any]) -> Wire:
         RedisError: Redis refuses us.
     """
     loop = asyncio.get_running_loop()
-    if issubclass(options.get("connection_class", object), UnixDomainSocketConnection):
-        _, wire = await loop.create_unix_connection(Wire, options["path"])
+    if place.port:
+        transport, wire = await loop.create_connection(Wire, place.host, place.port, ssl=tls)
+        keep_alive(transport.get_extra_info("socket"))
     else:
-        host, port = options.get("host", "localhost"), options.get("port", 6379)
-        _, wire = await loop.create_connection(Wire, host, port, ssl=_tls(options))
+        _, wire = await loop.create_unix_connection(Wire, place.host)
     try:
-        for greeting in _greetings(options):
-            await ask(wire, greeting)
+        await ask(wire, *hello)
     except BaseException:
         wire.abort()
         raise
     return wire
 
 
-def _greetings(options: Mapping[str, Any]) -> list[bytes]:
-    greetings = []
-    if options.get("password"):
-        credentials = [options[name].encode() for name in ("username", "password") if options.get(name)]
-        greetings.append(frame(b"AUTH", *credentials))
-    if options.get("db"):
-        greetings.append(frame(b"SELECT", str(options["db"]).encode()))
-    return greetings
-
-
-async def ask(wire: Wire, command: bytes) -> None:
+async def ask(wire: Wire, *commands: bytes) -> list[Any]:
     """
-    Send *command*, and wait until it is answered.
+    Send *commands* in one write, and wait until all are answered.
 
     Raises:
-        RedisError: The answer is an error, or the connection was lost.
+        RedisError: An answer is an error, or the connection was lost.
     """
-    answer = asyncio.get_running_loop().create_future()
-    wire.send([command], [lambda reply: None if answer.done() else answer.set_result(reply)])
-    reply = await answer
-    if isinstance(reply, Exception):
-        raise reply
+    loop = asyncio.get_running_loop()
+    answers = [loop.create_future() for _ in commands]
+    wire.send(commands, [partial(_hear, answer) for answer in answers])
+    replies = [await answer for answer in answers]
+    raise_first(replies)
+    return replies
 
 
-def _tls(options: Mapping[str, Any]) -> Any:
-    # redis-py knows how the URL's ssl_… options make a context.
-    if not issubclass(options.get("connection_class", object), SSLConnection):
-        return None
-    return SSLConnection(**{name: options[name] for name in options if name.startswith("ssl_")}).ssl_context.get()
+def raise_first(replies: Iterable[Any]) -> None:
+    """
+    Raise the first of *replies* that is an error.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+
+
+def _hear(answer: asyncio.Future[Any], reply: Any) -> None:
+    if not answer.done():
+        answer.set_result(reply)
+
+
+async def inquire(inquiry: Inquiry[T], deployment: Deployment, seconds: float) -> T:
+    """
+    Return the first answer to *inquiry*, of which each place may take *seconds*.
+
+    Raises:
+        OSError: Nobody answered.
+
+        RedisError: Nobody gave an answer.
+    """
+    fault: Exception = RedisConnectionError("There is nobody to ask.")
+    for place in inquiry.places:
+        try:
+            async with asyncio.timeout(seconds):
+                answer = inquiry.read(await _ask_place(place, inquiry, deployment), place)
+        except (RedisError, OSError) as exc:
+            fault = exc
+            continue
+        inquiry.places.prefer(place)
+        return answer
+    raise fault
+
+
+async def _ask_place(place: Place, inquiry: Inquiry[Any], deployment: Deployment) -> Any:
+    wire = await connect(place, deployment.tls, greetings(await words_of(inquiry.credentials)))
+    try:
+        (reply,) = await ask(wire, frame(*inquiry.command))
+    finally:
+        wire.abort()
+    return reply

@@ -16,6 +16,7 @@ from tokenbudget_mw.errors import MissingExtraError, TokenBudgetError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tokenbudget_mw.backends.redis_start import Look
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.settings import Settings
 
@@ -119,35 +120,57 @@ def _backend(settings: Settings) -> Iterator[Finding]:
     scheme = settings.backend.partition(":")[0]
     if scheme == "memory":
         yield Finding("backend", "ok", "memory://: limits hold within each process")
-    elif scheme.removeprefix("leased+") in ("redis", "rediss", "unix"):
-        yield from _redis(settings.backend)
+    elif scheme.removeprefix("leased+").partition("+")[0] in ("redis", "rediss", "unix"):
+        yield from _redis(settings)
     else:
         yield Finding("backend", "ok", f"{scheme}:// is not looked at by this command")
 
 
-def _redis(url: str) -> Iterator[Finding]:
+def _redis(settings: Settings) -> Iterator[Finding]:
     try:
-        import redis
+        from tokenbudget_mw.backends.redis_start import look_at
     except ModuleNotFoundError as exc:
         raise MissingExtraError("redis:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
 
-    plain = url.removeprefix("leased+")
+    url = settings.backend.removeprefix("leased+")
     try:
-        with redis.Redis.from_url(plain, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT) as client:
-            info = client.info()
-    except (redis.RedisError, ValueError) as exc:
-        # redis-py's words name host and port, never the password
-        yield Finding("backend", "problem", f"Redis does not answer ({type(exc).__name__}): {exc}")
+        looks = list(look_at(url, REDIS_TIMEOUT))
+    except ValueError:
+        yield Finding(
+            "backend", "problem", "The backend's redis URL cannot be read."
+        )  # the error may quote the password
         return
-    version = str(info["redis_version"])
-    is_old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS
-    yield Finding("backend", "warning" if is_old else "ok", f"Redis {version}{' is older than 6.2' if is_old else ''}")
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy.startswith("allkeys"):
-        message = f"Redis evicts counters (maxmemory-policy {policy}): limits are forgotten. Use noeviction."
-        yield Finding("backend", "problem", message)
-    elif policy != "noeviction":
-        message = f"Redis may evict counters (maxmemory-policy {policy}): all of ours have a TTL. Use noeviction."
+    for look in looks:
+        yield from _server(look)
+    if "+cluster" in url:
+        yield from _cluster(settings, len(looks))
+
+
+def _server(look: Look) -> Iterator[Finding]:
+    from tokenbudget_mw.backends.redis_start import eviction_fault
+
+    name = f"Redis {look.place}".rstrip()
+    if look.fault and not look.version:
+        yield Finding("backend", "problem", f"{look.place} {look.fault}".strip())
+        return
+    if look.fault:
+        yield Finding("backend", "problem", look.fault)
+    is_old = bool(look.version) and tuple(int(part) for part in look.version.split(".")[:2]) < OLDEST_REDIS
+    message = f"{name} has version {look.version or 'unknown'}{', which is older than 6.2' if is_old else ''}"
+    yield Finding("backend", "warning" if is_old else "ok", message)
+    fault = eviction_fault(look.policy)
+    if fault:
+        yield Finding("backend", "problem" if look.policy.startswith("allkeys") else "warning", fault)
+
+
+def _cluster(settings: Settings, nodes: int) -> Iterator[Finding]:
+    from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.values import Subject
+
+    yield Finding("backend", "ok", f"a cluster of {nodes} nodes")
+    policy = Policy(settings.plans, settings.limits, settings.default_plan, settings.timezone, routes=settings.routes)
+    if policy.tag_of(Subject(key="one")) == policy.tag_of(Subject(key="another")):
+        message = "A limit counts for all tenants together, so all counters share a slot: one node does all the work."
         yield Finding("backend", "warning", message)
 
 

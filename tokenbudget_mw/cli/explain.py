@@ -16,6 +16,8 @@ from tokenbudget_mw.values import Subject
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sqlalchemy import Engine
+
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
@@ -54,24 +56,30 @@ def run(context: Context) -> int:
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.settings.changes import policy_of
+    from tokenbudget_mw.wiring import open_seeder
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
         raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
-    subject, route = _subject(context, settings), _route(settings, args.route)
-    backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
-    try:
-        operators = Operators(Admission(policy_of(settings), settings.lease), backend, time.time)
-        if args.reset:
-            operators.reset(subject, *args.reset, route=route, model=args.model)
-        found = operators.explain(subject, route=route, model=args.model)
-    finally:
-        backend.close()
+    policy = policy_of(settings, has_books=settings.seed_from_books)
+    route = _route(settings, args.route)
+    with context.database() as engine:
+        subject = _subject(context, settings, engine)
+        backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
+        seeder = open_seeder(settings, lambda: engine, backend, time.time)
+        try:
+            operators = Operators(Admission(policy, settings.lease), backend, time.time, seeder)
+            if args.reset:
+                operators.reset(subject, *args.reset, route=route, model=args.model)
+            found = operators.explain(subject, route=route, model=args.model)
+        finally:
+            seeder.close()
+            backend.close()
     context.emit(_fields(args.key, found), _lines(found))
     return int(found.degraded)
 
 
-def _subject(context: Context, settings: Settings) -> Subject:
+def _subject(context: Context, settings: Settings, engine: Engine) -> Subject:
     args = context.args
     named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
@@ -80,9 +88,8 @@ def _subject(context: Context, settings: Settings) -> Subject:
         raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
 
-    with context.database() as engine:
-        keys = open_keys(settings, engine)
-        return keys.subject_of(keys.get(args.key))
+    keys = open_keys(settings, engine)
+    return keys.subject_of(keys.get(args.key))
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:
@@ -112,13 +119,17 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
         }
         for line in found.limits
     ]
-    return {"key": key, "plan": found.plan, "degraded": found.degraded, "limits": limits}
+    return {
+        "key": key,
+        "plan": found.plan,
+        "degraded": found.degraded,
+        "away_since": found.away_since,
+        "limits": limits,
+    }
 
 
 def _lines(found: Explanation) -> list[str]:
-    head = [f"Plan: {found.plan or 'none'}."]
-    if found.degraded:
-        head.append("The backend is away: this is not what its counters say.")
+    head = [f"Plan: {found.plan or 'none'}.", _backend(found)]
     if not found.limits:
         return [*head, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
@@ -144,6 +155,15 @@ def _notes(lines: Iterable[Explained]) -> list[str]:
 
 def _named(limits: Iterable[tuple[Limit, str]]) -> str:
     return ", ".join(f"{limit.text} ({source})" for limit, source in limits)
+
+
+def _backend(found: Explanation) -> str:
+    if not found.degraded:
+        return "Backend: up."
+    since = ""
+    if found.away_since is not None:
+        since = f" since {datetime.fromtimestamp(found.away_since, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"Backend: away{since}; this is not what its counters say."
 
 
 def _cells(line: Explained) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "curl", "run"]
 
 PURPOSES = ("realtime", "batch", "playground", "platform")
+OWNERS = ("user", "team", "project", "tenant")
+CHANGES = ("suspend", "resume", "revoke")
 STATES = ("active", "suspended", "revoked")
 
 
@@ -34,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a key, and show it once")
-    for scope in ("user", "team", "project", "tenant"):
+    for scope in OWNERS:
         create.add_argument(f"--{scope}", metavar="ID", help=f"{scope} that the key acts for")
     create.add_argument("--plan", metavar="NAME", help="plan in the settings; by default the default plan")
     create.add_argument(
@@ -47,9 +49,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     listing.add_argument("--status", choices=STATES)
     listing.add_argument("--tenant", metavar="ID")
     for name, what in (
-        ("suspend", "refuse a key until it is resumed"),
-        ("resume", "accept a suspended key again"),
-        ("revoke", "refuse a key for ever"),
+        ("suspend", "refuse a key, or all keys of an owner, until they are resumed"),
+        ("resume", "accept suspended keys again"),
+        ("revoke", "refuse a key, or all keys of an owner, for ever"),
+    ):
+        change = actions.add_parser(name, help=what)
+        change.add_argument("kid", metavar="KID", nargs="?", help="public id: tb_live_<KID>_…")
+        for scope in OWNERS:
+            change.add_argument(f"--{scope}", metavar="ID", help=f"all keys of this {scope}")
+    for name, what in (
         ("rotate", "make a key that takes the place of another"),
         ("limit", "give a key limits of its own, or take them away"),
     ):
@@ -88,14 +96,26 @@ def run(context: Context) -> int:
     """
     Run the command.
     """
-    from tokenbudget_mw.wiring import open_keys
+    from tokenbudget_mw.wiring import open_bars, open_keys
 
     settings = context.settings()
+    bars = open_bars(settings)
     with context.database() as engine:
-        store = open_keys(settings, engine)
+        store = open_keys(settings, engine, bars=bars)
         result, lines = _ACTIONS[context.args.action](context, settings, store)
+    if context.args.action in CHANGES:
+        # a refusal by the table is remembered, so that a resumed key may wait for the cache
+        is_told = not (bars.has_missed or context.args.action == "resume" or settings.backend.startswith("memory:"))
+        result["known_within_seconds"] = 0.0 if is_told else settings.key_cache_ttl
+        lines = [f"{lines[0]} {_known(settings, is_told=is_told)}"]
     context.emit(result, lines)
     return 0
+
+
+def _known(settings: Settings, *, is_told: bool) -> str:
+    if is_told:
+        return "The app knows at its next request."
+    return f"The app knows within {settings.key_cache_ttl:g} s."
 
 
 def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
@@ -153,16 +173,17 @@ def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[s
     return {"keys": [_fields(row) for row in rows]}, table(heads, cells) if rows else ["There are no keys."]
 
 
-def _suspend(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
-    return _changed(store.suspend(context.args.kid), settings)
-
-
-def _resume(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
-    return _changed(store.resume(context.args.kid), settings)
-
-
-def _revoke(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
-    return _changed(store.revoke(context.args.kid), settings)
+def _switch(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
+    del settings
+    args = context.args
+    owner = {scope: getattr(args, scope) for scope in OWNERS if getattr(args, scope) is not None}
+    if (args.kid is None) == (not owner):
+        raise BadUseError(f"{args.action}: name one key, or an owner by {', '.join(f'--{scope}' for scope in OWNERS)}.")
+    if args.kid is not None:
+        row: KeyRow = getattr(store, args.action)(args.kid)
+        return _fields(row), [f"Key {row.kid} is {row.status}."]
+    rows: tuple[KeyRow, ...] = getattr(store, f"{args.action}_all")(**owner)
+    return {"keys": [_fields(row) for row in rows]}, [f"{len(rows)} keys changed."]
 
 
 def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
@@ -233,9 +254,9 @@ def _own_lines(row: KeyRow, settings: Settings, store: KeyStore, now: float) -> 
 _ACTIONS = {
     "create": _create,
     "list": _list,
-    "suspend": _suspend,
-    "resume": _resume,
-    "revoke": _revoke,
+    "suspend": _switch,
+    "resume": _switch,
+    "revoke": _switch,
     "rotate": _rotate,
     "limit": _limit,
 }
@@ -290,11 +311,6 @@ def _fields(row: KeyRow) -> dict[str, Any]:
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
         "limits": [] if row.limits is None else json.loads(row.limits),
     }
-
-
-def _changed(row: KeyRow, settings: Settings) -> tuple[dict[str, Any], list[str]]:
-    within = f" The app knows within {settings.key_cache_ttl:g} s."
-    return _fields(row), [f"Key {row.kid} is {row.status}.{within}"]
 
 
 def _announce(made: NewKey, settings: Settings) -> list[str]:

@@ -1,5 +1,5 @@
 """
-A thread for counts that no request waits for.
+A thread for counts that no event loop can wait for.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ class Aside:
 
     Args:
         most: Most pieces that wait; more of them are turned away.
+
+        name: Name of the thread.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, name: str = "tokenbudget-counting") -> None:
         self._most = most
+        self._name = name
         self._lock = threading.Lock()
         self._process = 0
         self._waiting: queue.Queue[Callable[[], object] | None]
@@ -43,7 +46,7 @@ class Aside:
             if self._process != os.getpid():  # a thread does not survive a fork
                 self._process = os.getpid()
                 self._waiting = queue.Queue(self._most)
-                threading.Thread(target=_run, args=(self._waiting,), name="tokenbudget-counting", daemon=True).start()
+                threading.Thread(target=_run, args=(self._waiting,), name=self._name, daemon=True).start()
         try:
             self._waiting.put_nowait(work)
         except queue.Full:

@@ -4,6 +4,7 @@ Encoders: texts to numbers of tokens, with OpenAI's two current encodings, offli
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from functools import cache
@@ -84,6 +85,15 @@ class Encoder:
             return self._count(text)
         return sum(map(self._count, slices(text, SLICE_CHARS)))
 
+    def count_new(self, texts: list[str]) -> int:
+        """
+        Return the tokens of *texts* together, and remember those of each.
+        """
+        # one after the other: what a tokenizer reads pushes everything else out of the processor's caches
+        found = [*map(self._count if max(map(len, texts)) <= SLICE_CHARS else self.count, texts)]
+        self.memory.put(texts, found)
+        return sum(found)
+
 
 def slices(text: str, size: int) -> Iterator[str]:
     """
@@ -119,6 +129,7 @@ class Encoders:
         self.engine: Engine = engine
         self._loaded: dict[str, Encoder] = {}
         self._lock = threading.Lock()
+        self._loader: tuple[int, threading.Thread] | None = None
 
     def warm(self, names: Iterable[str] = ranks.NAMES) -> None:
         """
@@ -126,6 +137,28 @@ class Encoders:
         """
         for name in names:
             self.get(name).count("warm")
+
+    def warm_aside(self, names: Iterable[str] = ranks.NAMES) -> None:
+        """
+        Do the same in a thread; until it is done, `ready` has nothing to give.
+        """
+        thread = threading.Thread(target=self.warm, args=(names,), name="tokenbudget-loading", daemon=True)
+        self._loader = os.getpid(), thread
+        thread.start()
+
+    def ready(self, name: str) -> Encoder | None:
+        """
+        Return the encoder of encoding *name*; None while `warm_aside` loads it.
+        """
+        found = self._loaded.get(name)
+        if found is None and self._loader is not None:
+            process, thread = self._loader
+            if process == os.getpid() and thread.is_alive():
+                return None
+            if process != os.getpid():
+                self._lock = threading.Lock()  # a fork copies a lock that is held, and not the thread that holds it
+            self._loader = None
+        return found or self.get(name)
 
     def get(self, name: str) -> Encoder:
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.ranks import Ranks
 
-__all__ = ["ENGINES", "Engine", "check", "load"]
+__all__ = ["ENGINES", "Engine", "check", "grouped", "load"]
 
 Engine = Literal["tiktoken", "fastokens"]
+
+LOOKS_AHEAD = r"|\s+(?!\S)"
+_POSSESSIVE = re.compile(r"([?*+]|\{\d+,\d+\})\+")
 
 
 def check(engine: str) -> None:
@@ -44,12 +48,31 @@ def load(engine: Engine, name: str, ranks: Ranks) -> Callable[[str], int]:
     return ENGINES[engine](name, ranks)
 
 
+def grouped(pattern: str) -> str:
+    r"""
+    Return *pattern*, which cuts a text into pieces, in a form that takes a fifth less time for the same pieces.
+
+    Both encodings look ahead in one alternative near the end, and whatever looks ahead goes through a backtracking matcher.
+    That hands a group without such a thing to an automaton, but tries alternatives outside of a group one by one. Possessive
+    quantifiers keep it from doing so, and become greedy ones: in these patterns nothing could use what they give back.
+
+    Without looking ahead at all an automaton would run alone, and faster, but backwards too, to find where a piece begins;
+    then texts in many languages need more of its states than it may keep, and each change of language costs milliseconds.
+
+    >>> grouped(r"\p{L}++|\p{N}{1,3}+|\s*[\r\n]|\s+(?!\S)|\s")
+    '(?:\\p{L}+|\\p{N}{1,3}|\\s*[\\r\\n])|\\s+(?!\\S)|\\s'
+    """
+    easy, found, rest = pattern.partition(LOOKS_AHEAD)
+    greedy = _POSSESSIVE.sub(r"\1", easy)
+    return f"(?:{greedy}){found}{rest}" if found else pattern
+
+
 def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
     import tiktoken  # 20 ms that only a process that counts should pay
 
     # No special tokens: what a client writes is text, whatever it looks like.
     encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}", pat_str=ranks.pattern, mergeable_ranks=ranks.tokens, special_tokens={}
+        f"tokenbudget_{name}", pat_str=grouped(ranks.pattern), mergeable_ranks=ranks.tokens, special_tokens={}
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
     encode = encoding.encode_ordinary

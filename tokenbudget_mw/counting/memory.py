@@ -4,17 +4,25 @@ Counts of texts seen lately: a conversation's next turn repeats all its former m
 
 from __future__ import annotations
 
-import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["CountMemory"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-LONG_CHARS = 4_096
-ENTRY_BYTES = 160
+__all__ = ["ENTRY_BYTES", "CountMemory"]
+
+ENTRY_BYTES = 128
+"""What an entry takes: two numbers, and its place in a table that is never quite full."""
 
 
 class CountMemory:
     """
-    Text -> tokens, bounded by bytes.
+    Text -> tokens, bounded by bytes. Holds no text.
+
+    A text is known by its hash, which Python keys by a secret of the process: that two texts share one is a matter of
+    2^-64. (Who runs Python with a hash seed that others know, gives them the work of 2^32 hashes for a text that counts as
+    another of theirs, until the provider's usage says what it had.) Keeping the texts would cost more than looking them up:
+    memory that is written and not read again pushes everything else out of the processor's caches.
 
     Two generations: what is asked for stays in the young one; when that is full it becomes the old one, and what was
     not asked for since the last change is forgotten. That keeps what is used, as an LRU does, at the price of a plain
@@ -23,42 +31,51 @@ class CountMemory:
     Threads need no lock: the worst that a race does is to forget a count.
 
     Args:
-        limit: Most bytes it may hold, texts included.
+        limit: Most bytes it may hold.
     """
 
-    __slots__ = ("_half", "_old", "_size", "_young")
+    __slots__ = ("_most", "_old", "_young")
 
-    def __init__(self, limit: int = 8 * 2**20) -> None:
-        self._half = limit // 2
-        self._size = 0
-        self._young: dict[str | tuple[int, int], int] = {}
-        self._old: dict[str | tuple[int, int], int] = {}
+    def __init__(self, limit: int = 2 * 2**20) -> None:
+        self._most = limit // ENTRY_BYTES // 2
+        self._old: dict[int, int] = {}
+        self._young: dict[int, int] = {}
 
     def get(self, text: str) -> int | None:
         """
         Return the tokens of *text*, None if they are not known.
         """
-        key = text if len(text) <= LONG_CHARS else _short(text)
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self._keep(key, found)
-        return found
+        tokens, unknown = self.sum([text])
+        return None if unknown else tokens
 
-    def put(self, text: str, tokens: int) -> None:
+    def sum(self, texts: Sequence[str]) -> tuple[int, list[str]]:
         """
-        Remember that *text* has *tokens* tokens.
+        Return the tokens of those of *texts* that are known, together, and those that are not known.
         """
-        self._keep(text if len(text) <= LONG_CHARS else _short(text), tokens)
+        young, old, tokens, unknown = self._young, self._old, 0, []
+        for text in texts:
+            key = hash(text)
+            found = young.get(key)
+            if found is None:
+                found = old.get(key)
+                if found is None:
+                    unknown.append(text)
+                    continue
+                young[key] = found
+            tokens += found
+        self._age()
+        return tokens, unknown
 
-    def _keep(self, key: str | tuple[int, int], tokens: int) -> None:
-        if self._size > self._half:
-            self._old, self._young, self._size = self._young, {}, 0
-        self._young[key] = tokens
-        self._size += ENTRY_BYTES + sys.getsizeof(key)
+    def put(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """
+        Remember how many *tokens* each of *texts* has.
+        """
+        self._young.update(zip(map(hash, texts), tokens, strict=True))
+        self._age()
 
+    def _age(self) -> None:
+        if len(self._young) > self._most:
+            self._old, self._young = self._young, {}
 
-def _short(text: str) -> tuple[int, int]:
-    # str hashes are keyed by a secret of the process; a collision of equal length is a matter of 2^-64.
-    return hash(text), len(text)
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)

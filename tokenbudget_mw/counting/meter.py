@@ -5,13 +5,15 @@ The meter of one prompt: takes its parts one by one, in bounded time, and tells 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.counting.sampling import USUAL, sample, utf8_size
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenbudget_mw.counting.encoders import Encoder
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.models import ModelFamily
@@ -27,6 +29,9 @@ MAX_STEPS = 4_096
 
 BYTES_A_TOKEN = {"bytes": 3.0, "none": 4.0}
 
+
+REMEMBERED = 4
+"""Of a prompt that is sampled this part of the exact threshold is tokenised beside the sample, text by text."""
 
 LEAST_SHARE = 20
 """How many times the tokens in doubt the text must have for a factor to learn from it."""
@@ -46,11 +51,17 @@ class Depth:
     Attributes:
         exact: Most characters that are, all of them; texts that were counted lately are free.
 
-        sample: How the rest of a longer prompt is sampled.
+        sample: How a longer prompt is sampled.
+
+        most: *exact*, or what the sample has, if that is more.
     """
 
     exact: int = EXACT_CHARS
     sample: Sampling = USUAL
+    most: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "most", max(self.exact, self.sample.all_chars))
 
 
 USUAL_DEPTH = Depth()
@@ -60,7 +71,8 @@ class Meter:
     """
     Adds up one prompt.
 
-    Text is tokenised until *depth* is spent; what comes after is sampled in the end, all of it together.
+    Texts that are known cost nothing. The others are tokenised in the end, all of them; or some of them, to be known the next
+    time, and a sample of the rest. So what a prompt costs is bounded, and a long conversation becomes exact by and by.
 
     Args:
         family: How to count for the request's model.
@@ -85,11 +97,11 @@ class Meter:
         "_encoder",
         "_extra",
         "_guessed",
-        "_left",
-        "_long",
         "_most",
+        "_new",
         "_ratio",
         "_sampling",
+        "_share",
         "_steps",
         "counted",
         "family",
@@ -113,22 +125,22 @@ class Meter:
         self.weighed = 0
         self._encoder = encoder
         self._ratio = ratio
-        self._left = depth.exact
         self._sampling = depth.sample
-        self._most = max(depth.exact, depth.sample.all_chars)
-        self._long: list[str] = []
+        self._most = depth.most
+        self._share = depth.exact // REMEMBERED
+        self._new: list[str] = []
         self._steps = MAX_STEPS
         self._extra = 0
         self._guessed = False
 
-    def step(self) -> None:
+    def step(self, parts: int = 1) -> None:
         """
-        Account for one more part.
+        Account for one more part, or several.
 
         Raises:
             TooManyPartsError: That was one too many.
         """
-        self._steps -= 1
+        self._steps -= parts
         if self._steps < 0:
             raise TooManyPartsError
 
@@ -136,23 +148,25 @@ class Meter:
         """
         Add a text that the model reads.
         """
-        encoder = self._encoder
+        self.texts((text,))
+
+    def texts(self, texts: Sequence[str]) -> None:
+        """
+        Add several texts; cheaper than one by one.
+        """
+        encoder, most = self._encoder, self._most
         if encoder is None:
-            self.weighed += utf8_size(text)
+            self.weighed += sum(map(utf8_size, texts))
             return
-        # a long text is not even looked up: its hash alone would cost as much as a part of its sample
-        size = len(text)
-        found = encoder.memory.get(text) if size <= self._most else None
-        if found is None:
-            if size > self._left:
-                self._long.append(text)
-                return
-            self._left -= size
-            found = encoder.count(text)
-            encoder.memory.put(text, found)
-        self.tokens += found
+        if max(map(len, texts), default=0) > most:
+            # a long text is not even looked up: its hash alone would cost as much as a part of its sample
+            self._new += [text for text in texts if len(text) > most]
+            texts = [text for text in texts if len(text) <= most]
+        known, unknown = encoder.memory.sum(texts)
+        self.tokens += known
+        self._new += unknown
         if self._ratio is not None:
-            self.counted += utf8_size(text)
+            self.counted += sum(map(utf8_size, texts)) - sum(map(utf8_size, unknown))
 
     def guess(self, tokens: int, upper: int) -> None:
         """
@@ -168,22 +182,17 @@ class Meter:
         """
         self._guessed = True
 
-    def learn(self) -> None:
-        """
-        Teach the route's ratio what the tokenised texts had.
-        """
-        if self._ratio is not None and self.counted:
-            self._ratio.observe(self.counted, self.tokens)
-
     def result(self) -> TokenCount:
         """
-        Return the prompt's tokens.
+        Return the prompt's tokens, and teach the route's ratio what was tokenised. For once.
         """
-        rest = self._count_rest()
+        rest = self._count_new() if self._new else None
+        if self.counted and self._ratio is not None:
+            self._ratio.observe(self.counted, self.tokens)
         family = self.family
         if family.exact and rest is None and not self._guessed and not self.weighed:
             total = self.tokens + self.frame
-            return TokenCount(total, total, exact=True, method="exact")
+            return TokenCount(total, total, True, "exact")
         if self._encoder is None:
             return self._by_bytes()
         base, upper = float(self.tokens), math.ceil(self.tokens * family.ceiling)
@@ -202,22 +211,22 @@ class Meter:
             frame=self.frame if teaches else 0,
         )
 
-    def _count_rest(self) -> Sample | None:
+    def _count_new(self) -> Sample | None:
         """
-        Count the texts that were too long, if that costs no more than a sample of them; else return the sample.
+        Count what is not known; where that is too much count some of it, and return a sample of the rest.
         """
-        if not self._long or self._encoder is None:
+        new, rest, encoder = self._new, "", self._encoder
+        if encoder is None:
             return None
-        if sum(map(len, self._long)) > self._sampling.all_chars:
-            return sample("".join(self._long), self._encoder.count, self._sampling)
-        for text in self._long:
-            found = self._encoder.count(text)
-            self._encoder.memory.put(text, found)
-            self.tokens += found
+        if sum(map(len, new)) > self._most:
+            first, others = _first(new, self._share)
+            if sum(map(len, others)) > self._sampling.all_chars:  # else a sample of them would be all of them
+                new, rest = first, "".join(others)
+        if new:
+            self.tokens += encoder.count_new(new)
             if self._ratio is not None:
-                self.counted += utf8_size(text)
-        self._long.clear()
-        return None
+                self.counted += sum(map(utf8_size, new))
+        return sample(rest, encoder.count, self._sampling) if rest else None
 
     def _by_bytes(self) -> TokenCount:
         ratio = self._ratio
@@ -225,3 +234,17 @@ class Meter:
         upper = self.weighed + self.frame
         estimate = math.ceil(self.weighed / bytes_a_token * self.family.factor) + self.frame
         return TokenCount(min(estimate, upper), upper + self._extra, exact=False, method=method)
+
+
+def _first(texts: list[str], most: int) -> tuple[list[str], list[str]]:
+    """
+    Return the first of *texts* that have *most* characters together, and the others.
+    """
+    first, others = [], []
+    for text in texts:
+        if len(text) <= most:
+            most -= len(text)
+            first.append(text)
+        else:
+            others.append(text)
+    return first, others

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizers"]
 
+MOST_KNOWN = 1_024
+"""Most names of models that are looked up once only; clients choose names."""
+
 WHOLE = Depth(exact=sys.maxsize)
 
 
@@ -59,6 +62,7 @@ class Tokenizers:
         self._encoders = encoders
         self.depth = depth
         self._factors = Factors()
+        self._known: dict[str | None, tuple[ModelFamily, Encoder]] = {}
         self.is_cancelled: Callable[[], bool] | None = None
 
     def resolve(self, model: str | None) -> ModelFamily:
@@ -89,8 +93,11 @@ class Tokenizers:
 
             ratio: What the route has learned; see `Meter`.
         """
-        family = self.resolve(model)
-        encoder = self._encoder(family) if is_counted else None
+        if not is_counted:
+            return Meter(self.resolve(model), None, ratio=ratio, depth=self.depth)
+        family, encoder = self._known.get(model) or self._look_up(model)
+        if encoder is not None and self.is_cancelled is not None:
+            encoder = encoder.cancellable(self.is_cancelled)
         return Meter(family, encoder, ratio=ratio, depth=self.depth)
 
     def exactly(self, is_cancelled: Callable[[], bool] = lambda: False) -> Self:
@@ -126,7 +133,17 @@ class Tokenizers:
         plain = normalise(model)
         return next((own for name, own in self._own.items() if name[-1:] == "*" and plain.startswith(name[:-1])), None)
 
-    def _encoder(self, family: ModelFamily) -> Encoder:
-        is_own = family.family == "own"
-        encoder = self._own[family.encoding] if is_own else (self._encoders or default_encoders()).get(family.encoding)
-        return encoder if self.is_cancelled is None else encoder.cancellable(self.is_cancelled)
+    def _look_up(self, model: str | None) -> tuple[ModelFamily, Encoder | None]:
+        """
+        Return how to count for *model*, and the encoder; None while that is being loaded, for whoever cannot wait.
+        """
+        family = self.resolve(model)
+        if family.family == "own":
+            encoder: Encoder | None = self._own[family.encoding]
+        else:
+            self._encoders = self._encoders or default_encoders()
+            find = self._encoders.ready if self.is_cancelled is None else self._encoders.get
+            encoder = find(family.encoding)
+        if encoder is not None and family.exact and len(self._known) < MOST_KNOWN:
+            self._known[model] = family, encoder  # nothing that is learned will change it
+        return family, encoder

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
-from tokenbudget_mw.rules.identity import parse_key
+from tokenbudget_mw.rules.identity import parse_key, why_not
 
 if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyRow, KeyStore
@@ -39,15 +39,13 @@ STALE_SECONDS = 600.0
 @dataclass(frozen=True, slots=True)
 class _Answer:
     subject: Subject | None
-    message: str
-    code: str
+    status: str
     expires_at: float
     dead_at: float = math.inf
-    status: int = 401
 
     def get(self) -> Subject:
         if self.subject is None:
-            raise CredentialError(self.message, status=self.status, code=self.code)
+            raise why_not(self.status)
         return self.subject
 
 
@@ -74,6 +72,7 @@ class KeyCache:
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
+        self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._generation = 0
         self._is_away = False
 
@@ -103,14 +102,19 @@ class KeyCache:
         answer = self._fresh(name)
         return (self._ask(key, name) if answer is None else answer).get()
 
-    def forget(self) -> None:
+    def forget(self, kid: str | None = None) -> None:
         """
-        Ask the database for every key again. An answer that is under way will not be remembered.
+        Ask the database for key *kid* again, or for every key. An answer that is under way will not be remembered.
         """
         with self._lock:
             self._generation += 1
-            self._good.clear()
-            self._bad.clear()
+            if kid is None:
+                self._good.clear()
+                self._bad.clear()
+                return
+            name = self._names.pop(kid, None)
+            if name is not None:
+                self._good.pop(name, None)
 
     def _name_of(self, text: str) -> bytes:
         # the keys themselves are not kept in memory
@@ -133,26 +137,28 @@ class KeyCache:
             if generation == self._generation:
                 self._good.pop(name, None)
                 self._bad.pop(name, None)
-                (self._bad if answer.subject is None else self._good)[name] = answer
+                if answer.subject is None:
+                    self._bad[name] = answer
+                else:
+                    self._good[name], self._names[key.kid] = answer, name
         return answer
 
     def _judge(self, row: KeyRow | None) -> _Answer:
         now = self._clock()
         until = now + self._ttl
         if row is None:
-            return _Answer(None, "The API key is not valid.", "invalid_api_key", until)
+            return _Answer(None, "unknown", until)
         if row.status != "active":
-            return _Answer(None, f"This API key is {row.status}.", f"{row.status}_api_key", until)
+            return _Answer(None, row.status, until)
         if row.has_expired(now):
-            return _Answer(None, "This API key has expired.", "expired_api_key", until)
+            return _Answer(None, "expired", until)
         try:
             subject = self._store.subject_of(row)
         except ConfigurationError as exc:
             self._tell_unreadable(row, str(exc))
-            # refused, as a key of an unknown plan is: what it may take is not known
-            return _Answer(None, "The limits of this API key cannot be read.", "unreadable_limits", until, status=403)
+            return _Answer(None, "unreadable", until)
         dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
-        return _Answer(subject, "", "", min(until, dead_at), dead_at)
+        return _Answer(subject, row.status, min(until, dead_at), dead_at)
 
     def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
         self._tell(is_away=True, reason=type(exc).__name__)

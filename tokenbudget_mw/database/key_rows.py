@@ -7,13 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, update
 from sqlalchemy.exc import DatabaseError, NoSuchTableError
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.rows import clean_id
+from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.values import Subject
 
 if TYPE_CHECKING:
@@ -22,9 +26,22 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Limit
 
-__all__ = ["EARLIER", "KeyRow", "LimitReader", "NewKey", "Status", "is_behind", "row_of", "select_rows"]
+__all__ = [
+    "EARLIER",
+    "KeyRow",
+    "LimitReader",
+    "NewKey",
+    "Status",
+    "change_rows",
+    "check_ids",
+    "is_behind",
+    "row_of",
+    "select_rows",
+]
 
 Status = Literal["active", "suspended", "revoked"]
+
+_MOST_AT_ONCE = 500
 
 Narrow = Callable[["Select[Any]"], "Select[Any]"]
 
@@ -113,6 +130,12 @@ class KeyRow:
             limits=limits,
         )
 
+    def state(self, now: float) -> str:
+        """
+        Return its status at *now*, in epoch seconds: ``expired`` where it is active and past its time.
+        """
+        return "expired" if self.status == "active" and self.has_expired(now) else self.status
+
     def has_expired(self, now: float) -> bool:
         """
         Whether it is past its time at *now*, in epoch seconds.
@@ -176,6 +199,37 @@ def select_rows(engine: Engine, narrow: Narrow) -> list[KeyRow]:
         if not is_behind(engine):
             raise
         return _select(engine, narrow, EARLIER)
+
+
+def change_rows(engine: Engine, which: Iterable[ColumnElement[bool]], values: Mapping[str, Any]) -> tuple[KeyRow, ...]:
+    """
+    Set *values* in the rows that meet all of *which*, and return these as they are then.
+    """
+    keys = tables.keys.c
+    rows: list[KeyRow] = []
+    with engine.begin() as connection:
+        wanted = select(keys.kid).where(*which).order_by(keys.kid).with_for_update()
+        kids = connection.execute(wanted).scalars().all()
+        parts = [keys.kid.in_(kids[at : at + _MOST_AT_ONCE]) for at in range(0, len(kids), _MOST_AT_ONCE)]
+        for part in parts:
+            connection.execute(update(tables.keys).where(part).values(values))
+    for part in parts:
+        rows += select_rows(reader(engine), partial(_narrowed, part))
+    return tuple(rows)
+
+
+def _narrowed(part: ColumnElement[bool], keys: Select[Any]) -> Select[Any]:
+    return keys.where(part).order_by(tables.keys.c.kid)
+
+
+def check_ids(owner: Mapping[str, str | None]) -> None:
+    """
+    Raise `ConfigurationError` where an id of *owner* (column -> value) is not one that every database keeps as it is.
+    """
+    for name, value in owner.items():
+        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
+        if value is not None and clean_id(value, length) != value:
+            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
 
 
 def is_behind(engine: Engine) -> bool:

@@ -25,20 +25,24 @@ from tokenbudget_mw.database.key_rows import (
     LimitReader,
     NewKey,
     Status,
+    change_rows,
+    check_ids,
     is_behind,
     row_of,
     select_rows,
 )
-from tokenbudget_mw.database.rows import clean_id, clean_text, encode_tags, moment
+from tokenbudget_mw.database.rows import clean_text, encode_tags, moment
 from tokenbudget_mw.errors import ConfigurationError, UnknownKeyError
 from tokenbudget_mw.rules.identity import RANDOM_BYTES, digest, new_key
 from tokenbudget_mw.values import EMPTY_TAGS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Select
+    from sqlalchemy import ColumnElement, Engine, Select
 
     from tokenbudget_mw.rules.identity import ApiKey
     from tokenbudget_mw.values import Limit, Subject
+
+    Told = Callable[[Iterable[tuple[Subject, str]]], object]
 
 __all__ = ["KeyCache", "KeyRow", "KeyStore", "LimitReader", "NewKey", "Status"]
 
@@ -60,6 +64,8 @@ class KeyStore:
         clock: Epoch seconds.
 
         random_bytes: Source of randomness.
+
+        told: Told of keys whose state has changed, when that stands in the table; see `barring.Bars.tell`.
     """
 
     def __init__(
@@ -70,17 +76,19 @@ class KeyStore:
         limits: LimitReader | None = None,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        told: Told = lambda _: None,
     ) -> None:
         peppers = pepper if isinstance(pepper, Mapping) else {1: pepper}
         if not peppers:
             raise ConfigurationError("`pepper` holds no version. Give a secret, or a dict of version to secret.")
-        self._peppers = {version: _bytes(secret) for version, secret in peppers.items()}
+        self._peppers = {each: text.encode() if isinstance(text, str) else text for each, text in peppers.items()}
         self._newest = max(self._peppers)
         self._engine = engine
         self._reader = reader(engine)
         self._limits = limits
         self._clock = clock
         self._random_bytes = random_bytes
+        self._told = told
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +210,7 @@ class KeyStore:
                 read.
         """
         owner = {"user_id": user, "team_id": team, "project_id": project, "tenant_id": tenant, "plan": plan}
-        _check_ids(owner)
+        check_ids(owner)
         expires = None if expires_at is None else moment(round(expires_at * 1_000_000))
         made, values = self._new(
             **owner, name=name, purpose=purpose, expires_at=expires, tags=dict(tags), limits=self._written(limits)
@@ -213,7 +221,8 @@ class KeyStore:
 
     def rotate(self, kid: str, *, grace: float = 86_400.0) -> NewKey:
         """
-        Make a key for the same owner as *kid*, which stays good for *grace* seconds more.
+        Make a key for the same owner as *kid*, which stays good for *grace* seconds more. With 0 it ends at once; a grace
+        that is shorter than the app's ``key_cache_ttl`` may last as long as that.
 
         Raises:
             UnknownKeyError: There is no active key *kid*.
@@ -236,6 +245,8 @@ class KeyStore:
             connection.execute(insert(tables.keys).values(values))
             change = update(tables.keys).where(tables.keys.c.kid == kid)
             connection.execute(change.values(rotated_to=made.kid, expires_at=expires))
+        if grace <= 0:
+            self._told([(old.subject(), "expired")])
         return NewKey(row_of(values), made.text)
 
     def suspend(self, kid: str) -> KeyRow:
@@ -258,6 +269,33 @@ class KeyStore:
         if row.status == "revoked":
             return row
         return self._change(kid, ("active", "suspended"), status="revoked", revoked_at=self._now())
+
+    def suspend_all(self, **owner: str) -> tuple[KeyRow, ...]:
+        """
+        Refuse all active keys of an owner until they are resumed: ``suspend_all(tenant="acme")``.
+
+        Args:
+            owner: ``user``, ``team``, ``project``, ``tenant``; keys must have all of them.
+
+        Returns:
+            The keys that are suspended now and were not.
+
+        Raises:
+            ConfigurationError: No owner is named.
+        """
+        return self._change_all(owner, ("active",), status="suspended")
+
+    def resume_all(self, **owner: str) -> tuple[KeyRow, ...]:
+        """
+        Accept all suspended keys of an owner again, those that were suspended one by one, too. As `suspend_all`.
+        """
+        return self._change_all(owner, ("suspended",), status="active")
+
+    def revoke_all(self, **owner: str) -> tuple[KeyRow, ...]:
+        """
+        Refuse all keys of an owner for ever: for a tenant, user, team or project that is deleted. As `suspend_all`.
+        """
+        return self._change_all(owner, ("active", "suspended"), status="revoked", revoked_at=self._now())
 
     def set_plan(self, kid: str, plan: str | None) -> KeyRow:
         """
@@ -312,12 +350,26 @@ class KeyStore:
             raise ConfigurationError("The key table has no place for limits yet. Run `tokenbudget-mw migrate` first.")
 
     def _change(self, kid: str, states: tuple[Status, ...], **values: Any) -> KeyRow:
-        change = update(tables.keys).where(tables.keys.c.kid == kid, tables.keys.c.status.in_(states))
-        with self._engine.begin() as connection:
-            changed = connection.execute(change.values(values)).rowcount
+        changed = self._change_where((tables.keys.c.kid == kid,), states, values)
         if not changed:
             raise _unknown(kid, " or ".join(states))
-        return self.get(kid)
+        return changed[0]
+
+    def _change_all(self, owner: Mapping[str, str], states: tuple[Status, ...], **values: Any) -> tuple[KeyRow, ...]:
+        unknown = [name for name in owner if name not in _OWNERS]
+        if unknown or not owner:
+            given = f"got {unknown[0]!r}" if unknown else "none is given"
+            raise ConfigurationError(f"Name the owner whose keys are meant, by {', '.join(_OWNERS)}; {given}.")
+        which = [tables.keys.c[f"{name}_id"] == value for name, value in owner.items()]
+        return self._change_where(which, states, values)
+
+    def _change_where(
+        self, which: Iterable[ColumnElement[bool]], states: tuple[Status, ...], values: Mapping[str, Any]
+    ) -> tuple[KeyRow, ...]:
+        rows = change_rows(self._engine, (*which, tables.keys.c.status.in_(states)), values)
+        if "status" in values:
+            self._told([(row.subject(), row.state(self._clock())) for row in rows])
+        return rows
 
     def _new(self, *, name: str, tags: dict[str, str], **values: Any) -> tuple[ApiKey, dict[str, Any]]:
         key = new_key(self._random_bytes(RANDOM_BYTES))
@@ -340,18 +392,8 @@ class KeyStore:
         return moment(int(self._clock() * 1_000_000))
 
 
+_OWNERS = ("user", "team", "project", "tenant")
 _INHERITED = ("name", "user_id", "team_id", "project_id", "tenant_id", "plan", "purpose")
-
-
-def _bytes(secret: str | bytes) -> bytes:
-    return secret.encode() if isinstance(secret, str) else secret
-
-
-def _check_ids(owner: Mapping[str, str | None]) -> None:
-    for name, value in owner.items():
-        length: int = tables.keys.c[name].type.length  # type: ignore[attr-defined]
-        if value is not None and clean_id(value, length) != value:
-            raise ConfigurationError(f"`{name}` of a key takes up to {length} printable characters, got {value!r:.80}.")
 
 
 def _unknown(kid: str, state: str = "") -> UnknownKeyError:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
-from tokenbudget_mw.rules.policy import Bound
+from tokenbudget_mw.rules.bound import Bound, is_for_good
+from tokenbudget_mw.rules.identity import why_not
 from tokenbudget_mw.units import format_usd
 from tokenbudget_mw.values import (
+    CROWDED,
     ONE_REQUEST,
     ROOM,
     Ask,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.policy import Policy
     from tokenbudget_mw.values import Check, Limit, Route, Subject
 
-__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "settlement_of", "without_backend"]
+__all__ = ["METERED_UNITS", "Admission", "Plan", "Request", "decide", "degraded", "settlement_of", "without_backend"]
 
 METERED_UNITS = frozenset[Unit]({"tokens", "input_tokens", "output_tokens", "money"})
 """What a model call takes, beside the request that carries it."""
@@ -67,6 +70,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         limits: The limits to meet, instead of those that the policy has for the subject and the route.
 
         room: What must be left without being taken; see `Check.room`.
+
+        is_used: Whether it has been used already, so that it counts whatever has become of the credential.
     """
 
     id: str
@@ -78,6 +83,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     units: frozenset[Unit] = ALL_UNITS
     limits: tuple[Limit, ...] | None = None
     room: Cost | None = None
+    is_used: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -113,16 +119,16 @@ class Admission:
 
     def plan(self, request: Request, now: float) -> Plan | None:
         """
-        Return the question that *request* puts to the backend; None where no limit applies.
+        Return the question that *request* puts to the backend; None where no limit applies and no bar could.
         """
         bound = self._bound(request, now)
-        if not bound.checks:
+        holder = "" if request.is_used else self.policy.holder_of(request.subject)
+        if not (bound.checks or holder):
             return None
-        # a request is a request whatever comes of it: where nothing else is limited, there is nothing to settle
-        lease = 0.0 if all(limit.unit == "requests" for limit in bound.limits) else self.lease
+        lease = 0.0 if bound.is_for_good else self.lease
         subject = request.subject
         is_anonymous = subject.source in ANONYMOUS
-        ask = Ask(request.id, self.policy.tag_of(subject), bound.checks, lease, is_anonymous=is_anonymous)
+        ask = Ask(request.id, self.policy.tag_of(subject), bound.checks, lease, holder, is_anonymous)
         return Plan(ask, bound.limits, request.upper)
 
     def _bound(self, request: Request, now: float) -> Bound:
@@ -136,7 +142,7 @@ class Admission:
         kept, checks = policy.bind(
             limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
         )
-        return Bound(tuple(kept), tuple(checks))
+        return Bound(tuple(kept), tuple(checks), is_for_good=is_for_good(kept))
 
 
 def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
@@ -145,6 +151,8 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     """
     ask = plan.ask
     checks, states = ask.checks, reply.states
+    if not states and not reply.admitted:
+        return _barred(reply) if reply.barred else without_backend(plan)
     tallies = tuple([
         Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
         for limit, check, state in zip(plan.limits, checks, states, strict=True)
@@ -158,6 +166,27 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
         reservation=_reservation(plan, reply, now) if ask.lease else None,
         degraded=reply.degraded,
     )
+
+
+def degraded(plan: Plan, reply: Reply, *, now: float) -> Decision:
+    """
+    Turn the *reply* to a *plan* that had to do without the books into a decision.
+    """
+    return replace(decide(plan, reply, now=now), degraded=True)
+
+
+def _barred(reply: Reply) -> Decision:
+    if reply.barred == CROWDED:
+        return Decision(
+            admitted=False,
+            code="limit",
+            status=429,
+            message="Too many calls of this key, or of its owner, are under way at once. Retry in 1 s.",
+            retry_after=1.0,
+            degraded=reply.degraded,
+        )
+    error = why_not(reply.barred)
+    return Decision(admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded)
 
 
 def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:

@@ -34,6 +34,7 @@ __all__ = [
     "new_key",
     "parse_key",
     "subject_of_address",
+    "why_not",
 ]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -105,6 +106,25 @@ def parse_key(text: str) -> ApiKey:
     kid_at = len(_PREFIX)
     secret_at = kid_at + _KID + 1
     return ApiKey(text[kid_at : kid_at + _KID], text[secret_at : secret_at + _SECRET], text)
+
+
+def why_not(status: str) -> CredentialError:
+    """
+    Return the refusal of a key that is ``suspended``, ``revoked``, ``expired``, whose own limits are ``unreadable``, or that
+    is none of ours (any other *status*).
+
+    >>> why_not("revoked").code, str(why_not("expired"))
+    ('revoked_api_key', 'This API key has expired.')
+    """
+    if status in {"suspended", "revoked"}:
+        return CredentialError(f"This API key is {status}.", code=f"{status}_api_key")
+    if status == "expired":
+        return CredentialError("This API key has expired.", code="expired_api_key")
+    if status == "unreadable":
+        # refused, as a key of an unknown plan is: what it may take is not known
+        message = "The limits of this API key cannot be read."
+        return CredentialError(message, status=403, code="unreadable_limits")
+    return _invalid()
 
 
 def digest(key_text: str, pepper: bytes) -> bytes:

@@ -4,20 +4,17 @@ Which limits apply to a request, and what each of them asks of the backend.
 
 from __future__ import annotations
 
-import hashlib
-import math
-import re
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-import msgspec
-
 from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.rules.bound import Bound, Windowed, is_for_good, params_of
 from tokenbudget_mw.rules.calendar_periods import period_at
+from tokenbudget_mw.rules.counter_names import CounterNames
 from tokenbudget_mw.rules.layers import OWN, Held, Layer, counted, hold, window_of
+from tokenbudget_mw.rules.seeding import is_bookable
 from tokenbudget_mw.values import ONE_REQUEST, ROOM, Check
 
 if TYPE_CHECKING:
@@ -25,10 +22,8 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Cost, Limit, Mode, Route, Scope, Subject, Window
 
-__all__ = ["Bound", "Plan", "Policy", "escape"]
+__all__ = ["Plan", "Policy"]
 
-_PLAIN = re.compile(r"[\w.:/@+*-]{1,128}", re.ASCII)
-_DIGEST_LENGTH = 32
 _KNOWN_MOST = 4096
 _SETS_MOST = 16_384
 """How many sets of limits that routes and subjects have of their own are kept worked out."""
@@ -62,50 +57,6 @@ class Plan:
     mode: Mode = "enforce"
 
 
-class Bound(msgspec.Struct, frozen=True):
-    """
-    Limits, and what each asks of one request.
-
-    Attributes:
-        limits: Those that ask something.
-
-        checks: The question of each, in order.
-
-        since: The moment before which the questions were others, in epoch seconds.
-
-        until: The moment from which they are others: a period of the calendar ends, or a limit.
-    """
-
-    limits: tuple[Limit, ...]
-    checks: tuple[Check, ...]
-    since: float = -math.inf
-    until: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """
-    A limit, worked out as far as it can be without a request.
-
-    Attributes:
-        limit: The limit.
-
-        window: `Check.window`.
-
-        params: `Check.params`; empty where the period of the calendar has yet to be looked up.
-
-        period: Window of that period; None where there is none.
-
-        enforced: `Check.enforced`.
-    """
-
-    limit: Limit
-    window: str
-    params: tuple[int, ...]
-    period: Window | None
-    enforced: bool
-
-
 class Policy:
     """
     The limits of all plans, ready to be asked per request. Safe to share between threads.
@@ -129,6 +80,8 @@ class Policy:
 
         overrides: Limits by scope and value (``"tenant:acme"``), each in the place of what counts the same elsewhere.
 
+        has_books: Whether counters that a backend does not know start at what the books say.
+
     Attributes:
         is_shared: Whether all counters have one tag; see `tag_of`.
     """
@@ -143,19 +96,21 @@ class Policy:
         *,
         mode: Mode = "enforce",
         overrides: Mapping[str, tuple[Limit, ...]] = _NONE,
+        has_books: bool = False,
     ) -> None:
         self.plans = plans
         self.limits = limits
         self.default_plan = default_plan
         self._zone = ZoneInfo(timezone)
         self._mode = mode
+        self.has_books = has_books
         self.overrides = overrides
         used = {name.partition(":")[0] for name in overrides}
         self._override_scopes = tuple([scope for scope in _WIDEST_FIRST if scope in used])
         self._sets: dict[str | None, Held] = {}
         self._own_sets: dict[_OwnKey, tuple[Route | None, Held]] = {}
-        self._bounds: dict[int, _Known] = {}
-        self._counters: dict[tuple[str | None, ...], str] = {}
+        self._bounds: dict[int, Windowed] = {}
+        self._names = CounterNames()
         self._plain: dict[tuple[Subject, int], tuple[Route | None, Bound]] = {}
         self._periods: dict[tuple[str | None, int], tuple[int, int, int]] = {}
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
@@ -222,6 +177,7 @@ class Policy:
             tuple(checks),
             since=max([held.since, *[period[0] / _US for period in periods]]),
             until=min([held.until, *[period[1] / _US for period in periods]]),
+            is_for_good=is_for_good(limits),
         )
         if len(self._plain) >= _KNOWN_MOST:
             self._plain.clear()
@@ -269,7 +225,7 @@ class Policy:
         for limit in limits:
             if limit.per != per:  # most limits of a request count for the same scopes
                 per = limit.per
-                counter = self._counter(per, subject, route, model)
+                counter = self._names.of(per, subject, route, model)
             if counter is None:
                 continue
             unit = limit.unit
@@ -290,6 +246,7 @@ class Policy:
                 known.enforced,
                 limit.on_backend_error,
                 0 if room is None else room.of(unit),
+                known.is_booked,
             )
             bound.append(limit)
             checks.append(check)
@@ -303,6 +260,12 @@ class Policy:
         ``global``: one atomic step can only take counters that live together.
         """
         return "global" if self.is_shared else subject.account or "global"
+
+    def holder_of(self, subject: Subject) -> str:
+        """
+        Return the counter of the API key by which *subject* was found; empty where it was found otherwise.
+        """
+        return self._names.named("key", subject.key) if subject.source == "api_key" and subject.key is not None else ""
 
     def _fallback_plan(self, name: str | None) -> str | None:
         if name is not None and self.default_plan is None:
@@ -348,13 +311,14 @@ class Policy:
             if id(limit) not in self._bounds:
                 self._bounds[id(limit)] = self._bind(limit)
 
-    def _bind(self, limit: Limit) -> _Known:
+    def _bind(self, limit: Limit) -> Windowed:
         window = window_of(limit)
         enforced = limit.mode == "enforce"
         if not enforced and counted(limit) in self._enforced:
             window += "~"
         period = limit.window if limit.window is not None and limit.window.period is not None else None
-        return _Known(limit, window, _params(limit), period, enforced)
+        is_booked = self.has_books and is_bookable(limit)
+        return Windowed(limit, window, params_of(limit), period, enforced, is_booked)
 
     def _period(self, window: Window, now: float) -> tuple[int, int, int]:
         key = (window.period, window.anchor)
@@ -363,66 +327,3 @@ class Policy:
             period = period_at(window.period or "", now, self._zone, window.anchor)
             known = self._periods[key] = (period.start_us, period.end_us, period.next_end_us)
         return known
-
-    def _counter(self, per: tuple[Scope, ...], subject: Subject, route: Route | None, model: str | None) -> str | None:
-        if len(per) == 1:
-            scope = per[0]
-            value = _value(scope, subject, route, model)
-            return None if value is None else self._name((scope, value))
-        pairs: list[str | None] = []
-        for scope in per:
-            value = _value(scope, subject, route, model)
-            if value is None:
-                return None
-            pairs += (scope, value)
-        return self._name(tuple(pairs))
-
-    def _name(self, pairs: tuple[str | None, ...]) -> str:
-        name = self._counters.get(pairs)
-        if name is None:
-            name = ",".join(_part(str(pairs[at]), str(pairs[at + 1])) for at in range(0, len(pairs), 2))
-            if len(self._counters) >= _KNOWN_MOST:
-                self._counters.clear()
-            self._counters[pairs] = name
-        return name
-
-
-def _value(scope: Scope, subject: Subject, route: Route | None, model: str | None) -> str | None:
-    if scope == "model":
-        return model
-    if scope == "route":
-        return None if route is None else route.path
-    if scope == "global":
-        return ""
-    value: str | None = getattr(subject, scope)
-    return value
-
-
-def _part(scope: str, value: str) -> str:
-    return scope if scope == "global" else f"{scope}={escape(value)}"
-
-
-def escape(value: str) -> str:
-    """
-    Return *value* so that it can stand in a counter's name: at most 128 characters, two values never the same.
-
-    >>> escape("gpt-4o"), escape("a,key=b")
-    ('gpt-4o', 'a%2Ckey%3Db')
-    """
-    if _PLAIN.fullmatch(value):
-        return value
-    quoted = quote(value, safe="/:@+*", errors="surrogatepass").replace("~", "%7E")
-    if value and len(quoted) <= 128:
-        return quoted
-    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
-    # `~` occurs in no escaped value, so that nobody can choose a value that reads like another's digest
-    return f"{quoted[:95]}~{digest}" if value else "~"
-
-
-def _params(limit: Limit) -> tuple[int, ...]:
-    if limit.window is None or limit.window.seconds is None:
-        return ()
-    length_us = round(limit.window.seconds * _US)
-    if limit.algorithm == "gcra":
-        return (length_us, max(limit.amount, 1))
-    return (-(-length_us // limit.slots), limit.slots)

@@ -15,6 +15,8 @@ from tokenbudget_mw.values import Cost, Prompt, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tokenbudget_mw.values import TokenCount
+
 __all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "Ending", "outcome_of", "settled_usage"]
 
 DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
@@ -41,6 +43,9 @@ SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
 ``actual`` and ``partial`` charge what the response says it used, or the text that passed; ``input`` the prompt alone;
 ``reserved`` all that was held; ``refund`` nothing. What a handler charges itself is charged under every rule.
 """
+
+COUNTED = frozenset({"exact", "given"})
+"""Ways of counting that look at the whole prompt."""
 
 CLIENT_ERROR, SERVER_ERROR = 400, 500
 
@@ -111,4 +116,12 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
     if rule == "input" or tapped is None:
         return Usage(prompt.input.estimate, source="estimated", complete=False)
     # a stream that was cut may have told its input already, and not yet its output
-    return tapped if tapped.input_tokens else replace(tapped, input_tokens=prompt.input.estimate)
+    return tapped if tapped.input_tokens else _with_input(tapped, prompt.input)
+
+
+def _with_input(usage: Usage, count: TokenCount) -> Usage:
+    """
+    Return *usage* with the prompt's tokens, and say so where they were not counted.
+    """
+    source = usage.source if count.method in COUNTED or not count.estimate else "estimated"
+    return replace(usage, input_tokens=count.estimate, source=source)

@@ -22,9 +22,9 @@ __all__ = ["change_limits", "changed_policy", "policy_of"]
 CHANGEABLE = ("plans", "limits", "overrides", "default_plan")
 
 
-def policy_of(settings: Settings) -> Policy:
+def policy_of(settings: Settings, *, has_books: bool = False) -> Policy:
     """
-    Return the rules that *settings* make.
+    Return the rules that *settings* make; *has_books* as of `Policy`.
     """
     return Policy(
         settings.plans,
@@ -34,6 +34,7 @@ def policy_of(settings: Settings) -> Policy:
         routes=settings.routes,
         mode=settings.mode,
         overrides=settings.overrides,
+        has_books=has_books,
     )
 
 
@@ -81,7 +82,7 @@ def changed_policy(settings: Settings, policy: Policy) -> Policy:
     Raises:
         ConfigurationError: That cannot be: a limit that everybody shares would move all counters.
     """
-    changed = policy_of(settings)
+    changed = policy_of(settings, has_books=policy.has_books)
     if changed.is_shared and not policy.is_shared:
         raise ConfigurationError(
             "A limit that counts for everybody together (`per global`, or `per model` or `per route` alone) cannot be "

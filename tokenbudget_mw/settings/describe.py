@@ -127,7 +127,7 @@ def _route(route: Route) -> str:
     meaning = f"metered as {route.format}" if route.format else "metered as a request, and by what its handler reports"
     counted = {
         "full": "",
-        "async": "; prompts are estimated, and counted aside",
+        "async": "; prompts are admitted on an estimate, and counted meanwhile",
         "off": "; prompts are not counted",
         "sample": f"; {route.sample:.0%} of the prompts are counted",
     }

@@ -58,7 +58,8 @@ class Settings:
     """
 
     backend: str = _setting(
-        "Where counters live, as a URL. `memory://` counts in one process only.",
+        "Where counters live, as a URL. `memory://` counts in one process only; before `redis://`, `leased+` reserves quota "
+        "ahead.",
         "memory://",
         reading.url("redis://localhost:6379/0"),
     )
@@ -114,6 +115,22 @@ class Settings:
         600.0,
         reading.seconds(1, _DAY),
     )
+    refusal_cache: float = _setting(
+        "For how long at most a shared backend is not asked again what it has just refused, in seconds. 0 asks each time.",
+        1.0,
+        reading.seconds(0, 60),
+    )
+    leased_term: float = _setting(
+        "How long a process admits from quota that it has reserved ahead in a `leased+` backend, in seconds. A revoked key "
+        "may pass so long.",
+        1.0,
+        reading.seconds(0.25, 60),
+    )
+    leased_most: int = _setting(
+        "For how many requests at most a process reserves at once in a `leased+` backend; it takes what its rate needs.",
+        65_536,
+        reading.whole(1, 10**6),
+    )
     deadline: float = _setting("How long the backend may take to answer, in seconds.", 0.05, reading.seconds(0.001, 60))
     output_reserve: int = _setting(
         "Output tokens that are reserved for a request that names no maximum.", 1024, reading.whole(0, 10**9)
@@ -135,6 +152,12 @@ class Settings:
     key_cache_ttl: float = _setting(
         "How long a key's status is remembered, in seconds.", 10.0, reading.seconds(0, _HOUR)
     )
+    seed_from_books: bool = _setting(
+        "Whether counters of money and of calendar periods that the backend does not know (a new one, a restart, a lost "
+        "Redis) start at what the database says was used.",
+        True,
+        reading.boolean,
+    )
     tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
     tariff_ttl: float = _setting(
         "After how long the tariffs in the database are read again, in seconds.", 30.0, reading.seconds(1, _HOUR)
@@ -155,8 +178,13 @@ class Settings:
         "tiktoken",
         reading.choice("tiktoken", "fastokens"),
     )
+    load_tokenizer: Literal["start", "background"] = _setting(
+        "When it is loaded: before the app starts, or in the `background`; until then prompts are estimated by their bytes.",
+        "start",
+        reading.choice("start", "background"),
+    )
     exact_chars: int = _setting(
-        "Up to how many characters of a prompt are tokenised, all of them; the rest of a longer one is sampled.",
+        "Up to how many characters of a prompt, those of known texts left out, are tokenised; a longer one is sampled.",
         16_384,
         reading.whole(0, 10**7),
     )

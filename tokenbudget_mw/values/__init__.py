@@ -14,25 +14,27 @@ faster.
 
 from __future__ import annotations
 
-from tokenbudget_mw.values.limits import (
+from tokenbudget_mw.values.decisions import (
     CROWDED,
+    CheckState,
+    Decision,
+    Hold,
+    Reply,
+    Reservation,
+    Seed,
+    Settlement,
+    Tally,
+)
+from tokenbudget_mw.values.limits import (
     ONE_REQUEST,
     ROOM,
     Ask,
     Check,
-    CheckState,
     Cost,
-    Decision,
-    Hold,
     Limit,
     Mode,
     OnBackendError,
-    Reply,
-    Reservation,
     Scope,
-    Seed,
-    Settlement,
-    Tally,
     Unit,
     Window,
 )

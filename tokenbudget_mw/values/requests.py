@@ -171,8 +171,8 @@ class Route:
 
         methods: Methods that it covers; empty for all.
 
-        count: How prompts are counted: ``full``, ``sample`` (with *sample*), ``async`` (estimated at once, counted later
-            in a thread, which teaches the estimate), ``off``.
+        count: How prompts are counted: ``full``, ``sample`` (with *sample*), ``async`` (admitted on an estimate, counted
+            in a thread while the call runs, for its row), ``off``.
 
         sample: Share of the requests whose prompt is counted exactly, 0 to 1.
 

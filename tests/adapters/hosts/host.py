@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
         "poor": ["$0.001/month"],
         "one": ["1 concurrent", "1M tokens/minute"],
         "shade": {"limits": ["1 request/minute"], "mode": "shadow"},
+        **json.loads(os.environ.get("CONTRACT_PLANS", "{}")),
     },
 }
 PROVIDER = FakeProvider()

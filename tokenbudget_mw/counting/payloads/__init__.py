@@ -52,15 +52,12 @@ MAX_CONTAINERS = 16_384
 """Most arrays and objects that are worth building; only the outermost fields of a body with more are read."""
 
 
+NO_TARGET = fields.Target()
 NOTHING = TokenCount(0, 0, exact=True, method="exact")
 
 
 def _one(_request: Any) -> int:
     return 1
-
-
-def _no_target(_path: str) -> fields.Target:
-    return fields.Target()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Format:
 
         head: Bytes to the same struct without its prompt, for bodies that are not worth building.
 
-        target: What the request's path says of it.
+        target: What the request's path says of it; None where it says nothing.
     """
 
     decoder: msgspec.json.Decoder[Any]
@@ -87,7 +84,7 @@ class Format:
     prompts: Callable[[Any], int] = _one
     has_output: bool = True
     head: msgspec.json.Decoder[Any] = fields.OUTERMOST
-    target: Callable[[str], fields.Target] = _no_target
+    target: Callable[[str], fields.Target] | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -160,14 +157,15 @@ def read(
         meter = tokenizers.meter(request.model, is_counted=is_counted, ratio=learned)
         tokens = _count(kind, request, meter, body)
         prompts = kind.prompts(request)
+    answers = request.answers() * prompts
     return Prompt(
-        model=request.model or None,
-        input=tokens if target.has_input else NOTHING,
-        max_output=fields.max_output(request, prompts) if has_output else 0,
-        stream=target.stream or request.is_stream,
-        service_tier=fields.short_text(request.service_tier),
-        batch=fields.batch_fields(request),
-        choices=fields.choices(request, prompts) if has_output else 1,
+        request.model or None,
+        tokens if target.has_input else NOTHING,
+        fields.max_output(request, answers) if has_output else 0,
+        target.stream or request.is_stream,
+        fields.short_text(request.service_tier),
+        fields.batch_fields(request),
+        answers if has_output else 1,
     )
 
 
@@ -187,13 +185,15 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
         path: The request's path.
     """
     kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
-    target = fields.Target() if kind is None else _target(kind, path)
+    target = NO_TARGET if kind is None else _target(kind, path)
     model = target.model or _model_in(seen[:HEAD_BYTES])
     size = max(content_length or 0, len(seen))
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
 
 def _target(kind: Format, path: str) -> fields.Target:
+    if kind.target is None:
+        return NO_TARGET
     if _TWISTED.search(path):
         path = resolve_path(path)  # as a server that resolves dots takes it: /models/cheap:x/../dear:x
     target = kind.target(path)
@@ -209,7 +209,6 @@ def _count(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
         return _by_size(len(body), body, meter.family.name)
     except RecursionError as exc:
         raise PayloadError("The body is nested too deeply.") from exc
-    meter.learn()
     return meter.result()
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "Target",
     "batch_fields",
     "check_model",
-    "choices",
     "max_output",
     "model_name",
     "parse",
@@ -145,9 +144,9 @@ def check_model(model: str) -> None:
         )
 
 
-def max_output(request: Request, prompts: int = 1) -> int | None:
+def max_output(request: Request, answers: int = 1) -> int | None:
     """
-    Return the most output tokens that *request* allows for its *prompts* prompts; None where it does not say.
+    Return the most output tokens that *request* allows for its *answers* answers; None where it does not say.
 
     Raises:
         PayloadError: That is more than `MAX_OUTPUT`.
@@ -155,7 +154,7 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     named = [size for size in request.sizes() if size is not None]
     if not named:
         return None
-    total = max(named) * choices(request, prompts)
+    total = max(named) * answers
     if total > MAX_OUTPUT:
         raise PayloadError(
             f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"
@@ -163,17 +162,12 @@ def max_output(request: Request, prompts: int = 1) -> int | None:
     return total
 
 
-def choices(request: Request, prompts: int = 1) -> int:
-    """
-    Return how many answers *request* asks for, to its *prompts* prompts together.
-    """
-    return request.answers() * prompts
-
-
 def batch_fields(request: Request) -> Mapping[str, str]:
     """
     Return the batch fields among *request*'s metadata, cut to `MAX_BATCH_FIELD` characters.
     """
+    if request.metadata is None and request.custom_id is None:
+        return EMPTY_TAGS
     found = {}
     if isinstance(request.metadata, dict):
         found = {field: text for field in BATCH_FIELDS if (text := short_text(request.metadata.get(field)))}

@@ -111,9 +111,26 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
     frame = FIRST_CHAT_MODEL[1] if family.name == FIRST_CHAT_MODEL[0] else FRAMES.get(family.family, FRAME)
     if family.family not in PUBLISHED:
         meter.guess(*UNPUBLISHED_FRAME)
-    for message in request.messages:
-        _add_message(message, meter, frame)
-    meter.frame += REPLY_PRIMING
+    messages = request.messages
+    meter.step(len(messages))
+    meter.frame += frame.message * len(messages) + REPLY_PRIMING
+    texts = []
+    for message in messages:
+        texts.append(message.role)
+        content = message.content
+        if type(content) is str:
+            texts.append(content)
+        elif content is not None:
+            add_content(content, meter)
+        if not (
+            message.name is None
+            and message.tool_calls is None
+            and message.tool_call_id is None
+            and message.function_call is None
+            and message.refusal is None
+        ):
+            _add_rest(message, meter, frame)
+    meter.texts(texts)
     functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
     if functions:
         add_tools(functions, meter, frame)
@@ -121,15 +138,10 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
         add_json(meter, request.response_format["json_schema"])
 
 
-def _add_message(message: Message, meter: Meter, frame: Frame) -> None:
-    meter.step()
-    meter.frame += frame.message
-    meter.text(message.role)
-    content = message.content
-    if type(content) is str:
-        meter.text(content)
-    elif content is not None:
-        add_content(content, meter)
+def _add_rest(message: Message, meter: Meter, frame: Frame) -> None:
+    """
+    Add what most messages have not.
+    """
     if message.name is not None:
         meter.text(message.name)
         meter.frame += frame.name

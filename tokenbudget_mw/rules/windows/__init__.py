@@ -3,7 +3,9 @@ Window algorithms: how a counter forgets.
 
 Each algorithm is one pure file here, with its twin in Lua beside it, and one line in `ALGORITHMS`. Its state is a plain
 list of integers whose first item is the total (``[0]``: nothing was counted yet), so that memory and Redis keep the same
-thing. Times are whole microseconds since the epoch.
+thing. Times are whole microseconds since the epoch. Three more Lua files are what nearly every call needs, written out for
+speed: ``…_take.lua`` charges, ``…_look.lua`` answers a refusal, ``…_move.lua`` settles; what they leave to the twin costs
+Redis three times as much, and answers the same.
 
 Two rules are common to all and stand here: what fits, and what is left.
 """
@@ -52,6 +54,17 @@ class Algorithm(Protocol):
         Returns:
             The slot, the total that counted before, and `empty_at`. None where it does not fit or the short way does
             not lead there; the state is as it was then. What it did is undone, exactly, by `give_back`.
+        """
+        ...
+
+    def calm(self, state: State, params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:
+        """
+        Say for how long a charge is an addition to the first and to the last number of *state*, and nothing else.
+
+        Returns:
+            The slot of such charges (the very object that stands last but one in the state, and does so for as long as
+            nothing else has changed it), `empty_at`, and the moment from which they are no such additions any more. None
+            where they never are.
         """
         ...
 

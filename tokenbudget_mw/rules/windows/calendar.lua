@@ -17,15 +17,6 @@ function calendar.peek(state, params, now)
   return first, state[2] == first and state[1] or 0
 end
 
-function calendar.take(state, params, cost, most, now)
-  local used, first = state[1], state[2]
-  if first ~= params[1] or now >= params[2] or used > most then
-    return nil
-  end
-  state[1] = used + cost
-  return first, used, state[1] > 0 and state[3] or now
-end
-
 function calendar.charge(state, params, slot, amount, now)
   local first, last = period(state, params, now)
   if state[2] ~= first then

@@ -10,7 +10,7 @@ in microseconds since the epoch.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "calm", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -34,7 +34,14 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
         return None
     used, start, end = state
     state[0] += cost
-    return start, used, end if state[0] else now
+    return start, used, max(now, end) if state[0] else now
+
+
+def calm(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:  # noqa: ARG001
+    """
+    Return None: a charge is never worked out ahead.
+    """
+    return None
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:

@@ -7,15 +7,6 @@ function concurrent.peek(state)
   return 0, state[1]
 end
 
-function concurrent.take(state, _, cost, most, now)
-  local used = state[1]
-  if used > most then
-    return nil
-  end
-  state[1] = used + cost
-  return 0, used, concurrent.empty_at(state, nil, now)
-end
-
 function concurrent.charge(state, _, _, amount)
   state[1] = state[1] + amount
 end

@@ -7,7 +7,19 @@ after `RETRY_US`.
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "RETRY_US", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = [
+    "RELEASES",
+    "RETRY_US",
+    "calm",
+    "charge",
+    "credit",
+    "empty_at",
+    "frees_at",
+    "give_back",
+    "lifetime",
+    "peek",
+    "take",
+]
 
 RELEASES = True
 RETRY_US = 1_000_000
@@ -29,6 +41,13 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
         return None
     state[0] = used + cost
     return 0, used, empty_at(state, params, now)
+
+
+def calm(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:  # noqa: ARG001
+    """
+    Return None: a charge is never worked out ahead.
+    """
+    return None
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:  # noqa: ARG001

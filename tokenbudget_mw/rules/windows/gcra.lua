@@ -24,15 +24,6 @@ function gcra.peek(state, _, now)
   return now, left(state, now)
 end
 
-function gcra.take(state, params, cost, most, now)
-  local used = left(state, now)
-  if used == 0 or used > most or state[3] ~= params[1] or state[4] ~= params[2] then
-    return nil
-  end
-  state[1] = state[1] + cost
-  return now, used, leaked_at(state, state[1])
-end
-
 function gcra.charge(state, params, slot, amount, now)
   local rest = left(state, now)
   if rest == 0 or state[3] ~= params[1] or state[4] ~= params[2] then

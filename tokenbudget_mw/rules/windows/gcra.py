@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["RELEASES", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "calm", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -37,6 +37,13 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
         return None
     state[0] += cost
     return now, used, _leaked_at(state, state[0])
+
+
+def calm(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:  # noqa: ARG001
+    """
+    Return None: a charge is never worked out ahead.
+    """
+    return None
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:

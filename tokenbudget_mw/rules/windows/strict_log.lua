@@ -47,17 +47,6 @@ function log.peek(state, params, now)
   return (math.floor(now / params[1]) + 1) * params[1], used
 end
 
--- Only in the slot that is the newest already: a longer state may come here without its middle.
-function log.take(state, params, cost, most, now)
-  local n, used, length = #state, state[1], params[1] * params[2]
-  local slot = state[n - 1]
-  if used == 0 or used > most or state[2] <= now - length or now >= slot or now < slot - params[1] then
-    return nil
-  end
-  state[1], state[n] = used + cost, state[n] + cost
-  return slot, used, slot + length
-end
-
 function log.charge(state, params, slot, amount, now)
   local gone = now - params[1] * params[2]
   forget(state, gone)

@@ -11,7 +11,7 @@ slot's end, in microseconds since the epoch; so entries of another slot length s
 
 from __future__ import annotations
 
-__all__ = ["RELEASES", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = ["RELEASES", "calm", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
 
 RELEASES = False
 
@@ -51,8 +51,9 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
     length = slot_us * slots
     slot = state[-2]
     if state[1] <= now - length:
-        # What had left when the newest entry was made is forgotten; what left since then may yet have to come back.
-        _forget(state, slot - slot_us - length)
+        # What had left when the newest entry was made is forgotten; what left since then may yet have to come back. New
+        # settings may have made slots shorter than that entry's: what has not left at all is never forgotten.
+        _forget(state, min(slot - slot_us, now) - length)
         used = peek(state, params, now)[1]
     if not used <= most:
         return None
@@ -64,6 +65,23 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
     state[0] += cost
     state[-1] += cost
     return slot, used, slot + length
+
+
+def calm(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:
+    """
+    Return the newest slot, when it has left, and when it ends or the oldest entry leaves, whatever comes first.
+
+    >>> calm([7, 60, 3, 120, 4], (60, 2), 110)
+    (120, 240, 120)
+    """
+    if len(state) == 1:
+        return None
+    slot_us, slots = params
+    length = slot_us * slots
+    slot = state[-2]
+    if not slot - slot_us <= now < slot or state[1] <= now - length:
+        return None
+    return slot, slot + length, min(slot, state[1] + length)
 
 
 def charge(state: list[int], params: tuple[int, ...], slot: int, amount: int, now: int) -> int:

@@ -1,0 +1,226 @@
+"""
+Corners that random histories find too rarely, on memory and on Redis.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.testing.asks import START, ask, check, settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenbudget_mw.backends.base import Backend
+    from tokenbudget_mw.values import Ask, Check, Reply
+
+MOST = 10**6
+
+
+@pytest.fixture(params=["memory", "redis"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    redis = pytest.importorskip("tokenbudget_mw.backends.redis")
+    backend = redis.RedisBackend(request.getfixturevalue("redis_db"), deadline=5.0, clock="caller")
+    yield backend
+    backend.close()
+
+
+def admitted(backend: Backend, one: Check, now: float, **options: Any) -> tuple[Ask, Reply]:
+    asked = ask(one, **options)
+    reply = backend.reserve(asked, now)
+    assert reply.admitted
+    return asked, reply
+
+
+def used(backend: Backend, now: float, **options: Any) -> int:
+    return MOST - backend.peek(ask(check(0, MOST, **options)), now).states[0].remaining
+
+
+def test_what_was_credited_is_not_given_back_from_younger_charges(backend: Backend) -> None:
+    """
+    A reservation whose slot an operator has emptied takes nothing off the slots after it.
+    """
+    first = admitted(backend, check(4, 10), START)
+    backend.credit(ask(check(4, 10)), START + 1)
+    admitted(backend, check(3, 10), START + 2)
+    backend.settle(settlement(*first, 0), START + 3)
+
+    assert used(backend, START + 3) == 3
+
+
+def test_a_charge_that_has_just_left_frees_nothing_more(backend: Backend) -> None:
+    """
+    At the moment at which a slot leaves, the wait of a refusal is that of the slots which still count.
+    """
+    admitted(backend, check(4, 10), START)
+    admitted(backend, check(6, 10), START + 10)
+    refused = backend.reserve(ask(check(5, 10)), START + 61)
+
+    assert not refused.admitted
+    assert refused.states[0].retry_after == 10.0
+
+
+def test_a_finely_cut_slot_leaves_within_a_coarse_one(backend: Backend) -> None:
+    """
+    After new settings cut a window coarsely, old slots still leave at their own ends, to the microsecond.
+    """
+    coarse = (2_000_000, 3)
+    admitted(backend, check(4, 10, params=(500_000, 12)), START + 3)
+    admitted(backend, check(1, 10, params=coarse), START + 8)
+    reply = backend.reserve(ask(check(1, 10, params=coarse)), START + 9.5)
+
+    assert reply.states[0].remaining == 8
+    assert used(backend, START + 9.5, params=coarse) == 2
+
+
+def test_a_coarse_slot_keeps_its_end_when_slots_are_cut_finely(backend: Backend) -> None:
+    """
+    A fine slot may end before the coarse one that was charged earlier: each leaves at its own end.
+    """
+    fine = (500_000, 12)
+    admitted(backend, check(4, 10, params=(3_000_000, 2)), START)  # its slot ends a second later
+    admitted(backend, check(1, 10, params=fine), START + 0.2)
+
+    assert used(backend, START + 6.5 - 1e-6, params=fine) == 5
+    assert used(backend, START + 6.5, params=fine) == 4
+    assert used(backend, START + 7 - 1e-6, params=fine) == 4
+    assert used(backend, START + 7, params=fine) == 0
+
+
+def test_nothing_is_forgotten_early_when_slots_are_cut_finely(backend: Backend) -> None:
+    """
+    The short way of a charge tidies up by the slots that it knows; what a coarse cut has left keeps counting.
+    """
+    coarse, fine = (3_000_000, 2), (500_000, 12)
+    begin = START + 1  # a border of both
+    admitted(backend, check(1, 20, params=fine), begin + 0.6)  # counts until 7
+    admitted(backend, check(2, 20, params=fine), begin + 1.8)  # counts until 8
+    admitted(backend, check(4, 20, params=coarse), begin + 6.1)  # counts until 15
+    reply = backend.reserve(ask(check(8, 20, params=fine)), begin + 7.2)
+
+    assert reply.states[0].remaining == 20 - 14
+    assert used(backend, begin + 8 - 1e-6, params=fine) == 14
+    assert used(backend, begin + 8, params=fine) == 12
+
+
+def test_the_same_reservation_again_is_charged_once_where_all_fits(backend: Backend) -> None:
+    """
+    A retry of the same id finds its first answer on the short way, too.
+    """
+    admitted(backend, check(1, 10), START)
+    asked, reply = admitted(backend, check(2, 10), START)
+
+    assert backend.reserve(asked, START) == reply
+    assert used(backend, START) == 3
+
+
+def test_a_lease_ends_at_its_end_for_whoever_comes_first(backend: Backend) -> None:
+    """
+    The reservation that comes at this very moment finds what the lease held given back.
+    """
+    admitted(backend, check(4, 10), START, lease=20.0)
+    reply = backend.reserve(ask(check(1, 10)), START + 20)
+
+    assert reply.states[0].remaining == 9
+
+
+def test_the_end_of_a_period_belongs_to_the_next_one(backend: Backend) -> None:
+    """
+    Also where the caller still asks for the old one, and the old one has room.
+    """
+    begin = int(START) * 1_000_000
+    period: dict[str, Any] = {"params": tuple(begin + 50_000_000 * k for k in range(3)), "algorithm": "calendar"}
+    admitted(backend, check(4, 10, **period), START)
+    last = backend.reserve(ask(check(1, 10, **period)), START + 50 - 1e-6).states[0]
+    first = backend.reserve(ask(check(2, 10, **period)), START + 50).states[0]
+
+    assert last.remaining == 5
+    assert (first.remaining, first.reset) == (8, 50.0)
+
+
+@pytest.mark.parametrize("cost", [7, 9])
+def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
+    """
+    The last digit of a quotient makes no promise wrong: not a microsecond too early, and none too late.
+    """
+    bucket: dict[str, Any] = {"params": (3_600_000_000, 1000), "algorithm": "gcra"}
+    admitted(backend, check(0, 1000, **bucket), START)  # so that the next one finds the window
+    _, reply = admitted(backend, check(cost, 1000, **bucket), START)
+    empty = START + reply.states[0].reset
+
+    assert used(backend, empty - 1e-6, **bucket) == 1
+    assert used(backend, empty, **bucket) == 0
+
+
+def test_what_was_credited_leaves_no_reset_behind(backend: Backend) -> None:
+    """
+    A period of which nothing is counted any more is empty now, not at its end.
+    """
+    begin = int(START) * 1_000_000
+    period: dict[str, Any] = {"params": tuple(begin + 50_000_000 * k for k in range(3)), "algorithm": "calendar"}
+    admitted(backend, check(4, 10, **period), START)
+    backend.credit(ask(check(4, 10, **period)), START)
+
+    assert backend.reserve(ask(check(0, 10, **period)), START).states[0].reset == 0.0
+
+
+def test_a_bucket_forgets_a_settlement_that_is_as_old_as_it_is_long(backend: Backend) -> None:
+    """
+    At its length to the microsecond; before it, the debt counts.
+    """
+    bucket: dict[str, Any] = {"params": (7_000_000, 12), "algorithm": "gcra"}
+    first, second = (admitted(backend, check(1, 12, counter=key, **bucket), START) for key in ("key=a", "key=b"))
+    backend.settle(settlement(*first, 6), START + 7 - 1e-6)
+    backend.settle(settlement(*second, 6), START + 7)
+
+    assert used(backend, START + 7, counter="key=a", **bucket) == 5
+    assert used(backend, START + 7, counter="key=b", **bucket) == 0
+
+
+def test_what_costs_nothing_sees_no_more_than_nothing_left(backend: Backend) -> None:
+    """
+    In debt, what remains is 0 and not less.
+    """
+    backend.settle(settlement(*admitted(backend, check(1, 10), START), 25), START)
+
+    assert backend.reserve(ask(check(0, 10)), START).states[0].remaining == 0
+
+
+def test_a_period_that_settings_have_moved_is_over_now_and_not_before(backend: Backend) -> None:
+    """
+    What was counted until an end that has passed is empty now: no wait lies in the past.
+    """
+    begin = int(START) * 1_000_000
+    for second, end in ((57, 60), (61, 70)):
+        params = (begin, begin + end * 1_000_000, begin + 120_000_000)
+        one = check(1, 10, params=params, algorithm="calendar")
+        state = backend.reserve(ask(one), START + second).states[0]
+
+    assert (state.remaining, state.reset) == (8, 0.0)
+
+
+def test_a_bucket_that_has_run_empty_begins_anew(backend: Backend) -> None:
+    """
+    What leaked before the next charge has no share in it.
+    """
+    bucket: dict[str, Any] = {"params": (7_000_000, 12), "algorithm": "gcra"}
+    admitted(backend, check(5, 12, **bucket), START)
+    admitted(backend, check(2, 12, **bucket), START + 6)
+
+    assert used(backend, START + 6, **bucket) == 2
+
+
+def test_a_bucket_of_another_length_leaks_at_its_own_rate(backend: Backend) -> None:
+    """
+    What is left goes on at the new rate, from the first charge under the new settings.
+    """
+    admitted(backend, check(4, 12, params=(7_000_000, 12), algorithm="gcra"), START)
+    _, reply = admitted(backend, check(1, 12, params=(9_000_000, 12), algorithm="gcra"), START + 1)
+
+    assert (reply.states[0].remaining, reply.states[0].reset) == (8, 3.0)

@@ -1,0 +1,122 @@
+"""
+Encodings that are loaded in the background: nobody waits for them, and everybody gets them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.counting import encoders as module
+from tokenbudget_mw.counting import engines
+from tokenbudget_mw.counting.encoders import Encoders
+from tokenbudget_mw.counting.tokenizers import Tokenizers
+from tokenbudget_mw.wiring import wire
+
+TEXT = "one two three four"
+
+
+class Loading:
+    """Engines that load when they may."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.names: list[str] = []
+
+    def __call__(self, engine, name, ranks):
+        self.begun.set()
+        assert self.go.wait(20)
+        self.names.append(name)
+        return lambda text: len(text.split())
+
+
+@pytest.fixture
+def loading(monkeypatch):
+    loading = Loading()
+    monkeypatch.setattr(engines, "load", loading)
+    yield loading
+    loading.go.set()
+
+
+def test_nobody_waits_while_it_loads(loading):
+    """Until the encoding is there a text is estimated by its bytes; then it is counted."""
+    encoders = Encoders()
+    tokenizers = Tokenizers(encoders=encoders)
+    encoders.warm_aside(["o200k_base"])
+    loading.begun.wait(20)
+
+    before = tokenizers.count(TEXT, "gpt-4o")
+    loading.go.set()
+    encoders._loader[1].join(20)
+    after = tokenizers.count(TEXT, "gpt-4o")
+
+    assert (before.method, before.exact, before.upper) == ("none", False, len(TEXT))
+    assert (after.method, after.exact, after.estimate) == ("exact", True, 4)
+    assert loading.names == ["o200k_base"]
+
+
+def test_an_exact_count_waits(loading):
+    """A thread that counts exactly waits for the encoding, and loads no second one."""
+    encoders = Encoders()
+    encoders.warm_aside(["o200k_base"])
+    loading.begun.wait(20)
+    found = []
+    waiting = threading.Thread(
+        target=lambda: found.append(Tokenizers(encoders=encoders).exactly().count(TEXT, "gpt-4o").estimate)
+    )
+
+    waiting.start()
+    loading.go.set()
+    waiting.join(20)
+
+    assert found == [4]
+    assert loading.names == ["o200k_base"]
+
+
+def test_what_the_thread_does_not_load_is_loaded_when_needed(loading):
+    """An encoding beside those that were asked for is loaded by whoever needs it, once the thread is done."""
+    loading.go.set()
+    encoders = Encoders()
+    encoders.warm_aside(["o200k_base"])
+    encoders._loader[1].join(20)
+
+    assert encoders.ready("cl100k_base").count(TEXT) == 4
+    assert loading.names == ["o200k_base", "cl100k_base"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_while_it_loads_leaves_nobody_hanging(loading):
+    """A child process has the lock and not the thread that holds it; it loads for itself."""
+    encoders = Encoders()
+    encoders.warm_aside(["o200k_base"])
+    loading.begun.wait(20)
+
+    child = os.fork()
+    if child == 0:
+        loading.go = threading.Event()
+        loading.go.set()
+        os._exit(0 if encoders.ready("o200k_base").count(TEXT) == 4 else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("when", "thread"), [("start", "MainThread"), ("background", "tokenbudget-loading")])
+def test_a_setting_says_when(when, thread, monkeypatch):
+    """`load_tokenizer` loads before the app starts, or in a thread."""
+    encoders, threads, done = Encoders(), [], threading.Event()
+    monkeypatch.setattr(module, "default_encoders", lambda _engine="tiktoken": encoders)
+    monkeypatch.setattr(
+        encoders, "warm", lambda _names=(): (threads.append(threading.current_thread().name), done.set())
+    )
+
+    core = wire(
+        {"identify": "ip", "load_tokenizer": when, "routes": [{"path": "/chat", "format": "openai.chat"}]},
+        sink=CallableSink(lambda _records: None),
+    )
+
+    assert done.wait(20)
+    assert threads == [thread]
+    core.close()

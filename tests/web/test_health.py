@@ -1,0 +1,98 @@
+"""
+How a process does, without asking anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsgi_rig import Rig, environ_of
+
+from tokenbudget_mw.backends import open_pair
+from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.backends.breaker import Circuit, Guarded
+from tokenbudget_mw.backends.fallback import Fallback, LocalShare
+from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.operators import Operators
+from tokenbudget_mw.rules.admission import Admission
+from tokenbudget_mw.rules.policy import Policy
+from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.values import Limit, Subject, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def test_a_process_that_does_well_says_so() -> None:
+    """
+    Nothing is away, nothing waits, nothing was lost; what runs is counted.
+    """
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"x"
+
+    rig = Rig(app, routes=[{"path": "/plain/*"}])
+    stream: Any = rig.open(environ_of(PATH_INFO="/plain/x"))
+    next(stream)
+    during = rig.core.health()
+    stream.close()
+    rig.core.flush()
+    after = rig.core.health()
+    rig.core.close()
+
+    assert (during.open_reservations, after.open_reservations) == (1, 0)
+    assert (after.backend_away_since, after.books_away) == (None, False)
+    assert (after.flusher.depth, after.flusher.flushed) == (0, 1)
+    assert after.is_well
+
+
+def away(name: str, clock: FakeClock) -> tuple[Circuit, Fallback]:
+    """
+    A backend that has gone, as the wrappers see it.
+    """
+    circuit = Circuit(name, clock=clock)
+    return circuit, Fallback(Guarded(MemoryBackend(), circuit, probe_every=3600.0), LocalShare())
+
+
+def test_a_backend_that_is_away_says_since_when() -> None:
+    """
+    The moment is that at which it was given up, and is forgotten when it is back.
+    """
+    clock = FakeClock(100.0)
+    circuit, backend = away("test", clock)
+    before = away_since(backend)
+    for _ in range(3):
+        circuit.failed(BackendUnavailableError("gone"))
+    clock.advance(50)
+    during = away_since(backend)
+    circuit.close()
+
+    assert (before, during, away_since(backend)) == (None, 100.0, None)
+
+
+def test_a_backend_that_does_not_notice_is_up() -> None:
+    """
+    Memory is never away, and other people's backends need not say.
+    """
+    assert away_since(open_pair("memory://")[0]) is None
+
+
+def test_an_explanation_says_that_the_backend_is_away() -> None:
+    """
+    Degraded, and since when: what is left is this process's own count.
+    """
+    clock = FakeClock(100.0)
+    circuit, backend = away("test", clock)
+    policy = Policy({}, (Limit("calls", "requests", 5, Window(60.0)),))
+    operators = Operators(Admission(policy), backend, clock)
+    up = operators.explain(Subject(key="k1"))
+    for _ in range(3):
+        circuit.failed(BackendUnavailableError("gone"))
+
+    down = operators.explain(Subject(key="k1"))
+    backend.close()
+
+    assert (up.degraded, up.away_since) == (False, None)
+    assert (down.degraded, down.away_since) == (True, 100.0)

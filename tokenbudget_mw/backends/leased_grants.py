@@ -1,0 +1,301 @@
+"""
+What is reserved ahead: grants, the asks that may take from them, and for how long they are good.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tokenbudget_mw.backends.leased_shapes import GRACE
+from tokenbudget_mw.rules.windows import MAX_AMOUNT
+from tokenbudget_mw.values import Ask, Cost, Hold, Reservation, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokenbudget_mw.backends.leased_shapes import Refill, Shape, Terms
+    from tokenbudget_mw.values import Check, CheckState, Reply, Unit
+
+__all__ = ["Debt", "Grant", "Grants", "grant_of", "in_children", "moved", "nothing_of", "owed", "remember", "validity"]
+
+REMEMBERED = 65_536
+"""How many ids of reservations are kept that other hands hold, or that nobody settled in time; oldest forgotten first."""
+
+DEBT_LEASE = 60.0
+
+
+class Grant:
+    """
+    One reservation in the backend, made ahead for several asks.
+
+    Attributes:
+        shape: The asks that may take from it.
+
+        ask: The question that reserved it.
+
+        lease: The longest lease of an ask that may take from it, in seconds.
+
+        left: What is not used of each window; below 0 where calls used more than they reserved.
+
+        slots: Where it was charged.
+
+        facts: Of each window: where it was charged, what the backend had left beside it, and when it would be empty, in
+            epoch seconds; a sequence each.
+
+        ends: When it is not used any more, in seconds of the stock's clock.
+
+        wall: The same in epoch seconds.
+
+        expires: When calls that took from it and are still open have ended, by the stock's clock.
+
+        open: How many calls took from it and are not settled.
+
+        served: How many took from it.
+
+        is_live: Whether it is used.
+
+        is_told: Whether the backend is told of it although calls are open.
+
+        is_closed: Whether nothing changes any more what is told.
+    """
+
+    __slots__ = (
+        "ask", "ends", "expires", "facts", "is_closed", "is_live", "is_told", "lease", "left", "open",
+        "served", "shape", "slots", "wall",
+    )  # fmt: skip
+
+    def __init__(self, shape: Shape, ask: Ask, states: Sequence[CheckState], lease: float) -> None:
+        self.shape = shape
+        self.ask = ask
+        self.lease = lease
+        self.left = [check.cost for check in ask.checks]
+        self.slots = [state.slot for state in states]
+        self.facts: tuple[list[int], list[int], list[float]] = ([], [], [])
+        self.ends = self.wall = self.expires = 0.0
+        self.open = self.served = 0
+        self.is_live = True
+        self.is_told = self.is_closed = False
+
+    @property
+    def reservation(self) -> Reservation:
+        """
+        The reservation that it is in the backend.
+        """
+        holds = tuple([Hold(check, slot) for check, slot in zip(self.ask.checks, self.slots, strict=True)])
+        return reservation_of(self.ask, holds)
+
+    @property
+    def settlement(self) -> Settlement:
+        """
+        What was used of it.
+        """
+        used = [check.cost - left for check, left in zip(self.ask.checks, self.left, strict=True)]
+        return Settlement(self.reservation, tuple([min(amount, MAX_AMOUNT) for amount in used]))
+
+    def spare(self, check: Check) -> int:
+        """
+        Return what is not used of *check*'s window; 0 where it is none of its windows.
+        """
+        for own, left in zip(self.ask.checks, self.left, strict=True):
+            if own.window == check.window and own.counter == check.counter:
+                return max(left, 0)
+        return 0
+
+
+class Grants:
+    """
+    Grants that the backend is not told of yet, found by what they hold.
+    """
+
+    def __init__(self) -> None:
+        self._by_counter: dict[tuple[str, str], dict[Grant, None]] = {}
+
+    def add(self, grant: Grant) -> None:
+        """
+        Find *grant* from now on.
+        """
+        for check in grant.ask.checks:
+            self._by_counter.setdefault((grant.ask.tag, check.counter), {})[grant] = None
+
+    def discard(self, grant: Grant) -> None:
+        """
+        Find *grant* no more.
+        """
+        for key in {(grant.ask.tag, check.counter) for check in grant.ask.checks}:
+            grants = self._by_counter.get(key, {})
+            grants.pop(grant, None)
+            if not grants:
+                self._by_counter.pop(key, None)
+
+    def of(self, tag: str, counter: str) -> list[Grant]:
+        """
+        Return those that hold something of *counter* under *tag*.
+        """
+        return list(self._by_counter.get((tag, counter), ()))
+
+    def all(self) -> list[Grant]:
+        """
+        Return each once.
+        """
+        return list(dict.fromkeys([grant for grants in self._by_counter.values() for grant in grants]))
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """
+    What calls used beyond all that was reserved for them.
+
+    Attributes:
+        id: Reservation id under which it is told.
+
+        tag: Hash tag of the counters.
+
+        owed: What is owed in each window, in the limit's unit.
+    """
+
+    id: str
+    tag: str
+    owed: tuple[tuple[Check, int], ...]
+
+    @property
+    def ask(self) -> Ask:
+        """
+        The question that opens it: it costs nothing, so it is always admitted.
+        """
+        free = [replace(check, cost=0, room=0, is_booked=False) for check, _ in self.owed]
+        return Ask(self.id, self.tag, tuple(free), DEBT_LEASE)
+
+    def settlement(self, reply: Reply) -> Settlement:
+        """
+        What is charged then, where *reply* says.
+        """
+        pairs = zip(self.ask.checks, reply.states, self.owed, strict=True)
+        charged = [(Hold(check, state.slot), amount) for check, state, (_, amount) in pairs if state.slot >= 0]
+        reservation = reservation_of(self.ask, tuple([hold for hold, _ in charged]))
+        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in charged]))
+
+
+def owed(tag: str, checks: tuple[Check, ...], amounts: list[int]) -> Debt | None:
+    """
+    Return the debt of *amounts* in the windows of *checks*; None where none is above 0.
+    """
+    above = [(check, amount) for check, amount in zip(checks, amounts, strict=True) if amount > 0]
+    return Debt(uuid.uuid4().hex, tag, tuple(above)) if above else None
+
+
+def moved(check: Check, actual: int) -> int:
+    """
+    Return by how much *actual* is less than what *check* took.
+
+    Raises:
+        ValueError: It is no amount.
+    """
+    if type(actual) is not int or not 0 <= actual <= MAX_AMOUNT:
+        raise ValueError(f"An amount is a whole number from 0 to 2**53 - 1; {check.window} was given {actual!r}.")
+    return check.cost - actual
+
+
+def nothing_of(ask: Ask, states: Sequence[CheckState]) -> Settlement:
+    """
+    Return the settlement that gives back all that *ask* was granted.
+    """
+    holds = tuple([Hold(c, state.slot) for c, state in zip(ask.checks, states, strict=True) if state.slot >= 0])
+    return Settlement(reservation_of(ask, holds), (0,) * len(holds))
+
+
+def reservation_of(ask: Ask, holds: tuple[Hold, ...]) -> Reservation:
+    """
+    Return the reservation that *ask* made. Backends look at the units of none.
+    """
+    units: tuple[Unit, ...] = tuple("requests" for _ in holds)
+    return Reservation(ask.id, ask.tag, holds, units, Cost(), 0.0)
+
+
+def validity(checks: Sequence[Check], states: Sequence[CheckState]) -> tuple[int, int] | None:
+    """
+    Return the backend's moment of a charge, and the moment from which on a charge would go to another slot anywhere.
+
+    Both in microseconds since the epoch; None where they cannot be told, or not everything was charged. The moment comes
+    from what a state says: everything leaves a window one length after its newest slot, and that is the slot of now. (The
+    slots of a window all have one length: its name says which.)
+
+    >>> from tokenbudget_mw.values import Check, CheckState
+    >>> check = Check("key=k1", "requests:60", "strict_log", (1_000_000, 60), 5, 10)
+    >>> validity([check], [CheckState(True, 5, 60.75, 0.0, 9_000_000)])
+    (8250000, 9000000)
+    """
+    here, ends = -1, []
+    for check, state in zip(checks, states, strict=True):
+        if state.slot < 0:
+            return None
+        reset = round(state.reset * 1_000_000)
+        if check.algorithm == "strict_log":
+            slot_us, slots = check.params
+            end, gone = state.slot, state.slot + slot_us * slots
+        elif state.slot in check.params[:2]:
+            end = gone = check.params[check.params.index(state.slot) + 1]
+        else:
+            return None
+        ends.append(end)
+        if check.cost:
+            here = gone - reset
+            if check.algorithm == "strict_log" and not 0 < end - here <= check.params[0]:
+                return None
+    return (here, min(ends)) if here >= 0 and min(ends) > here else None
+
+
+def grant_of(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) -> Grant | None:
+    """
+    Return what *reply* says was granted; None where that cannot be used.
+
+    It is good while the backend's moment is within the slots that were charged. How long that is, the reply says; it is
+    counted from before the question left, so that the way there and back is part of it.
+    """
+    if not reply.admitted or reply.degraded:
+        return None
+    found = validity(refill.ask.checks, reply.states)
+    if found is None:
+        return None
+    here, end = found
+    grant = Grant(refill.shape, refill.ask, reply.states, refill.lease)
+    if is_virtual:
+        grant.ends = grant.wall = min(end / 1_000_000, refill.now + terms.seconds)
+    else:
+        seconds = min((end - here) / 1_000_000 - terms.margin, terms.seconds)
+        grant.ends, grant.wall = refill.sent + seconds, refill.now + seconds
+    rest = [state.remaining for state in reply.states]
+    grant.facts = (grant.slots, rest, [refill.now + state.reset for state in reply.states])
+    grant.expires = refill.sent + refill.ask.lease - GRACE
+    return grant
+
+
+def remember(ids: dict[str, None], id_: str) -> None:
+    """
+    Add *id_* to *ids*, and forget the oldest where they are too many.
+    """
+    while len(ids) >= REMEMBERED:
+        del ids[next(iter(ids))]
+    ids[id_] = None
+
+
+def in_children(method: Callable[[], None]) -> None:
+    """
+    Call *method* in each process that is forked from this one, as long as its object lives.
+    """
+    if sys.platform == "win32":
+        return
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        living = reference()
+        if living is not None:
+            living()
+
+    os.register_at_fork(after_in_child=call)
