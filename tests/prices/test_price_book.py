@@ -176,7 +176,8 @@ def test_every_price() -> None:
             assert ids.setdefault(price.id, price) == price
         plain = [price for price in found if not price.above_input and price.service_tier is None]
         assert [price.valid_until for price in plain[:-1]] == [price.valid_from for price in plain[1:]]
-        assert all(price.valid_from == plain[-1].valid_from for price in found[len(plain) :]), name
+        assert all(price.valid_from == plain[-1].valid_from for price in found[: -len(plain)]), name
+        assert found[-len(plain) :] == tuple(plain)
         assert found[-1].valid_until is None
     assert len(ids) > 3000
 

@@ -99,7 +99,8 @@ class Book:
 
     def find(self, name: str) -> tuple[Price, ...]:
         """
-        Return all prices of the model *name*, the earliest first; empty where the book has none.
+        Return all prices of the model *name*: those for tiers and long prompts, then the others, the earliest first; empty
+        where the book has none.
 
         Case does not matter, and a provider's other names are known (``gemini/`` is ``google/``). A snapshot that is not
         listed costs what its model costs, a fine-tuned model (``ft:…``) what its kind costs.
@@ -120,7 +121,7 @@ class Book:
     def _prices(self, model: _Model) -> tuple[Price, ...]:
         ends = [*(period.since for period in model.periods[1:]), None]
         prices = [self._price(model, period, end) for period, end in zip(model.periods, ends, strict=True)]
-        return (*prices, *(_varied(prices[-1], variant) for variant in model.variants))
+        return (*(_varied(prices[-1], variant) for variant in model.variants), *prices)
 
     def _price(self, model: _Model, period: _Period, end: str | None) -> Price:
         return Price(
