@@ -125,7 +125,7 @@ def test_without_seeds_an_emptied_redis_is_a_new_budget(
     """
     import redis
 
-    core = wire(settings_of(database, tmp_path, backend=redis_server.url, seed_from_books=False))
+    core = wire(settings_of(database, tmp_path, backend=redis_server.url, seed_from_books=False, refusal_cache=0))
     before = [serve(core) for _ in range(11)]
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
