@@ -118,6 +118,8 @@ def _sum(group: Sequence[Charge]) -> Charge:
         service_tier=first.usage.service_tier,
         source=first.usage.source,
         complete=all(usage.complete for usage in usages),
+        audio_input_tokens=sum(usage.audio_input_tokens for usage in usages),
+        audio_output_tokens=sum(usage.audio_output_tokens for usage in usages),
     )
     total = sum(charge.priced.cost_pico for charge in group)
     return Charge(usage, Priced(total, first.priced.price_id, first.priced.kind), tags=first.tags)
@@ -171,7 +173,8 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         settle_reason=settle_reason,
         correlation_id=_bounded(facts.header("x-request-id")) or call.id,
         trace_id=_trace_of(facts.header("traceparent")),
-        service_tier=usage.service_tier or prompt.service_tier,
+        # a tier that was asked for and not confirmed has no say in the price, so it does not stand on a priced row
+        service_tier=usage.service_tier if usage.source != "none" else prompt.service_tier,
         batch_id=batch.get("batch_id"),
         batch_request_id=batch.get("batch_request_id"),
         custom_id=batch.get("custom_id"),
@@ -179,6 +182,8 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         batch_created_at_us=None if created is None else int(created * MICRO),
         batch_request_source=batch.get("batch_request_source"),
         tags={**call.tags, **charge.tags},
+        audio_input_tokens=usage.audio_input_tokens or None,
+        audio_output_tokens=usage.audio_output_tokens or None,
     )
 
 

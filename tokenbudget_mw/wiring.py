@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.seeding import Question
     from tokenbudget_mw.seeding import Seeder
 
-__all__ = ["open_bars", "open_database", "open_keys", "open_seeder", "wire"]
+__all__ = ["model_names", "open_bars", "open_database", "open_keys", "open_seeder", "open_tariffs", "wire"]
 
 _SLACK = 60.0
 """Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
@@ -78,7 +78,8 @@ def wire(
     database = _Database(checked, engine)
     has_books = sink is None and checked.seed_from_books
     admission = Admission(policy_of(checked, has_books=has_books), checked.lease)
-    model_name = _model_names(checked)
+    model_name = model_names(checked)
+    tariffs = _tariffs(checked, model_name, None if sink else database)
     keys = _keys(checked, database, now)
     accounting = _accounting(checked, sink, database)
     guarding: dict[str, Any] = {"barred": keys.forget} if keys is not None else {}
@@ -89,7 +90,7 @@ def wire(
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
         identifier=_identifier(checked, keys),
         meter=_meter(checked),
-        tariffs=_tariffs(checked, model_name),
+        tariffs=tariffs,
         model_name=model_name,
         guard=Guard(admission, backend, now, **guarding),
         async_guard=AsyncGuard(admission, async_backend, now, **guarding),
@@ -99,7 +100,8 @@ def wire(
         render_refusal=_render_refusal(checked),
         **accounting,
     )
-    core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close, database.close]
+    core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
+    core.closers += [tariffs.close, database.close]
     return core
 
 
@@ -165,7 +167,7 @@ def open_seeder(
     from tokenbudget_mw.database.spending import used
     from tokenbudget_mw.seeding import Seeder
 
-    model_name = _model_names(settings)
+    model_name = model_names(settings)
 
     def read(questions: Sequence[Question]) -> list[tuple[int, ...]]:
         return used(engine(), questions, model_name)
@@ -176,6 +178,17 @@ def open_seeder(
             flusher.flush(_WRITING)
 
     return Seeder(read, backend, clock, write=write)
+
+
+def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
+    """
+    Return all prices as they are now: those of the settings, of the database behind *engine*, and of the price book.
+    """
+    from tokenbudget_mw.database.tariffs import TariffStore
+
+    tariffs = _tariffs(settings, model_names(settings), None)
+    tariffs.take_stored(TariffStore(engine).find())
+    return tariffs
 
 
 class _Database:
@@ -282,13 +295,22 @@ def _counter(model: str, counter: Any) -> Any:
     return found
 
 
-def _tariffs(settings: Settings, model_name: Callable[[str], str]) -> Tariffs:
+def _tariffs(settings: Settings, model_name: Callable[[str], str], database: _Database | None) -> Tariffs:
     from tokenbudget_mw import prices
 
-    return Tariffs(settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name)
+    parts = settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name
+    if database is None:
+        return Tariffs(*parts)
+    from tokenbudget_mw.database.live_tariffs import LiveTariffs
+    from tokenbudget_mw.database.tariffs import TariffStore
+
+    return LiveTariffs(*parts, load=lambda: TariffStore(database.engine()).find(), ttl=settings.tariff_ttl)
 
 
-def _model_names(settings: Settings) -> Callable[[str], str]:
+def model_names(settings: Settings) -> Callable[[str], str]:
+    """
+    Return what gives a model its one name, however a request, a response or an invoice spells it.
+    """
     from tokenbudget_mw.counting.models import normalise
 
     # bounded, because clients choose the names

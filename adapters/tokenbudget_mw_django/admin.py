@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 
 from tokenbudget_mw_django import key_states
-from tokenbudget_mw_django.models import Balance, Key, LedgerEntry, RollupDay, RollupHour, RollupSubject, Usage
+from tokenbudget_mw_django.models import (
+    Balance,
+    Correction,
+    Grant,
+    Key,
+    LedgerEntry,
+    Period,
+    RollupDay,
+    RollupHour,
+    RollupSubject,
+    Tariff,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
@@ -179,6 +191,71 @@ class RollupDayAdmin(RollupAdmin):
 
     list_display = ("day", "model", "route", *_FIGURES)
     ordering = ("-day",)
+
+
+@admin.register(Tariff)
+class TariffAdmin(ReadOnlyAdmin):
+    """
+    Prices of the user's own; `manage.py tokenbudget tariffs` adds and ends them.
+    """
+
+    list_display = ("id", "input_pico", "output_pico", "valid_from", "valid_until", "note")
+    ordering = ("model", "valid_from")
+    search_fields = ("=id", "=model")
+
+
+@admin.register(Correction)
+class CorrectionAdmin(ReadOnlyAdmin):
+    """
+    What rows cost more or less than was charged at first, the newest corrections first.
+    """
+
+    list_display = ("created_at", "usage_id", "account", "model", "change", "price_id", "note")
+    ordering = ("-created_at",)
+    search_fields = ("=usage_id", "=account")
+
+    @admin.display(description="change")
+    def change(self, row: Correction) -> str:
+        """
+        Return the change in dollars.
+        """
+        return dollars(row.change_pico)
+
+
+@admin.register(Grant)
+class GrantAdmin(ReadOnlyAdmin):
+    """
+    Money for a time, by when it ends.
+    """
+
+    list_display = ("account", "amount", "expires_at", "expired_at")
+    ordering = ("expires_at",)
+    search_fields = ("=account",)
+
+    @admin.display(description="amount")
+    def amount(self, row: Grant) -> str:
+        """
+        Return what was given, in dollars.
+        """
+        return dollars(row.amount_pico)
+
+
+@admin.register(Period)
+class PeriodAdmin(ReadOnlyAdmin):
+    """
+    Closed billing periods, the newest first.
+    """
+
+    list_display = ("account", "starts_at", "ends_at", "closed_at", "usage")
+    ordering = ("-starts_at",)
+    search_fields = ("=account",)
+
+    @admin.display(description="usage")
+    def usage(self, row: Period) -> str:
+        """
+        Return what was used, in dollars.
+        """
+        return dollars(row.usage_pico)
 
 
 @admin.register(Key)

@@ -11,16 +11,21 @@ from django.db import models
 from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.money import Correction, Grant, Period, Tariff
 
 __all__ = [
     "Balance",
+    "Correction",
+    "Grant",
     "Key",
     "LedgerEntry",
+    "Period",
     "PurgedDay",
     "PurgedRange",
     "RollupDay",
     "RollupHour",
     "RollupSubject",
+    "Tariff",
     "Usage",
 ]
 
@@ -80,6 +85,8 @@ class Usage(models.Model):
     batch_created_at = MomentField(null=True)
     batch_request_source = VarcharField(max_length=64, null=True)
     tags = LongTextField()
+    audio_input_tokens = models.BigIntegerField(null=True)
+    audio_output_tokens = models.BigIntegerField(null=True)
     write_id = VarcharField(max_length=36)
 
     class Meta:

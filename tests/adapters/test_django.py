@@ -496,7 +496,7 @@ def superuser() -> Client:
     return client
 
 
-@pytest.mark.parametrize("model", ["usage", "ledgerentry", "balance", "key"])
+@pytest.mark.parametrize("model", ["usage", "ledgerentry", "balance", "key", "tariff", "correction", "grant", "period"])
 def test_admin_shows_and_changes_nothing(superuser: Client, model: str) -> None:
     """Lists open for a superuser, and offer no way to add, change or delete a row."""
     post(CHAT, "admin")
@@ -508,6 +508,32 @@ def test_admin_shows_and_changes_nothing(superuser: Client, model: str) -> None:
     assert f"/{model}/add/".encode() not in shown.content
     assert b"delete_selected" not in shown.content
     assert added.status_code == 403
+
+
+def test_admin_shows_money_in_dollars(superuser: Client) -> None:
+    """Corrections, grants and closed periods are listed with their amounts."""
+    from datetime import UTC, datetime
+
+    from tokenbudget_mw_django.models import Correction, Grant, Period
+
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    made = [
+        Correction(
+            id="c", usage_id="u", number=1, created_at=at, used_at=at, model="m", change_pico=15 * 10**11,
+            cost_pico=1, write_id="w",
+        ),
+        Grant(id="g", account="tenant:a", amount_pico=25 * 10**11, expires_at=at),
+        Period(
+            id="p", account="tenant:a", starts_at=at, ends_at=at, closed_at=at, usage_pico=35 * 10**11,
+            refunds_pico=0, remainder_pico=0, document="{}", digest="d",
+        ),
+    ]  # fmt: skip
+    for row, dollars in zip(made, (b"$1.5", b"$2.5", b"$3.5"), strict=True):
+        row.save(force_insert=True)
+        shown = superuser.get(f"/admin/tokenbudget_mw_django/{type(row).__name__.lower()}/")
+        row.delete()
+
+        assert dollars in shown.content
 
 
 def test_admin_cannot_be_posted_to(superuser: Client) -> None:

@@ -192,3 +192,62 @@ def test_the_books_read_the_same_on_every_database(run, database_url):
         {"day": "2023-11-15", "requests": 1, "refused": 0, "input_tokens": 2, "output_tokens": 0, "cost_pico": 3}
     ]
     assert run("doctor", "--database", database_url).code == 0
+
+
+def test_rerate_shows_then_posts(run, write, engine, sqlite_database):
+    """Rows without a price are shown with what they would cost, then posted; usage and verify tell the same."""
+    write(created_at_us=START, request_model="mine", cost_pico=0, price_kind="unpriced")
+    write(created_at_us=START, request_model="else", cost_pico=3, price_kind="ceiling")
+    add = ("--input", "1", "--output", "2", "--from", "2023-01-01")
+    assert run("tariffs", "add", "mine", *add, "--database", sqlite_database).code == 0
+    argv = ("rerate", "--database", sqlite_database, "--since", "2023-11-15", "--unpriced")
+
+    shown = run(*argv)
+    posted = run(*argv, "--apply", "--json").json
+    again = run(*argv, "--apply", "--json").json
+
+    assert "Nothing was posted; --apply does it." in shown.out
+    assert "1 still have no price" in shown.out
+    assert posted == {
+        "applied": True,
+        "rows": 2,
+        "changed": 1,
+        "unpriced": 1,
+        "change_pico": 20 * 10**6,
+        "accounts": {"key:k1": 20 * 10**6},
+    }
+    assert (again["changed"], again["accounts"]) == (0, {})
+    verified = run("verify", "--database", sqlite_database, "--json").json
+    assert (verified["verified"], verified["corrected_pico"]) == (True, 20 * 10**6)
+    for argv in (("--by", "model"), ("--by", "model", "--key", "k1"), ("--by", "route"), ("--by", "account")):
+        whole = span(run, sqlite_database, *argv, "--json").json
+        part = run("usage", "--database", sqlite_database, *argv, "--since", "2023-11-14T23:59", "--json").json
+        assert whole["total"]["cost_pico"] == part["total"]["cost_pico"] == 20 * 10**6 + 3
+
+
+def test_rerate_refuses_a_time_that_ends_before_it_begins(run, engine, sqlite_database):
+    """Nothing is looked at, and it says why."""
+    ran = run("rerate", "--database", sqlite_database, "--since", "2023-11-15", "--until", "2023-11-14")
+
+    assert (ran.code, ran.err.splitlines()[-1]) == (2, "--until does not lie after --since.")
+
+
+def test_verify_repairs_when_told_to(run, write, engine, sqlite_database):
+    """Differences stand under their days; with --repair entries are posted, and the books agree again."""
+    write(created_at_us=START)
+    write(created_at_us=START + DAY)
+    with engine.begin() as connection:
+        connection.execute(delete(ledger))
+
+    found = run("verify", "--database", sqlite_database)
+    repaired = run("verify", "--database", sqlite_database, "--repair", "--note", "ticket 4")
+    again = run("verify", "--database", sqlite_database, "--repair", "--json").json
+
+    assert found.code == 1
+    assert "\n  2023-11-15\n    entry of key:k1 of write" in found.out
+    assert "\n  2023-11-16\n    entry of key:k1 of write" in found.out
+    assert repaired.code == 0
+    assert "Repaired: 2 entries of $0.00000000015 posted" in repaired.out
+    assert repaired.out.endswith("The books agree.\n")
+    assert again["verified"] is True
+    assert "repaired" not in again

@@ -85,6 +85,24 @@ def test_t03_models_without_a_price_are_visible(run, healthy, write, monkeypatch
     assert "'gpt-4o'" not in warnings
 
 
+def test_rows_that_were_priced_again_are_no_trouble(run, healthy, write):
+    """Once a price is there and the rows were priced by it, nothing is left to tell."""
+    from datetime import UTC, datetime, timedelta
+
+    now = datetime.now(UTC)
+    write(created_at_us=int(now.timestamp()) * 10**6, request_model="mine", price_kind="unpriced", cost_pico=0)
+    before = run("doctor").out
+    begins = (now - timedelta(days=1)).isoformat()
+    run("tariffs", "add", "mine", "--input", "1", "--output", "1", "--from", begins)
+    run("rerate", "--since", begins, "--apply")
+
+    after = run("doctor").out
+
+    assert "model 'mine' has no price" in before
+    assert "model 'mine'" not in after
+    assert "1 tariffs of the database hold now" in after
+
+
 def test_a_tariff_of_your_own_is_a_price(run, healthy, monkeypatch):
     """An alias whose model has a tariff is priced."""
     monkeypatch.setenv("TOKENBUDGET_MODELS", '{"house": "nobody-knows-it"}')

@@ -58,6 +58,7 @@ def test_honest_books_are_verified(kept: Engine) -> None:
         },
         "usage_pico": 47,
         "unowned_pico": 9,
+        "corrected_pico": 0,
         "ledger_usage_pico": 47,
         "ledger_pico": 47,
         "balance_pico": -47,

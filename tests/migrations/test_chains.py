@@ -15,11 +15,13 @@ from sqlalchemy.exc import DatabaseError
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database import books, tables
 from tokenbudget_mw.database.keys import KeyStore
-from tokenbudget_mw.database.rows import COLUMNS, new_rows
+from tokenbudget_mw.database.rerating import Selection, rerate
+from tokenbudget_mw.database.rows import COLUMNS, moment, new_rows
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings.limits import Context
 from tokenbudget_mw.settings.own_limits import OwnLimits
-from tokenbudget_mw.values import UsageRecord
+from tokenbudget_mw.values import Price, UsageRecord
 
 if TYPE_CHECKING:
     import subprocess
@@ -154,9 +156,10 @@ def test_rollups_are_filled_from_older_rows(engine: Engine, django: Django, chai
         for at, hour in enumerate(hours)
     ]
     with engine.begin() as connection:
-        connection.execute(
-            insert(tables.usage), [dict(zip(COLUMNS, row, strict=True)) for row in new_rows(records, "w")]
-        )
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in new_rows(records, "w")]
+        for row in rows:
+            del row["audio_input_tokens"], row["audio_output_tokens"]  # columns of later
+        connection.execute(insert(tables.usage), rows)
 
     run_chain(chain, engine, django)
     report = books.verify(engine)
@@ -171,6 +174,36 @@ def test_rollups_are_filled_from_older_rows(engine: Engine, django: Django, chai
         "10 23:00:00.000000",
         "11 00:00:00.000000",
     ]
+
+
+@pytest.mark.parametrize("chain", ["alembic", "django"])
+def test_rows_from_before_audio_live_on(engine: Engine, django: Django, chain: str) -> None:
+    """
+    Rows, and the writes of a version that knows no audio, are good before and after the upgrade, and are priced again.
+    """
+    if chain == "alembic":
+        tokenbudget_mw_alembic.upgrade(engine, "0008")
+    else:
+        assert django("migrate", "tokenbudget_mw_django", "0008", "--verbosity=0").returncode == 0
+        engine.dispose()
+    columns = [column for column in COLUMNS if not column.startswith("audio_")]
+
+    def write_as_before(number: int) -> None:
+        record = UsageRecord(
+            id=f"r{number}", instance_id="i", sequence=number, created_at_us=1, method="POST", path="/",
+            request_model="m", input_tokens=3,
+        )  # fmt: skip
+        (row,) = [dict(zip(COLUMNS, row, strict=True)) for row in new_rows([record], "w")]
+        with engine.begin() as connection:
+            connection.execute(insert(tables.usage), {name: row[name] for name in columns})
+
+    write_as_before(1)
+    run_chain(chain, engine, django)
+    write_as_before(2)
+
+    tariffs = Tariffs([Price("p", "m", 5, 0, audio_input=9)], lambda _: (), "flag", Price("c", "*", 1, 1), str)
+    report = rerate(engine, tariffs, Selection(moment(0), moment(10)))
+    assert (report.rows, report.change_pico) == (2, 30)
 
 
 @pytest.mark.parametrize("chain", ["alembic", "django"])

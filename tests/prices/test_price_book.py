@@ -15,6 +15,7 @@ import pytest
 from tokenbudget_mw import prices
 from tokenbudget_mw.counting.models import normalise
 from tokenbudget_mw.prices import _generate
+from tokenbudget_mw.rules.pricing import Moment, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs, choose, cost_pico
 from tokenbudget_mw.values import Price, Usage
 
@@ -60,6 +61,30 @@ def test_known_prices(name: str, figures: tuple[str | None, ...]) -> None:
 
     found = (price.input, price.output, price.cache_read, price.cache_write, price.cache_write_1h)
     assert found == tuple(None if usd is None else Decimal(usd) * 10**6 for usd in figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "tier", "usd"),
+    [
+        ("gemini-2.5-pro", 200_000, None, "0.2510"),  # 200,000 x 1.25 + 100 x 10
+        ("gemini-2.5-pro", 200_001, None, "0.5015025"),  # 200,001 x 2.50 + 100 x 15
+        ("claude-sonnet-4-5", 200_001, None, "1.202256"),  # 200,001 x 6 + 100 x 22.50
+        ("gpt-5", 1000, None, "0.00225"),
+        ("gpt-5", 1000, "default", "0.00225"),
+        ("gpt-5", 1000, "flex", "0.001125"),
+        ("gpt-5", 1000, "priority", "0.0045"),
+        ("gpt-5.4", 272_001, "flex", "0.6811275"),  # 272,001 x 2.50 + 100 x 11.25
+    ],
+)
+def test_t10_long_prompts_and_tiers(name: str, tokens: int, tier: str | None, usd: str) -> None:
+    """Long prompts, and the tiers that served a call, cost what the makers' lists say, without any setting."""
+    tariffs = Tariffs((), BOOK.find, "deny", Price("ceiling", "*", 1, 1), normalise)
+
+    priced = price_usage(
+        tariffs, Usage(tokens, 100, model=name, service_tier=tier), Moment(1_795_000_000.0), asked=None
+    )
+
+    assert priced.cost_pico == Decimal(usd) * 10**12
 
 
 @pytest.mark.parametrize(
@@ -149,7 +174,10 @@ def test_every_price() -> None:
             assert price.input + price.output > 0, name
             assert price.source in BOOK._sources
             assert ids.setdefault(price.id, price) == price
-        assert [price.valid_until for price in found[:-1]] == [price.valid_from for price in found[1:]]
+        plain = [price for price in found if not price.above_input and price.service_tier is None]
+        assert [price.valid_until for price in plain[:-1]] == [price.valid_from for price in plain[1:]]
+        assert all(price.valid_from == plain[-1].valid_from for price in found[: -len(plain)]), name
+        assert found[-len(plain) :] == tuple(plain)
         assert found[-1].valid_until is None
     assert len(ids) > 3000
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tokenbudget_mw import tapping
 from tokenbudget_mw.errors import UnpricedModelError
+from tokenbudget_mw.rules.pricing import Moment, estimate, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs, choose, cost_pico, upper_pico
-from tokenbudget_mw.values import Price, Quote, Usage
+from tokenbudget_mw.values import Price, Prompt, Quote, TokenCount, Usage
 
 NOW = 1_760_000_000.0
 DAY = 86_400.0
@@ -102,6 +103,25 @@ class TestChoose:
 
         assert chosen(first, second) == "second"
         assert chosen(second, first) == "second"
+
+    def test_conditions_of_the_call(self) -> None:
+        """Tier before length before date, and all of them behind purpose and window; a length is exceeded, not reached."""
+        plain, long = price("plain"), price("long", above_input=100)
+        longer, flex = price("longer", above_input=200), price("flex", service_tier="flex")
+        batch = price("batch", purpose="batch")
+        prices = (plain, long, longer, flex, batch)
+
+        def found(tokens: int, tier: str | None = None, purpose: str = "realtime") -> str:
+            choice = choose(
+                prices, at=NOW, purpose=purpose, completion_window=None, input_tokens=tokens, service_tier=tier
+            )
+            assert choice is not None
+            return choice.id
+
+        assert [found(tokens) for tokens in (100, 101, 200, 201)] == ["plain", "long", "long", "longer"]
+        assert [found(tokens, "flex") for tokens in (100, 201)] == ["flex", "flex"]
+        assert found(201, "flex", "batch") == "batch"
+        assert found(0, "other") == "plain"
 
     @given(
         st.lists(
@@ -199,6 +219,36 @@ GOLDEN = [
         "0.000009",
     ),
     (
+        "OpenAI, audio within prompt and completion",
+        price("audio", "gpt-4o-audio", 2_500_000, 10_000_000, audio_input=40_000_000, audio_output=80_000_000),
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 300,
+            "prompt_tokens_details": {"audio_tokens": 800, "text_tokens": 200},
+            "completion_tokens_details": {"audio_tokens": 250, "text_tokens": 50},
+        },
+        "0.053",  # 200 x 2.50 + 800 x 40 + 50 x 10 + 250 x 80
+    ),
+    (
+        "Gemini, audio within the prompt",
+        price("flash", "gemini-2.5-flash", 300_000, 2_500_000, audio_input=1_000_000),
+        {
+            "promptTokenCount": 500,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 100},
+                {"modality": "AUDIO", "tokenCount": 400},
+            ],
+            "candidatesTokenCount": 10,
+        },
+        "0.000455",  # 100 x 0.30 + 400 x 1 + 10 x 2.50
+    ),
+    (
+        "audio at the price of text where it has none",
+        GPT_4O,
+        {"prompt_tokens": 100, "completion_tokens": 0, "prompt_tokens_details": {"audio_tokens": 100}},
+        "0.00025",
+    ),
+    (
         "a price below a nano-dollar",
         price("cheap", "cheap", 130, 260),
         {"prompt_tokens": 3, "completion_tokens": 1},
@@ -230,16 +280,151 @@ def test_t10_batch_and_dates() -> None:
     assert cost(NOW - 1, "realtime") == 6_500_000_000
 
 
+# the published prices of models that cost more for long prompts, or by the tier that serves them
+TIERED = [
+    price("gemini", "gemini-2.5-pro", 1_250_000, 10_000_000, cache_read=310_000),
+    price("gemini-long", "gemini-2.5-pro", 2_500_000, 15_000_000, cache_read=625_000, above_input=200_000),
+    price("sonnet", "claude-sonnet-4", 3_000_000, 15_000_000, cache_read=300_000, cache_write=3_750_000),
+    price(
+        "sonnet-long",
+        "claude-sonnet-4",
+        6_000_000,
+        22_500_000,
+        cache_read=600_000,
+        cache_write=7_500_000,
+        cache_write_1h=12_000_000,
+        above_input=200_000,
+    ),
+    price("5", "gpt-5", 1_250_000, 10_000_000, cache_read=125_000),
+    price("5-flex", "gpt-5", 625_000, 5_000_000, cache_read=62_500, service_tier="flex"),
+    price("5-priority", "gpt-5", 2_500_000, 20_000_000, cache_read=250_000, service_tier="priority"),
+    price("5-batch", "gpt-5", 625_000, 5_000_000, cache_read=62_500, purpose="batch"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "response", "purpose", "expected", "usd"),
+    [
+        ("gemini-2.5-pro", {"promptTokenCount": 200_000, "candidatesTokenCount": 10}, "realtime", "gemini", "0.2501"),
+        (
+            "gemini-2.5-pro",  # 100,000 x 2.50 + 100,001 x 0.625 + 20 x 15
+            {
+                "promptTokenCount": 200_001,
+                "cachedContentTokenCount": 100_001,
+                "candidatesTokenCount": 10,
+                "thoughtsTokenCount": 10,
+            },
+            "realtime",
+            "gemini-long",
+            "0.312800625",
+        ),
+        (
+            "claude-sonnet-4",  # the cache counts for the length: 1 x 6 + 199,000 x 0.60 + 500 x 7.50 + 500 x 12 + 2 x 22.50
+            {
+                "input_tokens": 1,
+                "cache_read_input_tokens": 199_000,
+                "cache_creation_input_tokens": 1000,
+                "cache_creation": {"ephemeral_5m_input_tokens": 500, "ephemeral_1h_input_tokens": 500},
+                "output_tokens": 2,
+            },
+            "realtime",
+            "sonnet-long",
+            "0.129201",
+        ),
+        ("gpt-5", {"prompt_tokens": 1000, "completion_tokens": 100}, "realtime", "5", "0.00225"),
+        ("gpt-5", {"prompt_tokens": 1000, "completion_tokens": 100}, "batch", "5-batch", "0.001125"),
+        (
+            "gpt-5",
+            {"prompt_tokens": 1000, "completion_tokens": 100, "service_tier": "flex"},
+            "realtime",
+            "5-flex",
+            "0.001125",
+        ),
+        (
+            "gpt-5",
+            {"prompt_tokens": 1000, "completion_tokens": 100, "service_tier": "priority"},
+            "realtime",
+            "5-priority",
+            "0.0045",
+        ),
+        (
+            "gpt-5",
+            {"prompt_tokens": 1000, "completion_tokens": 100, "service_tier": "default"},
+            "realtime",
+            "5",
+            "0.00225",
+        ),
+    ],
+)
+def test_t10_long_prompts_and_tiers(model: str, response: dict, purpose: str, expected: str, usd: str) -> None:
+    """A prompt beyond the length costs the other price for all of its tokens, and a tier its own, to the pico-dollar."""
+    tier = response.pop("service_tier", None)
+    usage = tapping.read_response({"model": model, "usage": response, "service_tier": tier})
+
+    priced = price_usage(
+        Tariffs(TIERED, lambda _: (), "deny", CEILING, str), usage, Moment(NOW, purpose), asked="anything"
+    )
+
+    assert (priced.price_id, priced.cost_pico) == (expected, Decimal(usd) * 10**12)
+
+
+def test_a_tier_that_is_only_asked_for_is_not_believed() -> None:
+    """A client that asks for the cheap tier holds the price of the usual one, and pays it unless the response says flex."""
+    tariffs = Tariffs(TIERED, lambda _: (), "deny", CEILING, str)
+    prompt = Prompt("gpt-5", TokenCount(100, 100, exact=True), max_output=10, service_tier="flex")
+
+    upper, least = estimate(tariffs, prompt, Moment(NOW), output_reserve=0)
+    priced = price_usage(tariffs, Usage(100, 10, model="gpt-5"), Moment(NOW), asked="gpt-5")
+
+    assert upper.money_nano * 1000 == 100 * 1_250_000 + 10 * 10_000_000
+    assert least.money_nano * 1000 == 100 * 62_500
+    assert priced.price_id == "5"
+
+
+@given(
+    st.lists(
+        st.builds(
+            price,
+            input=st.integers(0, 10**8),
+            output=st.integers(0, 10**8),
+            above_input=st.sampled_from([0, 5, 10, 20]),
+            service_tier=st.sampled_from([None, None, "flex"]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.sampled_from([None, "flex"]),
+)
+def test_a_reservation_covers_whatever_the_call_turns_out_to_be(
+    prices: list[Price], most: int, used: int, tier: str | None
+) -> None:
+    """However long the prompt is, up to its bound, and whatever tier serves it: it costs no more than what was held."""
+    tariffs = Tariffs([price(input=1, output=1), *prices], lambda _: (), "deny", CEILING, str)
+    prompt = Prompt("m", TokenCount(most, most), max_output=3, service_tier=tier)
+
+    upper, _ = estimate(tariffs, prompt, Moment(NOW), output_reserve=0)
+    priced = price_usage(tariffs, Usage(min(used, most), 3, model="m", service_tier=tier), Moment(NOW), asked="m")
+
+    assert priced.cost_pico <= upper.money_nano * 1000
+
+
 counts = st.integers(-5, 10**7)
 rates = st.integers(0, 10**8)
 any_price = st.builds(
     price, input=rates, output=rates, cache_read=rates | st.none(), cache_write=rates | st.none(),
     cache_write_1h=rates | st.none(), reasoning=rates | st.none(),
+    audio_input=rates | st.none(), audio_output=rates | st.none(),
 )  # fmt: skip
 
 
 class TestCost:
-    @given(any_price, st.builds(Usage, counts, counts, counts, counts, counts, counts))
+    @given(any_price, st.builds(
+            Usage, counts, counts, counts, counts, counts, counts,
+            audio_input_tokens=counts, audio_output_tokens=counts,
+        ),
+    )  # fmt: skip
     def test_bounds(self, tariff: Price, usage: Usage) -> None:
         """A cost is a whole number from 0 to the upper bound of its tokens, whatever the parts say."""
         cost = cost_pico(tariff, usage)
@@ -273,6 +458,7 @@ class TestCost:
         """A reservation holds the price of an hour's cache write and of reasoning, where these are dearer."""
         assert upper_pico(SONNET, 10, 1) == 10 * 6_000_000 + 15_000_000
         assert upper_pico(price(reasoning=99), 0, 2) == 198
+        assert upper_pico(price(audio_input=50, audio_output=60), 1, 1) == 110
 
 
 def tariffs(*user: Price, book: dict[str, tuple[Price, ...]] | None = None, unknown: str = "deny") -> Tariffs:

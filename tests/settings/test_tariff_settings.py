@@ -64,6 +64,16 @@ def test_prices_round_trip(pico):
     assert price(input=usd_from_pico(pico * 10**6)[:40], per="1M tokens").input == pico
 
 
+def test_a_tier_and_a_length_make_a_price_of_its_own():
+    """
+    A price may hold for a service tier and above a length of the prompt, which its id shows.
+    """
+    found = price(service_tier="flex", above_input="200k tokens")
+
+    assert (found.id, found.service_tier, found.above_input) == ("tariff/my-gpt+flex+>200000", "flex", 200_000)
+    assert "'above_input' is a number of tokens" in problem(PLAIN | {"above_input": 0})
+
+
 def test_conditions_make_a_price_of_its_own():
     """
     A price may hold for a purpose, a batch window and a time, which its id shows.

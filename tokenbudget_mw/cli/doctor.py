@@ -97,7 +97,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     for warning in warnings_of(settings):
         yield Finding("settings", "warning", warning)
     yield Finding(
-        "prices", "ok", f"price book of {prices.load().version}, and {len(settings.tariffs)} tariffs of yours"
+        "prices", "ok", f"price book of {prices.load().version}, and {len(settings.tariffs)} tariffs of the settings"
     )
     for name, model in settings.models.items():
         if not _is_priced(settings, model):
@@ -192,6 +192,7 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
             yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")
             return
         yield from _schema(engine, there)
+        yield from _stored(engine)
         yield from _unpriced(engine)
         yield from _keys(engine, settings)
 
@@ -212,22 +213,33 @@ def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
         yield Finding("database", "problem", f"the schema is at {at}, and {newest} is needed. {MIGRATE}")
 
 
+def _stored(engine: Engine) -> Iterator[Finding]:
+    from tokenbudget_mw.database.tariffs import TariffStore
+
+    held = TariffStore(engine).find(at=datetime.now(UTC).timestamp())
+    yield Finding("prices", "ok", f"{len(held)} tariffs of the database hold now")
+
+
 def _unpriced(engine: Engine) -> Iterator[Finding]:
     from sqlalchemy import func, select
 
     from tokenbudget_mw.database.engine import reader
-    from tokenbudget_mw.database.tables import usage
+    from tokenbudget_mw.database.tables import corrections, usage
 
+    is_corrected = select(corrections.c.id).where(corrections.c.usage_id == usage.c.id).exists()
     model = func.coalesce(usage.c.response_model, usage.c.request_model)
     wanted = (
         select(model.label("model"), usage.c.price_kind, func.count())
-        .where(usage.c.created_at >= datetime.now(UTC) - RECENT, usage.c.price_kind != "known")
+        .where(usage.c.created_at >= datetime.now(UTC) - RECENT, usage.c.price_kind != "known", ~is_corrected)
         .group_by("model", usage.c.price_kind)
     )
     with reader(engine).connect() as connection:
         for name, kind, rows in connection.execute(wanted):
             charged = "charged the ceiling" if kind == "ceiling" else "charged nothing"
-            message = f"model {name!r} has no price: {rows} rows of the last {RECENT.days} days were {charged}. Add it to `tariffs`."
+            message = (
+                f"model {name!r} has no price: {rows} rows of the last {RECENT.days} days were {charged}. "
+                "Add it to `tariffs`; `tokenbudget-mw rerate` prices the rows again."
+            )
             yield Finding("prices", "warning", message)
 
 

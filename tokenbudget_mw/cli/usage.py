@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.cli.context import Context
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "parse_moment", "run"]
 
 GROUPS = ("model", "key", "account", "route", "day")
 _Sums = dict[str | None, dict[str, int]]
@@ -62,12 +62,15 @@ def run(context: Context) -> int:
 def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    start = _moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
-    end = _moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
+    start = parse_moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
+    end = parse_moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
     return start, end
 
 
-def _moment(flag: str, text: str) -> datetime:
+def parse_moment(flag: str, text: str) -> datetime:
+    """
+    Read the moment that *flag* gives, in UTC unless it says otherwise.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
@@ -128,28 +131,39 @@ def _from_rows(engine: Engine, by: str, since: datetime, until: datetime, key: s
 def _day(
     engine: Engine, by: str, start: datetime, end: datetime, key: str | None
 ) -> Iterator[tuple[Any, tuple[int, ...]]]:
-    from sqlalchemy import case, func, literal, select
+    from sqlalchemy import case, func, literal, select, union_all
 
     from tokenbudget_mw.database.engine import reader
-    from tokenbudget_mw.database.tables import usage
+    from tokenbudget_mw.database.tables import corrections, usage
 
-    groups = {
-        "model": func.coalesce(usage.c.response_model, usage.c.request_model),
-        "key": usage.c.key_id,
-        "account": usage.c.account,
-        "route": usage.c.route,
-        "day": literal(start.strftime("%Y-%m-%d")),
-    }
     refused = case((usage.c.decision == "refused", 1), else_=0)
-    sums = [func.sum(column) for column in (refused, usage.c.input_tokens, usage.c.output_tokens, usage.c.cost_pico)]
-    wanted = select(groups[by].label("line"), func.count(), *sums).where(
-        usage.c.created_at >= start, usage.c.created_at < end
-    )
+    rows = select(
+        *_group(by, start, usage.c, func.coalesce(usage.c.response_model, usage.c.request_model)),
+        literal(1).label("requests"),
+        refused.label("refused"),
+        *(usage.c[name] for name in FIGURES[2:]),
+    ).where(usage.c.created_at >= start, usage.c.created_at < end)
+    changes = select(
+        *_group(by, start, corrections.c, func.nullif(corrections.c.model, "")),
+        *(literal(0) for _ in FIGURES[1:]),
+        corrections.c.change_pico,
+    ).where(corrections.c.used_at >= start, corrections.c.used_at < end)
     if key is not None:
-        wanted = wanted.where(usage.c.key_id == key)
+        rows, changes = rows.where(usage.c.key_id == key), changes.where(corrections.c.key_id == key)
+    both = union_all(rows, changes).subquery()
+    wanted = select(both.c.line, *(func.sum(both.c[name]) for name in FIGURES)).group_by(both.c.line)
     with reader(engine).connect() as connection:
-        for group, *figures in connection.execute(wanted.group_by("line")):
+        for group, *figures in connection.execute(wanted):
             yield group, tuple(int(figure) for figure in figures)
+
+
+def _group(by: str, start: datetime, columns: Any, model: Any) -> tuple[Any]:
+    from sqlalchemy import literal
+
+    if by == "day":
+        return (literal(start.strftime("%Y-%m-%d")).label("line"),)
+    names = {"key": "key_id", "account": "account", "route": "route"}
+    return ((model if by == "model" else columns[names[by]]).label("line"),)
 
 
 def _table(by: str, lines: list[dict[str, Any]], total: dict[str, int]) -> list[str]:

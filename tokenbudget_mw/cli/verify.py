@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.database.books import BooksReport
+    from tokenbudget_mw.database.repair import RepairReport
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,6 +29,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     add_source(parser)
     add_json(parser)
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="put right what differs, by further entries; nothing is changed or deleted",
+    )
+    parser.add_argument("--note", help="why it is repaired, for people; stands on every entry")
 
 
 def run(context: Context) -> int:
@@ -34,12 +42,29 @@ def run(context: Context) -> int:
     Run the command.
     """
     from tokenbudget_mw.database.books import verify
+    from tokenbudget_mw.database.repair import repair
 
     with context.database() as engine:
-        report = verify(engine)
+        report = found = verify(engine)
+        repaired = None
+        if context.args.repair and not found.verified:
+            repaired = repair(engine, note=context.args.note)
+            report = verify(engine)
         refused = _refused(engine)
-    context.emit(_result(report, refused), _lines(report))
+    result = _result(report, refused)
+    lines = _lines(report)
+    if repaired is not None:
+        result |= {"repaired": asdict(repaired), "found": [asdict(difference) for difference in found.differences]}
+        lines = [*_lines(found), _told(repaired), *lines]
+    context.emit(result, lines)
     return 0 if report.verified else 1
+
+
+def _told(repaired: RepairReport) -> str:
+    return (
+        f"Repaired: {repaired.entries:,} entries of {format_usd(repaired.posted_pico)} posted, "
+        f"{repaired.rollups:,} lines of rollups changed, {repaired.balances:,} balances made anew. Now:"
+    )
 
 
 def _refused(engine: Engine) -> dict[str, int]:
@@ -72,6 +97,7 @@ def _result(report: BooksReport, refused: dict[str, int]) -> dict[str, Any]:
         **report.tokens,
         "cost_pico": report.usage_pico + report.unowned_pico,
         "unowned_pico": report.unowned_pico,
+        "corrected_pico": report.corrected_pico,
         "ledger_usage_pico": report.ledger_usage_pico,
         "ledger_pico": report.ledger_pico,
         "balance_pico": report.balance_pico,
@@ -89,6 +115,7 @@ def _lines(report: BooksReport) -> list[str]:
         f"usage    {format_usd(report.usage_pico)} on {report.rows:,} rows"
         + (f", and {format_usd(report.unowned_pico)} that nobody owns" if report.unowned_pico else ""),
         *([f"purged   {format_usd(report.purged_pico)} on {report.purged:,} rows"] if report.purged else []),
+        *([f"changed  {format_usd(report.corrected_pico)} by later prices"] if report.corrected_pico else []),
         f"rollups  {format_usd(report.rollup_pico)}",
         f"ledger   {format_usd(report.ledger_usage_pico)} for usage, {format_usd(report.ledger_pico)} in all",
         f"balances {format_usd(report.balance_pico)}",
@@ -96,4 +123,13 @@ def _lines(report: BooksReport) -> list[str]:
     if report.verified:
         return [*lines, "The books agree."]
     many = f"{len(report.differences)}{' or more' if report.truncated else ''}"
-    return [*lines, f"The books do NOT agree, in {many} places:", *(f"  {found}" for found in report.differences)]
+    return [*lines, f"The books do NOT agree, in {many} places:", *_by_day(report)]
+
+
+def _by_day(report: BooksReport) -> Iterator[str]:
+    days: dict[str, list[str]] = {}
+    for difference in report.differences:
+        days.setdefault(difference.day, []).append(str(difference))
+    for day in sorted(days):
+        yield f"  {day or 'of no day'}"
+        yield from (f"    {line}" for line in days[day])

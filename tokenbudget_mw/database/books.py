@@ -21,7 +21,8 @@ from tokenbudget_mw.database.differences import (
     purged_differences,
     rollup_differences,
 )
-from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.engine import snapshot
+from tokenbudget_mw.database.periods import period_differences
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -45,7 +46,10 @@ class BooksReport:
 
         unowned_pico: Cost of those that have none: nobody's ledger takes it.
 
-        ledger_usage_pico: Sum of all ledger entries of kind ``usage``.
+        corrected_pico: What costs of rows were corrected by later; see `rerating`.
+
+        ledger_usage_pico: Sum of the ledger entries that stand for usage: it is *usage_pico*, with what of *corrected_pico*
+            has an account, as long as no row was purged.
 
         ledger_pico: Sum of all ledger entries.
 
@@ -66,6 +70,7 @@ class BooksReport:
     tokens: Mapping[str, int]
     usage_pico: int
     unowned_pico: int
+    corrected_pico: int
     ledger_usage_pico: int
     ledger_pico: int
     balance_pico: int
@@ -83,18 +88,18 @@ class BooksReport:
         return not self.differences
 
 
-_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences)
+_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences, period_differences)
 
 
 def verify(engine: Engine) -> BooksReport:
     """
     Hold usage rows, rollups, ledger and balances against one another, in one snapshot, while others may write.
 
-    Every usage entry must be the sum of its rows, every balance minus the sum of its account's entries, and every rollup
-    the sum of its day's rows. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
-    usage entries must be the sum of its rollup.
+    Every usage entry must be the sum of its rows, and that of a re-rating the sum of its corrections, every balance minus the sum of its account's entries, and every rollup
+    the sum of its day's rows and corrections. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
+    usage entries must be the sum of its rollup. Closed periods must be as they were closed.
     """
-    with _snapshot(engine) as connection:
+    with snapshot(engine) as connection:
         sums = _sums(connection)
         found = list(islice(chain(*(differ(connection) for differ in _DIFFERENCES)), MOST_DIFFERENCES + 1))
     return BooksReport(
@@ -102,6 +107,7 @@ def verify(engine: Engine) -> BooksReport:
         tokens={name: sums[name] for name in tables.TOKENS},
         usage_pico=sums["cost_pico"] - sums["unowned_pico"],
         unowned_pico=sums["unowned_pico"],
+        corrected_pico=sums["corrected_pico"],
         ledger_usage_pico=sums["ledger_usage_pico"],
         ledger_pico=sums["ledger_pico"],
         balance_pico=sums["balance_pico"],
@@ -115,19 +121,12 @@ def verify(engine: Engine) -> BooksReport:
 
 def totals(engine: Engine) -> dict[str, int]:
     """
-    Return what the books hold: ``rows``, the sum of every token column, ``cost_pico``, ``unowned_pico``, ``ledger_pico``,
-    ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
+    Return what the books hold: ``rows``, the sum of every token column, ``cost_pico``, ``unowned_pico``,
+    ``corrected_pico``, ``ledger_pico``, ``ledger_usage_pico``, ``balance_pico``, ``rollup_pico``,
     ``purged`` and ``purged_pico``.
     """
-    with _snapshot(engine) as connection:
+    with snapshot(engine) as connection:
         return _sums(connection)
-
-
-def _snapshot(engine: Engine) -> Connection:
-    connection = reader(engine).connect()
-    if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
-        connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    return connection
 
 
 # -- sums -------------------------------------------------------------------------------------------------------------
@@ -136,11 +135,12 @@ def _snapshot(engine: Engine) -> Connection:
 def _sums(connection: Connection) -> dict[str, int]:
     usage, ledger, balances = tables.usage.c, tables.ledger.c, tables.balances.c
     unowned = case((usage.account.is_(None), usage.cost_pico), else_=0)
-    of_usage = case((ledger.kind == "usage", ledger.amount_pico), else_=0)
+    of_usage = case((ledger.kind.in_(tables.CHARGES), ledger.amount_pico), else_=0)
     sums: dict[str, int] = {"rows": connection.scalar(select(func.count()).select_from(tables.usage)) or 0}
     for columns in (
         {**{name: usage[name] for name in tables.TOKENS}, "cost_pico": usage.cost_pico, "unowned_pico": unowned},
         {"ledger_pico": ledger.amount_pico, "ledger_usage_pico": of_usage},
+        {"corrected_pico": tables.corrections.c.change_pico},
         {"balance_pico": balances.balance_pico},
         {"rollup_pico": tables.rollup_subjects.c.cost_pico},
         {"purged": tables.purged_days.c.requests, "purged_pico": tables.purged_days.c.cost_pico},

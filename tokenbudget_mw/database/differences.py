@@ -4,11 +4,12 @@ Where the books may differ, and the exact sums that show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import BigInteger, func, literal, select, type_coerce, union_all
+from sqlalchemy import BigInteger, func, literal, null, or_, select, type_coerce, union_all
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import day_of, model_of
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Difference",
+    "EntryGap",
+    "RollupGap",
     "balance_differences",
     "entry_differences",
+    "entry_gaps",
     "exact_sum",
     "joined_pairs",
     "purged_differences",
     "rollup_differences",
+    "rollup_gaps",
 ]
 
 _HALF = 2**31
@@ -41,8 +46,8 @@ class Difference:
 
     Attributes:
         kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance),
-            ``rollup`` (a rollup against the rows, or against another rollup) or ``ledger`` (the rollup of an account with
-            purged rows against its usage entries).
+            ``rollup`` (a rollup against the rows, or against another rollup), ``ledger`` (the rollup of an account with
+            purged rows against its usage entries) or ``period`` (a closed period against itself).
 
         account: Whose; empty where no account is compared.
 
@@ -53,9 +58,11 @@ class Difference:
 
         found_pico: What it is; None where the entry or the balance is missing.
 
-        place: Which rollup, and where in it: its day, model, route.
+        place: Which rollup, and where in it: its day, model, route. Of a period, when it begins.
 
         figure: Which column of the rollup.
+
+        day: Day of it in UTC, ``2027-01-31``: of the rollup, or of the entry's first row; empty where it has none.
     """
 
     kind: str
@@ -65,8 +72,11 @@ class Difference:
     found_pico: int | None
     place: str = ""
     figure: str = "cost_pico"
+    day: str = ""
 
     def __str__(self) -> str:
+        if self.kind == "period":
+            return f"period of {self.account} {self.place}: it, or the one before it, is not what was closed"
         if self.kind == "rollup":
             return f"{self.place}: expected {self.figure} {self.expected_pico}, found {self.found_pico}"
         where = f" of write {self.write_id}" if self.write_id else ""
@@ -102,35 +112,38 @@ def joined_pairs(row: Iterable[Any]) -> list[int]:
 # -- money ------------------------------------------------------------------------------------------------------
 
 
+class EntryGap(NamedTuple):
+    """
+    What a write's rows, or a re-rating's corrections, are for an account, and what its ledger entries say.
+    """
+
+    account: str
+    write_id: str
+    instance_id: str | None
+    rows: int
+    entries: int
+    first_sequence: int | None
+    last_sequence: int | None
+    at: datetime
+    expected_pico: int
+    found_pico: int
+
+
 def entry_differences(connection: Connection) -> Iterator[Difference]:
     """
-    Yield the writes whose usage rows and ledger entry differ, for each account: a full join, by one grouping of both.
+    Yield the writes whose usage rows, or corrections, and ledger entries differ, for each account.
     """
-    usage, ledger = tables.usage.c, tables.ledger.c
-    both = union_all(
-        select(
-            usage.account,
-            usage.write_id,
-            usage.instance_id,
-            usage.cost_pico.label("rows_pico"),
-            literal(1).label("row_count"),
-            literal(0).label("entry_pico"),
-            literal(0).label("entry_count"),
-            usage.sequence.label("first_sequence"),
-            usage.sequence.label("last_sequence"),
-        ).where(usage.account.is_not(None), usage.cost_pico > 0),
-        select(
-            ledger.account,
-            ledger.write_id,
-            ledger.instance_id,
-            literal(0),
-            literal(0),
-            ledger.amount_pico,
-            ledger.entries,
-            ledger.first_sequence,
-            ledger.last_sequence,
-        ).where(ledger.kind == "usage"),
-    ).subquery("both")
+    for gap in entry_gaps(connection):
+        found = gap.found_pico if gap.entries else None
+        day = f"{gap.at:%Y-%m-%d}"
+        yield Difference("entry", gap.account, gap.write_id, gap.expected_pico, found, day=day)
+
+
+def entry_gaps(connection: Connection) -> Iterator[EntryGap]:
+    """
+    Yield the same, with all that a repair needs: a full join, by one grouping of both.
+    """
+    both = _rows_and_entries().subquery("both")
     group = both.c.account, both.c.write_id, both.c.instance_id
     wanted = select(
         *group,
@@ -138,16 +151,62 @@ def entry_differences(connection: Connection) -> Iterator[Difference]:
         func.sum(both.c.entry_count),
         func.min(both.c.first_sequence),
         func.max(both.c.last_sequence),
+        func.min(both.c.at),
         *exact_sum(connection, both.c.rows_pico),
         *exact_sum(connection, both.c.entry_pico),
     ).group_by(*group)
     purged = _purged_ranges(connection)
-    for account, write_id, instance, rows, entries, first, last, *amounts in _stream(connection, wanted):
+    for account, write_id, instance, rows, entries, first, last, at, *amounts in _stream(connection, wanted):
         expected, found = joined_pairs(amounts)
         if rows < entries and expected <= found and _overlap(purged.get(instance, ()), first, last):
             continue  # retention has deleted rows of it; `purged_differences` holds their account to the rollup
         if expected != found or rows != entries:
-            yield Difference("entry", account, write_id, expected, found if entries else None)
+            yield EntryGap(account, write_id, instance, int(rows), int(entries), first, last, at, expected, found)
+
+
+def _rows_and_entries() -> CompoundSelect[Any]:
+    usage, corrections, ledger = tables.usage.c, tables.corrections.c, tables.ledger.c
+    rows = select(
+        usage.account,
+        usage.write_id,
+        usage.instance_id,
+        usage.cost_pico.label("rows_pico"),
+        literal(1).label("row_count"),
+        literal(0).label("entry_pico"),
+        literal(0).label("entry_count"),
+        usage.sequence.label("first_sequence"),
+        usage.sequence.label("last_sequence"),
+        usage.created_at.label("at"),
+    ).where(usage.account.is_not(None), usage.cost_pico > 0)
+    # a correction belongs to no process: its entry has neither instance nor sequences
+    changes = select(
+        corrections.account,
+        corrections.write_id,
+        null(),
+        corrections.change_pico,
+        literal(1),
+        literal(0),
+        literal(0),
+        null(),
+        null(),
+        corrections.created_at,
+    ).where(corrections.account.is_not(None))
+    entries = select(
+        ledger.account,
+        ledger.write_id,
+        ledger.instance_id,
+        literal(0),
+        literal(0),
+        ledger.amount_pico,
+        ledger.entries,
+        ledger.first_sequence,
+        ledger.last_sequence,
+        ledger.created_at,
+        # a repair of no write in particular is held to the rollup, by `purged_differences`
+    ).where(
+        ledger.kind.in_(tables.CHARGES), or_(ledger.kind != "repair", ledger.write_id.is_not(None), ledger.entries != 0)
+    )
+    return union_all(rows, changes, entries)
 
 
 def _purged_ranges(connection: Connection) -> dict[str, list[tuple[int, int]]]:
@@ -175,7 +234,7 @@ def purged_differences(connection: Connection) -> Iterator[Difference]:
             rollup.account.in_(accounts)
         ),
         select(ledger.account, literal(0), ledger.amount_pico).where(
-            ledger.kind == "usage", ledger.account.in_(accounts)
+            ledger.kind.in_(tables.CHARGES), ledger.account.in_(accounts)
         ),
     ).subquery("both")
     wanted = select(
@@ -216,9 +275,31 @@ def balance_differences(connection: Connection) -> Iterator[Difference]:
 # -- rollups ----------------------------------------------------------------------------------------------------------
 
 
+class RollupGap(NamedTuple):
+    """
+    One figure of a rollup's place: *keys* are its day, then account, model or route.
+    """
+
+    rollup: str
+    keys: tuple[Any, ...]
+    figure: str
+    expected: int
+    found: int
+
+
 def rollup_differences(connection: Connection) -> Iterator[Difference]:
     """
     Yield where a rollup differs: the subjects' from the rows, the hours' from the subjects', the days' from the hours'.
+    """
+    for gap in rollup_gaps(connection):
+        day, *others = gap.keys
+        place = f"{gap.rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
+        yield Difference("rollup", "", None, gap.expected, gap.found, place, gap.figure, f"{day:%Y-%m-%d}")
+
+
+def rollup_gaps(connection: Connection) -> Iterator[RollupGap]:
+    """
+    Yield the same, with all that a repair needs.
     """
     subjects, hours, days = tables.rollup_subjects.c, tables.rollup_hours.c, tables.rollup_days.c
     hours_day = day_of(hours.hour, connection.dialect.name)
@@ -244,24 +325,27 @@ def rollup_differences(connection: Connection) -> Iterator[Difference]:
 
 def _rows_by_subject(connection: Connection) -> CompoundSelect[Any]:
     """
-    Select the rows, and what purged rows added up to.
+    Select the rows, what their costs were corrected by, and what purged rows added up to.
     """
-    usage, purged = tables.usage.c, tables.purged_days.c
-    keys = day_of(usage.created_at, connection.dialect.name), func.coalesce(usage.account, ""), model_of(usage)
+    usage, corrections, purged = tables.usage.c, tables.corrections.c, tables.purged_days.c
+    dialect = connection.dialect.name
+    keys = day_of(usage.created_at, dialect), func.coalesce(usage.account, ""), model_of(usage)
     rows = _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
-    return union_all(rows, _of_rollup(purged.day, purged.account, purged.model, table=purged))
+    keys = day_of(corrections.used_at, dialect), func.coalesce(corrections.account, ""), corrections.model
+    changes = dict.fromkeys(_COMPARED, literal(0)) | {"cost_pico": corrections.change_pico}
+    return union_all(rows, _keyed(keys, changes), _of_rollup(purged.day, purged.account, purged.model, table=purged))
 
 
 def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:
     return _keyed(keys, {name: table[name] for name in _COMPARED})
 
 
-def _keyed(keys: Iterable[ColumnElement[Any]], figures: dict[str, ColumnElement[Any]]) -> Select[Any]:
+def _keyed(keys: Iterable[ColumnElement[Any]], figures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
     named = [key.label(f"key_{at}") for at, key in enumerate(keys)]
     return select(*named, *(column.label(name) for name, column in figures.items()))
 
 
-def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[Difference]:
+def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[RollupGap]:
     """
     Yield every figure that is not the same in *expected* and *found*: a full join, by one grouping of both.
     """
@@ -274,7 +358,7 @@ def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part
         place, sums = row[: len(names)], joined_pairs(row[len(names) :])
         for name, left, right in zip(_COMPARED, sums[::2], sums[1::2], strict=True):
             if left != right:
-                yield Difference("rollup", "", None, left, right, _place(rollup, place), name)
+                yield RollupGap(rollup, tuple(place), name, left, right)
 
 
 def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
@@ -285,11 +369,6 @@ def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
         for which in (0, 1)
     ]
     return select(*(inner.c[name] for name in names), *columns)
-
-
-def _place(rollup: str, keys: Iterable[Any]) -> str:
-    day, *others = keys
-    return f"{rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
 
 
 def _stream(connection: Connection, wanted: Executable) -> Iterator[Any]:

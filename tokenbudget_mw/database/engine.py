@@ -19,7 +19,7 @@ from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["open_engine", "reader"]
+__all__ = ["open_engine", "reader", "snapshot"]
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 _EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
@@ -58,6 +58,16 @@ def reader(engine: Engine) -> Engine:
     Return *engine* for transactions that only read: on SQLite they then wait for no writer. The pool is shared.
     """
     return engine.execution_options(**{_READING: True})
+
+
+def snapshot(engine: Engine) -> Connection:
+    """
+    Open a connection that sees the database as it is now, for as long as it is open.
+    """
+    connection = reader(engine).connect()
+    if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")
+    return connection
 
 
 # -- the URL ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-__all__ = ["ADJUSTMENT", "FUNDING", "Entry", "EntryConflictError", "adjust", "balance", "refund", "topup"]
+__all__ = [
+    "ADJUSTMENT",
+    "FUNDING",
+    "Entry",
+    "EntryConflictError",
+    "adjust",
+    "balance",
+    "change_balance",
+    "refund",
+    "topup",
+]
 
 FUNDING = "funding"
 """The account on the other side of top-ups."""
@@ -59,7 +69,7 @@ class Entry:
 
         change_pico: By how much, in pico-dollars; positive where the account has more afterwards.
 
-        kind: ``topup``, ``refund`` or ``adjust``.
+        kind: ``topup``, ``refund``, ``adjust``, ``grant`` or ``expire``.
 
         created_at: When it was posted.
 
@@ -98,7 +108,7 @@ def topup(
 
         ValueError: An amount that is not above zero, or no key.
     """
-    return _post(engine, "topup", FUNDING, account, _positive(amount_pico), key=key, note=note, clock=clock)
+    return post(engine, "topup", FUNDING, account, positive(amount_pico), key=key, note=note, clock=clock)
 
 
 def refund(
@@ -107,7 +117,7 @@ def refund(
     """
     Give *amount_pico* of what usage has cost back to *account*. Arguments and errors are those of `topup`.
     """
-    return _post(engine, "refund", tables.REVENUE, account, _positive(amount_pico), key=key, note=note, clock=clock)
+    return post(engine, "refund", tables.REVENUE, account, positive(amount_pico), key=key, note=note, clock=clock)
 
 
 def adjust(
@@ -118,7 +128,7 @@ def adjust(
     """
     if type(change_pico) is not int or change_pico == 0:
         raise ValueError(f"an adjustment is a whole number of pico-dollars other than 0, got {change_pico!r}")
-    return _post(engine, "adjust", ADJUSTMENT, account, change_pico, key=key, note=note, clock=clock)
+    return post(engine, "adjust", ADJUSTMENT, account, change_pico, key=key, note=note, clock=clock)
 
 
 def balance(engine: Engine, account: str) -> int:
@@ -131,13 +141,16 @@ def balance(engine: Engine, account: str) -> int:
         return connection.scalar(wanted) or 0
 
 
-def _positive(amount_pico: int) -> int:
+def positive(amount_pico: int) -> int:
+    """
+    Return *amount_pico*, which must be an amount.
+    """
     if type(amount_pico) is not int or amount_pico <= 0:
         raise ValueError(f"an amount is a whole number of pico-dollars above 0, got {amount_pico!r}")
     return amount_pico
 
 
-def _post(
+def post(
     engine: Engine,
     kind: str,
     contra: str,
@@ -147,7 +160,11 @@ def _post(
     key: str,
     note: str | None,
     clock: Clock,
+    also: Callable[[Connection, Entry], object] | None = None,
 ) -> Entry:
+    """
+    Post an entry of *kind* once by its *key*; *also* runs in the same transaction, whether the entry is new or not.
+    """
     if not key.strip() or len(key) > MAX_KEY or clean_text(key, MAX_KEY) != key:
         raise ValueError(f"an idempotency key is text of 1 to {MAX_KEY} characters, got one of {len(key)}")
     source = f"{kind}:{clean_id(key, MAX_KEY)}"
@@ -167,7 +184,10 @@ def _post(
         attempt += 1
         try:
             with engine.begin() as connection:
-                return _post_once(connection, row)
+                entry = _post_once(connection, row)
+                if also is not None:
+                    also(connection, entry)
+                return entry
         except IntegrityError:
             # somebody was quicker, with the same key or with the account's first entry
             if attempt == _ATTEMPTS:
@@ -180,7 +200,7 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
     known = connection.execute(wanted).one_or_none()
     if known is None:
         connection.execute(insert(tables.ledger), row)
-        _change_balance(connection, row["account"], -row["amount_pico"], row["created_at"])
+        change_balance(connection, row["account"], -row["amount_pico"], row["created_at"])
         return Entry(row["id"], row["account"], -row["amount_pico"], row["kind"], row["created_at"], is_new=True)
     if (known.account, known.amount_pico) != (row["account"], row["amount_pico"]):
         raise EntryConflictError(
@@ -190,7 +210,7 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
     return Entry(row["id"], row["account"], -known.amount_pico, row["kind"], known.created_at, is_new=False)
 
 
-def _change_balance(connection: Connection, account: str, change_pico: int, at: datetime) -> None:
+def change_balance(connection: Connection, account: str, change_pico: int, at: datetime) -> None:
     """
     Change the balance in Python, under its row's lock: SQLite turns an integer sum that overflows into a float.
     """

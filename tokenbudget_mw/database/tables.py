@@ -25,20 +25,25 @@ from sqlalchemy import (
 from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
 __all__ = [
+    "CHARGES",
     "FIGURES",
     "PREFIX",
     "PURGED",
     "REVENUE",
     "TOKENS",
     "balances",
+    "corrections",
+    "grants",
     "keys",
     "ledger",
     "metadata",
+    "periods",
     "purged_days",
     "purged_ranges",
     "rollup_days",
     "rollup_hours",
     "rollup_subjects",
+    "tariffs",
     "usage",
 ]
 
@@ -46,6 +51,9 @@ PREFIX = "tokenbudget_"
 
 REVENUE = "revenue"
 """The account on the other side of usage entries."""
+
+CHARGES = ("usage", "rerate", "repair")
+"""Kinds of ledger entries that stand for usage rows, for corrections of their costs, or for what was missing of these."""
 
 metadata = MetaData()
 
@@ -122,6 +130,8 @@ usage = Table(
     Column("batch_created_at", Moment),
     Column("batch_request_source", varchar(64)),
     Column("tags", text(), nullable=False),
+    Column("audio_input_tokens", BigInteger),
+    Column("audio_output_tokens", BigInteger),
     Column("write_id", varchar(36), nullable=False),
     UniqueConstraint("instance_id", "sequence", name="tokenbudget_usage_event_uq"),
     Index("tokenbudget_usage_key_ix", "key_id", "created_at", "id"),
@@ -165,6 +175,62 @@ balances = Table(
     **_MYSQL_TABLE,
 )
 
+# Append-only. What was charged for a usage row after it was written, by a price that was not known then.
+corrections = Table(
+    "tokenbudget_corrections",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("usage_id", varchar(36), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("used_at", Moment, nullable=False),
+    Column("account", varchar(255)),
+    Column("key_id", varchar(128)),
+    Column("model", varchar(255), nullable=False),
+    Column("route", varchar(255)),
+    Column("change_pico", BigInteger, nullable=False),
+    Column("cost_pico", BigInteger, nullable=False),
+    Column("price_id", varchar(255)),
+    Column("write_id", varchar(36), nullable=False),
+    Column("note", varchar(512)),
+    UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
+    Index("tokenbudget_correction_used_ix", "used_at"),
+    **_MYSQL_TABLE,
+)
+
+# Money that was given for a time. The ledger has the entry of the same id, and one more once it has expired.
+grants = Table(
+    "tokenbudget_grants",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("account", varchar(255), nullable=False),
+    Column("amount_pico", Pico, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("expired_at", Moment),
+    Column("unused_pico", Pico),
+    Index("tokenbudget_grants_account_ix", "account"),
+    Index("tokenbudget_grants_due_ix", "expired_at", "expires_at"),
+    **_MYSQL_TABLE,
+)
+
+# Billing periods that are closed. A row is never changed; its digest covers its document and the digest of the one before.
+periods = Table(
+    "tokenbudget_periods",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("account", varchar(255), nullable=False),
+    Column("starts_at", Moment, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    Column("closed_at", Moment, nullable=False),
+    Column("usage_pico", Pico, nullable=False),
+    Column("refunds_pico", Pico, nullable=False),
+    Column("remainder_pico", Pico, nullable=False),
+    Column("document", text(), nullable=False),
+    Column("digest", varchar(64), nullable=False),
+    UniqueConstraint("account", "starts_at", name="tokenbudget_periods_uq"),
+    **_MYSQL_TABLE,
+)
+
 keys = Table(
     "tokenbudget_keys",
     metadata,
@@ -187,6 +253,32 @@ keys = Table(
     Column("last_used_at", Moment),
     Column("tags", text(), nullable=False),
     Column("limits", text()),
+    **_MYSQL_TABLE,
+)
+
+# Prices of the user's own, beside those of the settings. A row's end may be moved; nothing else of it ever changes.
+tariffs = Table(
+    "tokenbudget_tariffs",
+    metadata,
+    Column("id", varchar(255), primary_key=True),
+    Column("model", varchar(128), nullable=False),
+    Column("purpose", varchar(32)),
+    Column("completion_window", varchar(16)),
+    Column("service_tier", varchar(64)),
+    Column("above_input", BigInteger, nullable=False),
+    Column("input_pico", BigInteger, nullable=False),
+    Column("output_pico", BigInteger, nullable=False),
+    Column("cache_read_pico", BigInteger),
+    Column("cache_write_pico", BigInteger),
+    Column("cache_write_1h_pico", BigInteger),
+    Column("reasoning_pico", BigInteger),
+    Column("audio_input_pico", BigInteger),
+    Column("audio_output_pico", BigInteger),
+    Column("valid_from", Moment, nullable=False),
+    Column("valid_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("note", varchar(512)),
+    Index("tokenbudget_tariffs_model_ix", "model", "valid_from"),
     **_MYSQL_TABLE,
 )
 

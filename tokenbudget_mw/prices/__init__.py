@@ -1,14 +1,15 @@
 """
 The price book: public list prices of models, shipped as data.
 
-Prices are the base tier of each model, without surcharges for long prompts, regions, priority or times of day, and
-without batch discounts; tariffs in the settings say otherwise. `NOTICE` beside this file names the sources.
+Prices are those of each model's base tier, of long prompts where these cost more, and of OpenAI's tiers; without surcharges
+for regions or times of day, and without batch discounts; your tariffs say otherwise. `NOTICE` beside this file names the sources.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 
@@ -35,6 +36,21 @@ class _Period(msgspec.Struct, array_like=True, gc=False):
     reasoning: int | None = None
 
 
+class _Variant(msgspec.Struct, array_like=True, gc=False):
+    """
+    Figures that hold in the last period for prompts of more than *above* tokens, or for a service *tier*.
+    """
+
+    above: int
+    tier: str | None
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    reasoning: int | None = None
+
+
 class _Model(msgspec.Struct, array_like=True, gc=False):
     """
     One priced model: *source* counts in `_Data.sources`, *names* are its others; each also holds behind ``provider/``.
@@ -45,6 +61,7 @@ class _Model(msgspec.Struct, array_like=True, gc=False):
     source: int
     periods: tuple[_Period, ...]
     names: tuple[str, ...]
+    variants: tuple[_Variant, ...] = ()
 
 
 class _Data(msgspec.Struct):
@@ -82,7 +99,8 @@ class Book:
 
     def find(self, name: str) -> tuple[Price, ...]:
         """
-        Return all prices of the model *name*, the earliest first; empty where the book has none.
+        Return all prices of the model *name*: those for tiers and long prompts, then the others, the earliest first; empty
+        where the book has none.
 
         Case does not matter, and a provider's other names are known (``gemini/`` is ``google/``). A snapshot that is not
         listed costs what its model costs, a fine-tuned model (``ft:…``) what its kind costs.
@@ -102,7 +120,8 @@ class Book:
 
     def _prices(self, model: _Model) -> tuple[Price, ...]:
         ends = [*(period.since for period in model.periods[1:]), None]
-        return tuple(self._price(model, period, end) for period, end in zip(model.periods, ends, strict=True))
+        prices = [self._price(model, period, end) for period, end in zip(model.periods, ends, strict=True)]
+        return (*(_varied(prices[-1], variant) for variant in model.variants), *prices)
 
     def _price(self, model: _Model, period: _Period, end: str | None) -> Price:
         return Price(
@@ -118,6 +137,23 @@ class Book:
             valid_from=_midnight(period.since),
             valid_until=_midnight(end),
         )
+
+
+def _varied(price: Price, variant: _Variant) -> Price:
+    name, since = price.id.rsplit("@", 1)
+    conditions = [*([variant.tier] if variant.tier else []), *([f">{variant.above}"] if variant.above else [])]
+    return replace(
+        price,
+        id=f"{name}{''.join(f'+{condition}' for condition in conditions)}@{since}",
+        input=variant.input,
+        output=variant.output,
+        cache_read=variant.cache_read,
+        cache_write=variant.cache_write,
+        cache_write_1h=variant.cache_write_1h,
+        reasoning=variant.reasoning,
+        above_input=variant.above,
+        service_tier=variant.tier,
+    )
 
 
 def _index(models: list[_Model], makers: frozenset[str]) -> dict[str, _Model]:

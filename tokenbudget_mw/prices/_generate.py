@@ -11,7 +11,9 @@ Rules:
 * A model of `genai-prices` comes first, with the history of its prices; LiteLLM's map fills in names it does not know.
 * Prices are whole pico-dollars per token, which is micro-dollars per million: LiteLLM's binary floats are rounded to
   12 decimals, which drops their noise.
-* Only prices per token, of models that write text or embeddings and nothing dearer; only the base tier, around the clock.
+* Only prices per token, of models that write text or embeddings and nothing dearer, around the clock.
+* Beside the base price stand those for long prompts, and OpenAI's for its tiers ``flex`` and ``priority``. Those of LiteLLM
+  are taken for a model of `genai-prices` where both say the same of its base price.
 * A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
   means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
   unless the model makes embeddings, and a cache or reasoning price of zero counts as missing.
@@ -29,7 +31,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,9 @@ LITELLM_FIELDS = (
     "cache_creation_input_token_cost_above_1hr",
     "output_cost_per_reasoning_token",
 )
+VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority))?")
+"""LiteLLM's input price for prompts longer than so many thousand tokens, and for a tier."""
+
 MAX_PRICE = 1_000_000_000  # $1,000 a million tokens: what is above has its decimal point in the wrong place
 OTHER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
 EMBEDDING_WORDS = ("embed", "voyage", "bge-", "e5-", "gte-")
@@ -108,6 +113,8 @@ EMBEDDING_WORDS = ("embed", "voyage", "bge-", "e5-", "gte-")
 DATE = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 
 Figures = list[int | None]
+Variant = tuple[int, str | None, Figures]
+"""Input tokens above which it holds, the tier for which it holds, and its figures."""
 
 
 @dataclass
@@ -118,6 +125,8 @@ class Entry:
     Attributes:
         periods: Pairs of first day (None for always) and figures, in the order of `FIELDS`.
 
+        variants: Prices beside that of the last period, each for long prompts or a tier.
+
         names: Names under which it is found beside *model*; each also holds behind ``provider/``.
     """
 
@@ -126,6 +135,7 @@ class Entry:
     source: int
     periods: list[tuple[str | None, Figures]]
     names: list[str]
+    variants: list[Variant] = field(default_factory=list)
 
     @property
     def full(self) -> str:
@@ -139,7 +149,12 @@ class Entry:
         Return it as the book's array; trailing fields without a price are left out.
         """
         periods = [[since, *_trimmed(figures)] for since, figures in self.periods]
-        return [self.provider, self.model, self.source, periods, sorted(set(self.names) - {self.model})]
+        row = [self.provider, self.model, self.source, periods, sorted(set(self.names) - {self.model})]
+        variants = [
+            [above, tier, *_trimmed(figures)]
+            for above, tier, figures in sorted(self.variants, key=lambda each: (each[0], each[1] or ""))
+        ]
+        return [*row, variants] if variants else row
 
 
 def _trimmed(figures: Figures) -> Figures:
@@ -174,21 +189,24 @@ def genai_entries() -> Iterator[Entry]:
 
     for provider in providers:
         for model in provider.models:
-            periods = list(_genai_periods(model))
-            if periods:
-                yield Entry(
-                    provider.id, model.id.lower(), 0, periods, [DATE.sub("", model.id.lower()), *_literals(model.match)]
-                )
+            found = list(_genai_periods(model))
+            if found:
+                names = [DATE.sub("", model.id.lower()), *_literals(model.match)]
+                periods = [(since, figures) for since, figures, _ in found]
+                yield Entry(provider.id, model.id.lower(), 0, periods, names, found[-1][2])
 
 
-def _genai_periods(model: Any) -> Iterator[tuple[str | None, Figures]]:
+def _genai_periods(model: Any) -> Iterator[tuple[str | None, Figures, list[Variant]]]:
     is_embedding = any(word in model.id.lower() for word in EMBEDDING_WORDS)
     for since, prices in _genai_prices(model):
-        if any(getattr(prices, field, None) is not None for field in OTHER_OUTPUT):
+        if any(getattr(prices, name, None) is not None for name in OTHER_OUTPUT):
             continue
-        figures = checked([_pico(getattr(prices, field, None)) for field in GENAI_FIELDS], is_embedding=is_embedding)
+        each = [getattr(prices, name, None) for name in GENAI_FIELDS]
+        figures = checked([_pico(price) for price in each], is_embedding=is_embedding)
         if figures is not None:
-            yield since, figures
+            starts = sorted({tier.start for price in each for tier in getattr(price, "tiers", ())})
+            longer = ((start, checked([_pico(price, start) for price in each], is_embedding=False)) for start in starts)
+            yield since, figures, [(start, None, some) for start, some in longer if some is not None]
 
 
 def _genai_prices(model: Any) -> Iterator[tuple[str | None, Any]]:
@@ -203,10 +221,14 @@ def _genai_prices(model: Any) -> Iterator[tuple[str | None, Any]]:
         # else a time of day: the price around the clock holds
 
 
-def _pico(price: Any) -> int | None:
+def _pico(price: Any, start: int = 0) -> int | None:
+    """
+    Return *price* in pico-dollars; of one with tiers, what holds from *start* tokens on.
+    """
     if price is None:
         return None
-    pico = Decimal(getattr(price, "base", price)) * 1_000_000
+    reached = [tier.price for tier in getattr(price, "tiers", ()) if tier.start <= start]
+    pico = Decimal(reached[-1] if reached else getattr(price, "base", price)) * 1_000_000
     return int(pico.to_integral_value())
 
 
@@ -239,13 +261,23 @@ def litellm_entries(wheel: Path) -> Iterator[Entry]:
         prefix, _, rest = name.lower().partition("/")
         named = prefix in SAME_PROVIDER or prefix == listed
         provider = SAME_PROVIDER.get(listed, "google" if listed.startswith("vertex_ai-") else listed)
-        yield Entry(provider, rest if named and rest else name.lower(), 1, [(None, figures)], [])
+        variants = [variant for variant in _litellm_variants(fields) if provider == "openai" or variant[1] is None]
+        yield Entry(provider, rest if named and rest else name.lower(), 1, [(None, figures)], [], variants)
 
 
-def _litellm_figures(fields: dict[str, Any]) -> Figures | None:
+def _litellm_variants(fields: dict[str, Any]) -> Iterator[Variant]:
+    for name in sorted(fields):
+        match = VARIANT.fullmatch(name)
+        if match and (match[1] or match[2]):
+            figures = _litellm_figures(fields, name.removeprefix("input_cost_per_token"))
+            if figures is not None:
+                yield int(match[1] or 0) * 1000, match[2], figures
+
+
+def _litellm_figures(fields: dict[str, Any], suffix: str = "") -> Figures | None:
     figures: Figures = []
-    for field in LITELLM_FIELDS:
-        value = fields.get(field)
+    for name in LITELLM_FIELDS:
+        value = fields.get(name + suffix)
         figures.append(None if value is None else round(Decimal(repr(value)) * 10**12))
     return checked(figures, is_embedding=fields["mode"] == "embedding")
 
@@ -265,7 +297,11 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> list[Entry]:
         name: entry for entry in kept for name in (entry.full, *(f"{entry.provider}/{name}" for name in entry.names))
     }
     for entry in sorted(filter(_is_wanted, second), key=_order):
-        if entry.full not in known and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
+        told = known.get(entry.full)
+        if told is not None and told.periods[-1][1][:2] == entry.periods[-1][1][:2]:
+            mine = {variant[:2] for variant in told.variants}
+            told.variants += [variant for variant in entry.variants if variant[:2] not in mine]
+        if told is None and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
             kept.append(entry)
             known[entry.full] = entry
     return sorted(kept, key=_order)

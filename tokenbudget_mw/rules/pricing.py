@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokenbudget_mw.rules.tariffs import Tariffs
-    from tokenbudget_mw.values import Prompt, Subject
+    from tokenbudget_mw.values import Price, Prompt, Subject
 
 __all__ = ["Moment", "Priced", "created_of", "estimate", "moment_of", "price_usage"]
+
+_NO_TIER = (None,)
 
 LAST_MOMENT = 253_402_300_800.0
 """The year 10,000, which no database's timestamps reach."""
@@ -77,21 +79,38 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
     """
     if prompt is None:
         return ONE_REQUEST, ONE_REQUEST
-    price = tariffs.quote(
-        prompt.model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window
-    ).price
     most_input = prompt.input.upper
     most_output = output_reserve * prompt.choices if prompt.max_output is None else prompt.max_output
     sure_input = prompt.input.estimate if prompt.input.exact else 0
-    most_pico, sure_pico = 0, 0
-    if price is not None:
-        most_pico = upper_pico(price, most_input, most_output)
+    most_pico, sure_pico = 0, None
+    for price in _possible(tariffs, prompt, moment, most_input):
+        most_pico = max(most_pico, upper_pico(price, most_input, most_output))
         cheapest = price.input if price.cache_read is None else min(price.input, price.cache_read)
-        sure_pico = cheapest * sure_input
+        sure_pico = cheapest * sure_input if sure_pico is None else min(sure_pico, cheapest * sure_input)
     return (
         Cost(1, most_input, most_output, nano_from_pico_ceil(most_pico), 1),
-        Cost(1, sure_input, 0, nano_from_pico_ceil(sure_pico), 1),
+        Cost(1, sure_input, 0, nano_from_pico_ceil(sure_pico or 0), 1),
     )
+
+
+def _possible(tariffs: Tariffs, prompt: Prompt, moment: Moment, most_input: int) -> list[Price]:
+    """
+    Return the prices of which one will apply: by how long the prompt turns out, and whether the tier it asks for serves it.
+    """
+    found = []
+    for length in tariffs.lengths(prompt.model, most_input):
+        for tier in _NO_TIER if prompt.service_tier is None else (None, prompt.service_tier):
+            price = tariffs.quote(
+                prompt.model,
+                at=moment.at,
+                purpose=moment.purpose,
+                completion_window=moment.completion_window,
+                input_tokens=length,
+                service_tier=tier,
+            ).price
+            if price is not None:
+                found.append(price)
+    return found
 
 
 def price_usage(tariffs: Tariffs, usage: Usage, moment: Moment, *, asked: str | None) -> Priced:
@@ -102,28 +121,35 @@ def price_usage(tariffs: Tariffs, usage: Usage, moment: Moment, *, asked: str | 
     """
     if not (usage.input_tokens or usage.output_tokens):
         return Priced()
-    quote = _first_quote(tariffs, (usage.model, asked), moment)
+    quote = _first_quote(tariffs, (usage.model, asked), moment, usage)
     if quote.price is None:
         return Priced(kind=quote.kind)
     return Priced(cost_pico(quote.price, usage), quote.price.id, quote.kind)
 
 
-def _first_quote(tariffs: Tariffs, models: tuple[str | None, ...], moment: Moment) -> Quote:
+def _first_quote(tariffs: Tariffs, models: tuple[str | None, ...], moment: Moment, usage: Usage) -> Quote:
     """
     Return the price of the first of *models* that has one, else what the settings say of those that have none.
     """
     found: Quote | None = None
     for model in models:
-        quote = None if model is None else _quote(tariffs, model, moment)
+        quote = None if model is None else _quote(tariffs, model, moment, usage)
         if quote is not None and quote.kind == "known":
             return quote
         found = found or quote
-    return found or _quote(tariffs, None, moment) or Quote(tariffs.ceiling, "ceiling")
+    return found or _quote(tariffs, None, moment, usage) or Quote(tariffs.ceiling, "ceiling")
 
 
-def _quote(tariffs: Tariffs, model: str | None, moment: Moment) -> Quote | None:
+def _quote(tariffs: Tariffs, model: str | None, moment: Moment, usage: Usage) -> Quote | None:
     try:
-        return tariffs.quote(model, at=moment.at, purpose=moment.purpose, completion_window=moment.completion_window)
+        return tariffs.quote(
+            model,
+            at=moment.at,
+            purpose=moment.purpose,
+            completion_window=moment.completion_window,
+            input_tokens=usage.input_tokens,
+            service_tier=usage.service_tier,
+        )
     except UnpricedModelError:
         return None
 

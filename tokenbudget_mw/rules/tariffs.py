@@ -4,8 +4,8 @@ Which price applies to a call, and what the call costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Literal
 
 from tokenbudget_mw.errors import UnpricedModelError
@@ -21,20 +21,33 @@ _CACHED_MODELS = 1024  # clients choose names: never more than these
 REALTIME = "realtime"
 
 _NEVER = 5
+_SHORTEST = (0,)
+_ALWAYS = float("inf")
 
 
-def choose(prices: Sequence[Price], *, at: float, purpose: str, completion_window: str | None) -> Price | None:
+def choose(
+    prices: Sequence[Price],
+    *,
+    at: float,
+    purpose: str,
+    completion_window: str | None,
+    input_tokens: int = 0,
+    service_tier: str | None = None,
+) -> Price | None:
     """
     Choose the price that applies among *prices* of one model.
 
-    Only prices valid at *at* count (from ``valid_from`` on, until just before ``valid_until``). The first of these that
-    exists applies; of several, the one that became valid last:
+    Only prices valid at *at* count (from ``valid_from`` on, until just before ``valid_until``), and of those for a tier or
+    for long prompts only the ones that this call has reached. The first of these that exists applies:
 
     1. for this purpose and this completion window
     2. for this purpose, any window
     3. for any purpose, this window
     4. for any purpose, any window
     5. for ``realtime``, any window
+
+    Of several, the one for this service tier comes before those for any; then the one for the longest prompts; then the one
+    that became valid last.
 
     Args:
         prices: Prices of the model.
@@ -44,16 +57,33 @@ def choose(prices: Sequence[Price], *, at: float, purpose: str, completion_windo
         purpose: The key's purpose.
 
         completion_window: Completion window of the call's batch; None without one.
+
+        input_tokens: Input tokens of the call.
+
+        service_tier: Tier that served it.
     """
+    return _choose(prices, at, purpose, completion_window, input_tokens, service_tier)
+
+
+def _choose(  # noqa: PLR0917 - called several times a request: names would cost more than they tell
+    prices: Sequence[Price], at: float, purpose: str, window: str | None, input_tokens: int, tier: str | None
+) -> Price | None:
     best: Price | None = None
-    best_rank, best_since = _NEVER, 0.0
+    best_place: tuple[int, bool, int, float] | None = None
     for price in prices:
-        rank = _rank(price, purpose, completion_window)
-        if rank > best_rank or rank == _NEVER or not _is_valid(price, at):
+        if price.above_input and input_tokens <= price.above_input:
             continue
-        since = float("-inf") if price.valid_from is None else price.valid_from
-        if rank < best_rank or since > best_since:
-            best, best_rank, best_since = price, rank, since
+        if price.service_tier is not None and price.service_tier != tier:
+            continue
+        begins, ends = price.valid_from, price.valid_until
+        if (begins is not None and begins > at) or (ends is not None and at >= ends):
+            continue
+        rank = _rank(price, purpose, window)
+        if rank == _NEVER:
+            continue
+        place = (rank, price.service_tier is None, -price.above_input, _ALWAYS if begins is None else -begins)
+        if best_place is None or place < best_place:
+            best, best_place = price, place
     return best
 
 
@@ -74,17 +104,12 @@ def _rank(price: Price, purpose: str, completion_window: str | None) -> int:
     return 4 if price.purpose == REALTIME and price.completion_window is None else _NEVER
 
 
-def _is_valid(price: Price, at: float) -> bool:
-    begun = price.valid_from is None or price.valid_from <= at
-    return begun and (price.valid_until is None or at < price.valid_until)
-
-
 def cost_pico(price: Price, usage: Usage) -> int:
     """
     Return the exact cost of *usage*, in pico-dollars.
 
-    Every token is charged once: input at the price of its class (cache read, cache write, write for an hour, else
-    input), output at that of reasoning or of output. Parts that exceed their whole are cut; nothing is ever negative.
+    Every token is charged once: input at the price of its class (cache read, cache write, write for an hour, audio, else
+    input), output at that of reasoning, audio or output. Parts that exceed their whole are cut; nothing is ever negative.
 
     >>> cost_pico(Price("p", "m", 10, 40, cache_read=1), Usage(100, 5, cache_read_tokens=90))
     390
@@ -93,16 +118,20 @@ def cost_pico(price: Price, usage: Usage) -> int:
     read = _part(usage.cache_read_tokens, total)
     written = _part(usage.cache_write_tokens, total - read)
     hour = _part(usage.cache_write_1h_tokens, written)
+    heard = _part(usage.audio_input_tokens, total - read - written)
     output = max(usage.output_tokens, 0)
     reasoning = _part(usage.reasoning_tokens, output)
-    read_price, write_price, hour_price, reasoning_price = _classes(price)
+    spoken = _part(usage.audio_output_tokens, output - reasoning)
+    read_price, write_price, hour_price, heard_price, reasoning_price, spoken_price = _classes(price)
     return (
-        (total - read - written) * price.input
+        (total - read - written - heard) * price.input
         + read * read_price
         + (written - hour) * write_price
         + hour * hour_price
-        + (output - reasoning) * price.output
+        + heard * heard_price
+        + (output - reasoning - spoken) * price.output
         + reasoning * reasoning_price
+        + spoken * spoken_price
     )
 
 
@@ -119,21 +148,24 @@ def upper_pico(price: Price, input_upper: int, output_upper: int) -> int:
 
         output_upper: Most output tokens.
     """
-    read_price, write_price, hour_price, reasoning_price = _classes(price)
-    dearest_input = max(price.input, read_price, write_price, hour_price)
-    return max(input_upper, 0) * dearest_input + max(output_upper, 0) * max(price.output, reasoning_price)
+    read, write, hour, heard, reasoning, spoken = _classes(price)
+    dearest_input = max(price.input, read, write, hour, heard)
+    dearest_output = max(price.output, reasoning, spoken)
+    return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
 
 
-def _classes(price: Price) -> tuple[int, int, int, int]:
+def _classes(price: Price) -> tuple[int, int, int, int, int, int]:
     """
-    Return the prices of cache read, cache write, cache write for an hour, and reasoning; each may be 0.
+    Return the prices of cache read, cache write, cache write for an hour, audio in, reasoning, audio out; each may be 0.
     """
     write = price.input if price.cache_write is None else price.cache_write
     return (
         price.input if price.cache_read is None else price.cache_read,
         write,
         write if price.cache_write_1h is None else price.cache_write_1h,
+        price.input if price.audio_input is None else price.audio_input,
         price.output if price.reasoning is None else price.reasoning,
+        price.output if price.audio_output is None else price.audio_output,
     )
 
 
@@ -143,7 +175,7 @@ def _part(value: int, whole: int) -> int:
 
 class Tariffs:
     """
-    The prices of all models: the user's tariffs first, then the price book.
+    The prices of all models: the user's tariffs (of the settings and of the database) first, then the price book.
 
     A model is looked up in this order, and the first place with a price that applies decides: tariff of its exact name,
     tariff of its normalised name, book under its exact name, book under its normalised name. A price of 0 is a price. A
@@ -171,13 +203,33 @@ class Tariffs:
     ) -> None:
         self.unknown = unknown
         self.ceiling = ceiling
-        self._tariffs = _by_model(user_tariffs)
+        self._user = tuple(user_tariffs)
         self._book = book_lookup
         self._normalise = normalise
-        self._places = lru_cache(maxsize=_CACHED_MODELS)(self._find_places)
+        self.stored: tuple[Price, ...] = ()
+        self.take_stored(())
+
+    def take_stored(self, prices: Iterable[Price]) -> None:
+        """
+        Put *prices*, those of the database, beside the settings'. They take the place of what was put there before.
+        """
+        self.stored = tuple(prices)
+        # of two that are equally fit the first one holds, so those of the database come first
+        tariffs = _by_model((*self.stored, *self._user))
+        # one assignment: a thread that quotes meanwhile sees the old prices or the new ones
+        places = lru_cache(maxsize=_CACHED_MODELS)(partial(self._find_places, tariffs))
+        self._places = places
+        self._starts = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _starts(places(model)))
 
     def quote(
-        self, model: str | None, *, at: float, purpose: str = REALTIME, completion_window: str | None = None
+        self,
+        model: str | None,
+        *,
+        at: float,
+        purpose: str = REALTIME,
+        completion_window: str | None = None,
+        input_tokens: int = 0,
+        service_tier: str | None = None,
     ) -> Quote:
         """
         Return the price of *model* that applies.
@@ -191,25 +243,53 @@ class Tariffs:
 
             completion_window: Completion window of the call's batch.
 
+            input_tokens: Input tokens of the call.
+
+            service_tier: Tier that served it.
+
         Raises:
             UnpricedModelError: No price is known, and such models are denied.
         """
         if model and len(model) <= MAX_MODEL_NAME:
-            for prices in self._places(model):
-                price = choose(prices, at=at, purpose=purpose, completion_window=completion_window)
+            for prices in self._places_of(model):
+                price = _choose(prices, at, purpose, completion_window, input_tokens, service_tier)
                 if price is not None:
                     return Quote(price)
         if self.unknown == "deny":
             raise UnpricedModelError(model and model[:MAX_MODEL_NAME])
         return Quote(self.ceiling, "ceiling") if self.unknown == "ceiling" else Quote(None, "unpriced")
 
-    def _find_places(self, model: str) -> tuple[tuple[Price, ...], ...]:
+    def lengths(self, model: str | None, most: int) -> Sequence[int]:
+        """
+        Return prompt lengths of up to *most* input tokens that together meet every price for long prompts of *model*.
+        """
+        if not model or len(model) > MAX_MODEL_NAME:
+            return _SHORTEST
+        starts = self._starts(model)
+        return [0, *[start + 1 for start in starts if start < most]] if starts else _SHORTEST
+
+    def close(self) -> None:
+        """
+        Do nothing: there is nothing to give back here.
+        """
+
+    def _places_of(self, model: str) -> tuple[tuple[Price, ...], ...]:
+        return self._places(model)
+
+    def _find_places(self, tariffs: Mapping[str, tuple[Price, ...]], model: str) -> tuple[tuple[Price, ...], ...]:
         """
         Return the prices of *model* from each place that has any, in the order in which they are asked.
         """
         names = dict.fromkeys((model, self._normalise(model)))
-        places = [self._tariffs.get(name, ()) for name in names] + [self._book(name) for name in names]
+        places = [tariffs.get(name, ()) for name in names] + [self._book(name) for name in names]
         return tuple(place for place in places if place)
+
+
+def _starts(places: Iterable[Iterable[Price]]) -> tuple[int, ...]:
+    """
+    Return the prompt lengths above which other prices hold, the shortest first.
+    """
+    return tuple(sorted({price.above_input for prices in places for price in prices if price.above_input}))
 
 
 def _by_model(prices: Iterable[Price]) -> dict[str, tuple[Price, ...]]:

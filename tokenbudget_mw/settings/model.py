@@ -160,6 +160,9 @@ class Settings:
         reading.boolean,
     )
     tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
+    tariff_ttl: float = _setting(
+        "After how long the tariffs in the database are read again, in seconds.", 30.0, reading.seconds(1, _HOUR)
+    )
     ceiling: Price = _setting(
         "What a model without a price is charged under `unknown_price: ceiling`.", DEFAULT_CEILING
     )

@@ -17,11 +17,20 @@ from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kin
 from tokenbudget_mw.units import PICO_PER_USD, exact_int, parse_decimal, parse_quantity
 from tokenbudget_mw.values import Price
 
-__all__ = ["MoneyContext", "read_ceiling", "read_rates", "read_tariffs"]
+__all__ = ["MoneyContext", "read_ceiling", "read_rates", "read_tariff", "read_tariffs"]
 
-_CLASSES = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
-_CONDITIONS = ("purpose", "completion_window")
-_KEYS = ("model", *_CLASSES, "per", "currency", "valid_from", "valid_until", *_CONDITIONS)
+_CLASSES = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+)
+_CONDITIONS = ("purpose", "completion_window", "service_tier")
+_KEYS = ("model", *_CLASSES, "per", "currency", "valid_from", "valid_until", "above_input", *_CONDITIONS)
 _MOST_PICO = 2**63 - 1
 
 
@@ -71,7 +80,7 @@ def read_tariffs(value: Any, context: MoneyContext, path: str, problems: Problem
     found: dict[str, Price] = {}
     for at, item in enumerate(value):
         with problems.at(f"{path}[{at}]"):
-            price = item if isinstance(item, Price) else _tariff(item, context)
+            price = item if isinstance(item, Price) else read_tariff(item, context)
             if price.id in found:
                 raise Invalid(f"model '{price.model}' has this price twice ('{price.id}'); give them different dates")
             found[price.id] = price
@@ -90,7 +99,13 @@ def read_ceiling(value: Any, context: MoneyContext) -> Price:
     return Price(id="ceiling", model="*", **_per_token(value, context))
 
 
-def _tariff(value: Any, context: MoneyContext) -> Price:
+def read_tariff(value: Any, context: MoneyContext) -> Price:
+    """
+    Read one price.
+
+    Raises:
+        Invalid: It makes no sense.
+    """
     if not isinstance(value, Mapping):
         raise Invalid(
             f"a price is a dict such as {{'model': 'my-gpt', 'input': '2.50', 'output': '10'}}, not {kind_of(value)}"
@@ -100,16 +115,19 @@ def _tariff(value: Any, context: MoneyContext) -> Price:
         raise Invalid("a price needs its 'model'")
     model = text(value["model"])
     conditions = {name: text(value[name]) for name in _CONDITIONS if value.get(name) is not None}
+    above = 0 if value.get("above_input") is None else _tokens(value["above_input"], "above_input")
     begins, ends = (_moment(value.get(name), name, context) for name in ("valid_from", "valid_until"))
     if begins is not None and ends is not None and ends <= begins:
         raise Invalid("'valid_until' does not lie after 'valid_from'")
     return Price(
-        id=_id(model, conditions, begins),
+        id=_id(model, conditions, above, begins),
         model=model,
         valid_from=begins,
         valid_until=ends,
+        above_input=above,
         purpose=conditions.get("purpose"),
         completion_window=conditions.get("completion_window"),
+        service_tier=conditions.get("service_tier"),
         **_per_token(value, context),
     )
 
@@ -120,25 +138,26 @@ def _known_keys(value: Mapping[Any, Any], known: tuple[str, ...]) -> None:
             raise Invalid(f"unknown setting '{key}'{did_you_mean(str(key), known)}")
 
 
-def _id(model: str, conditions: Mapping[str, str], begins: float | None) -> str:
+def _id(model: str, conditions: Mapping[str, str], above: int, begins: float | None) -> str:
+    parts = [*conditions.values(), *([f">{above}"] if above else [])]
     since = ""
     if begins is not None:
         since = "@" + datetime.fromtimestamp(begins, UTC).isoformat().removesuffix("+00:00").removesuffix("T00:00:00")
-    return f"tariff/{model}{''.join(f'+{value}' for value in conditions.values())}{since}"
+    return f"tariff/{model}{''.join(f'+{part}' for part in parts)}{since}"
 
 
 def _per_token(value: Mapping[str, Any], context: MoneyContext) -> dict[str, Any]:
     for name in ("input", "output"):
         if value.get(name) is None:
             raise Invalid(f"a price needs '{name}' (0 where it is free)")
-    tokens = _tokens(value.get("per", "1M tokens"))
+    tokens = _tokens(value.get("per", "1M tokens"), "per")
     currency = text(value.get("currency", "USD")).upper()
     return {
         name: _pico(name, value[name], tokens, currency, context) for name in _CLASSES if value.get(name) is not None
     }
 
 
-def _tokens(value: Any) -> int:
+def _tokens(value: Any, name: str) -> int:
     words = (
         str(value).strip().lower().removesuffix("s").removesuffix("token").strip() if isinstance(value, str) else value
     )
@@ -146,7 +165,7 @@ def _tokens(value: Any) -> int:
         return 1
     number = exact_int(parse_quantity(str(words).upper().replace("K", "k"))) if isinstance(words, str) else words
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise Invalid(f"'per' is a number of tokens such as '1M tokens', not {value!r}")
+        raise Invalid(f"'{name}' is a number of tokens such as '1M tokens', not {value!r}")
     return number
 
 

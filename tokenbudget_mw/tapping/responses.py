@@ -44,7 +44,14 @@ _NESTED = (
 )
 """Fields of a usage that hold further figures."""
 
-_OWN = ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens")
+_OWN = (
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+)
 _COUNTS = ("input_tokens", "output_tokens", *_OWN)
 
 
@@ -140,7 +147,7 @@ def _own(part: Fields) -> Usage | None:
     base = shapes.openai_responses(part)
     if base is None:
         return None
-    read, written, hour, reasoning = (shapes.figure(part.get(name)) or 0 for name in _OWN)
+    read, written, hour, reasoning, heard, spoken = (shapes.figure(part.get(name)) or 0 for name in _OWN)
     read = min(read, base.input_tokens)
     written = min(written, base.input_tokens - read)
     return replace(
@@ -149,6 +156,8 @@ def _own(part: Fields) -> Usage | None:
         cache_write_tokens=written,
         cache_write_1h_tokens=min(hour, written),
         reasoning_tokens=min(reasoning, base.output_tokens),
+        audio_input_tokens=min(heard, base.input_tokens),
+        audio_output_tokens=min(spoken, base.output_tokens),
         provider=None,
     )
 

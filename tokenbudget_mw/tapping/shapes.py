@@ -108,6 +108,8 @@ def gemini(fields: Fields) -> Usage | None:
         reasoning_tokens=thoughts,
         provider="google",
         service_tier=_text(fields.get("trafficType")),
+        audio_input_tokens=min(_gemini_audio(fields, "promptTokensDetails"), prompt),
+        audio_output_tokens=min(_gemini_audio(fields, "candidatesTokensDetails"), answer),
     )
 
 
@@ -167,6 +169,8 @@ def _usage(prompt: int, output: int, *, inputs: Fields, outputs: Fields, provide
         cache_write_tokens=min(written, prompt - read),
         reasoning_tokens=min(figure(outputs.get("reasoning_tokens")) or 0, output),
         provider=provider,
+        audio_input_tokens=min(figure(inputs.get("audio_tokens")) or 0, prompt),
+        audio_output_tokens=min(figure(outputs.get("audio_tokens")) or 0, output),
     )
 
 
@@ -188,6 +192,16 @@ def _bedrock_hour(fields: Fields) -> int:
         figure(entry.get("inputTokens")) or 0
         for entry in entries
         if isinstance(entry, Mapping) and entry.get("ttl") == "1h"
+    )
+
+
+def _gemini_audio(fields: Fields, name: str) -> int:
+    details = fields.get(name)
+    entries = details if isinstance(details, list | tuple) else ()
+    return sum(
+        figure(entry.get("tokenCount")) or 0
+        for entry in entries
+        if isinstance(entry, Mapping) and entry.get("modality") == "AUDIO"
     )
 
 

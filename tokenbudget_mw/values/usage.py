@@ -39,6 +39,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
             ``estimated`` (from the prompt).
 
         complete: Whether the response came to its proper end.
+
+        audio_input_tokens: Input tokens of audio (part of *input_tokens*).
+
+        audio_output_tokens: Output tokens of audio (part of *output_tokens*).
     """
 
     input_tokens: int = 0
@@ -52,6 +56,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     source: str = "provider"
     complete: bool = True
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,14 @@ class Price:
         purpose: Key purpose it is for; None for any.
 
         completion_window: Batch completion window it is for (``24h``); None for any.
+
+        above_input: It is for calls with more input tokens than this; 0 for all.
+
+        service_tier: Tier it is for, as the provider names it (``flex``); None for any.
+
+        audio_input: Per input token of audio; None takes *input*.
+
+        audio_output: Per output token of audio; None takes *output*.
     """
 
     id: str
@@ -100,6 +114,10 @@ class Price:
     valid_until: float | None = None
     purpose: str | None = None
     completion_window: str | None = None
+    above_input: int = 0
+    service_tier: str | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):
@@ -120,7 +138,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     """
     One row of usage: what happened, who pays, what it cost. Unique by (*instance_id*, *sequence*), and by *id*.
 
-    Never holds a key, a prompt or a response text. Moments are microseconds since the epoch, durations microseconds.
+    Never holds a key, a prompt or a response text. New fields come last: spools hold records of older versions. Moments are microseconds since the epoch, durations microseconds.
     """
 
     id: str
@@ -173,6 +191,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     batch_created_at_us: int | None = None
     batch_request_source: str | None = None
     tags: dict[str, str] = msgspec.field(default_factory=dict)
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
 
     @property
     def total_tokens(self) -> int:

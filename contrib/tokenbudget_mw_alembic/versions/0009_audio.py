@@ -1,0 +1,29 @@
+"""
+Tokens of audio on usage rows.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """
+    Add the columns. They may be empty, so no row is rewritten.
+    """
+    for name in ("audio_input_tokens", "audio_output_tokens"):
+        op.add_column("tokenbudget_usage", sa.Column(name, sa.BigInteger))
+
+
+def downgrade() -> None:
+    """
+    Drop the columns; costs stay.
+    """
+    for name in ("audio_output_tokens", "audio_input_tokens"):
+        op.drop_column("tokenbudget_usage", name)

@@ -1,0 +1,122 @@
+"""
+``tokenbudget-mw money`` and ``invoice``: what goes into an account, and what it owes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+DAY = 86_400_000_000
+START = 1_700_006_400_000_000  # 2023-11-15T00:00Z
+DOLLAR = 10**12
+
+
+@pytest.fixture
+def money(run, engine, sqlite_database):
+    """
+    Run the command on a database with our tables.
+    """
+    return lambda *argv: run("money", *argv[:1], "--database", sqlite_database, *argv[1:])
+
+
+def test_money_goes_in_once_by_its_key(money, run, sqlite_database):
+    """Each of them is posted once, and the balance is told."""
+    money("topup", "tenant:acme", "$25", "--key", "pay_1", "--note", "wire")
+    again = money("topup", "tenant:acme", "25", "--key", "pay_1")
+    money("refund", "tenant:acme", "0.50", "--key", "r1")
+    money("adjust", "tenant:acme", "-1", "--key", "a1")
+    granted = money("grant", "tenant:acme", "5", "--key", "g1", "--expires", "2999-01-01", "--json").json
+
+    assert "posted it before" in again.out
+    assert (granted["kind"], granted["balance_pico"]) == ("grant", 29_500_000_000_000)
+    assert money("balance", "tenant:acme").out == "tenant:acme has $29.50, $5.00 of it granted for a time.\n"
+    assert money("expire").out == "Nothing is to be taken back.\n"
+    assert run("verify", "--database", sqlite_database).code == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("topup", "a", "much", "--key", "k"), "'much' is no amount of dollars"),
+        (("topup", "a", "-1", "--key", "k"), "above 0"),
+        (("topup", "a", "1", "--key", " "), "idempotency key"),
+        (("grant", "a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
+        (("topup", "a", "1"), "--key"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_2(money, argv, message):
+    """It says what is wrong, and posts nothing."""
+    ran = money(*argv)
+
+    assert (ran.code, message in ran.err) == (2, True)
+    assert money("balance", "a", "--json").json["balance_pico"] == 0
+
+
+@pytest.fixture
+def invoice(run, write, sqlite_database):
+    """
+    Run the command on the usage of a November.
+    """
+    write(created_at_us=START, cost_pico=3 * DOLLAR + 4, request_model="gpt-4o")
+    write(created_at_us=START + DAY, cost_pico=DOLLAR, request_model="gpt-4o-mini")
+    return lambda *argv: run("invoice", "key:k1", "--database", sqlite_database, *argv)
+
+
+def test_an_invoice_reads_as_a_table(invoice):
+    """Models, what is included, what rounding leaves over and what is due, in a line each."""
+    lines = invoice("--month", "2023-11", "--included", "$2").out.splitlines()
+
+    assert lines[0] == "key:k1, 2023-11-01 until 2023-12-01, a draft"
+    assert [line.split()[0] for line in lines[2:]] == ["gpt-4o", "gpt-4o-mini", "usage", "included", "carried", "due"]
+    assert [line.split()[-1] for line in lines[2:]] == [
+        "$3.000000000004",
+        "$1.00",
+        "$4.000000000004",
+        "-$2.00",
+        "-$0.000000000004",
+        "$2.00",
+    ]
+
+
+def test_an_invoice_is_csv_that_adds_up(invoice):
+    """Models and amounts together are what is due."""
+    rows = [*csv.DictReader(io.StringIO(invoice("--month", "2023-11", "--included", "2", "--csv").out))]
+
+    from decimal import Decimal
+
+    *parts, due = rows
+    assert (due["line"], due["usd"]) == ("due", "2.00")
+    assert sum(Decimal(part["usd"]) for part in parts) == Decimal("2.00")
+    assert [part["model"] for part in parts[:2]] == ["gpt-4o", "gpt-4o-mini"]
+
+
+def test_a_closed_month_is_the_same_for_ever(invoice, write):
+    """Closing gives the draft's figures with the moment of closing; usage of later changes nothing of it."""
+    draft = invoice("--month", "2023-11", "--json").json
+    closed = invoice("--month", "2023-11", "--close", "--json").json
+    write(created_at_us=START, cost_pico=DOLLAR)
+
+    assert draft["closed_at"] is None
+    assert closed == {**draft, "closed_at": closed["closed_at"]}
+    assert invoice("--month", "2023-11", "--json").json == closed
+    assert invoice("--from", "2023-12-01", "--until", "2023-12-08", "--json").json["earlier_pico"] == DOLLAR
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "Give --month, or --from and --until."),
+        (("--month", "2023-11", "--from", "2023-11-01"), "Give --month, or --from and --until."),
+        (("--month", "November"), "'November' is no month"),
+        (("--month", "2999-12", "--close"), "lies ahead"),
+        (("--from", "2023-11-01T12:00", "--until", "2023-12-01"), "midnight UTC"),
+    ],
+)
+def test_a_time_that_is_no_period_ends_with_2(invoice, argv, message):
+    """It says why."""
+    ran = invoice(*argv)
+
+    assert (ran.code, message in ran.err) == (2, True)

@@ -1,0 +1,163 @@
+"""
+Money for a time: usage takes it first, what is left at its end goes back once, and the books close.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenbudget_mw.database import books, ledger, tables
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.grants import expire, grant, unused
+from tokenbudget_mw.database.ledger import EntryConflictError
+from tokenbudget_mw.database.writer import DatabaseSink
+from tokenbudget_mw.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+    from tokenbudget_mw.values import UsageRecord
+
+    MakeRecord = Callable[..., UsageRecord]
+
+NOW = 1_760_000_000.0
+DAY = 86_400.0
+ACME = "tenant:acme"
+
+
+class Books:
+    """
+    An account's life on a clock of its own.
+    """
+
+    def __init__(self, engine: Engine, record: MakeRecord) -> None:
+        self.engine, self.clock, self._record = engine, FakeClock(NOW), record
+        self._sink, self._sequence = DatabaseSink(engine, clock=self.clock), 0
+
+    def grant(self, amount: int, days: float, key: str = "g") -> ledger.Entry:
+        return grant(self.engine, ACME, amount, key=key, expires_at=NOW + days * DAY, clock=self.clock)
+
+    def use(self, pico: int) -> None:
+        self._sequence += 1
+        self._sink.write([self._record(self._sequence, cost_pico=pico)])
+
+    def expire(self) -> list[int]:
+        return [entry.change_pico for entry in expire(self.engine, clock=self.clock)]
+
+    @property
+    def balance(self) -> int:
+        return ledger.balance(self.engine, ACME)
+
+    @property
+    def unused(self) -> int:
+        return unused(self.engine, ACME, clock=self.clock)
+
+
+@pytest.fixture
+def account(engine: Engine, record: MakeRecord) -> Books:
+    """
+    Acme's books, on each database in turn.
+    """
+    return Books(engine, record)
+
+
+def test_what_is_unused_goes_back_once(account: Books) -> None:
+    """At its end, and not before, the rest of a grant is taken back; the next run finds nothing to do."""
+    account.grant(100, days=1)
+    account.clock.advance(1)
+    account.use(30)
+    before = account.expire(), account.balance, account.unused
+    account.clock.advance(DAY)
+
+    assert before == ([], 70, 70)
+    assert account.unused == 0
+    assert account.expire() == [-70]
+    assert account.expire() == []
+    assert account.balance == 0
+    assert books.verify(account.engine).verified
+
+
+def test_paid_money_is_used_last_and_stays(account: Books) -> None:
+    """Usage takes from the grant that ends first, then from the other, then from what was paid."""
+    ledger.topup(account.engine, ACME, 1000, key="a", clock=account.clock)
+    account.grant(100, days=2, key="late")
+    account.grant(50, days=1, key="soon")
+    account.clock.advance(1)
+    account.use(60)
+    account.clock.advance(DAY)
+    account.use(20)
+
+    assert account.unused == 70
+    assert account.expire() == []  # nothing is left of the one that has ended
+    account.clock.advance(DAY)
+    assert account.expire() == [-70]
+    assert account.balance == 1000
+    assert books.verify(account.engine).verified
+
+
+def test_usage_after_the_end_takes_paid_money(account: Books) -> None:
+    """A grant that is over pays nothing, even where nobody has taken it back yet."""
+    account.grant(100, days=1)
+    account.clock.advance(DAY)
+    account.use(30)
+
+    assert account.expire() == [-100]
+    assert account.balance == -30
+
+
+def test_what_is_given_back_is_no_grant(account: Books) -> None:
+    """A refund of what a grant has paid is money like any other: it does not end with the grant."""
+    account.grant(100, days=1)
+    account.clock.advance(1)
+    account.use(100)
+    ledger.refund(account.engine, ACME, 40, key="r", clock=account.clock)
+    account.clock.advance(DAY)
+
+    assert account.expire() == []
+    assert account.balance == 40
+
+
+def test_t11_the_same_key_grants_once(account: Books) -> None:
+    """A grant that is told twice is there once; another amount, account or end under its key is an error."""
+    assert (account.grant(100, days=1).is_new, account.grant(100, days=1).is_new) == (True, False)
+    with pytest.raises(EntryConflictError):
+        account.grant(101, days=1)
+    with pytest.raises(EntryConflictError, match="one that ends at 2025-10-10"):
+        account.grant(100, days=2)
+
+    assert account.balance == 100
+
+
+@pytest.mark.parametrize(("amount", "days", "key"), [(0, 1, "k"), (1, 0, "k"), (1, 1, " ")])
+def test_what_makes_no_sense_is_refused(account: Books, amount: int, days: float, key: str) -> None:
+    """No amount, no time, no key: an error, and nothing is posted."""
+    with pytest.raises(ValueError, match=r"above 0|ends after|idempotency key"):
+        account.grant(amount, days, key)
+
+    assert account.balance == 0
+
+
+def test_t15_two_at_once_take_back_once(database_url: str, record: MakeRecord) -> None:
+    """Runs at the same time, while usage is written, take each grant back once."""
+    engine = open_engine(database_url)
+    tables.metadata.create_all(engine)
+    account = Books(engine, record)
+    for number in range(5):
+        account.grant(10, days=1, key=f"g{number}")
+    account.clock.advance(2 * DAY)
+    taken: list[int] = []
+    threads = [threading.Thread(target=lambda: taken.extend(account.expire())) for _ in range(3)]
+    threads.append(threading.Thread(target=lambda: [account.use(1) for _ in range(5)]))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    held, verified = account.balance, books.verify(engine).verified
+    engine.dispose()
+    assert (taken, held, verified) == ([-10] * 5, -5, True)

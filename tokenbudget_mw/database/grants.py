@@ -1,0 +1,177 @@
+"""
+Money that is given for a time: a trial's credits, a promotion's. What of it is unused at its end is taken back, once.
+
+Usage takes from grants before it takes from what was paid, and from the one that ends first. What is given back later (a
+refund, a lower price) is money like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select, update
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.ledger import Entry, EntryConflictError, change_balance, positive, post
+from tokenbudget_mw.database.rows import clean_id, moment
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["GRANTS", "Granted", "expire", "grant", "unused"]
+
+GRANTS = "grants"
+"""The account on the other side of grants."""
+
+Clock = Callable[[], float]
+
+
+def grant(
+    engine: Engine,
+    account: str,
+    amount_pico: int,
+    *,
+    key: str,
+    expires_at: float,
+    note: str | None = None,
+    clock: Clock = time.time,
+) -> Entry:
+    """
+    Give *amount_pico* to *account* until *expires_at*, in epoch seconds. Other arguments and errors as of `ledger.topup`.
+
+    Raises:
+        ValueError: It ends before it begins.
+    """
+    ends, now = moment(round(expires_at * 1_000_000)), moment(int(clock() * 1_000_000))
+
+    def keep(connection: Connection, entry: Entry) -> None:
+        if entry.is_new:
+            if ends <= now:
+                raise ValueError(f"a grant ends after its beginning, got {ends}, which is over")
+            row = {"id": entry.id, "account": entry.account, "amount_pico": amount_pico, "expires_at": ends}
+            connection.execute(insert(tables.grants), row)
+            return
+        known = connection.scalar(select(tables.grants.c.expires_at).where(tables.grants.c.id == entry.id))
+        if known != ends:
+            raise EntryConflictError(f"The idempotency key of this grant was used for one that ends at {known}.")
+
+    return post(engine, "grant", GRANTS, account, positive(amount_pico), key=key, note=note, clock=clock, also=keep)
+
+
+def unused(engine: Engine, account: str, *, clock: Clock = time.time) -> int:
+    """
+    Return what of the grants that *account* still has is unused, in pico-dollars.
+    """
+    now = moment(int(clock() * 1_000_000))
+    with reader(engine).connect() as connection:
+        held = _replay(connection, clean_id(account, 255))
+    return sum(granted.left for granted in held if granted.ends > now and granted.is_open)
+
+
+def expire(engine: Engine, *, clock: Clock = time.time) -> list[Entry]:
+    """
+    Take back what is unused of every grant that has ended, and return the entries that this posted.
+
+    Run it as often as you like (once an hour, say); a grant is taken back once.
+    """
+    now = moment(int(clock() * 1_000_000))
+    grants = tables.grants.c
+    due = select(grants.account).where(grants.expired_at.is_(None), grants.expires_at <= now).distinct()
+    with reader(engine).connect() as connection:
+        accounts = sorted(connection.scalars(due))
+    entries: list[Entry] = []
+    for account in accounts:
+        with engine.begin() as connection:
+            entries += _expire(connection, account, now)
+    return entries
+
+
+def _expire(connection: Connection, account: str, now: datetime) -> Iterable[Entry]:
+    change_balance(connection, account, 0, now)  # takes the account's lock: usage waits, and so does another `expire`
+    for granted in _replay(connection, account):
+        if not granted.is_open or granted.ends > now:
+            continue
+        change = update(tables.grants).where(tables.grants.c.id == granted.id)
+        connection.execute(change.values(expired_at=now, unused_pico=granted.left))
+        if granted.left:
+            source = f"expire:{granted.id}"
+            entry_id = hashlib.md5(source.encode(), usedforsecurity=False).hexdigest()
+            row = {
+                "id": entry_id,
+                "account": account,
+                "contra": GRANTS,
+                "amount_pico": granted.left,
+                "kind": "expire",
+                "source_id": source,
+                "entries": 1,
+                "created_at": now,
+            }
+            connection.execute(insert(tables.ledger), row)
+            change_balance(connection, account, -granted.left, now)
+            yield Entry(entry_id, account, -granted.left, "expire", now, is_new=True)
+
+
+# -- what is left of a grant ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Granted:
+    """
+    A grant, and what is left of it.
+
+    Attributes:
+        id: Its id, and that of its entry.
+
+        ends: When it ends.
+
+        is_open: Whether it was not taken back yet.
+
+        left: What usage has not taken, in pico-dollars.
+    """
+
+    id: str
+    ends: datetime
+    is_open: bool
+    left: int
+
+
+def _replay(connection: Connection, account: str) -> list[Granted]:
+    """
+    Go through the account's entries, from its first grant on, and return the grants with what is left of each.
+    """
+    grants, ledger = tables.grants.c, tables.ledger.c
+    kept = {
+        row.id: Granted(row.id, row.expires_at, row.expired_at is None, row.amount_pico)
+        for row in connection.execute(select(tables.grants).where(grants.account == account))
+    }
+    begun = select(ledger.created_at).where(ledger.account == account, ledger.id.in_(list(kept)))
+    first = min(connection.scalars(begun), default=None)
+    if first is None:
+        return []
+    wanted = select(ledger.id, ledger.kind, ledger.amount_pico, ledger.created_at).where(
+        ledger.account == account, ledger.created_at >= first
+    )
+    held: list[Granted] = []
+    for entry in connection.execute(wanted.order_by(ledger.created_at, ledger.id).execution_options(yield_per=1000)):
+        if entry.id in kept:
+            held.append(kept[entry.id])
+            held.sort(key=lambda granted: (granted.ends, granted.id))
+        elif entry.amount_pico > 0 and entry.kind not in ("grant", "expire"):
+            _spend(held, entry)
+    return held
+
+
+def _spend(held: Iterable[Granted], entry: Any) -> None:
+    rest = entry.amount_pico
+    for granted in held:
+        if granted.ends > entry.created_at:
+            taken = min(granted.left, rest)
+            granted.left -= taken
+            rest -= taken

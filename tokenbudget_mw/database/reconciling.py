@@ -1,0 +1,206 @@
+"""
+Holds the books against a provider's invoice: by day and model, money and, where the invoice tells them, tokens and requests.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.units import exact_int, parse_decimal, pico_from_usd
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+__all__ = ["FIGURES", "InvoiceError", "InvoiceLine", "Mismatch", "Tolerance", "read_invoice", "reconcile"]
+
+FIGURES = ("cost_pico", "input_tokens", "output_tokens", "requests")
+"""What is compared."""
+
+_COUNTS = FIGURES[1:]
+_NEEDED = ("date", "model", "cost_usd")
+
+
+class InvoiceError(TokenBudgetError):
+    """
+    The invoice cannot be read.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    """
+    What the provider charges for a model on a day.
+
+    Attributes:
+        day: Midnight, UTC, at which it begins.
+
+        model: Model, as the provider names it.
+
+        figures: ``cost_pico``, and any of the other `FIGURES` that the invoice tells.
+    """
+
+    day: datetime
+    model: str
+    figures: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """
+    How far apart figures may be and still count as equal: the larger of the two allowances.
+
+    Attributes:
+        cost_pico: Pico-dollars, for costs.
+
+        percent: Percent of the invoice's figure, for everything.
+    """
+
+    cost_pico: int = 10**10
+    percent: Decimal = Decimal(0)
+
+    def allows(self, figure: str, ours: int, theirs: int) -> bool:
+        """
+        Whether *ours* is near enough to *theirs*.
+        """
+        absolute = self.cost_pico if figure == "cost_pico" else 0
+        return abs(ours - theirs) <= max(Decimal(absolute), abs(theirs) * self.percent / 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """
+    A figure of a day and model that differs by more than is allowed.
+
+    Attributes:
+        day: The day, ``2027-01-31``.
+
+        model: The model.
+
+        figure: Which of `FIGURES`.
+
+        ours: What the books say; 0 where they have nothing.
+
+        theirs: What the invoice says; 0 where it has nothing.
+    """
+
+    day: str
+    model: str
+    figure: str
+    ours: int
+    theirs: int
+
+
+# -- the invoice ------------------------------------------------------------------------------------------------------
+
+
+def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
+    """
+    Read an invoice as CSV with a head: ``date`` (``2027-01-31``, a day in UTC), ``model``, ``cost_usd``, and as may be
+    ``input_tokens``, ``output_tokens``, ``requests``. Other columns are passed over.
+
+    Raises:
+        InvoiceError: A column is missing, or a value makes no sense; says in which line.
+    """
+    table = csv.DictReader(lines)
+    heads = [(head or "").strip().lstrip("\ufeff").lower() for head in table.fieldnames or ()]
+    missing = [name for name in _NEEDED if name not in heads]
+    if missing:
+        raise InvoiceError(
+            f"The invoice has no column {', '.join(map(repr, missing))}. Its first line names the columns: "
+            f"{', '.join(_NEEDED)}, and as may be {', '.join(_COUNTS)}."
+        )
+    table.fieldnames = heads
+    return [_line(row, table.line_num) for row in table]
+
+
+def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
+    try:
+        day = datetime.strptime((row["date"] or "").strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+        figures = {"cost_pico": pico_from_usd((row["cost_usd"] or "").strip().removeprefix("$"))}
+        figures |= {
+            name: exact_int(parse_decimal(value)) for name in _COUNTS if (value := (row.get(name) or "").strip())
+        }
+    except ValueError as exc:
+        raise InvoiceError(f"Line {number} of the invoice: {exc}.") from exc
+    model = (row["model"] or "").strip()
+    if not model:
+        raise InvoiceError(f"Line {number} of the invoice names no model.")
+    return InvoiceLine(day, model, figures)
+
+
+# -- against the books ------------------------------------------------------------------------------------------------
+
+
+def reconcile(
+    engine: Engine,
+    invoice: Iterable[InvoiceLine],
+    *,
+    tolerance: Tolerance = Tolerance(),
+    models: Iterable[str] = (),
+    name_of: Callable[[str], str] = str,
+) -> list[Mismatch]:
+    """
+    Return where the books and *invoice* differ, by day and model, on the days from its first to its last.
+
+    What the invoice does not tell (tokens, requests) is not compared, for that day and model.
+
+    Args:
+        engine: The host's database.
+
+        invoice: The invoice's lines, any number a day and model.
+
+        tolerance: How far apart figures may be.
+
+        models: Patterns such as ``gpt-*``: only these models of the books; none for all of them. An invoice is one
+            provider's, the books hold them all.
+
+        name_of: Turns a model's name, of either side, into the one by which both are compared.
+    """
+    theirs: dict[tuple[datetime, str], dict[str, int]] = {}
+    for line in invoice:
+        _add(theirs.setdefault((line.day, name_of(line.model)), {}), line.figures)
+    if not theirs:
+        return []
+    days = [day for day, _ in theirs]
+    ours = _ours(engine, min(days), max(days) + timedelta(days=1), tuple(models), name_of)
+    found: list[Mismatch] = []
+    for place in sorted({*theirs, *ours}):
+        day, model = place
+        invoiced = theirs.get(place, {"cost_pico": 0})
+        held = ours.get(place, {})
+        for figure, amount in sorted(invoiced.items()):
+            mine = held.get(figure, 0)
+            if not tolerance.allows(figure, mine, amount):
+                found.append(Mismatch(f"{day:%Y-%m-%d}", model, figure, mine, amount))
+    return found
+
+
+def _ours(
+    engine: Engine, since: datetime, until: datetime, patterns: tuple[str, ...], name_of: Callable[[str], str]
+) -> dict[tuple[datetime, str], dict[str, int]]:
+    days = tables.rollup_days.c
+    wanted = select(days.day, days.model, *(days[name] for name in FIGURES)).where(days.day >= since, days.day < until)
+    found: dict[tuple[datetime, str], dict[str, int]] = {}
+    with reader(engine).connect() as connection:
+        for day, model, *figures in connection.execute(wanted):
+            if patterns and not any(fnmatchcase(model, pattern) for pattern in patterns):
+                continue
+            values = {name: int(value) for name, value in zip(FIGURES, figures, strict=True)}
+            _add(found.setdefault((day, name_of(model)), {}), values)
+    return found
+
+
+def _add(into: dict[str, int], figures: Mapping[str, int]) -> None:
+    for name, value in figures.items():
+        into[name] = into.get(name, 0) + value
