@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pytest
 
 SURVIVED, KILLED = 0, 1
-AT_ONCE = 2
+AT_ONCE = int(os.environ.get("TOKENBUDGET_TEST_MUTATION_PROCESSES", "2"))
 PATIENCE = 240  # seconds, after which a mutant is taken to hang, and so to be noticed
 
 
