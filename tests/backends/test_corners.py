@@ -54,16 +54,27 @@ def test_what_was_credited_is_not_given_back_from_younger_charges(backend: Backe
     assert used(backend, START + 3) == 3
 
 
-def test_no_more_is_given_back_than_credits_have_left(backend: Backend) -> None:
+BEGIN = int(START) * 1_000_000
+KINDS: dict[str, dict[str, Any]] = {
+    "strict_log": {},
+    "calendar": {"params": (BEGIN, BEGIN + 50_000_000, BEGIN + 100_000_000), "algorithm": "calendar"},
+    "concurrent": {"params": (), "algorithm": "concurrent"},
+    "gcra": {"params": (60_000_000, 10), "algorithm": "gcra"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_more_is_given_back_than_credits_have_left(backend: Backend, kind: str) -> None:
     """
-    Where an operator has taken most of a slot off, a reservation that gives back all it took leaves nothing, not less.
+    Where an operator has taken most of it off, a reservation that gives back all it took leaves nothing, not less.
     """
-    first = admitted(backend, check(4, 10), START)
-    admitted(backend, check(3, 10), START)
-    backend.credit(ask(check(5, 10)), START)
+    one = KINDS[kind]
+    first = admitted(backend, check(4, 10, **one), START)
+    admitted(backend, check(3, 10, **one), START)
+    backend.credit(ask(check(5, 10, **one)), START)
     backend.settle(settlement(*first, 0), START)
 
-    assert used(backend, START) == 0
+    assert used(backend, START, **one) == 0
 
 
 def test_no_more_is_given_back_than_credits_have_left_of_an_older_slot(backend: Backend) -> None:
@@ -289,6 +300,18 @@ def test_a_period_that_settings_have_moved_is_over_now_and_not_before(backend: B
 
     assert (state.remaining, state.reset) == (8, 0.0)
     assert backend.peek(ask(one), START + second).states[0].reset == 0.0
+
+
+def test_a_period_at_whose_end_was_settled_is_over(backend: Backend) -> None:
+    """
+    Even where settings then move that end: the next period has begun.
+    """
+    begin = int(START) * 1_000_000
+    old, new = ((begin, begin + end * 1_000_000, begin + 120_000_000) for end in (60, 70))
+    late = admitted(backend, check(4, 10, params=old, algorithm="calendar"), START + 50)
+    backend.settle(settlement(*late, 6), START + 60)
+
+    assert used(backend, START + 61, params=new, algorithm="calendar") == 0
 
 
 def test_a_bucket_that_has_run_empty_begins_anew(backend: Backend) -> None:

@@ -79,6 +79,7 @@ def _of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
 
 
 THE_LONG_WAY = "what fits exactly goes the long way then, which answers the same"
+GONE = "an entry that has left counts nowhere, however much more is added to it; and none is made on the quick way"
 BELOW_EMPTY = "a level below 0 is as empty as 0, and the next charge starts anew"
 
 STRICT_LOG = _of(
@@ -202,15 +203,15 @@ QUICK_LOG = [
         ("", "n[o + 2], last + length", "n[o + 2], last"),
         ("", "while first <= gone do", "while first < gone do"),
         ("", "used, at = used - amount", "used, at = used"),
-        ("", "if need > 0 and excess > 0 then", "if excess > 0 then"),
+        ("", "if need > 0 and excess > 0 then", "if excess > 0 then", "what asks for nothing fits, and is told no wait"),
         ("", "excess <= 0 then", "excess < 0 then"),
         ("", "frees_at = first + length", "frees_at = first + length - 1"),
         ("", "excess = excess - amount", "excess = excess - 1"),
     ),
     *_of(
         "strict_log_move.lua",
-        ("", "(more > 0 and slot <= moment - first_param * second_param)", "false"),
-        ("", "slot <= moment - first_param", "slot < moment - first_param"),
+        ("", "(more > 0 and slot <= moment - first_param * second_param)", "false", GONE),
+        ("", "slot <= moment - first_param", "slot < moment - first_param", GONE),
         ("", "is_moved = more < 0 -- forgotten", "is_moved = true"),
         ("", "is_moved = n[o + 5] + more > 0", "is_moved = true"),
         ("", "n[o + 2] + more, n[o + 5] + more", "n[o + 2], n[o + 5] + more"),
