@@ -77,6 +77,18 @@ def test_no_more_is_given_back_than_credits_have_left(backend: Backend, kind: st
     assert used(backend, START, **one) == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_that_nothing_is_left_in_is_empty_now(backend: Backend, kind: str) -> None:
+    """
+    Whoever asks for more than it could ever hold is told so, and no reset.
+    """
+    one = KINDS[kind]
+    backend.settle(settlement(*admitted(backend, check(1, 10, **one), START), 0), START)
+    (state,) = backend.reserve(ask(check(11, 10, **one)), START).states
+
+    assert (state.fits, state.remaining, state.reset, state.retry_after) == (False, 10, 0.0, None)
+
+
 def test_no_more_is_given_back_than_credits_have_left_of_an_older_slot(backend: Backend) -> None:
     """
     Nor does it take anything off the slots after it.
