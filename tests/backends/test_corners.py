@@ -259,9 +259,9 @@ def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
     admitted(backend, check(0, 1000, **bucket), START)  # so that the next one finds the window
     _, reply = admitted(backend, check(cost, 1000, **bucket), START)
     empty = START + reply.states[0].reset
-    again = backend.peek(ask(check(0, 1000, **bucket)), START)
+    looked, refused = (call(ask(check(1001, 1000, **bucket)), START) for call in (backend.peek, backend.reserve))
 
-    assert again.states[0].reset == reply.states[0].reset
+    assert looked.states[0].reset == refused.states[0].reset == reply.states[0].reset
     assert used(backend, empty - 1e-6, **bucket) == 1
     assert used(backend, empty, **bucket) == 0
 
