@@ -96,7 +96,12 @@ STRICT_LOG = _of(
         "slot >= gone",
         "an entry whose end has left counts nowhere: readers leave it out, and the next charge forgets it",
     ),
-    ("forget", "state[dead + 2] <= gone", "state[dead + 2] < gone"),
+    (
+        "forget",
+        "state[dead + 2] <= gone",
+        "state[dead + 2] < gone",
+        "what has left and stays for one charge more is left out by readers",
+    ),
     ("forget", "state[1] = state[1] - state[dead + 3]", "state[1] = state[1]"),
     ("forget", "dead = dead + 2", "dead = dead + 4"),
     ("add", "state[i + 1] + amount ~= 0", "true"),
