@@ -125,13 +125,13 @@ def test_what_a_call_came_to_counts_in_its_slot_where_nothing_else_does(
 
 def test_any_slot_is_found_again(backend: Backend) -> None:
     """
-    Of many, each reservation gives back what it held in its own.
+    Of many, each reservation gives back half of what it held in its own.
     """
-    made = [admitted(backend, check(1 << at, 1_000), START + 5 * at) for at in range(8)]
-    for at, one in enumerate(made[:-1]):
-        backend.settle(settlement(*one, 0), START + 36)
+    made = [admitted(backend, check(2 << at, 1_000), START + 5 * at) for at in range(8)]
+    for at, one in enumerate(made):
+        backend.settle(settlement(*one, 1 << at), START + 36)
 
-        assert used(backend, START + 36) == 255 - (2 << at) + 1
+        assert used(backend, START + 36) == 510 - (2 << at) + 1
 
 
 @pytest.mark.parametrize("actual", [(1 << 24) - 1, 1 << 24, 1 << 40])
