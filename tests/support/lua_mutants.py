@@ -328,7 +328,12 @@ COUNTERS = _of(
     ("state_of", "for i = 2, size - 3, 2 do", "for i = 2, size - 5, 2 do"),
     ("packed_tail", "width = width + 2", "width = width"),
     ("packed_tail", "while width < 7 and state[i] >= 256 ^ width do", "while false do"),
-    ("packed_tail", "width < 7 and ", ""),
+    (
+        "packed_tail",
+        "width < 7 and ",
+        "",
+        "no amount is stored that takes more than seven bytes, and in nine it is the same",
+    ),
     ("packed_tail", "math.min(state[i + 1], MAX)", "state[i + 1]"),
     ("store_state", "elseif head and head[1] > 4 then", "elseif false then"),
     ("give_back", "with_requests or not is_kept(one.window)", "true"),
