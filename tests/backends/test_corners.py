@@ -54,16 +54,110 @@ def test_what_was_credited_is_not_given_back_from_younger_charges(backend: Backe
     assert used(backend, START + 3) == 3
 
 
+BEGIN = int(START) * 1_000_000
+KINDS: dict[str, dict[str, Any]] = {
+    "strict_log": {},
+    "calendar": {"params": (BEGIN, BEGIN + 50_000_000, BEGIN + 100_000_000), "algorithm": "calendar"},
+    "concurrent": {"params": (), "algorithm": "concurrent"},
+    "gcra": {"params": (60_000_000, 10), "algorithm": "gcra"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_more_is_given_back_than_credits_have_left(backend: Backend, kind: str) -> None:
+    """
+    Where an operator has taken most of it off, a reservation that gives back all it took leaves nothing, not less.
+    """
+    one = KINDS[kind]
+    first = admitted(backend, check(4, 10, **one), START)
+    admitted(backend, check(3, 10, **one), START)
+    backend.credit(ask(check(5, 10, **one)), START)
+    backend.settle(settlement(*first, 0), START)
+
+    assert used(backend, START, **one) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_that_nothing_is_left_in_is_empty_now(backend: Backend, kind: str) -> None:
+    """
+    Whoever asks for more than it could ever hold is told so, and no reset.
+    """
+    one = KINDS[kind]
+    backend.settle(settlement(*admitted(backend, check(1, 10, **one), START), 0), START)
+    (state,) = backend.reserve(ask(check(11, 10, **one)), START).states
+
+    assert (state.fits, state.remaining, state.reset, state.retry_after) == (False, 10, 0.0, None)
+
+
+def test_no_more_is_given_back_than_credits_have_left_of_an_older_slot(backend: Backend) -> None:
+    """
+    Nor does it take anything off the slots after it.
+    """
+    first = admitted(backend, check(4, 10), START)
+    admitted(backend, check(3, 10), START)
+    backend.credit(ask(check(5, 10)), START)
+    admitted(backend, check(1, 10), START + 10)
+    backend.settle(settlement(*first, 0), START + 10)
+
+    assert used(backend, START + 10) == 1
+    assert used(backend, START + 61) == 1
+
+
+@pytest.mark.parametrize("credited", [0, 3])
+@pytest.mark.parametrize("later", [0, 20])
+def test_what_a_call_came_to_counts_in_its_slot_where_nothing_else_does(
+    backend: Backend, credited: int, later: int
+) -> None:
+    """
+    Behind, between or instead of other slots, whether nothing was taken there at first or an operator took it off.
+    """
+    admitted(backend, check(2, 30), START)
+    late = admitted(backend, check(credited, 30, room=1), START + 10)
+    backend.credit(ask(check(credited, 30)), START + 10)
+    if later:
+        admitted(backend, check(1, 30), START + later)
+    backend.settle(settlement(*late, 8), START + 21)
+
+    assert used(backend, START + 21) == 10 - credited + later // 20
+    assert used(backend, START + 61) == 8 - credited + later // 20
+    assert used(backend, START + 71) == later // 20
+
+
+def test_any_slot_is_found_again(backend: Backend) -> None:
+    """
+    Of many, each reservation gives back half of what it held in its own.
+    """
+    made = [admitted(backend, check(2 << at, 1_000), START + 5 * at) for at in range(8)]
+    for at, one in enumerate(made):
+        backend.settle(settlement(*one, 1 << at), START + 36)
+
+        assert used(backend, START + 36) == 510 - (2 << at) + 1
+
+
+@pytest.mark.parametrize("actual", [(1 << 24) - 1, 1 << 24, 1 << 40])
+def test_an_older_slot_holds_however_much_is_settled_there(backend: Backend, actual: int) -> None:
+    """
+    A call may come to far more than was reserved.
+    """
+    first = admitted(backend, check(1, 1 << 50), START)
+    admitted(backend, check(5, 1 << 50), START + 10)
+    backend.settle(settlement(*first, actual), START + 10)
+
+    for second, counted in ((10, actual + 5), (61, 5)):
+        assert backend.peek(ask(check(0, 1 << 50)), START + second).states[0].remaining == (1 << 50) - counted
+
+
 def test_a_charge_that_has_just_left_frees_nothing_more(backend: Backend) -> None:
     """
     At the moment at which a slot leaves, the wait of a refusal is that of the slots which still count.
     """
     admitted(backend, check(4, 10), START)
     admitted(backend, check(6, 10), START + 10)
-    refused = backend.reserve(ask(check(5, 10)), START + 61)
+    for call in (backend.reserve, backend.peek):
+        refused = call(ask(check(5, 10)), START + 61)
 
-    assert not refused.admitted
-    assert refused.states[0].retry_after == 10.0
+        assert not refused.admitted
+        assert (refused.states[0].remaining, refused.states[0].retry_after) == (4, 10.0)
 
 
 def test_a_finely_cut_slot_leaves_within_a_coarse_one(backend: Backend) -> None:
@@ -144,6 +238,18 @@ def test_the_end_of_a_period_belongs_to_the_next_one(backend: Backend) -> None:
     assert (first.remaining, first.reset) == (8, 50.0)
 
 
+def test_a_lease_that_outlives_its_period_gives_nothing_back_to_the_next(backend: Backend) -> None:
+    """
+    What it held is forgotten with its period.
+    """
+    begin = int(START) * 1_000_000
+    period: dict[str, Any] = {"params": tuple(begin + 50_000_000 * k for k in range(3)), "algorithm": "calendar"}
+    admitted(backend, check(4, 10, **period), START + 40, lease=20.0)
+    admitted(backend, check(3, 10, **period), START + 55)
+
+    assert used(backend, START + 61, **period) == 3
+
+
 @pytest.mark.parametrize("cost", [7, 9])
 def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
     """
@@ -153,7 +259,9 @@ def test_a_bucket_is_empty_when_it_says_so(backend: Backend, cost: int) -> None:
     admitted(backend, check(0, 1000, **bucket), START)  # so that the next one finds the window
     _, reply = admitted(backend, check(cost, 1000, **bucket), START)
     empty = START + reply.states[0].reset
+    looked, refused = (call(ask(check(1001, 1000, **bucket)), START) for call in (backend.peek, backend.reserve))
 
+    assert looked.states[0].reset == refused.states[0].reset == reply.states[0].reset
     assert used(backend, empty - 1e-6, **bucket) == 1
     assert used(backend, empty, **bucket) == 0
 
@@ -203,6 +311,19 @@ def test_a_period_that_settings_have_moved_is_over_now_and_not_before(backend: B
         state = backend.reserve(ask(one), START + second).states[0]
 
     assert (state.remaining, state.reset) == (8, 0.0)
+    assert backend.peek(ask(one), START + second).states[0].reset == 0.0
+
+
+def test_a_period_at_whose_end_was_settled_is_over(backend: Backend) -> None:
+    """
+    Even where settings then move that end: the next period has begun.
+    """
+    begin = int(START) * 1_000_000
+    old, new = ((begin, begin + end * 1_000_000, begin + 120_000_000) for end in (60, 70))
+    late = admitted(backend, check(4, 10, params=old, algorithm="calendar"), START + 50)
+    backend.settle(settlement(*late, 6), START + 60)
+
+    assert used(backend, START + 61, params=new, algorithm="calendar") == 0
 
 
 def test_a_bucket_that_has_run_empty_begins_anew(backend: Backend) -> None:

@@ -154,6 +154,17 @@ def test_a_debt_that_leaks_for_days_keeps_its_key(backend: Any, plain: Any) -> N
     assert plain.pttl("tb:{acme}:key=k1") / 1000 >= 100 * 3600
 
 
+def test_a_bucket_that_new_settings_let_leak_for_days_keeps_its_key(backend: Any, plain: Any) -> None:
+    """
+    What is left of a larger one takes longer than a full one, too, from the first charge under the new settings.
+    """
+    for cost, cap in ((1000, 1000), (0, 10)):
+        bucket = check(cost, cap, "tokens:3600/gcra", params=(HOUR_US, cap), algorithm="gcra")
+        assert backend.reserve(ask(bucket, lease=1.0), START).admitted
+
+    assert plain.pttl("tb:{acme}:key=k1") / 1000 >= 100 * 3600
+
+
 def test_a_state_holds_what_counts_and_nothing_else(backend: Any, plain: Any) -> None:
     """
     However long a window is used, it keeps one entry a slot; when few count, the long part is gone, and so are leases.

@@ -159,3 +159,12 @@ def test_the_last_digit_of_a_quotient_makes_no_promise_wrong(amount: int) -> Non
 
     assert gcra.peek(state, hour, empty)[1] == 0
     assert gcra.peek(state, hour, empty - 1)[1] == 1
+
+
+def test_the_moment_is_found_at_once_however_slowly_a_bucket_leaks() -> None:
+    """
+    No search through the microseconds of a year.
+    """
+    year = 2**45  # a good one: its quotients are exact
+
+    assert gcra.charge([0], (year, 1), START, 1, START) == START + year

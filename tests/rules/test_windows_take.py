@@ -100,3 +100,24 @@ def test_a_period_that_is_over_is_left_to_the_long_way() -> None:
     assert calendar.take([5, 0, 2_000], (0, 2_000, 4_000), 1, 10, 2_000) is None
     assert calendar.take([5, 0, 2_000], (2_000, 4_000, 6_000), 1, 10, 2_000) is None
     assert calendar.take([0], (0, 2_000, 4_000), 1, 10, 1_000) is None
+
+
+def test_charges_are_additions_until_the_slot_ends_or_the_oldest_entry_leaves() -> None:
+    """
+    What comes first, to the microsecond; from then on nothing is promised.
+    """
+    assert strict_log.calm([3, 120, 3], (60, 2), 60) == (120, 240, 120)
+    assert strict_log.calm([7, 60, 3, 120, 4], (60, 2), 119) == (120, 240, 120)
+    assert strict_log.calm([7, 90, 3, 240, 4], (60, 2), 200) == (240, 360, 210)
+
+
+@pytest.mark.parametrize(
+    ("state", "now"),
+    [([0], 60), ([3, 120, 3], 59), ([3, 120, 3], 120), ([7, 60, 3, 240, 4], 180)],
+    ids=["never charged", "before its slot", "after its slot", "the oldest has left"],
+)
+def test_a_window_that_will_change_is_not_calm(state: list[int], now: int) -> None:
+    """
+    The next charge does more there than add.
+    """
+    assert strict_log.calm(state, (60, 2), now) is None

@@ -79,6 +79,7 @@ def _of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
 
 
 THE_LONG_WAY = "what fits exactly goes the long way then, which answers the same"
+GONE = "an entry that has left counts nowhere, however much more is added to it; and none is made on the quick way"
 BELOW_EMPTY = "a level below 0 is as empty as 0, and the next charge starts anew"
 
 STRICT_LOG = _of(
@@ -95,7 +96,12 @@ STRICT_LOG = _of(
         "slot >= gone",
         "an entry whose end has left counts nowhere: readers leave it out, and the next charge forgets it",
     ),
-    ("forget", "state[dead + 2] <= gone", "state[dead + 2] < gone"),
+    (
+        "forget",
+        "state[dead + 2] <= gone",
+        "state[dead + 2] < gone",
+        "what has left and stays for one charge more is left out by readers",
+    ),
     ("forget", "state[1] = state[1] - state[dead + 3]", "state[1] = state[1]"),
     ("forget", "dead = dead + 2", "dead = dead + 4"),
     ("add", "state[i + 1] + amount ~= 0", "true"),
@@ -202,15 +208,15 @@ QUICK_LOG = [
         ("", "n[o + 2], last + length", "n[o + 2], last"),
         ("", "while first <= gone do", "while first < gone do"),
         ("", "used, at = used - amount", "used, at = used"),
-        ("", "if need > 0 and excess > 0 then", "if excess > 0 then"),
+        ("", "if need > 0 and excess > 0 then", "if excess > 0 then", "what asks for nothing fits, and is told no wait"),
         ("", "excess <= 0 then", "excess < 0 then"),
         ("", "frees_at = first + length", "frees_at = first + length - 1"),
         ("", "excess = excess - amount", "excess = excess - 1"),
     ),
     *_of(
         "strict_log_move.lua",
-        ("", "(more > 0 and slot <= moment - first_param * second_param)", "false"),
-        ("", "slot <= moment - first_param", "slot < moment - first_param"),
+        ("", "(more > 0 and slot <= moment - first_param * second_param)", "false", GONE),
+        ("", "slot <= moment - first_param", "slot < moment - first_param", GONE),
         ("", "is_moved = more < 0 -- forgotten", "is_moved = true"),
         ("", "is_moved = n[o + 5] + more > 0", "is_moved = true"),
         ("", "n[o + 2] + more, n[o + 5] + more", "n[o + 2], n[o + 5] + more"),
@@ -321,7 +327,14 @@ COUNTERS = _of(
     ("load", "counter.is_new = #counter.names == 0", "counter.is_new = false"),
     ("state_of", "for i = 2, size - 3, 2 do", "for i = 2, size - 5, 2 do"),
     ("packed_tail", "width = width + 2", "width = width"),
-    ("packed_tail", "while state[i] >= 256 ^ width do", "while false do"),
+    ("packed_tail", "while width < 7 and state[i] >= 256 ^ width do", "while false do"),
+    (
+        "packed_tail",
+        "width < 7 and ",
+        "",
+        "no amount is stored that takes more than seven bytes, and in nine it is the same",
+    ),
+    ("packed_tail", "math.min(state[i + 1], MAX)", "state[i + 1]"),
     ("store_state", "elseif head and head[1] > 4 then", "elseif false then"),
     ("give_back", "with_requests or not is_kept(one.window)", "true"),
     ("give_back", "counter.dirty[one.window] = true", ""),

@@ -3,7 +3,8 @@ A pytest plugin (``-p lua_mutation``) that runs the collected tests on one mutan
 
 Everything is imported and collected once; each mutant is a fork, with a Redis of its own, that ends at the first test
 which fails. ``TOKENBUDGET_TEST_LUA`` is the file to which the names of the survivors are written, one a line;
-``TOKENBUDGET_TEST_LUA_ONLY`` narrows the mutants down to those whose name contains it.
+``TOKENBUDGET_TEST_LUA_ONLY`` narrows the mutants down to those whose name contains one of its lines,
+``TOKENBUDGET_TEST_MUTATION_PROCESSES`` says how many run at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pytest
 
 SURVIVED, KILLED = 0, 1
-AT_ONCE = 2
+AT_ONCE = int(os.environ.get("TOKENBUDGET_TEST_MUTATION_PROCESSES", "2"))
 PATIENCE = 240  # seconds, after which a mutant is taken to hang, and so to be noticed
 
 
@@ -46,8 +47,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     Run every mutant; tell those that survive.
     """
     assert session.items, "no test was collected"
-    only = os.environ.get("TOKENBUDGET_TEST_LUA_ONLY", "")
-    todo = [mutant for mutant in MUTANTS if only in mutant.name]
+    only = os.environ.get("TOKENBUDGET_TEST_LUA_ONLY", "").split("\n")
+    todo = [mutant for mutant in MUTANTS if any(part in mutant.name for part in only)]
     servers = [RedisServer() for _ in range(min(AT_ONCE, len(todo)))]
     try:
         free = list(servers)

@@ -28,7 +28,7 @@ class Survivor:
     A change that no test notices.
 
     Attributes:
-        function: In which function, with its module below the rules: ``windows.strict_log.peek``.
+        function: In which function, with its module; that is below the rules, if not below the package: ``windows.gcra.peek``.
 
         old: The lines that stood there, without what surrounds them.
 
@@ -67,7 +67,8 @@ def _survivor(folder: Path, name: str) -> Survivor:
     lines = _mutmut(folder, "show", name).splitlines()
     module, _, function = name.rpartition(".")
     function = re.sub(r"^x_|ǁ", lambda match: "." if match[0] == "ǁ" else "", function.partition("__mutmut_")[0])
-    function = f"{module.removeprefix('tokenbudget_mw.rules.')}.{function.removeprefix('x.')}"
+    module = module.removeprefix("tokenbudget_mw.").removeprefix("rules.")
+    function = f"{module}.{function.removeprefix('x.')}"
     old, new = ([line[1:] for line in lines if re.match(rf"\{sign}(?!\{sign}\{sign})", line)] for sign in "-+")
     return Survivor(function, _line(" ".join(old)), _line(" ".join(new)))
 
