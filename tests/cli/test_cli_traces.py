@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenbudget_mw.cli.replaying.prompts import LEAST, body_of
@@ -83,6 +83,7 @@ def test_a_missing_trace_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4"])
+@settings(deadline=None)  # the first one loads an encoder
 @given(tokens=st.one_of(st.integers(0, 60), st.integers(0, 16_000)))
 def test_a_prompt_counts_to_what_was_wanted(model, tokens):
     """What is short enough to be counted exactly (as real traces are) counts to the trace's tokens, in both encodings."""

@@ -208,7 +208,12 @@ QUICK_LOG = [
         ("", "n[o + 2], last + length", "n[o + 2], last"),
         ("", "while first <= gone do", "while first < gone do"),
         ("", "used, at = used - amount", "used, at = used"),
-        ("", "if need > 0 and excess > 0 then", "if excess > 0 then", "what asks for nothing fits, and is told no wait"),
+        (
+            "",
+            "if need > 0 and excess > 0 then",
+            "if excess > 0 then",
+            "what asks for nothing fits, and is told no wait",
+        ),
         ("", "excess <= 0 then", "excess < 0 then"),
         ("", "frees_at = first + length", "frees_at = first + length - 1"),
         ("", "excess = excess - amount", "excess = excess - 1"),
