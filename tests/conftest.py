@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     Starter = Callable[[], AbstractContextManager[str]]
 
 T = TypeVar("T")
+# how long an example takes is the machine's affair
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("usual")
 # for runs on mutants (--hypothesis-profile mutation): the same examples each time, and the first that fails will do
 settings.register_profile(
     "mutation",
