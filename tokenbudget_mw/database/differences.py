@@ -206,7 +206,8 @@ def _rows_and_entries() -> CompoundSelect[Any]:
     ).where(
         ledger.kind.in_(tables.CHARGES), or_(ledger.kind != "repair", ledger.write_id.is_not(None), ledger.entries != 0)
     )
-    return union_all(rows, changes, entries)
+    parts: list[Any] = [rows, changes, entries]
+    return union_all(*parts)
 
 
 def _purged_ranges(connection: Connection) -> dict[str, list[tuple[int, int]]]:

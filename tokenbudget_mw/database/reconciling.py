@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -193,7 +193,8 @@ def _ours(
     wanted = select(days.day, days.model, *(days[name] for name in FIGURES)).where(days.day >= since, days.day < until)
     found: dict[tuple[datetime, str], dict[str, int]] = {}
     with reader(engine).connect() as connection:
-        for day, model, *figures in connection.execute(wanted):
+        rows: Iterable[Any] = connection.execute(wanted)
+        for day, model, *figures in rows:
             if patterns and not any(fnmatchcase(model, pattern) for pattern in patterns):
                 continue
             values = {name: int(value) for name, value in zip(FIGURES, figures, strict=True)}
