@@ -46,7 +46,31 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 
+SLOW = frozenset({"benchmarks", "chaos", "faults", "migrations", "mutation"})
+"""Folders whose tests take long and ask nothing of a Python version: one is enough for them."""
+
+SLOW_FILES = frozenset({
+    "test_bars_processes",
+    "test_cli_demo",
+    "test_exactness",
+    "test_histories",
+    "test_leased_exact",
+    "test_leased_processes",
+    "test_paths",
+    "test_windows_reference",
+})  # fmt: skip
+"""Files of the same kind elsewhere."""
+
 REDIS_DATABASES = range(15, 0, -1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Mark what stands in a folder or a file of slow tests.
+    """
+    for item in items:
+        if item.path.parent.name in SLOW or item.path.stem in SLOW_FILES:
+            item.add_marker("slow")
 
 
 def missing(reason: str) -> NoReturn:
