@@ -334,7 +334,7 @@ COUNTERS = _of(
         "",
         "no amount is stored that takes more than seven bytes, and in nine it is the same",
     ),
-    ("packed_tail", "math.min(state[i + 1], MAX)", "state[i + 1]"),
+    ("packed_tail", "math.min(state[i + 1], WIDEST)", "math.min(state[i + 1], MAX)"),
     ("store_state", "elseif head and head[1] > 4 then", "elseif false then"),
     ("give_back", "with_requests or not is_kept(one.window)", "true"),
     ("give_back", "counter.dirty[one.window] = true", ""),
