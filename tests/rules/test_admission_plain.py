@@ -57,7 +57,7 @@ def test_the_usual_question_is_worked_out_once() -> None:
     """
     rules = admission(MINUTE, MONTH, TOKENS)
     route = Route("/v1/chat", limits=(ON_ROUTE,))
-    first, second = (rules.plan(msgspec.structs.replace(PLAIN, id=id, route=route), NOW) for id in ("a", "b"))
+    first, second = (rules.plan(msgspec.structs.replace(PLAIN, id=one, route=route), NOW) for one in ("a", "b"))
 
     assert first is not None
     assert second is not None
