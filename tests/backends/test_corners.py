@@ -291,6 +291,31 @@ def test_a_bucket_forgets_a_settlement_that_is_as_old_as_it_is_long(backend: Bac
     assert used(backend, START + 7, counter="key=b", **bucket) == 0
 
 
+def test_a_debt_of_many_largest_amounts_leaves_whole(backend: Backend) -> None:
+    """
+    Each settlement may come to 2**53 - 1; what several left in one slot leaves with it.
+    """
+    made = [admitted(backend, check(8, MOST), START) for _ in range(6)]  # sums of eights are exact in doubles
+    admitted(backend, check(8, MOST), START + 10)
+    for one in made:
+        backend.settle(settlement(*one, 2**53 - 8), START + 10)
+
+    assert used(backend, START + 61) == 8
+    assert used(backend, START + 71) == 0
+
+
+def test_what_asks_for_nothing_fits_beside_what_is_refused(backend: Backend) -> None:
+    """
+    Also in debt: it is not the reason, and has nothing to wait for.
+    """
+    backend.settle(settlement(*admitted(backend, check(1, 10, "b"), START), 25), START)
+    admitted(backend, check(5, 10, "a"), START)
+    reply = backend.reserve(ask(check(6, 10, "a"), check(0, 10, "b")), START)
+
+    assert not reply.admitted
+    assert [(state.fits, state.retry_after) for state in reply.states] == [(False, 61.0), (True, 0.0)]
+
+
 def test_what_costs_nothing_sees_no_more_than_nothing_left(backend: Backend) -> None:
     """
     In debt, what remains is 0 and not less.

@@ -341,3 +341,14 @@ def test_a_credit_makes_no_counter(backend: Any, plain: Any) -> None:
 
     assert keys == []
     assert backend.reserve(ask(check(1, 10, "spent:60", is_booked=True)), START).unseeded == (0,)
+
+
+def test_a_counter_of_another_version_is_started_anew(backend: Any, plain: Any) -> None:
+    """
+    However much it looks like one of this version.
+    """
+    key = "tb:{acme}:key=k1"
+    backend.reserve(ask(check(4, 10)), START)
+    plain.hset(key, "s", b"\x02" + plain.hget(key, "s")[1:])
+
+    assert backend.reserve(ask(check(3, 10)), START).states[0].remaining == 7

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError
 
 from tokenbudget_mw.database import books, ledger, repair, tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.faults import is_permanent
 from tokenbudget_mw.database.rerating import Selection, rerate
 from tokenbudget_mw.database.retention import purge
 from tokenbudget_mw.database.writer import DatabaseSink
@@ -182,9 +184,21 @@ def test_repaired_while_others_write(database_url: str, record: MakeRecord) -> N
         except Exception as exc:
             failures.append(exc)
 
+    def written(rows: list[UsageRecord]) -> bool:
+        try:
+            sink.write(rows)
+        except OperationalError as exc:
+            if is_permanent(exc):
+                raise
+            return False
+        return True
+
     def write(first: int) -> None:
         for n in range(first, first + 10):
-            sink.write([record(n, cost_pico=10, account=f"key:{n % 3}")])
+            rows = [record(n, cost_pico=10, account=f"key:{n % 3}")]
+            # as the flusher does, where the database chose the writer to end a deadlock
+            while not written(rows):
+                pass
 
     works = [lambda: repair.repair(engine), lambda: repair.repair(engine), lambda: write(100), lambda: write(200)]
     threads = [threading.Thread(target=run, args=(work,)) for work in works]

@@ -80,6 +80,8 @@ def _of(file: str, *changes: tuple[str, ...]) -> list[Mutant]:
 
 THE_LONG_WAY = "what fits exactly goes the long way then, which answers the same"
 GONE = "an entry that has left counts nowhere, however much more is added to it; and none is made on the quick way"
+LEFT_OUT = "an entry whose end has left counts nowhere: readers leave it out, and the next charge forgets it"
+NOTHING_ASKED = "what asks for nothing fits, and is told no wait"
 BELOW_EMPTY = "a level below 0 is as empty as 0, and the next charge starts anew"
 
 STRICT_LOG = _of(
@@ -90,18 +92,8 @@ STRICT_LOG = _of(
     ("log.peek", "used = used - state[i + 1]", "used = used"),
     ("log.charge", "amount > 0 and ", ""),
     ("log.charge", "forget(state, gone)", ""),
-    (
-        "log.charge",
-        "slot > gone",
-        "slot >= gone",
-        "an entry whose end has left counts nowhere: readers leave it out, and the next charge forgets it",
-    ),
-    (
-        "forget",
-        "state[dead + 2] <= gone",
-        "state[dead + 2] < gone",
-        "what has left and stays for one charge more is left out by readers",
-    ),
+    ("log.charge", "slot > gone", "slot >= gone", LEFT_OUT),
+    ("forget", "state[dead + 2] <= gone", "state[dead + 2] < gone", LEFT_OUT),
     ("forget", "state[1] = state[1] - state[dead + 3]", "state[1] = state[1]"),
     ("forget", "dead = dead + 2", "dead = dead + 4"),
     ("add", "state[i + 1] + amount ~= 0", "true"),
@@ -208,12 +200,7 @@ QUICK_LOG = [
         ("", "n[o + 2], last + length", "n[o + 2], last"),
         ("", "while first <= gone do", "while first < gone do"),
         ("", "used, at = used - amount", "used, at = used"),
-        (
-            "",
-            "if need > 0 and excess > 0 then",
-            "if excess > 0 then",
-            "what asks for nothing fits, and is told no wait",
-        ),
+        ("", "if need > 0 and excess > 0 then", "if excess > 0 then", NOTHING_ASKED),
         ("", "excess <= 0 then", "excess < 0 then"),
         ("", "frees_at = first + length", "frees_at = first + length - 1"),
         ("", "excess = excess - amount", "excess = excess - 1"),
@@ -337,9 +324,9 @@ COUNTERS = _of(
         "packed_tail",
         "width < 7 and ",
         "",
-        "no amount is stored that takes more than seven bytes, and in nine it is the same",
+        "no amount is stored that takes more than seven bytes; in nine it is the same",
     ),
-    ("packed_tail", "math.min(state[i + 1], MAX)", "state[i + 1]"),
+    ("packed_tail", "math.min(state[i + 1], WIDEST)", "math.min(state[i + 1], MAX)"),
     ("store_state", "elseif head and head[1] > 4 then", "elseif false then"),
     ("give_back", "with_requests or not is_kept(one.window)", "true"),
     ("give_back", "counter.dirty[one.window] = true", ""),

@@ -89,23 +89,24 @@ def _end_those_that_hang(running: dict[int, tuple[Mutant, RedisServer, float]]) 
 
 
 def _start(session: pytest.Session, mutant: Mutant, url: str) -> int:
+    text = mutant.text()  # here, where one that does not fit is no killed one
     sys.stdout.flush()
     pid = os.fork()
     if pid:
         return pid
     status = KILLED
     try:
-        status = _test(session, mutant, url)
+        status = _test(session, mutant.file, text, url)
     finally:
         os._exit(status)  # what the parent set up is not ours to take down
 
 
-def _test(session: pytest.Session, mutant: Mutant, url: str) -> int:
+def _test(session: pytest.Session, file: str, text: str, url: str) -> int:
     from tokenbudget_mw.backends import redis_script
 
     with tempfile.TemporaryDirectory(prefix="tokenbudget-lua-") as folder:
-        replacement = Path(folder) / mutant.file
-        replacement.write_text(mutant.text(), encoding="utf-8")
+        replacement = Path(folder) / file
+        replacement.write_text(text, encoding="utf-8")
         original = redis_script.Script().text
         redis_script.files = lambda package: Folder(files(package), replacement)  # type: ignore[assignment]
         assert redis_script.Script().text != original

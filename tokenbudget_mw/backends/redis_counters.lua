@@ -4,6 +4,7 @@ local KEPT = 'requests:' -- windows that keep what an expired lease held
 local BATCH = 64         -- leases ended in one call
 local MANY = 256         -- open leases beyond which looking for ended ones is spread out, and unsettled ends remembered
 local DAY = 86400000000
+local WIDEST = 256 ^ 7 - 8 -- the largest double of seven bytes; a slot's amount is a sum, and may be above MAX
 
 for at = CHECKS, stop, WIDTH do
   local _, algorithm, _, _, _, cost, second, third = unpacked('<i8i8i8i8i8i8i8i8', numbers, at)
@@ -113,7 +114,7 @@ local function packed_tail(state)
   end
   local parts = {string.char(width)}
   for i = 2, n - 2, 2 do
-    table.insert(parts, pack('<I7I' .. width, state[i], math.min(state[i + 1], MAX)))
+    table.insert(parts, pack('<I7I' .. width, state[i], math.min(state[i + 1], WIDEST)))
   end
   return table.concat(parts)
 end
