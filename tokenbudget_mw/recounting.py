@@ -107,13 +107,19 @@ async def arecount(
     if not _hinges(asking, decision):
         return decision
     core, stop = asking.core, threading.Event()
-    counting = core.meter.recount_aside(asking.route, body, asking.facts.path, is_cancelled=stop.is_set)
-    if counting is None:
-        return decision
+    leaving = asyncio.ensure_future((leave or _never)())
+    leaving.add_done_callback(_ignore)
     try:
-        exact = await _first(asyncio.wrap_future(counting), asyncio.ensure_future((leave or _never)()))
+        await asyncio.sleep(0)  # a turn, in which a client that has gone already says so
+        if leaving.done():
+            return decision
+        counting = core.meter.recount_aside(asking.route, body, asking.facts.path, is_cancelled=stop.is_set)
+        if counting is None:
+            return decision
+        exact = await _first(asyncio.wrap_future(counting), leaving)
     finally:
         stop.set()
+        leaving.cancel()
     return await core.async_guard.admit(asking.request()) if exact and _is_better(asking, exact) else decision
 
 
@@ -130,14 +136,12 @@ async def _first(counting: asyncio.Future[TokenCount], leaving: asyncio.Future[o
     """
     Return what *counting* finds; None where the client goes first, or patience ends.
     """
-    leaving.add_done_callback(_ignore)
     either: set[asyncio.Future[Any]] = {counting, leaving}
     try:
         await asyncio.wait(either, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         return counting.result() if counting.done() else None
     finally:
         counting.cancel()
-        leaving.cancel()
 
 
 async def _never() -> None:
