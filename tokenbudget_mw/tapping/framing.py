@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Framing(Protocol):
         ...
 
 
-class _Text:
+class _Text(ABC):
     """
     What events and lines have in common.
 
@@ -77,8 +78,8 @@ class _Text:
     def back(self) -> None:
         self._rest, self.is_between = b"", True
 
-    def _data(self, event: bytes) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _data(self, event: bytes) -> bytes: ...
 
 
 class _Events(_Text):

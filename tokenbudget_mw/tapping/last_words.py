@@ -4,6 +4,7 @@ How a stream is ended early, in its own format: the regular end of an answer tha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class LastWords(Protocol):
         ...
 
 
-class _Noting:
+class _Noting(ABC):
     """
     Decodes events into *kind*, and takes those that can be read.
     """
@@ -63,8 +64,8 @@ class _Noting:
             return
         self.take(found)
 
-    def take(self, found: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def take(self, found: Any) -> None: ...
 
 
 class _Choice(msgspec.Struct, gc=False):
