@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from private_servers import RedisServer, ServerMissingError
 from redis_deployments import Cluster, Watched
 
+from tokenbudget_mw.database.engine import _engines
+
 # the contracts assert, and should say what they found; the package itself is imported by our own pytest plugin
 pytest.register_assert_rewrite(
     "tokenbudget_mw.testing.adapters", "tokenbudget_mw.testing.backends", "tokenbudget_mw.testing.keeping"
@@ -105,6 +107,17 @@ def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     Keep what spools leave behind out of the home directory of whoever runs the tests.
     """
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(autouse=True)
+def databases_end_with_their_test() -> Iterator[None]:
+    """
+    Close what a test opened, however it made it: Python 3.13 tells of SQLite connections that nobody closed.
+    """
+    before = list(_engines)
+    yield
+    for engine in set(_engines).difference(before):
+        engine.dispose()
 
 
 # -- Redis ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -204,6 +205,8 @@ class _Database:
     def engine(self) -> Engine:
         if self._engine is None:
             self._engine = open_database(self._settings)
+            # a core that nobody closes, as test suites leave them, gives its connections back all the same
+            weakref.finalize(self, self._engine.dispose).atexit = False
         return self._engine
 
     def close(self) -> None:
