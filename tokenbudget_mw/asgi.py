@@ -5,7 +5,7 @@ The middleware for ASGI apps (spec 2.5): one small object a request; nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -103,20 +103,32 @@ class ScopeHeaders(LazyHeaders):
         raw: Pairs of name and value, in latin-1.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_firsts", "_raw")
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
+        self._raw = raw if type(raw) is list else list(raw)
+        # a loop in Python would cost more than all look-ups of a request
+        self._firsts = dict(reversed(self._raw))
+        if not b"".join(self._firsts).islower():  # most servers send names so
+            self._firsts = {key.lower(): value for key, value in reversed(self._raw)}
 
     def first(self, name: str) -> str | None:
         """
         Return the first value of header *name* (lower case), or None.
         """
-        wanted, length = name.encode("latin-1", "replace"), len(name)
-        for key, value in self._raw:
-            if len(key) == length and key.lower() == wanted:
-                return value.decode("latin-1")
-        return None
+        value = self._firsts.get(name.encode("latin-1", "replace"))
+        return None if value is None else value.decode("latin-1")
+
+    def every(self, name: str) -> Sequence[str]:
+        """
+        Return all values of header *name* (lower case), in order.
+        """
+        value = self._firsts.get(name.encode("latin-1", "replace"))
+        if value is None:
+            return ()
+        if len(self._firsts) == len(self._raw):  # none came twice
+            return (value.decode("latin-1"),)
+        return [each for key, each in self if key == name]
 
     def read(self) -> Iterable[tuple[str, str]]:
         """

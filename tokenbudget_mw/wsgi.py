@@ -4,7 +4,7 @@ The middleware for WSGI apps (PEP 3333): settles when the server closes the resp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,13 @@ class EnvironHeaders(LazyHeaders):
             return self._environ.get(variable) or None
         value: str | None = self._environ.get(f"HTTP_{variable}")
         return value
+
+    def every(self, name: str) -> Sequence[str]:
+        """
+        Return the value of header *name* (lower case): servers join those of one that came twice by a comma.
+        """
+        found = self.first(name)
+        return () if found is None else (found,)
 
     def read(self) -> Iterable[tuple[str, str]]:
         """

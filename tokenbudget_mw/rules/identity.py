@@ -186,13 +186,12 @@ def find_credential(facts: Facts, allow_query: bool = False) -> str | None:
 
 def _credentials(facts: Facts, *, allow_query: bool) -> list[str]:
     found = []
-    for name, value in facts.headers:
-        if name == "authorization":
-            scheme, _, rest = value.strip().partition(" ")
-            if scheme.lower() == "bearer":
-                found.append(rest.strip())
-        elif name in _HEADERS:
-            found.append(value.strip())
+    for value in facts.header_values("authorization"):
+        scheme, _, rest = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(rest.strip())
+    for name in _HEADERS:
+        found += [value.strip() for value in facts.header_values(name)]
     if allow_query and _QUERY_NAME in facts.query:
         found += [value for name, value in parse_qsl(facts.query, keep_blank_values=True) if name == _QUERY_NAME]
     return found
@@ -243,8 +242,7 @@ def subject_of_address(address: str) -> Subject:
 
 
 def _hops(facts: Facts) -> Iterator[str]:
-    values = [value for name, value in facts.headers if name == "x-forwarded-for"]
-    return reversed(",".join(values).rsplit(",", _MAX_HOPS))
+    return reversed(",".join(facts.header_values("x-forwarded-for")).rsplit(",", _MAX_HOPS))
 
 
 def _address(text: str) -> Address | None:

@@ -38,6 +38,12 @@ class LazyHeaders(Sequence[tuple[str, str]]):
         """
 
     @abstractmethod
+    def every(self, name: str) -> Sequence[str]:
+        """
+        Return all values of header *name* (lower case), in order.
+        """
+
+    @abstractmethod
     def read(self) -> Iterable[tuple[str, str]]:
         """
         Return pairs of lower-case name and value, in order, duplicates kept.
@@ -109,6 +115,15 @@ class Facts(msgspec.Struct, frozen=True):
             if key == name:
                 return value
         return None
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """
+        Return all values of header *name* (lower case), in order: a request may send one more than once.
+        """
+        headers = self.headers
+        if isinstance(headers, LazyHeaders):
+            return headers.every(name)
+        return [value for key, value in headers if key == name]
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
