@@ -114,12 +114,19 @@ def cost_pico(price: Price, usage: Usage) -> int:
     >>> cost_pico(Price("p", "m", 10, 40, cache_read=1), Usage(100, 5, cache_read_tokens=90))
     390
     """
-    total = max(usage.input_tokens, 0)
+    total, output = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
+    if not (
+        usage.cache_read_tokens
+        or usage.cache_write_tokens
+        or usage.reasoning_tokens
+        or usage.audio_input_tokens
+        or usage.audio_output_tokens
+    ):
+        return total * price.input + output * price.output
     read = _part(usage.cache_read_tokens, total)
     written = _part(usage.cache_write_tokens, total - read)
     hour = _part(usage.cache_write_1h_tokens, written)
     heard = _part(usage.audio_input_tokens, total - read - written)
-    output = max(usage.output_tokens, 0)
     reasoning = _part(usage.reasoning_tokens, output)
     spoken = _part(usage.audio_output_tokens, output - reasoning)
     read_price, write_price, hour_price, heard_price, reasoning_price, spoken_price = _classes(price)

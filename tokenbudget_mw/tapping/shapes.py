@@ -42,7 +42,7 @@ def openai(fields: Fields) -> Usage | None:
     return _usage(
         prompt,
         output,
-        inputs=_details(fields, "prompt_tokens_details") or {"cached_tokens": fields.get("prompt_cache_hit_tokens")},
+        inputs=_details(fields, "prompt_tokens_details") or _deepseek(fields),
         outputs=_details(fields, "completion_tokens_details"),
         provider="openai",
     )
@@ -158,20 +158,31 @@ def ollama(fields: Fields) -> Usage | None:
 
 
 def _usage(prompt: int, output: int, *, inputs: Fields, outputs: Fields, provider: str) -> Usage:
-    read = min(figure(inputs.get("cached_tokens")) or 0, prompt)
-    written = figure(inputs.get("cache_write_tokens"))
-    if written is None:
-        written = figure(inputs.get("created_cache_tokens")) or 0  # vLLM's word
+    if not (inputs or outputs):
+        return Usage(input_tokens=prompt, output_tokens=output, provider=provider)
+    read = _part(inputs.get("cached_tokens"), prompt)
+    written = inputs.get("cache_write_tokens")
+    if figure(written) is None:
+        written = inputs.get("created_cache_tokens")  # vLLM's word
     return Usage(
         input_tokens=prompt,
         output_tokens=output,
         cache_read_tokens=read,
-        cache_write_tokens=min(written, prompt - read),
-        reasoning_tokens=min(figure(outputs.get("reasoning_tokens")) or 0, output),
+        cache_write_tokens=_part(written, prompt - read),
+        reasoning_tokens=_part(outputs.get("reasoning_tokens"), output),
         provider=provider,
-        audio_input_tokens=min(figure(inputs.get("audio_tokens")) or 0, prompt),
-        audio_output_tokens=min(figure(outputs.get("audio_tokens")) or 0, output),
+        audio_input_tokens=_part(inputs.get("audio_tokens"), prompt),
+        audio_output_tokens=_part(outputs.get("audio_tokens"), output),
     )
+
+
+def _part(value: object, whole: int) -> int:
+    """
+    Return the figure *value*, at most *whole*; 0 where it is none.
+    """
+    if type(value) is int and 0 < value <= MAX_FIGURE:
+        return min(value, whole)
+    return 0
 
 
 def _output(fields: Fields, name: str, prompt: int | None) -> int | None:
@@ -203,6 +214,11 @@ def _gemini_audio(fields: Fields, name: str) -> int:
         for entry in entries
         if isinstance(entry, Mapping) and entry.get("modality") == "AUDIO"
     )
+
+
+def _deepseek(fields: Fields) -> Fields:
+    cached = fields.get("prompt_cache_hit_tokens")
+    return {} if cached is None else {"cached_tokens": cached}
 
 
 def _details(fields: Fields, name: str) -> Fields:
