@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.backends import leased_shapes, leased_stock, open_pair
 from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
-from tokenbudget_mw.backends.leased_grants import validity
+from tokenbudget_mw.backends.leased_portions import validity
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Ask, Reply, Settlement
 
 TEN = Terms(first=10, most=10, share=1)
-"""Each grant is for ten asks."""
+"""Each portion is for ten asks."""
 
 
 class Counting(MemoryBackend):
@@ -88,7 +88,7 @@ def admit(backend: Any, asked: Ask, now: float = START) -> Reply:
 
 def test_a_busy_subject_seldom_asks(shared: Counting) -> None:
     """
-    A thousand requests of one second are some ten round trips: each grant is twice the last, until it suffices.
+    A thousand requests of one second are some ten round trips: each portion is twice the last, until it suffices.
     """
     backend = leased(shared, Terms())
     for at in range(1000):
@@ -101,7 +101,7 @@ def test_a_busy_subject_seldom_asks(shared: Counting) -> None:
     assert shared.used(window="tokens:3600", params=HOUR) == 1000
 
 
-def test_the_next_grant_is_what_the_last_term_had(shared: Counting) -> None:
+def test_the_next_portion_is_what_the_last_term_had(shared: Counting) -> None:
     """
     A subject that calms down reserves less, and one that is slow nothing at all.
     """
@@ -115,9 +115,9 @@ def test_the_next_grant_is_what_the_last_term_had(shared: Counting) -> None:
     assert shared.costs == [16, 10, 1, 16]
 
 
-def test_a_grant_is_a_small_part_of_what_is_left(shared: Counting) -> None:
+def test_a_portion_is_a_small_part_of_what_is_left(shared: Counting) -> None:
     """
-    Near the limit grants become small, so that little is held where others need it.
+    Near the limit portions become small, so that little is held where others need it.
     """
     backend = leased(shared, Terms(share=8))
     while backend.reserve(ask(hour(1, 400), lease=0.0), START).admitted:
@@ -150,7 +150,7 @@ def test_after_a_refusal_the_backend_is_asked_each_time(shared: Counting) -> Non
 
 def test_a_cost_above_what_is_held_is_asked_for(shared: Counting) -> None:
     """
-    One ask larger than a grant takes its own way, and takes nothing from it.
+    One ask larger than a portion takes its own way, and takes nothing from it.
     """
     backend = leased(shared)
     admit(backend, ask(hour(1), lease=0.0))
@@ -162,7 +162,7 @@ def test_a_cost_above_what_is_held_is_asked_for(shared: Counting) -> None:
 
 def test_what_others_of_this_process_hold_is_no_reason_to_refuse(shared: Counting) -> None:
     """
-    A key's grant has taken the tenant's last tokens: another key of the same process gets them.
+    A key's portion has taken the tenant's last tokens: another key of the same process gets them.
     """
     backend, tenant = leased(shared), hour(1, 10, counter="tenant=t")
     admit(backend, ask(hour(1, counter="key=a"), tenant, lease=0.0))
@@ -228,7 +228,7 @@ def test_a_changed_cap_holds_at_once(shared: Counting) -> None:
     assert not backend.reserve(ask(hour(1, 0), lease=0.0), START).admitted
 
 
-def test_a_grant_ends_with_its_slot_its_term_and_its_period(shared: Counting) -> None:
+def test_a_portion_ends_with_its_slot_its_term_and_its_period(shared: Counting) -> None:
     """
     Whatever comes first: from then on a charge would stand elsewhere.
     """
@@ -290,7 +290,7 @@ def test_a_debt_is_told_though_other_calls_are_open(shared: Counting) -> None:
 
 def test_a_debt_is_told_at_once_where_nothing_else_is_open(shared: Counting) -> None:
     """
-    The grant is over then, in the slot where it was charged.
+    The portion is over then, in the slot where it was charged.
     """
     backend = leased(shared)
     asked = ask(check(1, 1000))
@@ -315,9 +315,9 @@ def test_t11_the_same_call_twice_is_one_call(shared: Counting) -> None:
     assert shared.used(window="tokens:3600", params=HOUR) == 3
 
 
-def test_what_a_fallback_grants_is_not_kept(shared: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_fallback_gives_is_not_kept(shared: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    While Redis is away each ask is decided by its policy, and what was granted ahead is given back.
+    While Redis is away each ask is decided by its policy, and what was given ahead is given back.
     """
     reserve = shared.reserve
     monkeypatch.setattr(shared, "reserve", lambda ask, now: replace(reserve(ask, now), degraded=True))
@@ -329,7 +329,7 @@ def test_what_a_fallback_grants_is_not_kept(shared: Counting, monkeypatch: pytes
     assert shared.used(window="tokens:3600", params=HOUR) == 3
 
 
-def test_a_settlement_after_the_end_of_the_grant_is_told_where_it_was_charged(shared: Counting) -> None:
+def test_a_settlement_after_the_end_of_the_portion_is_told_where_it_was_charged(shared: Counting) -> None:
     """
     A call that takes minutes is settled in the slot that it began in, and leaves with it.
     """
@@ -345,7 +345,7 @@ def test_a_settlement_after_the_end_of_the_grant_is_told_where_it_was_charged(sh
 
 def test_t08_calls_that_nobody_settles_end_and_a_late_settlement_counts(shared: Counting) -> None:
     """
-    Their tokens go back before the backend would take the whole grant; the requests stay; a settlement that comes later
+    Their tokens go back before the backend would take the whole portion; the requests stay; a settlement that comes later
     charges what was used, once.
     """
     backend = leased(shared)
@@ -361,9 +361,9 @@ def test_t08_calls_that_nobody_settles_end_and_a_late_settlement_counts(shared: 
     assert shared.used(START + 30, window="tokens:3600", params=HOUR) == 5
 
 
-def test_a_heartbeat_keeps_a_call_of_a_grant_open(shared: Counting) -> None:
+def test_a_heartbeat_keeps_a_call_of_a_portion_open(shared: Counting) -> None:
     """
-    The grant is renewed for it, and so outlives its first lease.
+    The portion is renewed for it, and so outlives its first lease.
     """
     backend = leased(shared)
     asked = ask(hour(7), lease=20.0)
@@ -427,9 +427,9 @@ def test_nothing_is_lost_while_the_backend_is_away(shared: Counting) -> None:
     assert shared.used(START + 2, window="tokens:3600", params=HOUR) == 2
 
 
-def test_t16_redis_away_is_the_policy_after_the_grant(redis_server: RedisServer) -> None:
+def test_t16_redis_away_is_the_policy_after_the_portion(redis_server: RedisServer) -> None:
     """
-    While a grant lasts nobody notices; then each limit follows its `on_backend_error`, and Redis is used when it is back.
+    While a portion lasts nobody notices; then each limit follows its `on_backend_error`, and Redis is used when it is back.
     """
     pytest.importorskip("redis")
     threads, _ = open_pair(f"leased+{redis_server.url}", deadline=0.5, terms=Terms(seconds=30.0, first=10))
@@ -540,9 +540,9 @@ def test_threads_share_a_stock(shared: Counting) -> None:
     assert shared.used(window="requests:3600", params=HOUR) == 500
 
 
-def test_real_time_ends_a_grant_whatever_the_wall_clock_says(shared: Counting) -> None:
+def test_real_time_ends_a_portion_whatever_the_wall_clock_says(shared: Counting) -> None:
     """
-    A wall clock that stands still or is set back keeps no grant, nor does one that is set forward.
+    A wall clock that stands still or is set back keeps no portion, nor does one that is set forward.
     """
     clock = FakeClock(100.0)
     backend = LeasedBackend(shared, Stock(TEN, clock))
@@ -600,7 +600,7 @@ def test_an_idle_shape_is_forgotten(shared: Counting) -> None:
         ([CheckState(False, 5, 60.75, 0.0, -1)], None),
     ],
 )
-def test_how_long_a_grant_is_good_is_read_from_the_reply(states: list[CheckState], found: Any) -> None:
+def test_how_long_a_portion_is_good_is_read_from_the_reply(states: list[CheckState], found: Any) -> None:
     """
     The backend's own moment follows from when the window will be empty; where it makes no sense, nothing is reserved.
     """

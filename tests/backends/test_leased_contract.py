@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 USUAL = Terms()
 GREEDY = Terms(first=4, share=1)
-"""Every first ask reserves for four, and a grant may take all that is left."""
+"""Every first ask reserves for four, and a portion may take all that is left."""
 
 
 CANNOT = {
     "test_t06_retry_after_is_the_first_moment_at_which_the_cost_fits": (
-        "what a grant does not use stays charged while a call that took from it is open; here each takes all that is left"
+        "what a portion does not use stays charged while a call that took from it is open; here each takes all that is left"
     ),
     "test_an_operator_takes_charges_off_the_newest_first": (
-        "the newest charges are what such a grant does not use, and that is taken off first"
+        "the newest charges are what such a portion does not use, and that is taken off first"
     ),
 }
 """What does not hold where processes reserve so greedily, and why. With the usual terms it does."""

@@ -55,7 +55,7 @@ backend.close()
 FORKING = """
 backend = LeasedBackend(shared, make_stock(Terms(most=most, first=most, share=2)))
 admitted = sum(backend.reserve(requests(100), 0.0).admitted for _ in range(10))
-print("held", sum(grant.left[0] for grant in backend._stock._held.all()), flush=True)
+print("held", sum(portion.left[0] for portion in backend._stock._held.all()), flush=True)
 read, write = os.pipe()
 if os.fork() == 0:
     assert backend._stock.is_empty
@@ -127,7 +127,7 @@ def test_t01_four_processes_admit_exactly_the_limit(redis_db: str, most: int) ->
 
 def test_a_child_does_not_spend_what_its_parent_holds(redis_db: str) -> None:
     """
-    A fork with a grant in hand: parent and child are admitted the limit together, and the child begins with nothing.
+    A fork with a portion in hand: parent and child are admitted the limit together, and the child begins with nothing.
     """
     process = start(FORKING, redis_db, 16)
     printed = process.communicate()[0].splitlines()
@@ -140,7 +140,7 @@ def test_a_child_does_not_spend_what_its_parent_holds(redis_db: str) -> None:
 
 def test_t08_what_a_killed_process_held_comes_back(redis_db: str) -> None:
     """
-    Killed with a grant of 10 in hand: it counts while its lease lasts. Then its tokens come back; its requests stay, as
+    Killed with a portion of 10 in hand: it counts while its lease lasts. Then its tokens come back; its requests stay, as
     those of any reservation do, for nobody knows how many of them were made.
     """
     process = start(DYING, redis_db, 10)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw.backends import leased_ways as ways
-from tokenbudget_mw.backends.leased_grants import in_children
+from tokenbudget_mw.backends.leased_portions import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError

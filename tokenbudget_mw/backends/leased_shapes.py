@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.backends.leased_grants import Grant
+    from tokenbudget_mw.backends.leased_portions import Portion
     from tokenbudget_mw.values import Ask, Reply
 
 __all__ = ["GRACE", "Plan", "Refill", "Shape", "Shapes", "Terms", "is_leasable"]
 
 SHORTEST_SLOT_US = 250_000
-"""Slots shorter than this, in microseconds, end before a grant is worth its round trip."""
+"""Slots shorter than this, in microseconds, end before a portion is worth its round trip."""
 
 GRACE = 5.0
-"""A grant is settled so many seconds before the backend would take it back."""
+"""A portion is settled so many seconds before the backend would take it back."""
 
 DAY = 86_400.0
 
@@ -38,15 +38,15 @@ class Terms:
     How much may be reserved ahead, and for how long.
 
     Attributes:
-        seconds: How long a grant is used at most.
+        seconds: How long a portion is used at most.
 
-        most: How many asks a grant is for at most.
+        most: How many asks a portion is for at most.
 
-        share: A grant takes at most one part in so many of what is left of any window, so that few strand in one process.
+        share: A portion takes at most one part in so many of what is left of any window, so that few strand in one process.
 
-        first: How many asks the first grant is for; 1 asks the backend for that ask alone.
+        first: How many asks the first portion is for; 1 asks the backend for that ask alone.
 
-        margin: By how many seconds a grant is used shorter than it is good, because no two clocks go alike.
+        margin: By how many seconds a portion is used shorter than it is good, because no two clocks go alike.
     """
 
     seconds: float = 1.0
@@ -57,7 +57,7 @@ class Terms:
 
     def longer(self, lease: float) -> float:
         """
-        Return the lease of a grant whose calls have *lease*, in seconds.
+        Return the lease of a portion whose calls have *lease*, in seconds.
         """
         return min(DAY, lease + self.seconds + GRACE)
 
@@ -67,25 +67,25 @@ class Shape:
     Asks for the same windows, with the same caps, for the same holder.
 
     Attributes:
-        grants: What may be taken from, newest first.
+        portions: What may be taken from, newest first.
 
-        asks: For how many asks the last grant was.
+        asks: For how many asks the last portion was.
 
         asked: When the backend was last asked, in seconds of the stock's clock.
 
         remaining: What the backend said last is left of each window; empty where it has not said.
 
-        strict_until: Until then the backend is asked each time, because what it granted could not be used.
+        strict_until: Until then the backend is asked each time, because what it gave could not be used.
 
-        is_filling: Whether somebody is asking for a grant just now.
+        is_filling: Whether somebody is asking for a portion just now.
 
         open: How many calls that were admitted here are not settled.
     """
 
-    __slots__ = ("asked", "asks", "grants", "is_filling", "open", "remaining", "strict_until")
+    __slots__ = ("asked", "asks", "is_filling", "open", "portions", "remaining", "strict_until")
 
     def __init__(self, first: int) -> None:
-        self.grants: list[Grant] = []
+        self.portions: list[Portion] = []
         self.asks = first
         self.asked = float("-inf")
         self.remaining: list[int] = []
@@ -97,18 +97,18 @@ class Shape:
         """
         Tell whether nothing is held and nothing was asked after *since*.
         """
-        return not self.grants and not self.is_filling and self.asked < since
+        return not self.portions and not self.is_filling and self.asked < since
 
-    def size(self, ask: Ask, ended: list[Grant], terms: Terms, time: float) -> int:
+    def size(self, ask: Ask, ended: list[Portion], terms: Terms, time: float) -> int:
         """
-        Return for how many asks like *ask* to reserve at *time*, after the grants *ended*; below 2 for none ahead.
+        Return for how many asks like *ask* to reserve at *time*, after the portions *ended*; below 2 for none ahead.
 
         As many as the last term had, and a little more; twice as many where they did not last.
         """
-        if self.grants or (not ended and time < self.asked + terms.seconds):
+        if self.portions or (not ended and time < self.asked + terms.seconds):
             wanted = 2 * self.asks
         else:
-            served = sum([grant.served for grant in ended])
+            served = sum([portion.served for portion in ended])
             wanted = served + served // 4 if ended else terms.first
         self.asked = time
         self.asks = max(1, min(wanted, terms.most, self.most(ask, terms.share)))
@@ -132,7 +132,7 @@ class Shape:
 
     def failed(self, reply: Reply, terms: Terms, time: float) -> None:
         """
-        Learn that nothing could be reserved ahead: the backend refused, or what it granted cannot be used here.
+        Learn that nothing could be reserved ahead: the backend refused, or what it gave cannot be used here.
         """
         self.asks = 1
         if reply.admitted:
@@ -141,7 +141,7 @@ class Shape:
 
 class Refill(NamedTuple):
     """
-    A grant that is to be asked for.
+    A portion that is to be asked for.
 
     Attributes:
         shape: For which asks.
@@ -169,7 +169,7 @@ class Plan(NamedTuple):
     Attributes:
         shape: Its shape; None where nothing may be reserved ahead for it.
 
-        refill: The grant to ask for first; None where the backend is asked for the ask alone.
+        refill: The portion to ask for first; None where the backend is asked for the ask alone.
     """
 
     shape: Shape | None

@@ -1,8 +1,8 @@
 """
 Quota that this process has reserved ahead, and what it admitted from it. Nothing here waits or asks anybody.
 
-Asks for the same windows with the same caps have a `Shape`. A `Grant` is one reservation in the backend for as much as
-several asks of a shape cost; they are then admitted by taking from it, all or nothing. A grant is used only while its
+Asks for the same windows with the same caps have a `Shape`. A `Portion` is one reservation in the backend for as much as
+several asks of a shape cost; they are then admitted by taking from it, all or nothing. A portion is used only while its
 charges stand in the slots that a charge made now would go to; so what was admitted is counted exactly where and as long as
 it would be had the backend been asked each time. It is settled, once, at what was used of it when nothing of it is open.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.leased_grants import Debt, Grant, Grants, grant_of, in_children, moved, owed, remember
+from tokenbudget_mw.backends.leased_portions import Debt, Portion, Portions, filled, in_children, moved, owed, remember
 from tokenbudget_mw.backends.leased_shapes import Plan, Refill, Shapes, Terms, is_leasable, key_of
 from tokenbudget_mw.backends.memory import KEPT
 from tokenbudget_mw.values import CheckState, Reply
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Stock"]
 
 UNRESERVED = 60.0
-"""How long a grant outlives its holder, in seconds, where its asks reserve nothing."""
+"""How long a portion outlives its holder, in seconds, where its asks reserve nothing."""
 
 LOOKED_AT = 16
-"""How many old grants one sweep looks at."""
+"""How many old portions one sweep looks at."""
 
 
 class Stock:
@@ -63,13 +63,13 @@ class Stock:
         self._lock = Lock()
         self._pid = os.getpid()
         self._shapes = Shapes()
-        self._held = Grants()
-        self._calls: dict[str, tuple[Grant, Ask, Reply]] = {}
+        self._held = Portions()
+        self._calls: dict[str, tuple[Portion, Ask, Reply]] = {}
         self._direct: dict[str, None] = {}
         self._late: dict[str, None] = {}
-        self._young: deque[Grant] = deque()
-        self._old: deque[Grant] = deque()
-        self._news: deque[Grant | Debt] = deque()
+        self._young: deque[Portion] = deque()
+        self._old: deque[Portion] = deque()
+        self._news: deque[Portion | Debt] = deque()
         self.latest = 0.0
 
     @property
@@ -113,21 +113,21 @@ class Stock:
                     return self._calls[id_][2]
                 if id_ in self._direct or shape.open >= MAX_OPEN:
                     return None
-            for grant in shape.grants:
+            for portion in shape.portions:
                 if (
-                    now >= grant.wall
-                    or lease > grant.lease
-                    or (self._clock is not None and self._clock() >= grant.ends)
+                    now >= portion.wall
+                    or lease > portion.lease
+                    or (self._clock is not None and self._clock() >= portion.ends)
                 ):
                     continue
-                left = grant.left
+                left = portion.left
                 for check, spare in zip(checks, left):  # noqa: B905 - a keyword costs as much as the loop
                     cost = check.cost
                     # so a NaN does not pass either
                     if type(cost) is not int or not 0 <= cost <= spare or check.room > spare:
                         break
                 else:
-                    slots, rest, empties = grant.facts
+                    slots, rest, empties = portion.facts
                     states, at = [], 0
                     for check in checks:
                         left[at] = spare = left[at] - check.cost
@@ -135,11 +135,11 @@ class Stock:
                         states.append(CheckState(True, rest[at] + spare, reset if reset > 0 else 0.0, 0.0, slots[at]))
                         at += 1  # noqa: SIM113 - as above
                     reply = Reply(True, tuple(states))
-                    grant.served += 1
+                    portion.served += 1
                     if lease:
-                        grant.open += 1
+                        portion.open += 1
                         shape.open += 1
-                        self._calls[id_] = (grant, ask, reply)
+                        self._calls[id_] = (portion, ask, reply)
                     return reply
             return None
 
@@ -149,17 +149,17 @@ class Stock:
         """
         with self._lock:
             shape = self._shapes.get(key_of(ask))
-            grants = shape.grants if shape is not None else []
+            portions = shape.portions if shape is not None else []
             return any(
-                now < grant.wall
-                and self._time(now) < grant.ends
-                and all(max(c.cost, c.room) <= spare for c, spare in zip(ask.checks, grant.left, strict=True))
-                for grant in grants
+                now < portion.wall
+                and self._time(now) < portion.ends
+                and all(max(c.cost, c.room) <= spare for c, spare in zip(ask.checks, portion.left, strict=True))
+                for portion in portions
             )
 
     def plan(self, ask: Ask, now: float) -> Plan:
         """
-        Say how the backend is asked about *ask*: for it alone, or for a grant first.
+        Say how the backend is asked about *ask*: for it alone, or for a portion first.
         """
         if self._pid != os.getpid():
             # forked by a server that does not tell Python
@@ -169,9 +169,9 @@ class Stock:
             shape = self._shapes.of(ask, self.terms.first, time) if is_leasable(ask) else None
             if shape is None or shape.is_filling or shape.open >= MAX_OPEN:
                 return Plan(shape)
-            ended = [grant for grant in shape.grants if time >= grant.ends]
-            for grant in ended:
-                self._retire(grant)
+            ended = [portion for portion in shape.portions if time >= portion.ends]
+            for portion in ended:
+                self._retire(portion)
             asks = shape.size(ask, ended, self.terms, time)
             if asks < 2:
                 return Plan(shape)
@@ -184,7 +184,7 @@ class Stock:
 
     def fill(self, refill: Refill, reply: Reply | None) -> bool:
         """
-        Keep what *reply*, None for none, says was granted. False where nothing was, or it cannot be used.
+        Keep what *reply*, None for none, says was given. False where nothing was, or it cannot be used.
 
         It is kept beside what is held already, never instead of it: two refills may cross.
         """
@@ -194,13 +194,13 @@ class Stock:
             if reply is None or not reply.states:
                 return False
             shape.remaining = [state.remaining for state in reply.states]
-            grant = grant_of(refill, reply, self.terms, is_virtual=self.is_virtual)
-            if grant is None:
+            portion = filled(refill, reply, self.terms, is_virtual=self.is_virtual)
+            if portion is None:
                 shape.failed(reply, self.terms, self._time(refill.now))
                 return False
-            shape.grants.insert(0, grant)
-            self._held.add(grant)
-            self._young.append(grant)
+            shape.portions.insert(0, portion)
+            self._held.add(portion)
+            self._young.append(portion)
             return True
 
     def note(self, plan: Plan, ask: Ask, reply: Reply) -> None:
@@ -226,7 +226,7 @@ class Stock:
             if call is None:
                 self._direct.pop(id_, None)
                 return self._settle_late(settlement) if id_ in self._late else None
-            grant, ask, _ = call
+            portion, ask, _ = call
             checks = ask.checks
             moves: list[int] | None = None
             for check, amount in zip(checks, actual, strict=True):
@@ -234,31 +234,31 @@ class Stock:
                     moves = [moved(check, amount) for check, amount in zip(checks, actual, strict=True)]
                     break
             del self._calls[id_]
-            grant.open -= 1
-            grant.shape.open -= 1
+            portion.open -= 1
+            portion.shape.open -= 1
             if moves is not None:
-                self._move(grant, moves)
-            elif not grant.open and not grant.is_live:
-                self._retire(grant)
+                self._move(portion, moves)
+            elif not portion.open and not portion.is_live:
+                self._retire(portion)
             return True
 
-    def _move(self, grant: Grant, moves: list[int]) -> None:
-        if grant.is_told:
+    def _move(self, portion: Portion, moves: list[int]) -> None:
+        if portion.is_told:
             # closed while the call was open: what was reserved stays charged, what is above it is told
-            self._owe(owed(grant.ask.tag, grant.ask.checks, [-move for move in moves]))
+            self._owe(owed(portion.ask.tag, portion.ask.checks, [-move for move in moves]))
             return
-        left = grant.left
+        left = portion.left
         for i, move in enumerate(moves):
             left[i] += move
-        if not grant.open:
-            if not grant.is_live or min(left) < 0:
-                self._retire(grant)
+        if not portion.open:
+            if not portion.is_live or min(left) < 0:
+                self._retire(portion)
         elif min(left) < 0:
-            self._owe(owed(grant.ask.tag, grant.ask.checks, [-spare for spare in left]))
-            grant.left = [max(spare, 0) for spare in left]
+            self._owe(owed(portion.ask.tag, portion.ask.checks, [-spare for spare in left]))
+            portion.left = [max(spare, 0) for spare in left]
 
     def _settle_late(self, settlement: Settlement) -> bool:
-        # Its grant was settled without it. What a lease keeps (requests) is counted; all else is charged now, in full.
+        # Its portion was settled without it. What a lease keeps (requests) is counted; all else is charged now, in full.
         reservation = settlement.reservation
         del self._late[reservation.id]
         checks = tuple([hold.check for hold in reservation.holds])
@@ -271,57 +271,57 @@ class Stock:
         if debt is not None:
             self._news.append(debt)
 
-    def grant_of(self, reservation: Reservation) -> Grant | None:
+    def portion_of(self, reservation: Reservation) -> Portion | None:
         """
-        Return the grant from which *reservation* was taken and that is still open; None where there is none.
+        Return the portion from which *reservation* was taken and that is still open; None where there is none.
         """
         with self._lock:
             call = self._calls.get(reservation.id)
             return None if call is None or call[0].is_told else call[0]
 
-    def outlives(self, grant: Grant, lease: float, now: float) -> bool:
+    def outlives(self, portion: Portion, lease: float, now: float) -> bool:
         """
-        Tell whether *grant* ends no sooner than *lease* seconds from *now*.
+        Tell whether *portion* ends no sooner than *lease* seconds from *now*.
         """
-        return grant.expires >= self._time(now) + lease
+        return portion.expires >= self._time(now) + lease
 
-    def prolong(self, grant: Grant, lease: float, now: float) -> None:
+    def prolong(self, portion: Portion, lease: float, now: float) -> None:
         """
-        Keep *grant* open for *lease* seconds from *now*.
+        Keep *portion* open for *lease* seconds from *now*.
         """
         with self._lock:
-            grant.expires = max(grant.expires, self._time(now) + lease)
+            portion.expires = max(portion.expires, self._time(now) + lease)
 
     # -- what goes back -----------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         """
-        Take grants out of use whose time is over, and end the calls of those that the backend would take back.
+        Take portions out of use whose time is over, and end the calls of those that the backend would take back.
         """
         with self._lock:
             time = self._time(now)
-            # A grant is used for one term at most, so none waits longer than that behind another.
+            # A portion is used for one term at most, so none waits longer than that behind another.
             while self._young and (self._young[0].ends <= time or not self._young[0].is_live):
-                grant = self._young.popleft()
-                self._retire(grant)
-                if grant.open and not grant.is_told:
-                    self._old.append(grant)
+                portion = self._young.popleft()
+                self._retire(portion)
+                if portion.open and not portion.is_told:
+                    self._old.append(portion)
             for _ in range(min(LOOKED_AT, len(self._old))):
-                grant = self._old.popleft()
-                if grant.open and not grant.is_told:
-                    if grant.expires <= time:
-                        self._expire(grant)
+                portion = self._old.popleft()
+                if portion.open and not portion.is_told:
+                    if portion.expires <= time:
+                        self._expire(portion)
                     else:
-                        self._old.append(grant)
+                        self._old.append(portion)
 
-    def next_news(self) -> Grant | Debt | None:
+    def next_news(self) -> Portion | Debt | None:
         """
         Take what the backend is to be told next; None where that is nothing.
         """
         with self._lock:
             return self._news.popleft() if self._news else None
 
-    def keep_news(self, news: Grant | Debt) -> None:
+    def keep_news(self, news: Portion | Debt) -> None:
         """
         Tell *news* later: the backend did not hear it.
         """
@@ -330,7 +330,7 @@ class Stock:
 
     def recall(self, tag: str, checks: Iterable[Check]) -> bool:
         """
-        Let grants with something left in the windows of *checks* go back, those of which nothing is open.
+        Let portions with something left in the windows of *checks* go back, those of which nothing is open.
 
         Returns:
             Whether there were any.
@@ -338,37 +338,37 @@ class Stock:
         is_any = False
         with self._lock:
             for check in checks:
-                for grant in self._held.of(tag, check.counter):
-                    if not grant.open and grant.spare(check) > 0:
-                        self._retire(grant)
+                for portion in self._held.of(tag, check.counter):
+                    if not portion.open and portion.spare(check) > 0:
+                        self._retire(portion)
                         is_any = True
         return is_any
 
     def withdraw(self, tag: str, counters: set[str]) -> None:
         """
-        Take grants of *counters* under *tag*, or for their holders, out of use: something else holds from now on.
+        Take portions of *counters* under *tag*, or for their holders, out of use: something else holds from now on.
         """
         with self._lock:
-            for grant in self._held.all():
-                ask = grant.ask
+            for portion in self._held.all():
+                ask = portion.ask
                 if ask.tag == tag and (ask.holder in counters or any(c.counter in counters for c in ask.checks)):
-                    self._retire(grant)
+                    self._retire(portion)
 
     def spare(self, tag: str, check: Check) -> int:
         """
         Return how much of *check*'s window is held here and not used.
         """
         with self._lock:
-            return sum([grant.spare(check) for grant in self._held.of(tag, check.counter)])
+            return sum([portion.spare(check) for portion in self._held.of(tag, check.counter)])
 
     def give_up(self) -> None:
         """
         Let everything go back that is not used. What is open counts as reserved.
         """
         with self._lock:
-            for grant in self._held.all():
-                grant.is_told = True
-                self._retire(grant)
+            for portion in self._held.all():
+                portion.is_told = True
+                self._retire(portion)
             self._young.clear()
             self._old.clear()
 
@@ -378,23 +378,23 @@ class Stock:
         self.latest = now
         return now if self._clock is None else self._clock()
 
-    def _retire(self, grant: Grant) -> None:
-        if grant.is_live:
-            grant.is_live = False
-            grant.shape.grants.remove(grant)
-        if (grant.is_told or not grant.open) and not grant.is_closed:
-            grant.is_closed = True
-            self._held.discard(grant)
-            self._news.append(grant)
+    def _retire(self, portion: Portion) -> None:
+        if portion.is_live:
+            portion.is_live = False
+            portion.shape.portions.remove(portion)
+        if (portion.is_told or not portion.open) and not portion.is_closed:
+            portion.is_closed = True
+            self._held.discard(portion)
+            self._news.append(portion)
 
-    def _expire(self, grant: Grant) -> None:
+    def _expire(self, portion: Portion) -> None:
         # What its calls hold goes back, but not their requests: they were made.
-        for id_, call in [(id_, call) for id_, call in self._calls.items() if call[0] is grant]:
+        for id_, call in [(id_, call) for id_, call in self._calls.items() if call[0] is portion]:
             del self._calls[id_]
             remember(self._late, id_)
             for i, check in enumerate(call[1].checks):
                 if not check.window.startswith(KEPT):
-                    grant.left[i] += check.cost
-        grant.shape.open -= grant.open
-        grant.open = 0
-        self._retire(grant)
+                    portion.left[i] += check.cost
+        portion.shape.open -= portion.open
+        portion.open = 0
+        self._retire(portion)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends.leased_grants import Debt, nothing_of
+from tokenbudget_mw.backends.leased_portions import Debt, nothing_of
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.backends.leased_grants import Grant
+    from tokenbudget_mw.backends.leased_portions import Portion
     from tokenbudget_mw.backends.leased_shapes import Refill
     from tokenbudget_mw.backends.leased_stock import Stock
     from tokenbudget_mw.values import Ask, Check, CheckState, Reply, Reservation
@@ -32,7 +32,7 @@ Way: TypeAlias = Generator[Step, Any, T]
 
 def reserving(stock: Stock, ask: Ask, now: float) -> Way[Reply]:
     """
-    Ask for a grant to admit *ask* from; else, or where that is refused, for *ask* alone.
+    Ask for a portion to admit *ask* from; else, or where that is refused, for *ask* alone.
     """
     plan = stock.plan(ask, now)
     if plan.refill is not None:
@@ -101,24 +101,24 @@ def crediting(stock: Stock, ask: Ask, now: float) -> Way[None]:
 
 def renewing(stock: Stock, reservation: Reservation, lease: float, now: float) -> Way[bool]:
     """
-    Keep *reservation* open, or the grant that it was taken from.
+    Keep *reservation* open, or the portion that it was taken from.
     """
-    grant = stock.grant_of(reservation)
-    if grant is None:
+    portion = stock.portion_of(reservation)
+    if portion is None:
         is_open: bool = yield lambda backend: backend.renew(reservation, lease, now)
         return is_open
-    if not stock.outlives(grant, lease, now):
+    if not stock.outlives(portion, lease, now):
         longer = stock.terms.longer(lease)
-        is_open = yield lambda backend: backend.renew(grant.reservation, longer, now)
+        is_open = yield lambda backend: backend.renew(portion.reservation, longer, now)
         if is_open:
-            stock.prolong(grant, lease, now)
+            stock.prolong(portion, lease, now)
         return is_open
     return True
 
 
 def telling(stock: Stock, now: float) -> Way[None]:
     """
-    Tell the backend what was used of grants that are over, and what is owed beyond them.
+    Tell the backend what was used of portions that are over, and what is owed beyond them.
     """
     stock.sweep(now)
     while (news := stock.next_news()) is not None:
@@ -135,8 +135,8 @@ def telling(stock: Stock, now: float) -> Way[None]:
                 stock.keep_news(news)
 
 
-def _settling(grant: Grant, now: float) -> Step:
-    settlement = grant.settlement
+def _settling(portion: Portion, now: float) -> Step:
+    settlement = portion.settlement
     return lambda backend: backend.settle(settlement, now)
 
 

@@ -1,5 +1,5 @@
 """
-What is reserved ahead: grants, the asks that may take from them, and for how long they are good.
+What is reserved ahead: portions, the asks that may take from them, and for how long they are good.
 """
 
 from __future__ import annotations
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.leased_shapes import Refill, Shape, Terms
     from tokenbudget_mw.values import Check, CheckState, Reply, Unit
 
-__all__ = ["Debt", "Grant", "Grants", "grant_of", "in_children", "moved", "nothing_of", "owed", "remember", "validity"]
+__all__ = [
+    "Debt",
+    "Portion",
+    "Portions",
+    "filled",
+    "in_children",
+    "moved",
+    "nothing_of",
+    "owed",
+    "remember",
+    "validity",
+]
 
 REMEMBERED = 65_536
 """How many ids of reservations are kept that other hands hold, or that nobody settled in time; oldest forgotten first."""
@@ -31,7 +42,7 @@ REMEMBERED = 65_536
 DEBT_LEASE = 60.0
 
 
-class Grant:
+class Portion:
     """
     One reservation in the backend, made ahead for several asks.
 
@@ -109,42 +120,42 @@ class Grant:
         return 0
 
 
-class Grants:
+class Portions:
     """
-    Grants that the backend is not told of yet, found by what they hold.
+    Portions that the backend is not told of yet, found by what they hold.
     """
 
     def __init__(self) -> None:
-        self._by_counter: dict[tuple[str, str], dict[Grant, None]] = {}
+        self._by_counter: dict[tuple[str, str], dict[Portion, None]] = {}
 
-    def add(self, grant: Grant) -> None:
+    def add(self, portion: Portion) -> None:
         """
-        Find *grant* from now on.
+        Find *portion* from now on.
         """
-        for check in grant.ask.checks:
-            self._by_counter.setdefault((grant.ask.tag, check.counter), {})[grant] = None
+        for check in portion.ask.checks:
+            self._by_counter.setdefault((portion.ask.tag, check.counter), {})[portion] = None
 
-    def discard(self, grant: Grant) -> None:
+    def discard(self, portion: Portion) -> None:
         """
-        Find *grant* no more.
+        Find *portion* no more.
         """
-        for key in {(grant.ask.tag, check.counter) for check in grant.ask.checks}:
-            grants = self._by_counter.get(key, {})
-            grants.pop(grant, None)
-            if not grants:
+        for key in {(portion.ask.tag, check.counter) for check in portion.ask.checks}:
+            portions = self._by_counter.get(key, {})
+            portions.pop(portion, None)
+            if not portions:
                 self._by_counter.pop(key, None)
 
-    def of(self, tag: str, counter: str) -> list[Grant]:
+    def of(self, tag: str, counter: str) -> list[Portion]:
         """
         Return those that hold something of *counter* under *tag*.
         """
         return list(self._by_counter.get((tag, counter), ()))
 
-    def all(self) -> list[Grant]:
+    def all(self) -> list[Portion]:
         """
         Return each once.
         """
-        return list(dict.fromkeys([grant for grants in self._by_counter.values() for grant in grants]))
+        return list(dict.fromkeys([portion for portions in self._by_counter.values() for portion in portions]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +215,7 @@ def moved(check: Check, actual: int) -> int:
 
 def nothing_of(ask: Ask, states: Sequence[CheckState]) -> Settlement:
     """
-    Return the settlement that gives back all that *ask* was granted.
+    Return the settlement that gives back all that *ask* was given.
     """
     holds = tuple([Hold(c, state.slot) for c, state in zip(ask.checks, states, strict=True) if state.slot >= 0])
     return Settlement(reservation_of(ask, holds), (0,) * len(holds))
@@ -251,9 +262,9 @@ def validity(checks: Sequence[Check], states: Sequence[CheckState]) -> tuple[int
     return (here, min(ends)) if here >= 0 and min(ends) > here else None
 
 
-def grant_of(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) -> Grant | None:
+def filled(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) -> Portion | None:
     """
-    Return what *reply* says was granted; None where that cannot be used.
+    Return what *reply* says was given; None where that cannot be used.
 
     It is good while the backend's moment is within the slots that were charged. How long that is, the reply says; it is
     counted from before the question left, so that the way there and back is part of it.
@@ -264,16 +275,16 @@ def grant_of(refill: Refill, reply: Reply, terms: Terms, *, is_virtual: bool) ->
     if found is None:
         return None
     here, end = found
-    grant = Grant(refill.shape, refill.ask, reply.states, refill.lease)
+    portion = Portion(refill.shape, refill.ask, reply.states, refill.lease)
     if is_virtual:
-        grant.ends = grant.wall = min(end / 1_000_000, refill.now + terms.seconds)
+        portion.ends = portion.wall = min(end / 1_000_000, refill.now + terms.seconds)
     else:
         seconds = min((end - here) / 1_000_000 - terms.margin, terms.seconds)
-        grant.ends, grant.wall = refill.sent + seconds, refill.now + seconds
+        portion.ends, portion.wall = refill.sent + seconds, refill.now + seconds
     rest = [state.remaining for state in reply.states]
-    grant.facts = (grant.slots, rest, [refill.now + state.reset for state in reply.states])
-    grant.expires = refill.sent + refill.ask.lease - GRACE
-    return grant
+    portion.facts = (portion.slots, rest, [refill.now + state.reset for state in reply.states])
+    portion.expires = refill.sent + refill.ask.lease - GRACE
+    return portion
 
 
 def remember(ids: dict[str, None], id_: str) -> None:
