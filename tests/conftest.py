@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import private_servers
 import pytest
 import redis_deployments
 from hypothesis import HealthCheck, Phase, settings
-from private_servers import RedisServer, ServerMissingError
+from private_servers import PostgresServer, RedisServer, ServerMissingError
 from redis_deployments import Cluster, Watched
 
 from tokenbudget_mw.database.engine import _engines
@@ -224,6 +224,15 @@ def postgres_url() -> Iterator[str]:
     """
     with service("TOKENBUDGET_TEST_POSTGRES_URL", private_servers.postgres) as url:
         yield url
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """
+    A PostgreSQL of the test's own, running; the test may `restart` it.
+    """
+    with private(lambda: closing(PostgresServer())) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

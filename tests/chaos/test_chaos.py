@@ -8,10 +8,10 @@ Elsewhere `conftest.py` leaves it out.
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
-from chaos_rig import PostgresServer, check, rage, replay
-from private_servers import ServerMissingError
+from chaos_rig import check, crash, crowd, lost, rage, replay
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
@@ -35,47 +35,61 @@ def books():
         engine.dispose()
 
 
-@pytest.fixture
-def server():
-    try:
-        server = PostgresServer()
-    except ServerMissingError as exc:
-        pytest.skip(str(exc))
-    yield server
-    server.close()
-
-
-def test_t12_postgresql_crashes_too(books, server, tmp_path):
+def lost_in_memory(engine, folder, url, kills):
     """
-    100 kills among four processes, and 20 crashes of PostgreSQL under their load: nothing acknowledged is lost.
+    Return how many acknowledged records *kills* kills lose whose spool is in memory.
     """
-    engine, kills, crashes = books(server.url), round(100 * SCALE), []
+    with crowd(folder, url, random.Random(13), mode="memory") as naive:
+        rage(naive, kills)
+        acknowledged = naive.kill_all()
+    return lost(engine, acknowledged)
 
-    def between(number: int) -> None:
-        if number % 5 == 4:
-            server.restart()
-            crashes.append(number)
 
-    acknowledged = rage(tmp_path / "spool", server.url, kills=kills, processes=4, between=between)
-    engine.dispose()
+def test_t12_postgresql_crashes_too(books, postgres_server, tmp_path):
+    """
+    100 kills among four processes, and 20 crashes of PostgreSQL under their load: nothing acknowledged is lost; the naive
+    spool in memory loses.
+    """
+    url, crashes = postgres_server.url, round(20 * SCALE)
+    kills = 5 * crashes
+    engine = books(url)
+
+    with crowd(tmp_path / "spool", url, random.Random(12)) as running:
+        for number in range(crashes):
+            rage(running, kills // crashes - 1)
+            crash(postgres_server, running, kill_meanwhile=number % 2 == 0)
+            rage(running, number % 2)
+        acknowledged = running.kill_all()
+    engine.dispose()  # what it holds is from before a crash
     replay("kill_safe", tmp_path / "spool", engine)
+    written = check(engine, acknowledged)
+    naively = lost_in_memory(engine, tmp_path / "none", url, kills // 10)
 
-    assert check(engine, acknowledged) > 100 * kills
+    print(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
+    assert written > 100 * kills
     assert len(acknowledged) == kills + 4
-    assert len(crashes) == kills // 5
     assert list((tmp_path / "spool").rglob("*.segment")) == []
+    assert naively > 0
 
 
 def test_t12_every_database(books, database_url, tmp_path):
     """
-    20 kills among four processes on each database: nothing acknowledged is lost.
+    20 kills among four processes on each database: nothing acknowledged is lost; the naive spool in memory loses.
     """
     engine, kills = books(database_url), round(20 * SCALE)
 
-    acknowledged = rage(tmp_path / "spool", database_url, kills=kills, processes=4, between=lambda _number: None)
+    with crowd(tmp_path / "spool", database_url, random.Random(20)) as running:
+        rage(running, kills)
+        acknowledged = running.kill_all()
     replay("kill_safe", tmp_path / "spool", engine)
+    written = check(engine, acknowledged)
+    naively = lost_in_memory(engine, tmp_path / "none", database_url, kills // 4)
 
-    assert check(engine, acknowledged) > 100 * kills
+    print(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
+    assert written > 100 * kills
+    assert len(acknowledged) == kills + 4
+    assert list((tmp_path / "spool").rglob("*.segment")) == []
+    assert naively > 0
 
 
 @pytest.mark.parametrize("mode", ["power_safe_window", "power_safe"])
@@ -85,9 +99,9 @@ def test_t12_other_modes(books, sqlite_database, tmp_path, mode):
     """
     engine, kills = books(sqlite_database), round(10 * SCALE)
 
-    acknowledged = rage(
-        tmp_path / "spool", sqlite_database, kills=kills, processes=2, between=lambda _number: None, mode=mode
-    )
+    with crowd(tmp_path / "spool", sqlite_database, random.Random(10), processes=2, mode=mode) as running:
+        rage(running, kills)
+        acknowledged = running.kill_all()
     replay("kill_safe", tmp_path / "spool", engine)
 
     assert check(engine, acknowledged) > 0

