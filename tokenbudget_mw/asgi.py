@@ -169,6 +169,7 @@ def _living(core: Core, send: Send) -> Send:
     async def living(message: Message) -> None:
         if message["type"] == "lifespan.startup.complete":
             core.flusher.wake()  # what dead processes left on the spool need not wait for the first request
+            core.tariffs.warm()
             _keep(asyncio.ensure_future(core.async_guard.warm()))
         elif message["type"] in LAST_WORDS:
             await asyncio.to_thread(core.close)

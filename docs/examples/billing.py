@@ -15,6 +15,7 @@ metadata.create_all(engine)  # an app's tables come from `tokenbudget-mw migrate
 ledger.topup(engine, "tenant:acme", pico_from_usd("25"), key="pay_4711")
 ends = datetime(2999, 1, 1, tzinfo=UTC).timestamp()
 grants.grant(engine, "tenant:acme", pico_from_usd("5"), key="welcome:acme", expires_at=ends)
+ledger.reverse(engine, "topup", key="pay_4711", note="of another customer")
 grants.expire(engine)  # from cron: what has ended goes back
 
 # what is owed for a month

@@ -35,6 +35,19 @@ def books():
         engine.dispose()
 
 
+@pytest.fixture
+def tell(capsys, request):
+    """
+    Say a line aloud, beside the test's name.
+    """
+
+    def tell(line):
+        with capsys.disabled():
+            print(f"\n{request.node.name}: {line}")
+
+    return tell
+
+
 def lost_in_memory(engine, folder, url, kills):
     """
     Return how many acknowledged records *kills* kills lose whose spool is in memory.
@@ -45,7 +58,7 @@ def lost_in_memory(engine, folder, url, kills):
     return lost(engine, acknowledged)
 
 
-def test_t12_postgresql_crashes_too(books, postgres_server, tmp_path):
+def test_t12_postgresql_crashes_too(books, postgres_server, tmp_path, tell):
     """
     100 kills among four processes, and 20 crashes of PostgreSQL under their load: nothing acknowledged is lost; the naive
     spool in memory loses.
@@ -65,14 +78,14 @@ def test_t12_postgresql_crashes_too(books, postgres_server, tmp_path):
     written = check(engine, acknowledged)
     naively = lost_in_memory(engine, tmp_path / "none", url, kills // 10)
 
-    print(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
+    tell(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
     assert written > 100 * kills
     assert len(acknowledged) == kills + 4
     assert list((tmp_path / "spool").rglob("*.segment")) == []
     assert naively > 0
 
 
-def test_t12_every_database(books, database_url, tmp_path):
+def test_t12_every_database(books, database_url, tmp_path, tell):
     """
     20 kills among four processes on each database: nothing acknowledged is lost; the naive spool in memory loses.
     """
@@ -85,7 +98,7 @@ def test_t12_every_database(books, database_url, tmp_path):
     written = check(engine, acknowledged)
     naively = lost_in_memory(engine, tmp_path / "none", database_url, kills // 4)
 
-    print(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
+    tell(f"{written:,} acknowledged, {len(acknowledged)} killed; in memory {naively:,} lost")
     assert written > 100 * kills
     assert len(acknowledged) == kills + 4
     assert list((tmp_path / "spool").rglob("*.segment")) == []

@@ -37,6 +37,18 @@ def test_money_goes_in_once_by_its_key(money, run, sqlite_database):
     assert run("verify", "--database", sqlite_database).code == 0
 
 
+def test_a_wrong_entry_is_reversed(money):
+    """The balance is what it was, and a second time nothing is posted."""
+    money("topup", "a", "25", "--key", "pay_1")
+    first = money("reverse", "topup", "--key", "pay_1", "--note", "of another customer")
+    again = money("reverse", "topup", "--key", "pay_1", "--json").json
+    unknown = money("reverse", "refund", "--key", "pay_1")
+
+    assert first.out == "Posted.\na has $0.00.\n"
+    assert (again["is_new"], again["change_pico"], again["balance_pico"]) == (False, -25 * DOLLAR, 0)
+    assert (unknown.code, "No refund was posted by this key" in unknown.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -122,6 +122,19 @@ def test_what_is_given_back_is_no_grant(account: Books) -> None:
     assert account.balance == 40
 
 
+def test_what_is_taken_back_was_never_given(account: Books) -> None:
+    """A top-up that was posted wrongly is not paid for by a grant when it is reversed."""
+    account.grant(100, days=1)
+    ledger.topup(account.engine, ACME, 40, key="wrong", clock=account.clock)
+    account.clock.advance(1)
+    ledger.reverse(account.engine, "topup", key="wrong", clock=account.clock)
+
+    assert account.unused == 100
+    account.clock.advance(DAY)
+    assert account.expire() == [-100]
+    assert account.balance == 0
+
+
 def test_t11_the_same_key_grants_once(account: Books) -> None:
     """A grant that is told twice is there once; another amount, account or end under its key is an error."""
     assert (account.grant(100, days=1).is_new, account.grant(100, days=1).is_new) == (True, False)

@@ -4,17 +4,20 @@ Top-ups, refunds and adjustments: posted once by their key, and proved with ever
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from sqlalchemy import make_url, select
 
+import tokenbudget_mw
 from tokenbudget_mw.database import books, ledger, tables
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.database.ledger import Entry, EntryConflictError
+from tokenbudget_mw.database.ledger import Entry, EntryConflictError, NoEntryError
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
@@ -87,6 +90,61 @@ def test_a_key_is_not_used_for_something_else(engine: Engine, account: str, amou
         ledger.topup(engine, account, amount, key="pay_1")
 
     assert books.totals(engine)["balance_pico"] == 100
+
+
+@pytest.mark.parametrize("kind", ["topup", "refund", "adjust"])
+def test_what_was_posted_wrongly_is_reversed_once(engine: Engine, kind: str) -> None:
+    """
+    The opposite of the same two sides is added, once however often it is asked for; the wrong entry stays.
+    """
+    wrong = getattr(ledger, kind)(engine, ACME, 100, key="pay_1")
+    first = ledger.reverse(engine, kind, key="pay_1", note="typed twice")
+    second = ledger.reverse(engine, kind, key="pay_1")
+
+    found = tables.ledger.c
+    wanted = select(found.id, found.kind, found.contra, found.amount_pico, found.source_id).order_by(found.amount_pico)
+    with engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(wanted)]
+    assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
+    assert (first.account, first.change_pico, first.kind) == (ACME, -100, "reverse")
+    assert rows == [
+        (wrong.id, kind, rows[0][2], -100, f"{kind}:pay_1"),
+        (first.id, "reverse", rows[0][2], 100, f"reverse:{kind}:pay_1"),
+    ]
+    assert ledger.balance(engine, ACME) == 0
+    assert books.verify(engine).verified
+
+
+def test_only_what_was_posted_by_hand_is_reversed(sqlite_engine: Engine, record: MakeRecord) -> None:
+    """
+    Usage, a grant, a reversal and what was never posted cannot be taken back, and nothing is posted.
+    """
+    DatabaseSink(sqlite_engine).write([record(1, cost_pico=30)])
+    ledger.adjust(sqlite_engine, ACME, 5, key="k")
+    ledger.reverse(sqlite_engine, "adjust", key="k")
+
+    for kind in ("usage", "grant", "expire", "reverse"):
+        with pytest.raises(ValueError, match="can be taken back: topup, refund, adjust"):
+            ledger.reverse(sqlite_engine, kind, key="k")
+    with pytest.raises(NoEntryError, match="No topup was posted by this key"):
+        ledger.reverse(sqlite_engine, "topup", key="k")
+    with pytest.raises(ValueError, match="idempotency key"):
+        ledger.reverse(sqlite_engine, "topup", key=" ")
+    assert ledger.balance(sqlite_engine, ACME) == -30
+
+
+def test_nothing_changes_or_deletes_an_entry() -> None:
+    """
+    The ledger is only ever added to: no statement of the package updates it, deletes from it or empties it.
+    """
+    package = Path(tokenbudget_mw.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*") if path.suffix in {".py", ".sql"}}
+    changing = re.compile(
+        r"(update|delete)\((tables\.)?ledger\)|(UPDATE|DELETE FROM|TRUNCATE)\s+tokenbudget_ledger", re.IGNORECASE
+    )
+
+    assert any("insert(tables.ledger)" in source for source in sources.values())
+    assert [path.name for path, source in sources.items() if changing.search(source)] == []
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, True])

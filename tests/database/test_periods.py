@@ -110,6 +110,24 @@ def test_refunds_come_off_once(used: Engine) -> None:
     assert (june.refunds_pico, june.due_cents) == (0, 200)
 
 
+def test_a_refund_that_is_taken_back_is_due_again(used: Engine) -> None:
+    """In its own period it is no refund, in a later one it is due there; a top-up that is taken back is on no invoice."""
+    may_4th, june_4th = ((day + timedelta(days=3)).timestamp() for day in (MAY, JUNE))
+    for key in ("wrong", "right"):
+        ledger.refund(used, ACME, DOLLAR, key=key, clock=lambda: may_4th)
+    ledger.reverse(used, "refund", key="wrong", clock=lambda: may_4th)
+    ledger.topup(used, ACME, DOLLAR, key="paid", clock=lambda: may_4th)
+    ledger.reverse(used, "topup", key="paid", clock=lambda: may_4th)
+    may = closed_at(used, MAY, JUNE)
+    ledger.reverse(used, "refund", key="right", clock=lambda: june_4th)
+
+    june = closed_at(used, JUNE, JULY)
+
+    assert (may.refunds_pico, may.due_cents) == (DOLLAR, 400)
+    assert (june.refunds_pico, june.due_cents) == (-DOLLAR, 300)
+    assert books.verify(used).verified
+
+
 @pytest.mark.parametrize(
     ("starts", "ends", "message"),
     [

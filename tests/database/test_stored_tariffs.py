@@ -300,7 +300,39 @@ def test_a_database_that_is_away_keeps_the_prices(caplog: pytest.LogCaptureFixtu
     assert "secret" not in caplog.text
 
 
-def test_t15_no_request_waits_for_a_hanging_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_warm_reads_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Prices that were read before the first quote are not read again for it, and it does not wait."""
+    source, clock = Source(PLAIN), FakeClock(NOW)
+    tariffs = live(source, clock)
+    tariffs.warm()
+    tariffs.warm()
+    tariffs.close()
+
+    assert tariffs.lengths("m", 100) == (0,)
+    assert [quoted(tariffs) for _ in range(3)] == [10, 10, 10]
+    assert source.reads == 1
+
+    clock.advance(30)
+    assert quoted(tariffs) == 10
+    assert source.reads == 2
+    assert caplog.records == []
+
+
+def test_a_process_that_is_still_reading_is_waited_for() -> None:
+    """A first quote that comes while the prices are being read waits for that reading, and begins no other."""
+    source, clock = Source(PLAIN), FakeClock(NOW)
+    source.gate.clear()
+    tariffs = live(source, clock)
+    tariffs.warm()
+    threading.Timer(0.01, source.gate.set).start()
+
+    assert quoted(tariffs) == 10
+    assert source.reads == 1
+
+
+def test_t15_no_request_waits_for_a_hanging_database(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """While the database hangs the settings and the book hold: the first quote waits a moment, the others not at all."""
     monkeypatch.setattr(live_tariffs, "FIRST_WAIT", 0.01)
     source, clock = Source(PLAIN), FakeClock(NOW)
@@ -314,6 +346,9 @@ def test_t15_no_request_waits_for_a_hanging_database(monkeypatch: pytest.MonkeyP
     assert before == [None] * 100
     assert source.reads == 1
     assert quoted(tariffs) == 10
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "The tariffs in the database were not read within 0.01 s; unt"
+    ]
 
 
 def test_a_schema_one_step_back_has_no_tariffs(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

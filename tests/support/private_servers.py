@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 
 
 class ServerMissingError(Exception):
@@ -196,7 +196,17 @@ class PostgresServer:
         process.send_signal(signal.SIGQUIT)  # "immediate shutdown": no checkpoint, recovery at the next start
         _, alive = psutil.wait_procs(family, START_TIMEOUT)
         assert not alive
-        self._server.ensure_postgres_running()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._starts():
+            assert time.monotonic() < deadline, "PostgreSQL does not recover"
+            time.sleep(0.1)
+
+    def _starts(self) -> bool:
+        try:
+            self._server.ensure_postgres_running()
+        except (subprocess.TimeoutExpired, AssertionError):
+            return False  # the package waits ten seconds, and a recovery may take longer: it goes on meanwhile
+        return True
 
     def close(self) -> None:
         self._server.cleanup()

@@ -31,7 +31,7 @@ COMMANDS = {
     "invoice": "Draft what an account owes for a month, and close the month.",
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
-    "money": "Top up, refund, adjust and grant; take back grants that have ended; tell balances.",
+    "money": "Top up, refund, adjust, grant and reverse; take back grants that have ended; tell balances.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",
     "reconcile": "Hold the books against a provider's invoice, by day and model.",
     "replay": "Send a recorded trace of requests through the middleware, on the trace's own clock.",

@@ -40,6 +40,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     actions.choices["grant"].add_argument(
         "--expires", required=True, metavar="DATE", help="when the rest goes back, UTC"
     )
+    reverse = actions.add_parser(
+        "reverse", help="take back what was posted wrongly, by an entry of the opposite amount"
+    )
+    reverse.add_argument("kind", choices=("topup", "refund", "adjust"), help="what it was posted as")
+    reverse.add_argument("--key", required=True, help="by which it was posted")
+    reverse.add_argument("--note", help="for people: why")
     actions.add_parser("expire", help="take back what is unused of grants that have ended; from cron")
     actions.add_parser("balance", help="tell what is left").add_argument("account", metavar="ACCOUNT")
     for action in actions.choices.values():
@@ -83,7 +89,20 @@ def _post(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:
         entry = grants.grant(engine, args.account, amount, key=args.key, expires_at=ends, note=args.note)
     else:
         entry = getattr(ledger, args.action)(engine, args.account, amount, key=args.key, note=args.note)
-    left = ledger.balance(engine, args.account)
+    return _told(engine, entry)
+
+
+def _reverse(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:
+    from tokenbudget_mw.database import ledger
+
+    args = context.args
+    return _told(engine, ledger.reverse(engine, args.kind, key=args.key, note=args.note))
+
+
+def _told(engine: Engine, entry: Entry) -> tuple[dict[str, Any], list[str]]:
+    from tokenbudget_mw.database import ledger
+
+    left = ledger.balance(engine, entry.account)
     done = "Posted." if entry.is_new else "This key has posted it before; nothing changed."
     return {**_fields(entry), "balance_pico": left}, [done, f"{entry.account} has {format_usd(left)}."]
 
@@ -114,4 +133,4 @@ def _fields(entry: Entry) -> dict[str, Any]:
     return {**asdict(entry), "created_at": entry.created_at.isoformat()}
 
 
-_ACTIONS = {"expire": _expire, "balance": _balance}
+_ACTIONS = {"reverse": _reverse, "expire": _expire, "balance": _balance}

@@ -17,7 +17,7 @@ from sqlalchemy import insert, select, update
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
-from tokenbudget_mw.database.ledger import Entry, EntryConflictError, change_balance, positive, post
+from tokenbudget_mw.database.ledger import REVERSAL, Entry, EntryConflictError, change_balance, positive, post
 from tokenbudget_mw.database.rows import clean_id, moment
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ __all__ = ["GRANTS", "Granted", "expire", "grant", "unused"]
 
 GRANTS = "grants"
 """The account on the other side of grants."""
+
+_NO_SPENDING = frozenset({"grant", "expire", REVERSAL})  # what is taken back was never given: no grant pays for it
 
 Clock = Callable[[], float]
 
@@ -163,7 +165,7 @@ def _replay(connection: Connection, account: str) -> list[Granted]:
         if entry.id in kept:
             held.append(kept[entry.id])
             held.sort(key=lambda granted: (granted.ends, granted.id))
-        elif entry.amount_pico > 0 and entry.kind not in ("grant", "expire"):
+        elif entry.amount_pico > 0 and entry.kind not in _NO_SPENDING:
             _spend(held, entry)
     return held
 

@@ -1,7 +1,7 @@
 """
 Entries that are not usage: top-ups, refunds, adjustments. Each has a key of the caller's, and is posted once by it.
 
-The ledger is append-only. What was posted wrongly is put right by another entry, never by a change.
+The ledger is append-only. What was posted wrongly is put right by another entry, which `reverse` makes, never by a change.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ADJUSTMENT",
     "FUNDING",
+    "REVERSAL",
     "Entry",
     "EntryConflictError",
+    "NoEntryError",
     "adjust",
     "balance",
     "change_balance",
     "refund",
+    "reverse",
     "topup",
 ]
 
@@ -42,6 +45,11 @@ FUNDING = "funding"
 
 ADJUSTMENT = "adjustment"
 """The account on the other side of adjustments."""
+
+REVERSAL = "reverse"
+"""The kind of an entry that takes back another."""
+
+_REVERSIBLE = ("topup", "refund", "adjust")
 
 MAX_KEY = 255
 """Most characters of an idempotency key."""
@@ -57,6 +65,12 @@ class EntryConflictError(TokenBudgetError):
     """
 
 
+class NoEntryError(TokenBudgetError):
+    """
+    Nothing of this kind was posted by this key.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
@@ -69,7 +83,7 @@ class Entry:
 
         change_pico: By how much, in pico-dollars; positive where the account has more afterwards.
 
-        kind: ``topup``, ``refund``, ``adjust``, ``grant`` or ``expire``.
+        kind: ``topup``, ``refund``, ``adjust``, ``reverse``, ``grant`` or ``expire``.
 
         created_at: When it was posted.
 
@@ -131,6 +145,39 @@ def adjust(
     return post(engine, "adjust", ADJUSTMENT, account, change_pico, key=key, note=note, clock=clock)
 
 
+def reverse(engine: Engine, kind: str, *, key: str, note: str | None = None, clock: Clock = time.time) -> Entry:
+    """
+    Take back what was posted as *kind* by *key*, all of it: the same two sides, the opposite amount. A second time changes
+    nothing. What was meant instead is posted by a new key.
+
+    Args:
+        engine: The host's database.
+
+        kind: ``topup``, ``refund`` or ``adjust``. Usage is put right by `rerating`, and a grant ends by itself.
+
+        key: By which it was posted.
+
+        note: For people: why.
+
+        clock: Epoch seconds.
+
+    Raises:
+        NoEntryError: Nothing was.
+
+        ValueError: An entry of this kind cannot be taken back.
+    """
+    if kind not in _REVERSIBLE:
+        raise ValueError(f"entries of these kinds can be taken back: {', '.join(_REVERSIBLE)}; got {kind!r}")
+    source = _source(kind, key)
+    ledger = tables.ledger.c
+    wanted = select(ledger.account, ledger.contra, ledger.amount_pico).where(ledger.source_id == source)
+    with engine.connect() as connection:
+        known = connection.execute(wanted).one_or_none()
+    if known is None:
+        raise NoEntryError(f"No {kind} was posted by this key.")
+    return _post(engine, REVERSAL, known.contra, known.account, known.amount_pico, f"{REVERSAL}:{source}", note, clock)
+
+
 def balance(engine: Engine, account: str) -> int:
     """
     Return what *account* has left, in pico-dollars; 0 for one that nothing was ever posted to.
@@ -165,9 +212,26 @@ def post(
     """
     Post an entry of *kind* once by its *key*; *also* runs in the same transaction, whether the entry is new or not.
     """
+    return _post(engine, kind, contra, account, change_pico, _source(kind, key), note, clock, also)
+
+
+def _source(kind: str, key: str) -> str:
     if not key.strip() or len(key) > MAX_KEY or clean_text(key, MAX_KEY) != key:
         raise ValueError(f"an idempotency key is text of 1 to {MAX_KEY} characters, got one of {len(key)}")
-    source = f"{kind}:{clean_id(key, MAX_KEY)}"
+    return f"{kind}:{clean_id(key, MAX_KEY)}"
+
+
+def _post(  # noqa: PLR0917 - the columns of one row
+    engine: Engine,
+    kind: str,
+    contra: str,
+    account: str,
+    change_pico: int,
+    source: str,
+    note: str | None,
+    clock: Clock,
+    also: Callable[[Connection, Entry], object] | None = None,
+) -> Entry:
     row = {
         "id": hashlib.md5(source.encode(), usedforsecurity=False).hexdigest(),
         "account": clean_id(account, 255),

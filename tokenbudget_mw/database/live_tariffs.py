@@ -68,6 +68,14 @@ class LiveTariffs(Tariffs):
         self._is_first = True
         self._thread: threading.Thread | None = None
         self._fails = False
+        self._has_read = False
+
+    def warm(self) -> None:
+        """
+        Begin to read the prices, so that the first quote need not wait for them.
+        """
+        if self._thread is None:
+            self._begin()
 
     def lengths(self, model: str | None, most: int) -> Sequence[int]:
         """
@@ -91,15 +99,26 @@ class LiveTariffs(Tariffs):
 
     def _keep_fresh(self) -> None:
         thread = self._thread
+        is_warm = self._is_first and self._has_read
         # a forked child has its parent's thread object, which is not alive there: it starts one of its own
-        if thread is None or not thread.is_alive():
-            self._fresh_until = self._timer() + self._ttl
-            thread = threading.Thread(target=self._read, name="tokenbudget-tariffs", daemon=True)
-            self._thread = thread
-            thread.start()
-        if self._is_first:
+        if not is_warm and (thread is None or not thread.is_alive()):
+            thread = self._begin()
+        self._fresh_until = self._timer() + self._ttl
+        if self._is_first and thread is not None:
             self._is_first = False
             thread.join(FIRST_WAIT)
+            if thread.is_alive():
+                log.warning(
+                    "The tariffs in the database were not read within %s s; until they are, the settings and the price "
+                    "book hold. `tokenbudget-mw rerate` puts right what is priced meanwhile.",
+                    FIRST_WAIT,
+                )
+
+    def _begin(self) -> threading.Thread:
+        thread = threading.Thread(target=self._read, name="tokenbudget-tariffs", daemon=True)
+        self._thread = thread
+        thread.start()
+        return thread
 
     def _read(self) -> None:
         try:
@@ -121,3 +140,4 @@ class LiveTariffs(Tariffs):
         self._fails = False
         if found != self.stored:
             self.take_stored(found)
+        self._has_read = True

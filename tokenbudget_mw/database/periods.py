@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.differences import Difference, exact_sum, joined_pairs
 from tokenbudget_mw.database.engine import reader, snapshot
+from tokenbudget_mw.database.ledger import REVERSAL
 from tokenbudget_mw.database.rollups import floor_day
 from tokenbudget_mw.database.rows import clean_id, moment
 from tokenbudget_mw.errors import TokenBudgetError
@@ -87,7 +88,7 @@ class Invoice:
 
         earlier_pico: Usage of earlier periods that turned up, or was priced anew, after these were closed.
 
-        refunds_pico: What was refunded since the period before.
+        refunds_pico: What was refunded since the period before, less refunds that were taken back.
 
         included_pico: What is free of charge in each period.
 
@@ -351,7 +352,9 @@ def _usage(connection: Connection, account: str, since: datetime, until: datetim
 
 def _refunds(connection: Connection, account: str, since: datetime, until: datetime) -> int:
     ledger = tables.ledger.c
-    where = ledger.account == account, ledger.kind == "refund", ledger.created_at >= since, ledger.created_at < until
+    # a refund, and one that is taken back again
+    kinds = ledger.kind.in_(("refund", REVERSAL)), ledger.contra == tables.REVENUE
+    where = ledger.account == account, *kinds, ledger.created_at >= since, ledger.created_at < until
     return -_total(connection, ledger.amount_pico, *where)
 
 

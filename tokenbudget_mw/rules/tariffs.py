@@ -275,6 +275,11 @@ class Tariffs:
         starts = self._starts(model)
         return [0, *[start + 1 for start in starts if start < most]] if starts else _SHORTEST
 
+    def warm(self) -> None:
+        """
+        Do nothing: all prices are here.
+        """
+
     def close(self) -> None:
         """
         Do nothing: there is nothing to give back here.
