@@ -8,10 +8,13 @@ import random
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from tokenbudget_mw import tapping
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import RatioEstimator
+from tokenbudget_mw.counting.payloads.spoken import is_spoken
 from tokenbudget_mw.rules.doubt import as_estimated
 
 if TYPE_CHECKING:
@@ -35,10 +38,18 @@ class TokenMeter:
         tokenizers: What counts.
 
         draw: Gives a number from 0 to 1, for routes that count a sample.
+
+        prices_audio: Whether a model's audio has a price of its own; see `Prompt.is_spoken`.
     """
 
-    def __init__(self, tokenizers: Tokenizers, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        tokenizers: Tokenizers,
+        draw: Callable[[], float] = random.random,
+        prices_audio: Callable[[str | None], bool] = lambda _: False,
+    ) -> None:
         self._tokenizers = tokenizers
+        self._prices_audio = prices_audio
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
         self._aside = Aside()
@@ -59,6 +70,8 @@ class TokenMeter:
             draw=self._draw() if route.count == "sample" else 0.0,
             ratio=ratio,
         )
+        if self._prices_audio(prompt.model) and is_spoken(body):
+            prompt = replace(prompt, is_spoken=True)
         return as_estimated(prompt) if route.count == "async" else prompt
 
     def recount(
@@ -111,7 +124,8 @@ class TokenMeter:
         """
         Bound a request body that is too long to read, by its length.
         """
-        return payloads.bound(content_length, head, format=route.format or "", path=path)
+        prompt = payloads.bound(content_length, head, format=route.format or "", path=path)
+        return replace(prompt, is_spoken=True) if self._prices_audio(prompt.model) else prompt
 
     def count(self, text: str, model: str | None) -> TokenCount:
         """

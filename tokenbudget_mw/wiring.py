@@ -90,7 +90,7 @@ def wire(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
         identifier=_identifier(checked, keys),
-        meter=_meter(checked),
+        meter=_meter(checked, tariffs.prices_audio),
         tariffs=tariffs,
         model_name=model_name,
         guard=Guard(admission, backend, now, **guarding),
@@ -272,7 +272,7 @@ def _object(path: str, setting: str, hint: str) -> Any:
         raise ConfigurationError(message) from exc
 
 
-def _meter(settings: Settings) -> Any:
+def _meter(settings: Settings, prices_audio: Callable[[str | None], bool]) -> Any:
     from tokenbudget_mw.counting.encoders import default_encoders
     from tokenbudget_mw.counting.meter import Depth
     from tokenbudget_mw.counting.sampling import PRECISE, USUAL
@@ -285,7 +285,8 @@ def _meter(settings: Settings) -> Any:
         encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
     depth = Depth(settings.exact_chars, PRECISE if settings.precise_counts else USUAL)
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
-    return TokenMeter(Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth))
+    tokenizers = Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth)
+    return TokenMeter(tokenizers, prices_audio=prices_audio)
 
 
 def _counter(model: str, counter: Any) -> Any:

@@ -105,6 +105,24 @@ def test_names(name: str, other: str) -> None:
     assert now(name).input == now(other).input
 
 
+@pytest.mark.parametrize(
+    ("name", "heard", "spoken"),
+    [
+        ("gpt-audio", "32", "64"),
+        ("gpt-4o-transcribe", "6", None),
+        ("gemini-2.5-flash", "1", None),
+        ("gemini-2.5-pro", None, None),
+        ("gpt-4o", None, None),
+    ],
+)
+def test_audio(name: str, heard: str | None, spoken: str | None) -> None:
+    """Audio costs what the makers say, where it does not cost what text does."""
+    price = now(name)
+
+    found = (price.audio_input, price.audio_output)
+    assert found == tuple(None if usd is None else Decimal(usd) * 10**6 for usd in (heard, spoken))
+
+
 def test_fine_tuned() -> None:
     """A fine-tuned model costs more than its base: it is not found as it."""
     assert now("ft:gpt-4o-mini-2024-07-18:acme::7p4lURel").input == 300_000
@@ -169,6 +187,8 @@ def test_every_price() -> None:
                 price.cache_write,
                 price.cache_write_1h,
                 price.reasoning,
+                price.audio_input,
+                price.audio_output,
             ]
             assert all(0 <= figure <= 2_000_000_000 for figure in figures if figure is not None), name
             assert price.input + price.output > 0, name
@@ -228,6 +248,8 @@ class TestGenerator:
             ([None, 7, None, None, None, None], False, None),
             ([5, 7, -1, None, None, None], False, None),
             ([5, 0, 0, None, None, 0], False, [5, 5, None, None, None, None]),
+            ([5, 7, None, None, None, None, 8, 0], False, [5, 7, None, None, None, None, 8, None]),
+            ([5, 7, None, None, None, None, 8, 10**9 + 1], False, None),
             ([5, 10**9 + 1, None, None, None, None], False, None),
         ],
     )
@@ -239,9 +261,14 @@ class TestGenerator:
 
     def test_float_noise(self) -> None:
         """Binary floats lose their noise, and nothing else."""
-        fields = {"mode": "chat", "input_cost_per_token": 1.2500000000000002e-07, "output_cost_per_token": 1.3e-10}
+        fields = {
+            "mode": "chat",
+            "input_cost_per_token": 1.2500000000000002e-07,
+            "output_cost_per_token": 1.3e-10,
+            "input_cost_per_audio_token": 3.2e-05,
+        }
 
-        assert _generate._litellm_figures(fields) == [125_000, 130, None, None, None, None]
+        assert _generate._litellm_figures(fields) == [125_000, 130, None, None, None, None, 32_000_000, None]
 
     def test_repeatable(self) -> None:
         """The book in the tree is one that its loader reads line by line: one model a line."""

@@ -77,11 +77,19 @@ class LiveTariffs(Tariffs):
         if self._thread is None:
             self._begin()
 
+    def prices_audio(self, model: str | None) -> bool:
+        """
+        Tell whether audio has a price of its own; see `Tariffs.prices_audio`.
+        """
+        if self._is_first:  # a request asks for this, and for lengths, before it asks for prices
+            self._keep_fresh()
+        return super().prices_audio(model)
+
     def lengths(self, model: str | None, most: int) -> Sequence[int]:
         """
         Return prompt lengths that meet every price of *model*; see `Tariffs.lengths`.
         """
-        if self._is_first:  # a reservation asks for lengths before it asks for prices
+        if self._is_first:
             self._keep_fresh()
         return super().lengths(model, most)
 

@@ -34,6 +34,8 @@ class _Period(msgspec.Struct, array_like=True, gc=False):
     cache_write: int | None = None
     cache_write_1h: int | None = None
     reasoning: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
 
 
 class _Variant(msgspec.Struct, array_like=True, gc=False):
@@ -49,6 +51,8 @@ class _Variant(msgspec.Struct, array_like=True, gc=False):
     cache_write: int | None = None
     cache_write_1h: int | None = None
     reasoning: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
 
 
 class _Model(msgspec.Struct, array_like=True, gc=False):
@@ -133,6 +137,8 @@ class Book:
             cache_write=period.cache_write,
             cache_write_1h=period.cache_write_1h,
             reasoning=period.reasoning,
+            audio_input=period.audio_input,
+            audio_output=period.audio_output,
             source=self._sources[model.source],
             valid_from=_midnight(period.since),
             valid_until=_midnight(end),
@@ -151,6 +157,9 @@ def _varied(price: Price, variant: _Variant) -> Price:
         cache_write=variant.cache_write,
         cache_write_1h=variant.cache_write_1h,
         reasoning=variant.reasoning,
+        # the tables tell audio's price once; it is dearer than text's
+        audio_input=variant.audio_input or price.audio_input,
+        audio_output=variant.audio_output or price.audio_output,
         above_input=variant.above,
         service_tier=variant.tier,
     )

@@ -11,12 +11,12 @@ Rules:
 * A model of `genai-prices` comes first, with the history of its prices; LiteLLM's map fills in names it does not know.
 * Prices are whole pico-dollars per token, which is micro-dollars per million: LiteLLM's binary floats are rounded to
   12 decimals, which drops their noise.
-* Only prices per token, of models that write text or embeddings and nothing dearer, around the clock.
+* Only prices per token, of models that write text, audio or embeddings and nothing dearer, around the clock.
 * Beside the base price stand those for long prompts, and OpenAI's for its tiers ``flex`` and ``priority``. Those of LiteLLM
   are taken for a model of `genai-prices` where both say the same of its base price.
 * A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
   means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
-  unless the model makes embeddings, and a cache or reasoning price of zero counts as missing.
+  unless the model makes embeddings, and a cache, reasoning or audio price of zero counts as missing.
 * Resellers are left out.
 * Names are lower case. Where several providers share a name, the maker's price holds, then that of the first in
   `PROVIDERS`.
@@ -93,8 +93,18 @@ RESELLERS = frozenset(
 """Gateways and subscriptions that sell models of other hosts; beside them, all ``huggingface_…``."""
 
 MODES = {"chat", "responses", "completion", "embedding"}
-FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
-GENAI_FIELDS = [f"{name}_mtok" for name in FIELDS[:5]] + ["output_reasoning_mtok"]
+GENAI_FIELDS = (
+    "input_mtok",
+    "output_mtok",
+    "cache_read_mtok",
+    "cache_write_mtok",
+    "cache_write_1h_mtok",
+    "output_reasoning_mtok",
+    "input_audio_mtok",
+    "output_audio_mtok",
+)
+"""What `genai-prices` calls the figures of a price, in the book's order."""
+
 LITELLM_FIELDS = (
     "input_cost_per_token",
     "output_cost_per_token",
@@ -102,12 +112,16 @@ LITELLM_FIELDS = (
     "cache_creation_input_token_cost",
     "cache_creation_input_token_cost_above_1hr",
     "output_cost_per_reasoning_token",
+    "input_cost_per_audio_token",
+    "output_cost_per_audio_token",
 )
+"""What LiteLLM calls them."""
+
 VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority))?")
 """LiteLLM's input price for prompts longer than so many thousand tokens, and for a tier."""
 
 MAX_PRICE = 1_000_000_000  # $1,000 a million tokens: what is above has its decimal point in the wrong place
-OTHER_OUTPUT = ("output_image_mtok", "output_audio_mtok", "output_video_mtok")
+OTHER_OUTPUT = ("output_image_mtok", "output_video_mtok")
 EMBEDDING_WORDS = ("embed", "voyage", "bge-", "e5-", "gte-")
 
 DATE = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
@@ -123,7 +137,7 @@ class Entry:
     One priced model on its way into the book.
 
     Attributes:
-        periods: Pairs of first day (None for always) and figures, in the order of `FIELDS`.
+        periods: Pairs of first day (None for always) and figures, in the order of `GENAI_FIELDS`.
 
         variants: Prices beside that of the last period, each for long prompts or a tier.
 

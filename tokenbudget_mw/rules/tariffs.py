@@ -142,11 +142,15 @@ def cost_pico(price: Price, usage: Usage) -> int:
     )
 
 
-def upper_pico(price: Price, input_upper: int, output_upper: int) -> int:
+def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True) -> int:
     """
     Return the most that a call can cost, in pico-dollars: each token at the dearest price of its side.
 
     A prompt may be written to a cache, which costs more than plain input; whether it is, only the response says.
+
+    >>> price = Price("p", "m", 10, 40, audio_input=90)
+    >>> upper_pico(price, 100, 5), upper_pico(price, 100, 5, is_spoken=False)
+    (9200, 1200)
 
     Args:
         price: The price.
@@ -154,8 +158,12 @@ def upper_pico(price: Price, input_upper: int, output_upper: int) -> int:
         input_upper: Most input tokens.
 
         output_upper: Most output tokens.
+
+        is_spoken: Whether any of them may be audio.
     """
     read, write, hour, heard, reasoning, spoken = _classes(price)
+    if not is_spoken:
+        heard, spoken = 0, 0
     dearest_input = max(price.input, read, write, hour, heard)
     dearest_output = max(price.output, reasoning, spoken)
     return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
@@ -227,6 +235,7 @@ class Tariffs:
         places = lru_cache(maxsize=_CACHED_MODELS)(partial(self._find_places, tariffs))
         self._places = places
         self._starts = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _starts(places(model)))
+        self._audio = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _prices_audio(places(model)))
 
     def quote(
         self,
@@ -275,6 +284,12 @@ class Tariffs:
         starts = self._starts(model)
         return [0, *[start + 1 for start in starts if start < most]] if starts else _SHORTEST
 
+    def prices_audio(self, model: str | None) -> bool:
+        """
+        Tell whether audio that *model* hears or says has a price of its own.
+        """
+        return model is not None and len(model) <= MAX_MODEL_NAME and self._audio(model)
+
     def warm(self) -> None:
         """
         Do nothing: all prices are here.
@@ -302,6 +317,10 @@ def _starts(places: Iterable[Iterable[Price]]) -> tuple[int, ...]:
     Return the prompt lengths above which other prices hold, the shortest first.
     """
     return tuple(sorted({price.above_input for prices in places for price in prices if price.above_input}))
+
+
+def _prices_audio(places: Iterable[Iterable[Price]]) -> bool:
+    return any(price.audio_input is not None or price.audio_output is not None for prices in places for price in prices)
 
 
 def _by_model(prices: Iterable[Price]) -> dict[str, tuple[Price, ...]]:

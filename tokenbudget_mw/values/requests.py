@@ -254,6 +254,9 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
         batch: Batch fields of the request (``batch_id``, ``custom_id``, ``completion_window``, …), if it has any.
 
         choices: Answers that it asks for.
+
+        is_spoken: Whether audio may be among what it sends or asks for; only told of models whose audio has a price of its
+            own.
     """
 
     model: str | None
@@ -263,3 +266,4 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     batch: Mapping[str, str] = EMPTY_TAGS
     choices: int = 1
+    is_spoken: bool = False
