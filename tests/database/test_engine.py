@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokenbudget_mw.database.engine import open_engine, reader
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
@@ -49,6 +50,15 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
         ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),
         ("sqlite+aiosqlite:///x.db", "Use 'sqlite+pysqlite://'"),
         ("postgresql+nothing://u:s3cret@host/x", "Unknown database driver 'postgresql+nothing'"),
+        (
+            "postgresql://u:s3cret@host/x?pool_size=0",
+            "`pool_size` in the database's URL is a whole number from 1 on, got '0'",
+        ),
+        (
+            "mysql://u:s3cret@host/x?max_overflow=many",
+            "`max_overflow` in the database's URL is a whole number from 0 on",
+        ),
+        ("sqlite:///x.db?pool_size=5", "`pool_size` is for database servers"),
     ],
 )
 def test_a_bad_url_is_explained_without_its_password(url: str, says: str) -> None:
@@ -86,6 +96,20 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch, url: 
         open_engine(url)
 
     assert str(caught.value) == says
+
+
+def test_the_url_sets_the_pool(postgres_database: str) -> None:
+    """
+    The pool's options are the engine's and no driver's; who finds all connections busy waits as long as the URL says.
+    """
+    joint = "&" if "?" in postgres_database else "?"
+    engine = open_engine(f"{postgres_database}{joint}pool_size=1&max_overflow=0&pool_timeout=1&pool_recycle=60")
+
+    with engine.connect() as only:
+        assert only.scalar(text("SELECT 1")) == 1
+        with pytest.raises(PoolTimeoutError, match=r"size 1 overflow 0 .* timeout 1\.00"):
+            engine.connect()
+    engine.dispose()
 
 
 def test_errors_do_not_show_the_values_of_a_statement(sqlite_database: str) -> None:

@@ -33,7 +33,9 @@ def open_engine(url: str | URL) -> Engine:
     Open the database at *url*. Connects at the first use, not here.
 
     Args:
-        url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3 by default), MySQL or MariaDB (PyMySQL by default).
+        url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3 by default), MySQL or MariaDB (PyMySQL by default). That of a
+            server may set its pool: ``?pool_size=2&max_overflow=3&pool_timeout=5&pool_recycle=1800`` are the usual values,
+            connections and seconds.
 
     Raises:
         ConfigurationError: The URL cannot be read, or names a database that is not supported. Shows no password.
@@ -43,7 +45,7 @@ def open_engine(url: str | URL) -> Engine:
     parsed = _parse(url)
     options = _OPTIONS[parsed.get_backend_name()](parsed)
     try:
-        engine = create_engine(parsed, hide_parameters=True, **options)
+        engine = create_engine(parsed.difference_update_query(_POOL), hide_parameters=True, **options)
     except ModuleNotFoundError as exc:
         raise _missing_driver(parsed, exc) from exc
     if engine.dialect.name == "sqlite":
@@ -116,6 +118,9 @@ def _missing_driver(url: URL, exc: ModuleNotFoundError) -> MissingExtraError:
 
 
 def _sqlite(url: URL) -> dict[str, Any]:
+    unknown = sorted(_POOL.keys() & url.query.keys())
+    if unknown:
+        raise ConfigurationError(f"`{unknown[0]}` is for database servers; SQLite opens what it needs.")
     options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": 10.0}}
     if url.database in {None, "", ":memory:"}:
         # every connection would be a database of its own
@@ -123,13 +128,26 @@ def _sqlite(url: URL) -> dict[str, Any]:
     return options
 
 
+_POOL = {"pool_size": 2, "max_overflow": 3, "pool_timeout": 5, "pool_recycle": 1800}
+_LEAST = {"max_overflow": 0}
+
+
+def _pool(url: URL) -> dict[str, int]:
+    asked: dict[str, int] = {}
+    for name in _POOL.keys() & url.query.keys():
+        value, least = url.query[name], _LEAST.get(name, 1)
+        if not isinstance(value, str) or not value.isdecimal() or int(value) < least:
+            raise ConfigurationError(
+                f"`{name}` in the database's URL is a whole number from {least} on, got {value!r}."
+            )
+        asked[name] = int(value)
+    return _POOL | asked
+
+
 def _server(url: URL, **connect_args: Any) -> dict[str, Any]:
     return {
-        "pool_size": 2,
-        "max_overflow": 3,
-        "pool_timeout": 5.0,
+        **_pool(url),
         "pool_pre_ping": True,
-        "pool_recycle": 1800,
         "isolation_level": "READ COMMITTED",
         "connect_args": {name: value for name, value in connect_args.items() if name not in url.query},
     }
