@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import delete, inspect, update
+from sqlalchemy import delete, inspect, select, update
 
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.tables import ledger, metadata, usage
@@ -230,6 +230,60 @@ def test_rerate_refuses_a_time_that_ends_before_it_begins(run, engine, sqlite_da
     ran = run("rerate", "--database", sqlite_database, "--since", "2023-11-15", "--until", "2023-11-14")
 
     assert (ran.code, ran.err.splitlines()[-1]) == (2, "--until does not lie after --since.")
+
+
+def test_verify_finds_and_repairs_on_every_database(run, database_url):
+    """A tampered row, a missing entry and a wrong balance: each is listed under its day, and put right by entries only."""
+    from tokenbudget_mw.database.tables import balances
+    from tokenbudget_mw.database.writer import DatabaseSink
+    from tokenbudget_mw.values import UsageRecord
+
+    def day(number):
+        common = {"id": f"r{number}", "sequence": number, "created_at_us": START + number * DAY, "input_tokens": 10}
+        given = {"method": "POST", "path": "/", "request_model": "m", "account": f"tenant:t{number}"}
+        return UsageRecord(instance_id="b" * 32, cost_pico=100, **common, **given)
+
+    assert run("migrate", "--database", database_url).code == 0
+    engine = open_engine(database_url)
+    for number in (1, 2, 3):
+        DatabaseSink(engine).write([day(number)])
+    with engine.begin() as connection:
+        connection.execute(update(usage).where(usage.c.account == "tenant:t1").values(cost_pico=90, input_tokens=11))
+        connection.execute(delete(ledger).where(ledger.c.account == "tenant:t2"))
+        connection.execute(update(balances).where(balances.c.account == "tenant:t3").values(balance_pico=5))
+        kept = set(connection.execute(select(ledger)).all())
+
+    found = run("verify", "--database", database_url)
+    differences = run("verify", "--database", database_url, "--json").json["differences"]
+    repaired = run("verify", "--database", database_url, "--repair", "--note", "ticket 4", "--json").json
+    with engine.connect() as connection:
+        entries = set(connection.execute(select(ledger)).all())
+    engine.dispose()
+
+    told = [
+        (each["kind"], each["day"], each["account"], each["expected_pico"], each["found_pico"]) for each in differences
+    ]
+    assert found.code == 1
+    assert [line for line in found.out.splitlines() if line.startswith("  ") and line[2] != " "] == [
+        "  of no day",
+        "  2023-11-16",
+        "  2023-11-17",
+    ]
+    assert sorted(told) == [
+        ("balance", "", "tenant:t2", 0, -100),
+        ("balance", "", "tenant:t3", -100, 5),
+        ("entry", "2023-11-16", "tenant:t1", 90, 100),
+        ("entry", "2023-11-17", "tenant:t2", 100, None),
+        ("rollup", "2023-11-16", "", 11, 10),
+        ("rollup", "2023-11-16", "", 90, 100),
+    ]
+    assert repaired["verified"] is True
+    assert kept < entries
+    assert {(entry.kind, entry.account, entry.amount_pico, entry.note) for entry in entries - kept} == {
+        ("repair", "tenant:t1", -10, "ticket 4"),
+        ("repair", "tenant:t2", 100, "ticket 4"),
+    }
+    assert (repaired["ledger_pico"], repaired["balance_pico"]) == (290, -290)
 
 
 def test_verify_repairs_when_told_to(run, write, engine, sqlite_database):
