@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.policy import Policy
     from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
-__all__ = ["Explained", "Explanation", "Operators"]
+__all__ = ["Explained", "Explanation", "Look", "Operators"]
 
 NOTHING = Cost()
 ONE = Cost(requests=1, input_tokens=1, money_nano=1, concurrent=1)
@@ -99,6 +99,27 @@ class Explanation:
     away_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """
+    What a backend says of a subject's windows.
+
+    Attributes:
+        request: A request of the subject's that costs nothing.
+
+        plan: What was asked for it.
+
+        states: How each check of it stands; empty for a key that is barred.
+
+        unknown: Positions of the checks whose windows the backend does not know yet.
+    """
+
+    request: Request
+    plan: Plan
+    states: tuple[CheckState, ...]
+    unknown: tuple[int, ...]
+
+
 class Operators:
     """
     Looks at limits and corrects them.
@@ -142,6 +163,18 @@ class Operators:
             for limit, check, state in zip(plan.limits, plan.ask.checks, reply.states, strict=True)
         ]
         return Explanation(_plan(policy, subject), tuple(lines), reply.degraded, away_since(self._backend))
+
+    def look(self, subject: Subject) -> Look:
+        """
+        Look at the windows of *subject* as they are: none is started. Limits per route and per model are left out.
+
+        Raises:
+            BackendUnavailableError: The backend did not answer.
+        """
+        now = self._clock()
+        request, plan = self._plan(subject, None, None, now)
+        unknown = self._backend.peek(plan.ask, now).unseeded
+        return Look(request, plan, self._backend.peek(_known(plan), now).states, unknown)
 
     def reset(
         self, subject: Subject, *names: str, route: Route | None = None, model: str | None = None
@@ -208,8 +241,7 @@ class Operators:
         if not reply.unseeded:
             return reply
         self._starter.start(request, plan, reply.unseeded)
-        known = [replace(check, is_booked=False) for check in plan.ask.checks]
-        return self._backend.peek(replace(plan.ask, checks=tuple(known)), now)
+        return self._backend.peek(_known(plan), now)
 
     def _plan(
         self,
@@ -225,6 +257,10 @@ class Operators:
         request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)
         ask = Ask(request.id, policy.tag_of(subject), tuple(checks), self._admission.lease)
         return request, Plan(ask, tuple(bound), NOTHING)
+
+
+def _known(plan: Plan) -> Ask:
+    return replace(plan.ask, checks=tuple([replace(check, is_booked=False) for check in plan.ask.checks]))
 
 
 def _costing(check: Check, cost: int) -> Check:

@@ -1,5 +1,5 @@
 """
-``tokenbudget-mw verify``: proves that usage, rollups, ledger and balances agree.
+``tokenbudget-mw verify``: proves that usage, rollups, ledger and balances agree, and counters of limits with them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import add_json, add_source
+from tokenbudget_mw.cli.counters import compared_counters, told_counters
 from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
@@ -27,12 +28,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the command's arguments.
     """
-    add_source(parser)
+    add_source(parser, backend=True)
     add_json(parser)
     parser.add_argument(
         "--repair",
         action="store_true",
         help="put right what differs, by further entries; nothing is changed or deleted",
+    )
+    parser.add_argument(
+        "--counters",
+        action="store_true",
+        help="hold the counters of calendar limits against the books, too; while no call runs they say the same",
     )
     parser.add_argument("--note", help="why it is repaired, for people; stands on every entry")
 
@@ -51,13 +57,17 @@ def run(context: Context) -> int:
             repaired = repair(engine, note=context.args.note)
             report = verify(engine)
         refused = _refused(engine)
+        compared = compared_counters(context, engine) if context.args.counters else None
     result = _result(report, refused)
     lines = _lines(report)
     if repaired is not None:
         result |= {"repaired": asdict(repaired), "found": [asdict(difference) for difference in found.differences]}
         lines = [*_lines(found), _told(repaired), *lines]
+    if compared is not None:
+        result["counters"] = [{**asdict(each), "agrees": each.agrees} for each in compared]
+        lines += told_counters(compared)
     context.emit(result, lines)
-    return 0 if report.verified else 1
+    return 0 if report.verified and not any(each.lacks for each in compared or ()) else 1
 
 
 def _told(repaired: RepairReport) -> str:
