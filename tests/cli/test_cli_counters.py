@@ -17,7 +17,6 @@ from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.wiring import open_keys, wire
 
-
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

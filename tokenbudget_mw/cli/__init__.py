@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": "Show the middleware at work on a fake LLM: no services, no network.",
     "doctor": "Look for what is wrong with this setup: settings, database, backend, prices.",
     "explain": "Show every limit of a key: where it comes from, what is left, when it frees.",
+    "export": "Write usage rows for other programs, as CSV or lines of JSON.",
     "invoice": "Draft what an account owes for a month, and close the month.",
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",

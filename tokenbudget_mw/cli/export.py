@@ -1,0 +1,88 @@
+"""
+``tokenbudget-mw export``: usage rows for other programs, as CSV or as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.cli.context import BadUseError, add_source
+from tokenbudget_mw.cli.usage import parse_moment
+from tokenbudget_mw.units import usd_from_pico
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.cli.context import Context
+
+__all__ = ["add_arguments", "run"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would work out (OWASP, "CSV Injection")."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """
+    Add the command's arguments.
+    """
+    add_source(parser)
+    parser.add_argument("--since", required=True, metavar="DATE", help="from this moment on, in ISO 8601, UTC")
+    parser.add_argument("--until", metavar="DATE", help="up to this moment, not included (default: now)")
+    parser.add_argument("--account", metavar="ACCOUNT", help="only this account, such as tenant:acme")
+    for name in ("key", "user", "team", "project", "tenant"):
+        parser.add_argument(f"--{name}", metavar="ID", dest=f"{name}_id", help=f"only this {name}")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
+
+
+def run(context: Context) -> int:
+    """
+    Run the command.
+    """
+    from tokenbudget_mw.database.exporting import OWNERS, rows_of
+
+    args = context.args
+    since = parse_moment("--since", args.since)
+    until = parse_moment("--until", args.until) if args.until else datetime.now(UTC)
+    if until <= since:
+        raise BadUseError("--until does not lie after --since.")
+    owner = {name: value for name in OWNERS if (value := getattr(args, name)) is not None}
+    with context.database() as engine:
+        rows = map(_plain, rows_of(engine, since, until, **owner))
+        _write_csv(rows) if args.format == "csv" else _write_lines(rows)
+    return 0
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return *row* with moments in ISO 8601, and with what it costs by now in dollars, exact.
+    """
+    told = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+    return told | {"cost_usd": usd_from_pico(row["cost_pico"] + row["corrected_pico"])}
+
+
+def _write_csv(rows: Iterable[dict[str, Any]]) -> None:
+    from tokenbudget_mw.database.exporting import COLUMNS
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = (*COLUMNS, "cost_usd")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in names])
+
+
+def _cell(value: Any) -> Any:
+    # clients choose models, tags and ids, and somebody may open the file in a spreadsheet
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def _write_lines(rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        sys.stdout.write(json.dumps(row | {"tags": json.loads(row["tags"])}) + "\n")
