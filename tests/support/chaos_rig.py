@@ -167,7 +167,7 @@ def crash(server: PostgresServer, running: Crowd, *, kill_meanwhile: bool) -> No
         back = aside.submit(server.restart)
         if kill_meanwhile:
             running.kill_one()
-        while not wait([back], timeout=0.02).done:
+        while not wait([back], timeout=0.1).done:  # some thousand records a second
             running.run()
         back.result()
 
