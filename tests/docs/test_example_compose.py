@@ -124,7 +124,9 @@ def test_the_settings_of_the_page_work(
 
     here = make_url(postgres_of_the_page)
     moved = database.set(host=here.host, port=here.port, query=here.query).render_as_string(hide_password=False)
-    settings = settings.replace(backend=redis_of_the_page.url, database=moved, spool_dir=str(tmp_path / "spool"))
+    settings = settings.replace(
+        backend=redis_of_the_page.url, database=moved, spool_dir=str(tmp_path / "spool"), deadline=5.0
+    )
     engine = open_engine(moved)
     tables.metadata.create_all(engine)
     core = wire(settings)
