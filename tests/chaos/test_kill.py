@@ -8,7 +8,7 @@ import random
 import sys
 
 import pytest
-from chaos_rig import Writer, books_of, check, replay
+from chaos_rig import Writer, books_of, check, crash, crowd, rage, replay
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
@@ -54,3 +54,22 @@ def test_t12_memory_loses(engine, sqlite_database, tmp_path):
     found = books_of(engine)
     lost = sum(last - (found[instance].rows if instance in found else 0) for instance, last in acknowledged.items())
     assert lost > 0
+
+
+def test_t12_a_database_that_crashes_loses_nothing(postgres_server, tmp_path):
+    """
+    PostgreSQL crashes while two processes record, one of which is killed meanwhile: what `tox -e chaos` does at length.
+    """
+    engine = open_engine(postgres_server.url)
+    tables.metadata.create_all(engine)
+
+    with crowd(tmp_path / "spool", postgres_server.url, random.Random(1), processes=2) as running:
+        rage(running, 1)
+        crash(postgres_server, running, kill_meanwhile=True)
+        acknowledged = running.kill_all()
+    engine.dispose()  # what it holds is from before the crash
+    replay("kill_safe", tmp_path / "spool", engine)
+
+    assert check(engine, acknowledged) > 1_000
+    assert len(acknowledged) == 4
+    engine.dispose()
