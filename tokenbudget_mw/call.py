@@ -81,6 +81,8 @@ class Call:
 
         counting: The exact count that an ``async`` route makes meanwhile.
 
+        timed_out: Whether its framework makes a response of a timeout that its handler raised.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -101,6 +103,7 @@ class Call:
     ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
+    timed_out = False
     _charges: tuple[Charge, ...] = ()
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:

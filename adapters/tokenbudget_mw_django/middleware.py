@@ -94,6 +94,9 @@ class TokenBudgetMiddleware:
         """
         if isinstance(error, RefusedError):
             return _response_of(refusal_of(error), request)
+        call = running.get()
+        if call is not None:
+            call.timed_out = is_timeout(error)  # Django makes a response of it, which no longer says what it was
         return None
 
 

@@ -263,6 +263,16 @@ def test_t08_view_raises() -> None:
     assert is_free("fails")
 
 
+@pytest.mark.parametrize("path", ["/plain/late", "/plain/alate"])
+def test_t08_timeout_of_a_view_is_told_from_other_errors(path: str) -> None:
+    """Django's 500 does not say what it was made of; the row does, in both colours."""
+    assert post(path, f"sync{path}").status_code == 500
+    assert asyncio.run(apost(path, f"async{path}")).status_code == 500
+
+    found = rows(f"sync{path}") + rows(f"async{path}")
+    assert [(row["status"], row["settle_reason"]) for row in found] == [(500, "timeout")] * 2
+
+
 def test_t08_worker_is_told_to_exit() -> None:
     """An exit in the middle of a view leaves no slot behind."""
     with pytest.raises(SystemExit):

@@ -170,6 +170,40 @@ def test_t08_view_raises() -> None:
     assert [(row.status, row.cost_pico) for row in records] == [(500, 0)]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(TimeoutError("no answer"), "timeout"), (LookupError("Timeout"), "status_5xx")],
+)
+def test_t08_timeout_of_a_view_is_told_from_other_errors(error: Exception, reason: str) -> None:
+    """Flask's 500 does not say what it was made of; the row does."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/plain/fail")
+    def fail() -> str:
+        raise error
+
+    assert get(app, "/plain/fail").status_code == 500
+    assert core_of(app).flush()
+    assert [(row.status, row.settle_reason) for row in records] == [(500, reason)]
+
+
+def test_t08_timeout_that_a_view_answers_for_is_its_own_affair() -> None:
+    """What the app's own handler makes of a timeout counts as what it is."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+    app.register_error_handler(TimeoutError, lambda _: ("later", 200))
+
+    @app.get("/plain/fail")
+    def fail() -> str:
+        raise TimeoutError
+
+    assert get(app, "/plain/fail").status_code == 200
+    assert core_of(app).flush()
+    assert [row.settle_reason for row in records] == ["complete"]
+
+
 def test_error_handler_renders_a_refused_reservation() -> None:
     """A refused reservation that a view lets through is the middleware's refusal; other errors keep their handlers."""
     app, _ = app_with(WIDE | {"plans": {"one": ["100 tokens/minute"]}})
