@@ -133,6 +133,22 @@ def test_malformed_body_is_a_400() -> None:
     assert "messages" in answered.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_prompt_that_only_its_bound_keeps_out_is_counted(is_async: bool) -> None:
+    """Where the estimate fits and the bound does not, the prompt is counted exactly and admitted, in both colours."""
+    route = {"path": CHAT, "format": "openai.chat", "count": "sample:0"}
+    given = TOKENBUDGET | {"routes": [route], "plans": {"one": ["400 tokens/minute"]}}
+    long = BODY | {"messages": [{"role": "user", "content": "one two three four " * 50}]}
+
+    def send(body: Any) -> Any:
+        return asyncio.run(apost(CHAT, "doubtful", body)) if is_async else post(CHAT, "doubtful", body)
+
+    with override_settings(TOKENBUDGET=given):
+        answers = [send(body).status_code for body in (BODY, long)]
+
+    assert answers == [200, 200]
+
+
 @pytest.mark.parametrize("bound", [1000, None])
 def test_long_body_reaches_a_view_that_reads_it_in_pieces(bound: int | None) -> None:
     """A body above the bounds is not held against its view, though Django's ``request.body`` would raise."""
