@@ -56,6 +56,7 @@ SLOW_FILES = frozenset({
     "test_bars_processes",
     "test_cli_demo",
     "test_exactness",
+    "test_example_tasks",
     "test_histories",
     "test_leased_exact",
     "test_leased_processes",
