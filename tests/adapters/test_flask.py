@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from asgi_rig import subject_of
-from flask import Flask, Response
+from flask import Blueprint, Flask, Response
 from flask.cli import FlaskGroup
 from sqlalchemy import create_engine
 
@@ -246,6 +246,26 @@ def test_limit_counts_each_view_by_its_endpoint() -> None:
         app.add_url_rule(f"/plain/{name}", name, budget.limit("1 request/minute")(lambda: "x"))
 
     assert [get(app, f"/plain/{name}").status_code for name in ("one", "one", "two")] == [200, 429, 200]
+
+
+def test_limit_in_a_blueprint_counts_by_its_whole_endpoint() -> None:
+    """Two registrations of one blueprint are two endpoints."""
+    app, budget = app_with(WIDE)
+    blueprint = Blueprint("search", __name__)
+
+    @blueprint.get("/find")
+    @budget.limit("1 request/minute")
+    def find() -> str:
+        return current().payer.key or ""
+
+    app.register_blueprint(blueprint, url_prefix="/plain/a")
+    app.register_blueprint(blueprint, url_prefix="/plain/b", name="other")
+
+    assert [get(app, path).status_code for path in ("/plain/a/find", "/plain/b/find", "/plain/a/find")] == [
+        200,
+        200,
+        429,
+    ]
 
 
 def test_named_limit_is_shared() -> None:
