@@ -4,12 +4,11 @@ How often calls ended in which way, and for what they were refused: counted wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.accounting.processes import call_in_children
 from tokenbudget_mw.rules.messages import CODES
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE
 
@@ -28,45 +27,43 @@ REASONS = (*CODES, OTHER)
 """What a call may be refused for."""
 
 
-@dataclass(slots=True)
-class _Counts:
-    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
-    refusals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
-    lock: Lock = field(default_factory=Lock)
-
-
 class Outcomes:
     """
     Counts of one process, since it started; a fork starts with its own. The labels are known in advance.
     """
 
     def __init__(self) -> None:
-        self._counts = PerProcess(_Counts)
+        self._renew()
+        # told of forks, and not asking for the process id each time, which is a call of the system's
+        call_in_children(self._renew)
 
     def end(self, outcome: str) -> None:
         """
         Count a call that ended as *outcome*, one of `OUTCOMES`.
         """
-        counts = self._counts.get()
-        with counts.lock:  # adding is three steps
-            counts.outcomes[outcome if outcome in counts.outcomes else OTHER] += 1
+        with self._lock:  # adding is three steps
+            self._ended[outcome if outcome in self._ended else OTHER] += 1
 
     def refuse(self, reason: str) -> None:
         """
         Count a refusal for *reason*, one of `REASONS`.
         """
-        counts = self._counts.get()
-        with counts.lock:
-            counts.refusals[reason if reason in counts.refusals else OTHER] += 1
+        with self._lock:
+            self._refused[reason if reason in self._refused else OTHER] += 1
 
     def ended(self) -> Mapping[str, int]:
         """
         Return outcome -> calls that ended so.
         """
-        return MappingProxyType(dict(self._counts.get().outcomes))
+        return MappingProxyType(dict(self._ended))
 
     def refused(self) -> Mapping[str, int]:
         """
         Return reason -> calls that were refused for it.
         """
-        return MappingProxyType(dict(self._counts.get().refusals))
+        return MappingProxyType(dict(self._refused))
+
+    def _renew(self) -> None:
+        self._lock = Lock()
+        self._ended = dict.fromkeys(OUTCOMES, 0)
+        self._refused = dict.fromkeys(REASONS, 0)
