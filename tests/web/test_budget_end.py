@@ -15,6 +15,8 @@ import pytest
 import wsgi_rig
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
@@ -282,6 +284,31 @@ def test_a_compressed_stream_ends(protocol: Any, how: str) -> None:
     assert row.settle_reason == "budget_end"
     assert 100 - 8 - RESERVE < row.output_tokens <= 100 - 8
     assert left(rig) == {"tokens": 100 - 8 - row.output_tokens, "concurrent": 1}
+
+
+def test_what_starlettes_own_compression_makes_of_a_stream_ends() -> None:
+    """Its middleware flushes behind each chunk, so that the stream can be gone on with."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            line = {"model": "qwen3", "created_at": "now", "message": {"role": "assistant", "content": " word"}}
+            yield json.dumps(line | {"done": False}).encode() + b"\n"
+
+    async def stream(request: Any) -> StreamingResponse:
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    app = Starlette(
+        routes=[Route("/api/chat", stream, methods=["POST"])], middleware=[Middleware(GZipMiddleware, minimum_size=1)]
+    )
+    route = {"path": "/api/chat", "format": "ollama", "on_budget_end": "finish"}
+    rig = asgi_rig.Rig(app, **settings(routes=[route]))
+    sent = rig.run(asgi_rig.request(chat(model="qwen3")), path="/api/chat", headers={"accept-encoding": "gzip"})
+
+    body = gzip.decompress(b"".join(message.get("body", b"") for message in sent))
+    *_, last = [json.loads(line) for line in body.splitlines()]
+    assert (b"content-encoding", b"gzip") in sent[0]["headers"]
+    assert (last["done"], last["done_reason"]) == (True, "length")
+    assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
 
 
 GEMINI = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
