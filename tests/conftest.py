@@ -13,6 +13,7 @@ import uuid
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+import javascript
 import private_servers
 import pytest
 import redis_deployments
@@ -55,10 +56,13 @@ SLOW_FILES = frozenset({
     "test_bars_processes",
     "test_cli_demo",
     "test_exactness",
+    "test_example_tasks",
     "test_histories",
     "test_leased_exact",
     "test_leased_processes",
     "test_paths",
+    "test_sdk_javascript",
+    "test_sdk_refusals",
     "test_windows_reference",
 })  # fmt: skip
 """Files of the same kind elsewhere."""
@@ -311,3 +315,17 @@ def amqp_url() -> str:
     if not url:
         missing("TOKENBUDGET_TEST_AMQP_URL is not set and no broker can be started privately")
     return url
+
+
+# -- Node ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def javascript_sdks() -> Path:
+    """
+    The folder in which the official JavaScript SDKs are installed.
+    """
+    try:
+        return javascript.modules()
+    except ServerMissingError as exc:
+        missing(f"there is {exc}")

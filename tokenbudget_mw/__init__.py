@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenbudget_mw.asgi import ASGIMiddleware
     from tokenbudget_mw.call import Call, current
-    from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, TokenBudgetError
+    from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, RefusedError, TokenBudgetError
+    from tokenbudget_mw.limiting import refusal_of
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.settings.own_limits import own_limits
@@ -28,6 +29,7 @@ __all__ = [
     "Decision",
     "Facts",
     "Refusal",
+    "RefusedError",
     "Settings",
     "Subject",
     "TokenBudgetError",
@@ -35,6 +37,7 @@ __all__ = [
     "WSGIMiddleware",
     "current",
     "own_limits",
+    "refusal_of",
 ]
 
 _HOMES = {
@@ -45,6 +48,7 @@ _HOMES = {
     "Decision": "values",
     "Facts": "values",
     "Refusal": "rules.refusals",
+    "RefusedError": "errors",
     "Settings": "settings",
     "Subject": "values",
     "TokenBudgetError": "errors",
@@ -52,6 +56,7 @@ _HOMES = {
     "WSGIMiddleware": "wsgi",
     "current": "call",
     "own_limits": "settings.own_limits",
+    "refusal_of": "limiting",
 }
 
 

@@ -375,7 +375,8 @@ class _Connection:
             return
         body = b"" if self._scope["method"] == "HEAD" else refusal.body
         await self._send({"type": "http.response.start", **start})
-        await self._send({"type": "http.response.body", "body": body})
+        # said though it is the default: Quart's test client asks for it
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _refuse_websocket(self, start: dict[str, Any], body: bytes) -> None:
         if not self._has_started and "websocket.http.response" in (self._scope.get("extensions") or {}):

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw import tapping
 from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
-from tokenbudget_mw.tapping.bounded import BoundedStream
-from tokenbudget_mw.tapping.framing import FRAMINGS
-from tokenbudget_mw.tapping.last_words import LAST_WORDS
+from tokenbudget_mw.tapping.bounded import FOREVER
+from tokenbudget_mw.tapping.ending import open_endable
 from tokenbudget_mw.values import Prompt, TokenCount, Usage
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
+    from tokenbudget_mw.tapping.ending import Endable
     from tokenbudget_mw.values import Decision
 
 __all__ = ["BoundedApp", "BoundedWSGI", "abound", "bound"]
@@ -40,7 +39,6 @@ LEAST = 32
 MOST_ASKED = 64
 """Most reservations of one stream. Each asks for twice the tokens of the one before, so more are a budget that drips."""
 
-FOREVER = 1 << 60
 FIRST_ERROR = 400
 
 Message = MutableMapping[str, Any]
@@ -60,7 +58,7 @@ class _Bounds:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._stream: BoundedStream | None = None
+        self._stream: Endable | None = None
         self._step = call.core.settings.output_reserve or LEAST
         self.is_cut = False
 
@@ -69,18 +67,16 @@ class _Bounds:
         Take the start of the response, when the call has; one of a known length cannot be cut.
         """
         call = self._call
-        prompt, name = call.prompt, call.route.format or ""
-        framing = FRAMINGS.get(call.content_type or "")
+        prompt = call.prompt
         is_answer = call.status is not None and call.status < FIRST_ERROR
-        is_readable = call.content_encoding in ("", "identity") and framing is not None and name in LAST_WORDS
-        if has_length or prompt is None or not is_answer or not is_readable or framing is None or not call.held:
+        if has_length or prompt is None or not is_answer or not call.held:
             return
-        self._stream = BoundedStream(
-            framing(),
-            tapping.FAMILIES[name].stream().text,
-            LAST_WORDS[name](),
-            lambda text: call.core.meter.count(text, prompt.model).estimate,
-            call.held[0].cost.output_tokens,
+        self._stream = open_endable(
+            call.route.format or "",
+            content_type=call.content_type or "",
+            content_encoding=call.content_encoding,
+            count_text=lambda text: call.core.meter.count(text, prompt.model).estimate,
+            allowed=call.held[0].cost.output_tokens,
         )
 
     def take(self, chunk: bytes) -> Asking:
@@ -94,12 +90,12 @@ class _Bounds:
         while rest:
             refusal = yield from self._extend(stream)
             if refusal is not None:
-                return passing + self._cut(stream, passing, refusal)
+                return self._cut(stream, passing, refusal)
             more, rest = stream.split(rest)
             passing += more
         return passing
 
-    def _extend(self, stream: BoundedStream) -> Generator[Request, Decision, Decision | None]:
+    def _extend(self, stream: Endable) -> Generator[Request, Decision, Decision | None]:
         call = self._call
         while True:
             decision = yield self._request(self._step)
@@ -125,14 +121,15 @@ class _Bounds:
         most = replace(most, requests=0, concurrent=0)
         return Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
 
-    def _cut(self, stream: BoundedStream, passing: bytes, refusal: Decision) -> bytes:
+    def _cut(self, stream: Endable, passing: bytes, refusal: Decision) -> bytes:
         call = self._call
         self.is_cut = True
+        passing += stream.flush()
         call.feed(passing)
         call.ended_by = refusal
         if call.tap is not None:
             call.tap = _Read(call.tap.usage())
-        return stream.fail(refusal.message) if call.route.on_budget_end == "error" else stream.finish()
+        return passing + (stream.fail(refusal.message) if call.route.on_budget_end == "error" else stream.finish())
 
     def pass_on(self, chunk: bytes) -> bytes:
         """
@@ -242,7 +239,7 @@ def _is_ours(error: BaseException) -> bool:
 
 class BoundedWSGI:
     """
-    A WSGI app whose stream is bounded. What it gives to ``write()`` is not.
+    A WSGI app whose stream is bounded, what it gives to ``write()`` too: that raises where the stream has been ended.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]], call: Call) -> None:
@@ -253,17 +250,32 @@ class BoundedWSGI:
         """
         Run the app.
         """
+        bounds = self._bounds
 
         def bounded_start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             write = start_response(status, headers, *exc_info)
-            self._bounds.begin(has_length=any(name.lower() == "content-length" for name, _ in headers))
-            return write
+            bounds.begin(has_length=any(name.lower() == "content-length" for name, _ in headers))
 
-        content = self._app(environ, bounded_start)
+            def bounded_write(data: bytes) -> object:
+                if bounds.is_cut:
+                    raise StreamEndedError
+                written = write(bounds.pass_on(data))
+                if bounds.is_cut:
+                    raise StreamEndedError
+                return written
+
+            return bounded_write
+
+        try:
+            content = self._app(environ, bounded_start)
+        except Exception as error:
+            if not _is_ours(error):
+                raise
+            content = ()
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(content, wrapper):
             return content
-        return _Bounded(content, self._bounds)
+        return _Bounded(content, bounds)
 
 
 class _Bounded:
@@ -280,6 +292,8 @@ class _Bounded:
         return self
 
     def __next__(self) -> bytes:
+        if self._bounds.is_cut:
+            self._iterator = iter(())  # `write()` has ended it
         passing = self._bounds.pass_on(next(self._iterator))
         if self._bounds.is_cut:
             self._iterator = iter(())

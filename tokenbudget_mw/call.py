@@ -81,6 +81,8 @@ class Call:
 
         counting: The exact count that an ``async`` route makes meanwhile.
 
+        timed_out: Whether its framework makes a response of a timeout that its handler raised.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -101,6 +103,7 @@ class Call:
     ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
+    timed_out = False
     _charges: tuple[Charge, ...] = ()
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
@@ -193,6 +196,8 @@ class Call:
         self.status = refusal.status
         self.duration = self.core.timer() - self.started
         self.is_ended = True
+        self.core.outcomes.refuse(decision.code)
+        self.core.outcomes.end("refused")
         if self.core.settings.record_refusals and self.subject is not None:
             self._record((), settle_reason="refused")
         return refusal
@@ -204,6 +209,7 @@ class Call:
         self.decision = decision
         refusal = refusal_for(self, decision)
         self.status = refusal.status
+        self.core.outcomes.refuse(decision.code)
         return refusal
 
     # -- while the app runs ----------------------------------------------------------------------------------------
@@ -332,7 +338,7 @@ class Call:
         Add a *charge* whose reservation has been settled already.
         """
         if self._is_late(charge):
-            self._record([charge], settle_reason="late", is_first=False)
+            self._record_late(charge)
 
     def _is_late(self, charge: Charge) -> bool:
         """
@@ -347,7 +353,7 @@ class Call:
         """
         Charge after the response has ended (a background task): straight to the counters, on a row of its own.
         """
-        self._record([charge], settle_reason="late", is_first=False)
+        self._record_late(charge)
         cost, model = cost_of([charge]), charge.usage.model
         self.core.off_loop(lambda: take(self, cost, model))
 
@@ -369,15 +375,20 @@ class Call:
             self.prompt = counted_by_now(self.prompt, self.counting)
         tapped = self.tap.usage() if self.tap is not None else None
         self.tap = None  # what it holds may be large, and a server may keep the connection's objects for long
+        outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
+        self.core.outcomes.end(outcome)
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
             return ONE_REQUEST
-        outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
         charges = reported or charges_for(self, outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
+
+    def _record_late(self, charge: Charge) -> None:
+        self.core.outcomes.end("late")
+        self._record([charge], settle_reason="late", is_first=False)
 
     def _record(self, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True) -> None:
         for record in records_of(self, charges, settle_reason=settle_reason, is_first=is_first):

@@ -15,6 +15,7 @@ from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.health import Health
 from tokenbudget_mw.operators import Operators
+from tokenbudget_mw.outcomes import Outcomes
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.values import Usage
 
@@ -146,6 +147,8 @@ class Core:
         closers: Called at the end, in order.
 
         render_refusal: The host's own rendering of refusals (see the setting).
+
+        outcomes: How often calls ended in which way.
     """
 
     settings: Settings
@@ -163,6 +166,7 @@ class Core:
     timer: Callable[[], float] = time.perf_counter
     closers: list[Callable[[], None]] = field(default_factory=list)
     render_refusal: RenderRefusal | None = None
+    outcomes: Outcomes = field(default_factory=Outcomes)
     _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
     _changing: Lock = field(default_factory=Lock)
 
@@ -237,8 +241,15 @@ class Core:
         """
         Say how this process does. Asks neither backend nor database.
         """
-        guard = self.guard
-        return Health(away_since(guard.backend), guard.starter.is_away, len(self.heartbeat), self.flusher.stats())
+        guard, outcomes = self.guard, self.outcomes
+        return Health(
+            away_since(guard.backend),
+            guard.starter.is_away,
+            len(self.heartbeat),
+            self.flusher.stats(),
+            outcomes.ended(),
+            outcomes.refused(),
+        )
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

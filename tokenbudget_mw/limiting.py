@@ -78,7 +78,7 @@ class EndpointLimit:
         """
         subject = self._subject_here() or core.identifier.resolve(facts)
         decision = core.guard.admit(self._request(core, subject))
-        self._take(decision)
+        self._take(core, decision)
         if _running() is None and decision.reservation is not None:
             core.guard.settle(decision.reservation, ONE_REQUEST)
 
@@ -88,7 +88,7 @@ class EndpointLimit:
         """
         subject = self._subject_here() or await core.identifier.aresolve(facts)
         decision = await core.async_guard.admit(self._request(core, subject))
-        self._take(decision)
+        self._take(core, decision)
         if _running() is None and decision.reservation is not None:
             await core.async_guard.settle(decision.reservation, ONE_REQUEST)
 
@@ -103,10 +103,12 @@ class EndpointLimit:
             return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
         return msgspec.structs.replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
 
-    def _take(self, decision: Decision) -> None:
-        if not decision.admitted:
-            raise BudgetExceeded(decision)
+    def _take(self, core: Core, decision: Decision) -> None:
         call = _running()
+        if not decision.admitted:
+            if call is None:  # else the call counts it, when it is rendered
+                core.outcomes.refuse(decision.code)
+            raise BudgetExceeded(decision)
         if call is not None:
             call.hold(decision)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from tokenbudget_mw.recording import Charge
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
 from tokenbudget_mw.values import Cost
@@ -39,6 +41,8 @@ def outcome_for(call: Call, ending: Ending, tapped: Usage | None, *, is_reported
     read = None if is_reported else tapped
     if read is None and prompt is not None and not is_reported:
         read = UNREAD
+    if call.timed_out:
+        ending = replace(ending, timed_out=True)
     return outcome_of(ending, read, has_output=prompt is not None and prompt.max_output != 0)
 
 

@@ -5,9 +5,9 @@ The Django app.
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.core.checks import register
+from django.core.checks import Tags, register
 
-from tokenbudget_mw_django.checks import check_deployment, check_settings
+from tokenbudget_mw_django.checks import check_deployment, check_migrations, check_settings
 
 __all__ = ["TokenBudgetConfig"]
 
@@ -31,3 +31,4 @@ class TokenBudgetConfig(AppConfig):
         connect()
         register(check_settings, "tokenbudget")
         register(check_deployment, "tokenbudget", deploy=True)
+        register(check_migrations, Tags.database)

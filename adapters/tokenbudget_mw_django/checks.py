@@ -4,22 +4,39 @@ System checks: what is wrong with a project's setup, before the first request.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
+from django.db import DatabaseError, connections
+from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw_django.conf import database_url, read_settings
 
-__all__ = ["check_deployment", "check_settings"]
+__all__ = ["check_deployment", "check_migrations", "check_settings"]
+
+LABEL = "tokenbudget_mw_django"
 
 MIDDLEWARE = frozenset(
     {"tokenbudget_mw_django.TokenBudgetMiddleware", "tokenbudget_mw_django.middleware.TokenBudgetMiddleware"}
 )
+
+CORS = "corsheaders.middleware.CorsMiddleware"
+OUTSIDE = frozenset(
+    {
+        CORS,
+        "django.middleware.gzip.GZipMiddleware",
+        "django.middleware.http.ConditionalGetMiddleware",
+        "django.middleware.security.SecurityMiddleware",
+        "whitenoise.middleware.WhiteNoiseMiddleware",
+    }
+)
+"""What belongs before ours: it redirects, serves files, or works on every response, refusals included."""
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
@@ -31,7 +48,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         settings = read_settings()
     except ConfigurationError as error:
         return [Error(str(error), hint="Mend settings.TOKENBUDGET.", id="tokenbudget.E001")]
-    return [*_check_database(settings), *_check_middleware()]
+    return [*_check_database(settings), *_check_middleware(), *_check_workers(settings)]
 
 
 def _check_database(settings: Settings) -> Iterator[CheckMessage]:
@@ -57,6 +74,75 @@ def _check_middleware() -> Iterator[CheckMessage]:
             hint="Keep the first one in MIDDLEWARE.",
             id="tokenbudget.E003",
         )
+    else:
+        yield from _check_order(django_settings.MIDDLEWARE, places[0])
+
+
+def _check_order(names: Sequence[str], at: int) -> Iterator[CheckMessage]:
+    before = [name for name in names[:at] if name not in OUTSIDE]
+    if before:
+        yield Warning(
+            f"TokenBudgetMiddleware stands behind {', '.join(before)}: what they answer is not metered or limited.",
+            hint="Put TokenBudgetMiddleware before them in MIDDLEWARE.",
+            id="tokenbudget.W003",
+        )
+    if CORS in names[at:]:
+        yield Warning(
+            "TokenBudgetMiddleware stands before CorsMiddleware, so scripts of other origins cannot read its refusals.",
+            hint="Put CorsMiddleware before it in MIDDLEWARE.",
+            id="tokenbudget.W004",
+        )
+
+
+def _check_workers(settings: Settings) -> Iterator[CheckMessage]:
+    """
+    Warn of a backend of one process where the environment names several workers; `check_deployment` does without.
+    """
+    workers = os.environ.get("WEB_CONCURRENCY", "")  # of gunicorn, uvicorn and hosting platforms
+    if workers.isdecimal() and int(workers) > 1 and _is_of_one_process(settings):
+        yield _alone(f" WEB_CONCURRENCY is {workers}, and")
+
+
+def _is_of_one_process(settings: Settings) -> bool:
+    return settings.backend.startswith(("memory:", "limits+memory:"))
+
+
+def _alone(why: str) -> CheckMessage:
+    return Warning(
+        f"The memory backend counts in each process by itself:{why} with N workers every limit admits N times as much.",
+        hint="Set TOKENBUDGET['backend'] to 'redis://…', or run one worker.",
+        id="tokenbudget.W002",
+    )
+
+
+def check_migrations(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """
+    Find migrations of ours that are missing in the database that the settings name. Django asks with ``check --database``.
+    """
+    del app_configs
+    try:
+        alias = read_settings().database_alias
+    except ConfigurationError:
+        return []
+    if alias is None or alias not in (databases or ()):
+        return []
+    try:
+        executor = MigrationExecutor(connections[alias])
+    except DatabaseError as error:
+        return [Warning(f"The database {alias!r} does not answer: {error}", id="tokenbudget.W006")]
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] == LABEL]
+    missing = [migration.name for migration, _ in executor.migration_plan(targets) if migration.app_label == LABEL]
+    if not missing:
+        return []
+    return [
+        Warning(
+            f"The database {alias!r} has not seen {', '.join(missing)}, so usage stays on the spool.",
+            hint=f"Run: python manage.py migrate {LABEL} --database {alias}",
+            id="tokenbudget.W005",
+        )
+    ]
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
@@ -68,12 +154,5 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
         settings = read_settings()
     except ConfigurationError:
         return []
-    if not settings.backend.startswith("memory:"):
-        return []
-    return [
-        Warning(
-            "The memory backend counts in each process by itself: with N workers every limit admits N times as much.",
-            hint="Set TOKENBUDGET['backend'] to 'redis://…', or run one worker.",
-            id="tokenbudget.W002",
-        )
-    ]
+    # where the environment names the number of workers, `check_settings` has said it
+    return [_alone("")] if _is_of_one_process(settings) and not list(_check_workers(settings)) else []

@@ -16,6 +16,7 @@ from tokenbudget_mw.bounding import abound, bound
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
+from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -94,6 +95,9 @@ class TokenBudgetMiddleware:
         """
         if isinstance(error, RefusedError):
             return _response_of(refusal_of(error), request)
+        call = running.get()
+        if call is not None:
+            call.timed_out = is_timeout(error)  # Django makes a response of it, which no longer says what it was
         return None
 
 
@@ -122,8 +126,10 @@ class _Exchange:
         try:
             identifier = call.core.identifier
             call.subject = identifier.quick(call.facts) or identifier.resolve(call.facts)
-            self._read()
+            body = self._read()
             decision = call.core.guard.admit(call.request())
+            if not decision.admitted:
+                decision = recount(call, body, decision)
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
@@ -136,8 +142,10 @@ class _Exchange:
         try:
             identifier = call.core.identifier
             call.subject = identifier.quick(call.facts) or await identifier.aresolve(call.facts)
-            self._read()
+            body = self._read()
             decision = await call.core.async_guard.admit(call.request())
+            if not decision.admitted:
+                decision = await arecount(call, body, decision)
         except RefusedError as error:
             decision = decision_of_error(error)
         if not decision.admitted:
@@ -145,17 +153,18 @@ class _Exchange:
         call.hold(decision)
         return None
 
-    def _read(self) -> None:
+    def _read(self) -> bytes:
         if not self.call.wants_body:
-            return
+            return b""
         most, accepted = self.call.core.settings.max_body, django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         length = self._request.META.get("CONTENT_LENGTH") or ""
         # above Django's own bound `body` raises, though a view may read such a request piece by piece
         if length.isdecimal() and int(length) > (most if accepted is None else accepted):
             self.call.read(b"", False)
-        else:
-            body = self._request.body
-            self.call.read(body, len(body) <= most)
+            return b""
+        body: bytes = self._request.body
+        self.call.read(body, len(body) <= most)
+        return body
 
     # -- after the view --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.wiring import wire
+from tokenbudget_mw_fastapi.responses import RESPONSES
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -34,13 +35,6 @@ EXTENSION = "websocket.http.response"
 """The ASGI extension by which a server can answer a websocket that is not accepted with a response."""
 
 Dependency: TypeAlias = Callable[[HTTPConnection], Awaitable[None]]
-
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The API key is missing or not known."},
-    402: {"description": "The account has no credits left."},
-    429: {"description": "A limit is reached; `Retry-After` says when it frees."},
-}
-"""What the middleware may answer, for OpenAPI: ``FastAPI(responses=RESPONSES)``."""
 
 
 class TokenBudget:

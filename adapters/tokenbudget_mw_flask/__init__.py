@@ -15,11 +15,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from flask import Response, current_app, request
+from flask import Response, current_app, got_request_exception, request
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.call import current, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
+from tokenbudget_mw.rules.settlement import is_timeout
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
@@ -63,6 +64,7 @@ class TokenBudget:
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
         app.register_error_handler(RefusedError, _refuse)
+        got_request_exception.connect(_note, app)
 
     def limit(self, *texts: str, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """
@@ -116,3 +118,13 @@ def core_of(app: Flask) -> Core:
 def _refuse(error: RefusedError) -> Response:
     refusal = refusal_of(error)
     return Response(refusal.body, refusal.status, refusal.headers)
+
+
+def _note(app: Flask, exception: BaseException, **_: object) -> None:
+    """
+    Hear of an exception that nobody handles: Flask makes a response of it, which no longer says what it was.
+    """
+    del app
+    call = running.get()
+    if call is not None:
+        call.timed_out = is_timeout(exception)

@@ -133,6 +133,22 @@ def test_malformed_body_is_a_400() -> None:
     assert "messages" in answered.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_prompt_that_only_its_bound_keeps_out_is_counted(is_async: bool) -> None:
+    """Where the estimate fits and the bound does not, the prompt is counted exactly and admitted, in both colours."""
+    route = {"path": CHAT, "format": "openai.chat", "count": "sample:0"}
+    given = TOKENBUDGET | {"routes": [route], "plans": {"one": ["400 tokens/minute"]}}
+    long = BODY | {"messages": [{"role": "user", "content": "one two three four " * 50}]}
+
+    def send(body: Any) -> Any:
+        return asyncio.run(apost(CHAT, "doubtful", body)) if is_async else post(CHAT, "doubtful", body)
+
+    with override_settings(TOKENBUDGET=given):
+        answers = [send(body).status_code for body in (BODY, long)]
+
+    assert answers == [200, 200]
+
+
 @pytest.mark.parametrize("bound", [1000, None])
 def test_long_body_reaches_a_view_that_reads_it_in_pieces(bound: int | None) -> None:
     """A body above the bounds is not held against its view, though Django's ``request.body`` would raise."""
@@ -261,6 +277,16 @@ def test_t08_view_raises() -> None:
 
     assert [(row["status"], row["cost_pico"]) for row in rows("fails")] == [(500, 0), (500, 0)]
     assert is_free("fails")
+
+
+@pytest.mark.parametrize("path", ["/plain/late", "/plain/alate"])
+def test_t08_timeout_of_a_view_is_told_from_other_errors(path: str) -> None:
+    """Django's 500 does not say what it was made of; the row does, in both colours."""
+    assert post(path, f"sync{path}").status_code == 500
+    assert asyncio.run(apost(path, f"async{path}")).status_code == 500
+
+    found = rows(f"sync{path}") + rows(f"async{path}")
+    assert [(row["status"], row["settle_reason"]) for row in found] == [(500, "timeout")] * 2
 
 
 def test_t08_worker_is_told_to_exit() -> None:

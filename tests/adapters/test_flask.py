@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from asgi_rig import subject_of
-from flask import Flask, Response
+from flask import Blueprint, Flask, Response
 from flask.cli import FlaskGroup
 from sqlalchemy import create_engine
 
@@ -170,6 +170,40 @@ def test_t08_view_raises() -> None:
     assert [(row.status, row.cost_pico) for row in records] == [(500, 0)]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(TimeoutError("no answer"), "timeout"), (LookupError("Timeout"), "status_5xx")],
+)
+def test_t08_timeout_of_a_view_is_told_from_other_errors(error: Exception, reason: str) -> None:
+    """Flask's 500 does not say what it was made of; the row does."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/plain/fail")
+    def fail() -> str:
+        raise error
+
+    assert get(app, "/plain/fail").status_code == 500
+    assert core_of(app).flush()
+    assert [(row.status, row.settle_reason) for row in records] == [(500, reason)]
+
+
+def test_t08_timeout_that_a_view_answers_for_is_its_own_affair() -> None:
+    """What the app's own handler makes of a timeout counts as what it is."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+    app.register_error_handler(TimeoutError, lambda _: ("later", 200))
+
+    @app.get("/plain/fail")
+    def fail() -> str:
+        raise TimeoutError
+
+    assert get(app, "/plain/fail").status_code == 200
+    assert core_of(app).flush()
+    assert [row.settle_reason for row in records] == ["complete"]
+
+
 def test_error_handler_renders_a_refused_reservation() -> None:
     """A refused reservation that a view lets through is the middleware's refusal; other errors keep their handlers."""
     app, _ = app_with(WIDE | {"plans": {"one": ["100 tokens/minute"]}})
@@ -212,6 +246,26 @@ def test_limit_counts_each_view_by_its_endpoint() -> None:
         app.add_url_rule(f"/plain/{name}", name, budget.limit("1 request/minute")(lambda: "x"))
 
     assert [get(app, f"/plain/{name}").status_code for name in ("one", "one", "two")] == [200, 429, 200]
+
+
+def test_limit_in_a_blueprint_counts_by_its_whole_endpoint() -> None:
+    """Two registrations of one blueprint are two endpoints."""
+    app, budget = app_with(WIDE)
+    blueprint = Blueprint("search", __name__)
+
+    @blueprint.get("/find")
+    @budget.limit("1 request/minute")
+    def find() -> str:
+        return current().payer.key or ""
+
+    app.register_blueprint(blueprint, url_prefix="/plain/a")
+    app.register_blueprint(blueprint, url_prefix="/plain/b", name="other")
+
+    assert [get(app, path).status_code for path in ("/plain/a/find", "/plain/b/find", "/plain/a/find")] == [
+        200,
+        200,
+        429,
+    ]
 
 
 def test_named_limit_is_shared() -> None:

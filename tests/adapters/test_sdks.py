@@ -76,7 +76,8 @@ def test_openai_spent_money_is_not_retried(server: Server) -> None:
             client.chat.completions.create(**CHAT)
 
     assert caught.value.response.headers["x-should-retry"] == "false"
-    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+    # the oldest client does not count its attempts; `test_sdk_refusals` does
+    assert caught.value.response.request.headers.get("x-stainless-retry-count", "0") == "0"
     assert caught.value.code == "budget_exceeded"
 
 

@@ -48,17 +48,23 @@ def parse_streaming(opened: Any) -> None:
         assert response.parse()
 
 
+def helpers(client: Any) -> Any:
+    """Where the chat helpers stand: in ``beta`` at first."""
+    completions = client.chat.completions
+    return completions if hasattr(completions, "parse") else client.beta.chat.completions
+
+
 OPENAI: dict[str, Callable[[openai.OpenAI], object]] = {
     "create": lambda c: c.chat.completions.create(**CHAT),
     "create, gzip": lambda c: c.chat.completions.create(**CHAT, extra_headers=GZIP),
     "stream": lambda c: read(c.chat.completions.create(**STREAM)),
     "stream, gzip": lambda c: read(c.chat.completions.create(**STREAM, extra_headers=GZIP)),
-    "stream helper": lambda c: read(c.chat.completions.stream(**CHAT, stream_options={"include_usage": True})),
+    "stream helper": lambda c: read(helpers(c).stream(**CHAT, stream_options={"include_usage": True})),
     "raw": lambda c: c.chat.completions.with_raw_response.create(**CHAT).parse(),
     "raw stream": lambda c: read(c.chat.completions.with_raw_response.create(**STREAM).parse()),
     "streaming": lambda c: parse_streaming(c.chat.completions.with_streaming_response.create(**CHAT)),
     "streaming bytes": lambda c: read_raw(c.chat.completions.with_streaming_response.create(**STREAM)),
-    "parse": lambda c: c.chat.completions.parse(**CHAT),
+    "parse": lambda c: helpers(c).parse(**CHAT),
     "responses": lambda c: c.responses.create(**RESPONSE),
     "responses stream": lambda c: read(c.responses.create(**RESPONSE, stream=True)),
     "with_options": lambda c: c.with_options(timeout=5).chat.completions.create(**CHAT),
@@ -102,7 +108,7 @@ ASYNC_OPENAI: dict[str, Callable[[openai.AsyncOpenAI], Awaitable[object]]] = {
     "create": lambda c: c.chat.completions.create(**CHAT),
     "stream": lambda c: acreate(c.chat.completions.create(**STREAM)),
     "stream, gzip": lambda c: acreate(c.chat.completions.create(**STREAM, extra_headers=GZIP)),
-    "stream helper": lambda c: aread(c.chat.completions.stream(**CHAT, stream_options={"include_usage": True})),
+    "stream helper": lambda c: aread(helpers(c).stream(**CHAT, stream_options={"include_usage": True})),
     "raw": lambda c: c.chat.completions.with_raw_response.create(**CHAT),
     "streaming": lambda c: aparse(c.chat.completions.with_streaming_response.create(**CHAT)),
     "responses": lambda c: c.responses.create(**RESPONSE),

@@ -161,6 +161,16 @@ def fail(_: Any) -> HttpResponse:
     raise RuntimeError("the view fails")
 
 
+def late(_: Any) -> HttpResponse:
+    """Wait for a model in vain."""
+    raise TimeoutError("the model does not answer")
+
+
+async def alate(_: Any) -> HttpResponse:
+    """Wait for a model in vain, on a loop."""
+    raise TimeoutError("the model does not answer")
+
+
 def leave(_: Any) -> HttpResponse:
     """End the worker."""
     raise SystemExit(1)
@@ -209,6 +219,8 @@ urlpatterns = [
     path("plain/breaking", breaking),
     path("plain/fail", fail),
     path("plain/leave", leave),
+    path("plain/late", late),
+    path("plain/alate", alate),
     path("plain/exceed", exceed),
     path("plain/aexceed", aexceed),
     path("plain/limited", limited),

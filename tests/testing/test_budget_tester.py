@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from tokenbudget_mw.asgi import ASGIMiddleware
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.budget import BudgetTester
 from tokenbudget_mw.values import Cost, Subject
@@ -134,3 +135,30 @@ def test_own_identify_is_kept() -> None:
 
     assert [row.key_id for row in tester.rows()] == ["carl"]
     tester.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "tokens"),
+    [
+        ({"usage": "never"}, "no_usage", 12),
+        ({"usage": "twice"}, "complete", 12),
+        ({"abort_at": 3}, "app_error_late", 3),
+        ({"status": 503}, "status_5xx", 0),
+        ({"delay": 2.0, "usage": "always"}, "complete", 12),
+    ],
+)
+def test_a_provider_misbehaves_as_it_is_told(script: dict[str, Any], reason: str, tokens: int) -> None:
+    """A handler's model breaks off, says nothing or twice what it used, fails, or is slow: on the test's clock."""
+    tester = BudgetTester(SETTINGS | {"routes": [{"path": "/v1/chat/completions", "format": "openai.chat"}]})
+    app = ASGIMiddleware(tester.provider(**script).asgi, tester.core)
+    client = TestClient(app, raise_server_exceptions=False, headers=tester.headers(ANN))
+    began = tester.clock()
+
+    client.post("/v1/chat/completions", json={"model": "gpt-4o", "stream": True, "messages": []})
+
+    (row,) = tester.rows()
+    tester.close()
+    assert (row.settle_reason, row.output_tokens) == (reason, tokens)
+    if "delay" in script:
+        assert row.duration_us == (tester.clock() - began) * 1_000_000 >= 20_000_000
+        assert row.first_byte_us == 2_000_000

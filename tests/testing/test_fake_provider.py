@@ -5,11 +5,13 @@ The fake provider: what tests and the demonstration take for a model.
 import gzip
 import io
 import json
+import time
 
 import anyio
 import pytest
 
 from tokenbudget_mw import tapping
+from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.testing.provider import SCRIPT_HEADER, FakeProvider, ProviderAbortedError, Script
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "how many words are these"}]}
@@ -241,3 +243,22 @@ def test_the_wsgi_app_says_the_same_as_the_asgi_app():
 def test_answers_are_the_same_every_time():
     """There is no chance in it: the same request gets the same bytes."""
     assert answer("openai.chat", stream=True) == answer("openai.chat", stream=True)
+
+
+def test_a_slow_answer_passes_on_the_clock():
+    """A delay stands before each chunk: on the clock that was given, in both colours, and in truth without one."""
+    body = json.dumps({**CHAT, "stream": True}).encode()
+    clock = FakeClock(0.0)
+    slow = FakeProvider(Script(output_tokens=2, delay=2.5), clock=clock)
+
+    chunks = len(list(slow.answer("/v1/chat/completions", body).iterate()))
+    after = clock()
+    get(slow.asgi, "/v1/chat/completions", body, [])
+    hasty = FakeProvider(Script(output_tokens=2, delay=0.001))
+    began = time.monotonic()
+    list(hasty.answer("/v1/chat/completions", body).iterate())
+    get(hasty.asgi, "/v1/chat/completions", body, [])
+
+    assert after == 2.5 * chunks
+    assert clock() == 5.0 * chunks
+    assert time.monotonic() - began >= 0.002 * chunks

@@ -5,6 +5,7 @@ A stream that its budget does not last for, ended by its route, in ASGI and WSGI
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 import wsgi_rig
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
@@ -253,7 +256,147 @@ class TestASGI:
         assert left(rig) == {"tokens": 1000 - 208, "concurrent": 1}
 
 
+@BOTH
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_route_whose_format_is_detected(protocol: Any, coding: str) -> None:
+    """The stream tells its format by its first event, compressed too."""
+    route = {"path": CHAT, "format": "auto", "on_budget_end": "finish"}
+    provider = FakeProvider(Script(output_tokens=1000, gzip=bool(coding)))
+
+    rig, body = protocol(provider, **settings(routes=[route]))
+
+    *text, last, done = events_of(gzip.decompress(body) if coding else body)
+    (row,) = rig.rows()
+    assert (last["choices"][0]["finish_reason"], done) == ("length", "[DONE]")
+    assert (row.settle_reason, row.output_tokens) == ("budget_end", len(text))
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["finish", "error"])
+def test_a_compressed_stream_ends(protocol: Any, how: str) -> None:
+    """What the client decodes is the end that it would see uncompressed, with its checksum."""
+    rig, body = protocol(FakeProvider(Script(output_tokens=1000, gzip=True)), **settings(how))
+
+    *_, last, done = events_of(gzip.decompress(body))
+    (row,) = rig.rows()
+    assert done == "[DONE]"
+    assert last["error"]["code"] == "budget_exceeded" if how == "error" else last["choices"]
+    assert row.settle_reason == "budget_end"
+    assert 100 - 8 - RESERVE < row.output_tokens <= 100 - 8
+    assert left(rig) == {"tokens": 100 - 8 - row.output_tokens, "concurrent": 1}
+
+
+def test_what_starlettes_own_compression_makes_of_a_stream_ends() -> None:
+    """Its middleware flushes behind each chunk, so that the stream can be gone on with."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            line = {"model": "qwen3", "created_at": "now", "message": {"role": "assistant", "content": " word"}}
+            yield json.dumps(line | {"done": False}).encode() + b"\n"
+
+    async def stream(request: Any) -> StreamingResponse:
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    app = Starlette(
+        routes=[Route("/api/chat", stream, methods=["POST"])], middleware=[Middleware(GZipMiddleware, minimum_size=1)]
+    )
+    route = {"path": "/api/chat", "format": "ollama", "on_budget_end": "finish"}
+    rig = asgi_rig.Rig(app, **settings(routes=[route]))
+    sent = rig.run(asgi_rig.request(chat(model="qwen3")), path="/api/chat", headers={"accept-encoding": "gzip"})
+
+    body = gzip.decompress(b"".join(message.get("body", b"") for message in sent))
+    *_, last = [json.loads(line) for line in body.splitlines()]
+    assert (b"content-encoding", b"gzip") in sent[0]["headers"]
+    assert (last["done"], last["done_reason"]) == (True, "length")
+    assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
+
+
+GEMINI = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
+
+
+def gemini_array() -> Iterator[bytes]:
+    """A thousand words, as Gemini sends them without ``alt=sse``."""
+    for number in range(1000):
+        text = {
+            "candidates": [{"content": {"parts": [{"text": " word"}]}, "index": 0}],
+            "modelVersion": "gemini-2.5-flash",
+        }
+        yield (b"," if number else b"[") + json.dumps(text).encode()
+    yield b"]"
+
+
+@pytest.mark.parametrize("is_asgi", [True, False])
+def test_geminis_array_is_closed(is_asgi: bool) -> None:
+    """The last object finishes at the maximum, and the array ends."""
+    route = {"path": "/v1beta/*", "format": "gemini", "on_budget_end": "finish"}
+    asked = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json; charset=UTF-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for chunk in gemini_array():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("content-type", "application/json; charset=UTF-8")])
+        return gemini_array()
+
+    rig: Any
+    if is_asgi:
+        rig = asgi_rig.Rig(app, **settings(routes=[route]))
+        sent = rig.run(asgi_rig.request(asked), path=GEMINI)
+        body = b"".join(message.get("body", b"") for message in sent)
+    else:
+        rig = wsgi_rig.Rig(wsgi_app, **settings(routes=[route]))
+        body = rig.run(asked, PATH_INFO=GEMINI).body
+
+    *objects, last = json.loads(body)
+    (row,) = rig.rows()
+    assert last["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    assert row.settle_reason == "budget_end"
+    assert (
+        32 <= len(objects) <= row.output_tokens < 100
+    )  # a word is more than a token of Gemini's, by the count's factor
+
+
 class TestWSGI:
+    @pytest.mark.parametrize("catches", [False, True])
+    def test_what_is_written_ends(self, catches: bool) -> None:
+        """An app that writes is stopped by `write()`; what it would say afterwards is not said."""
+        stopped: list[bool] = []
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            write = start_response("200 OK", [("content-type", "text/event-stream")])
+            try:
+                while True:
+                    write(word())
+            except OSError:
+                stopped.append(True)
+                with pytest.raises(OSError, match=""):
+                    write(word())
+                if not catches:
+                    raise
+            return [word()]
+
+        rig = wsgi_rig.Rig(app, **settings())
+        body = run_wsgi(rig)
+
+        (row,) = rig.rows()
+        assert stopped == [True]
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert row.settle_reason == "budget_end"
+        assert row.output_tokens == body.count(b" word") <= 100 - 8
+
+    def test_errors_of_an_app_that_writes_are_its_own(self) -> None:
+        """Only the end of the stream is kept from the server."""
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("content-type", "text/event-stream")])(word())
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            run_wsgi(wsgi_rig.Rig(app, **settings()))
+
     def test_the_app_is_closed_at_once(self) -> None:
         """The app's generator is closed with the end, not when the server comes round to it; and only once."""
         closed: list[int] = []

@@ -25,6 +25,8 @@ CODES = (
     "missing_api_key",
     "invalid_api_key",
     "expired_api_key",
+    "suspended_api_key",
+    "revoked_api_key",
     "multiple_credentials",
     "unauthenticated",
     "unknown_address",

@@ -46,8 +46,9 @@ ENDABLE = frozenset({
     "cohere",
     "gemini",
     "ollama",
+    "auto",
 })  # fmt: skip
-"""Formats whose streams can be ended early, in the format itself."""
+"""Formats whose streams can be ended early, in the format itself; of ``auto`` those that turn out to be one of the others."""
 
 ANY = Route("*")
 """The route of every path where the settings name none, and of unnamed paths under ``default: protect``."""

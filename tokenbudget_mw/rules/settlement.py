@@ -40,7 +40,8 @@ Outcome of a call -> what it is charged.
 
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
 format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
-``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, or answered 504.
+``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
+may have made a 5xx, or answered 504.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
@@ -73,7 +74,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 
         client_gone: Whether the client went away before the end.
 
-        timed_out: Whether what the app raised was a timeout.
+        timed_out: Whether what the app raised was a timeout, its framework's response to that included.
     """
 
     status: int | None
@@ -115,7 +116,7 @@ def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False)
     if ending.failed and not ending.is_whole:
         return _failure_of(ending)
     if ending.status is not None and ending.status >= CLIENT_ERROR:
-        return _error_of(ending.status)
+        return _error_of(ending)
     if not ending.is_whole or (usage is not None and not usage.complete):
         return "truncated"
     return "complete" if usage is None else _completion_of(usage, has_output=has_output)
@@ -127,10 +128,11 @@ def _failure_of(ending: Ending) -> str:
     return "app_error" if ending.status is None else "app_error_late"
 
 
-def _error_of(status: int) -> str:
-    if status == GATEWAY_TIMEOUT:
-        return "timeout"
-    return "status_5xx" if status >= SERVER_ERROR else "status_4xx"
+def _error_of(ending: Ending) -> str:
+    status = ending.status or SERVER_ERROR
+    if status < SERVER_ERROR:
+        return "status_4xx"
+    return "timeout" if status == GATEWAY_TIMEOUT or ending.timed_out else "status_5xx"
 
 
 def _completion_of(usage: Usage, *, has_output: bool) -> str:

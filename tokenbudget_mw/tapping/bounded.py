@@ -12,10 +12,13 @@ from tokenbudget_mw.tapping.base import CountText
 from tokenbudget_mw.tapping.framing import Framing
 from tokenbudget_mw.tapping.last_words import Event, LastWords
 
-__all__ = ["BoundedStream"]
+__all__ = ["FOREVER", "BoundedStream"]
 
 PIECE = 16_384
 """Characters that are counted at a time: what the tokenizer counts exactly."""
+
+FOREVER = 1 << 60
+"""More tokens than pass."""
 
 MOST_BYTES = 4
 """Bytes of a character in UTF-8. No text has more tokens than bytes."""
@@ -86,6 +89,20 @@ class BoundedStream:
             at = end
         return chunk, b""
 
+    def pass_over(self, data: bytes) -> None:
+        """
+        Count *data*, which has passed already or must pass.
+        """
+        allowed, self._allowed = self._allowed, FOREVER
+        self.split(data)
+        self._allowed = allowed
+
+    def flush(self) -> bytes:
+        """
+        Return nothing: what passes has gone out.
+        """
+        return b""
+
     def finish(self) -> bytes:
         """
         Return the events that end the stream as if its answer had reached its maximum.
@@ -100,7 +117,7 @@ class BoundedStream:
         return self._put(self._last_words.fail(message))
 
     def _put(self, events: Iterator[Event]) -> bytes:
-        return b"".join(self._framing.put(name, _encode(data)) for name, data in events)
+        return b"".join(self._framing.put(name, _encode(data)) for name, data in events) + self._framing.end()
 
     def _fits(self, data: bytes) -> bool:
         """

@@ -49,6 +49,12 @@ class Framing(Protocol):
         """
         ...
 
+    def end(self) -> bytes:
+        """
+        Return what stands behind the last event.
+        """
+        ...
+
 
 class _Text(ABC):
     """
@@ -77,6 +83,9 @@ class _Text(ABC):
 
     def back(self) -> None:
         self._rest, self.is_between = b"", True
+
+    def end(self) -> bytes:
+        return b""
 
     @abstractmethod
     def _data(self, event: bytes) -> bytes: ...
@@ -150,6 +159,9 @@ class _Frames:
 
     def put(self, name: str, data: bytes) -> bytes:
         return frame(name, data)
+
+    def end(self) -> bytes:
+        return b""
 
     def _data(self) -> bytes:
         found = FrameReader().feed(self._rest)

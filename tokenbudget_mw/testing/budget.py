@@ -15,6 +15,7 @@ from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules.admission import Request, decide
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.testing.provider import FakeProvider, Script
 from tokenbudget_mw.values import Cost, Decision, Facts, Route, Subject, Usage
 from tokenbudget_mw.wiring import wire
 
@@ -115,6 +116,14 @@ class BudgetTester:
         """
         usage = Usage(input_tokens, output_tokens, model=model)
         return charge(self.core, subject, usage, model=model)
+
+    def provider(self, **script: Any) -> FakeProvider:
+        """
+        Return a fake provider that behaves as *script* says (see `Script`); a ``delay`` passes on this clock.
+
+        ``tokenbudget.provider(abort_at=3)``, ``(usage="never")``, ``(usage="twice")``, ``(delay=2.0)``, ``(status=503)``.
+        """
+        return FakeProvider(Script(**script), clock=self.clock)
 
     def decide(
         self, subject: Subject, cost: Cost | None = None, *, model: str | None = None, path: str = "/"

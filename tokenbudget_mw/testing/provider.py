@@ -7,6 +7,8 @@ all requests by its `Script`, or for one by a header: ``x-fake: {"abort_at": 2, 
 
 from __future__ import annotations
 
+import asyncio
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from tokenbudget_mw.testing import families, shapes
+from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.testing.shapes import Reply, Shape
 
 __all__ = ["SCRIPT_HEADER", "Answer", "FakeProvider", "ProviderAbortedError", "Script"]
@@ -55,6 +58,8 @@ class Script:
         gzip: Whether the body is compressed.
 
         abort_at: Chunk after which `ProviderAbortedError` is raised; 0 before the response begins, None never.
+
+        delay: Seconds that pass before each chunk: on the provider's clock, if it has one, else in truth.
     """
 
     output_tokens: int = 12
@@ -64,6 +69,7 @@ class Script:
     status: int = 200
     gzip: bool = False
     abort_at: int | None = None
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,19 @@ class Answer:
 
         chunks: The body: one chunk of a unary response, one an event of a stream.
 
-        abort_at: As in `Script`.
+        abort_at: As in `Script`, and so is the next.
+
+        delay: Seconds.
+
+        clock: What passes the delay; None lets it pass in truth.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     chunks: tuple[bytes, ...]
     abort_at: int | None = None
+    delay: float = 0.0
+    clock: FakeClock | None = None
 
     def iterate(self, wait: Callable[[int], object] | None = None) -> Iterator[bytes]:
         """
@@ -97,6 +109,8 @@ class Answer:
             ProviderAbortedError: The script says so.
         """
         for number, chunk in enumerate(self.chunks, 1):
+            if self.delay:
+                (time.sleep if self.clock is None else self.clock.advance)(self.delay)
             if wait is not None:
                 wait(number)
             yield chunk
@@ -107,6 +121,10 @@ class Answer:
         Give the body chunk by chunk; as `iterate`, with an awaited *wait*.
         """
         for number, chunk in enumerate(self.chunks, 1):
+            if self.delay and self.clock is not None:
+                self.clock.advance(self.delay)
+            elif self.delay:
+                await asyncio.sleep(self.delay)
             if wait is not None:
                 await wait(number)
             yield chunk
@@ -131,6 +149,8 @@ class FakeProvider:
         wait: Called with each chunk's number before it is sent by `wsgi`.
 
         await_: The same for `asgi`, awaited.
+
+        clock: The clock that the script's ``delay`` moves; without one it passes in truth.
     """
 
     def __init__(
@@ -139,10 +159,12 @@ class FakeProvider:
         *,
         wait: Callable[[int], object] | None = None,
         await_: Callable[[int], Awaitable[object]] | None = None,
+        clock: FakeClock | None = None,
     ) -> None:
         self.script = script or Script()
         self._wait = wait
         self._await = await_
+        self._clock = clock
 
     def answer(self, path: str, body: bytes, told: str | None = None) -> Answer:
         """
@@ -165,7 +187,7 @@ class FakeProvider:
         fields = _decode(body)
         if fields is None:
             return _json_answer(400, shape.error(400), script)
-        answer = _answer(shape, path, fields, script)
+        answer = replace(_answer(shape, path, fields, script), delay=script.delay, clock=self._clock)
         answer.check(0)
         return answer
 

@@ -1,0 +1,124 @@
+"""What the system checks find: the order of the middleware, workers that do not share, migrations that are missing."""
+
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.db import connections
+from django.test import override_settings
+from django_rig import OURS, TOKENBUDGET, rows
+
+SHARED = {**TOKENBUDGET, "backend": "redis://localhost/0"}
+CORS = "corsheaders.middleware.CorsMiddleware"
+GZIP = "django.middleware.gzip.GZipMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
+SESSION = "django.contrib.sessions.middleware.SessionMiddleware"
+
+
+def found(**changed: Any) -> dict[str, str]:
+    """Id -> message of what the checks of a project with *changed* settings find."""
+    with override_settings(**{"TOKENBUDGET": SHARED, **changed}):
+        messages = run_checks(tags=["tokenbudget"])
+    return {(message.id or "").removeprefix("tokenbudget."): message.msg for message in messages}
+
+
+@pytest.mark.parametrize(
+    ("order", "ids"),
+    [
+        ([SECURITY, CORS, GZIP, OURS, SESSION], set()),
+        ([OURS, SESSION], set()),
+        ([SESSION, OURS], {"W003"}),
+        ([SECURITY, "theirs.CacheMiddleware", OURS], {"W003"}),
+        ([OURS, CORS, SESSION], {"W004"}),
+        ([SESSION, OURS, CORS], {"W003", "W004"}),
+    ],
+)
+def test_a_wrong_order_of_the_middleware_is_found(order: list[str], ids: set[str]) -> None:
+    """What may answer by itself stands behind ours; what works on every response stands before."""
+    messages = found(MIDDLEWARE=order)
+
+    assert set(messages) == ids
+    if "W003" in ids:
+        assert next(name for name in order if name not in (SECURITY, CORS, OURS)) in messages["W003"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "workers", "is_found"),
+    [
+        ("memory://", "4", True),
+        ("limits+memory://", "4", True),
+        ("redis://localhost/0", "4", False),
+        ("memory://", "1", False),
+        ("memory://", "", False),
+        ("memory://", "many", False),
+    ],
+)
+def test_several_workers_need_a_common_backend(
+    backend: str, workers: str, is_found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment names several workers, the check does not wait for ``--deploy``; and it warns once."""
+    monkeypatch.setenv("WEB_CONCURRENCY", workers)
+    settings = {**TOKENBUDGET, "backend": backend}
+
+    assert ("W002" in found(TOKENBUDGET=settings)) == is_found
+    if is_found:
+        with override_settings(TOKENBUDGET=settings):
+            every = run_checks(tags=["tokenbudget"], include_deployment_checks=True)
+        assert [message.id for message in every] == ["tokenbudget.W002"]
+
+
+@pytest.fixture
+def behind() -> Any:
+    """The project's database, one migration of ours behind."""
+    call_command("migrate", "tokenbudget_mw_django", "0008", verbosity=0)
+    yield
+    call_command("migrate", "tokenbudget_mw_django", verbosity=0)
+    connections.close_all()
+
+
+def test_a_missing_migration_is_found(behind: None) -> None:
+    """`manage.py check --database default` names it, and the command that mends it."""
+    with override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}):
+        (message,) = [each for each in run_checks(databases=["default"]) if (each.id or "").startswith("tokenbudget")]
+
+    assert message.id == "tokenbudget.W005"
+    assert "0009_audio" in message.msg
+    assert "0008" not in message.msg
+    assert message.hint == "Run: python manage.py migrate tokenbudget_mw_django --database default"
+
+
+@pytest.mark.parametrize("databases", [["default"], ["other"], [], None])
+def test_a_migrated_database_is_passed(databases: list[str] | None) -> None:
+    """Nothing is said of a database that is up to date, or that is not asked about."""
+    with override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}):
+        messages = run_checks(databases=databases) if databases != ["other"] else run_checks()
+
+    assert [each for each in messages if (each.id or "").startswith("tokenbudget")] == []
+    assert rows("nobody") == []
+
+
+def test_a_database_that_does_not_answer_is_told(tmp_path: Any) -> None:
+    """The check says so, and does not raise."""
+    from unittest.mock import patch
+
+    from django.db import OperationalError
+
+    from tokenbudget_mw_django import checks
+
+    with (
+        override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}),
+        patch.object(checks, "MigrationExecutor", side_effect=OperationalError("away")),
+    ):
+        (message,) = checks.check_migrations(None, databases=["default"])
+
+    assert message.id == "tokenbudget.W006"
+    assert "away" in message.msg
+
+
+def test_wrong_settings_are_told_once() -> None:
+    """The other checks are silent where the settings cannot be read."""
+    with override_settings(TOKENBUDGET={"rutes": []}):
+        ids = [each.id for each in run_checks(databases=["default"], include_deployment_checks=True)]
+
+    assert [id_ for id_ in ids if (id_ or "").startswith("tokenbudget")] == ["tokenbudget.E001"]
