@@ -122,17 +122,36 @@ class TestSample:
         assert found.estimate <= found.upper + 1
         assert found.upper <= found.size
 
-    def test_of_a_huge_text_not_even_all_bytes_are_read(self, monkeypatch):
-        """Beyond a million characters the bytes are estimated, too: a run of dense characters still raises the bound."""
+    def test_a_dense_run_raises_the_bound_of_a_long_text(self):
+        """Of a long text few bytes are looked at; a run of dense characters that no chunk has met shows all the same."""
+        plain, dense = "plain words " * 80_000, "".join(chr(0x12000 + number % 1_000) for number in range(9_600))
+
+        for share in (0.1, 0.5, 0.9):
+            at = int(share * len(plain))
+            hidden = plain[:at] + dense + plain[at:]
+            truth = count(hidden)
+            found = [sample(hidden, count, draw=random.Random(seed).random) for seed in range(12)]
+            assert min(each.upper for each in found) >= 0.97 * truth
+
+    def test_of_a_text_up_to_a_length_every_byte_is_looked_at(self):
+        """Up to twice `LOOK_CHARS` characters, and in ASCII, the bound of the bytes is their number."""
+        for text in ("é" * 2 * sampling.LOOK_CHARS, "a" * 10 * sampling.LOOK_CHARS):
+            found = sample(text, len)
+            assert found.size == utf8_size(text)
+
+    @pytest.mark.parametrize("length", [50_000, 500_000, 5_000_000])
+    def test_how_many_bytes_are_looked_at_does_not_depend_on_the_text(self, length, monkeypatch):
+        """However long a text is, about as many of its characters are looked at, in places that nobody knows."""
         looked = []
         real = sampling.utf8_size
         monkeypatch.setattr(sampling, "utf8_size", lambda piece: looked.append(len(piece)) or real(piece))
-        text = "é plain words " * 400_000
+        text = ("é plain words " * (length // 14 + 1))[:length]
 
         found = sample(text, count)
 
-        assert sum(looked) < sampling.LOOK_CHARS + 2 * USUAL.all_chars
-        assert found.size == 4 * len(text)
+        assert sampling.LOOK_CHARS / 2 <= looked[0] <= 2 * sampling.LOOK_CHARS
+        assert sum(looked) <= 2 * sampling.LOOK_CHARS + USUAL.all_chars
+        assert found.size == 4 * length
         assert found.estimate == pytest.approx(count(text), rel=0.03)
         assert found.estimate < found.upper < 1.1 * found.estimate
 

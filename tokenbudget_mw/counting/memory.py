@@ -45,37 +45,54 @@ class CountMemory:
         """
         Return the tokens of *text*, None if they are not known.
         """
-        tokens, unknown = self.sum([text])
+        tokens, unknown = self.sum([text], len(text))
         return None if unknown else tokens
 
-    def sum(self, texts: Sequence[str]) -> tuple[int, list[str]]:
+    def sum(self, texts: Sequence[str], most: int) -> tuple[int, list[str]]:
         """
         Return the tokens of those of *texts* that are known, together, and those that are not known.
+
+        Args:
+            texts: What to look up.
+
+            most: Most characters of a text that is: the hash of a long one alone would cost as much as a part of its sample.
         """
-        young, old, tokens, unknown = self._young, self._old, 0, []
+        get, tokens, unknown = self._young.get, 0, []
         for text in texts:
-            key = hash(text)
-            found = young.get(key)
+            found = get(hash(text)) if len(text) <= most else None
             if found is None:
-                found = old.get(key)
-                if found is None:
-                    unknown.append(text)
-                    continue
-                young[key] = found
-            tokens += found
-        self._age()
+                unknown.append(text)
+            else:
+                tokens += found
+        if unknown and self._old:
+            again, unknown = self._sum_old(unknown, most)
+            tokens += again
         return tokens, unknown
 
-    def put(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+    def _sum_old(self, texts: list[str], most: int) -> tuple[int, list[str]]:
         """
-        Remember how many *tokens* each of *texts* has.
+        Do the same with what was known before, and is young again if it is found.
         """
-        self._young.update(zip(map(hash, texts), tokens, strict=True))
-        self._age()
+        old, tokens, unknown = self._old, 0, []
+        for text in texts:
+            found = old.get(hash(text)) if len(text) <= most else None
+            if found is None:
+                unknown.append(text)
+            else:
+                self.put(text, found)
+                tokens += found
+        return tokens, unknown
+
+    def put(self, text: str, tokens: int) -> None:
+        """
+        Remember that *text* has *tokens* tokens.
+        """
+        self._young[hash(text)] = tokens
+        if len(self._young) > self._most:
+            self._age()
 
     def _age(self) -> None:
-        if len(self._young) > self._most:
-            self._old, self._young = self._young, {}
+        self._old, self._young = self._young, {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

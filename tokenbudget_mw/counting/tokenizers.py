@@ -79,7 +79,6 @@ class Tokenizers:
     def meter(
         self,
         model: str | None,
-        *,
         is_counted: bool = True,
         ratio: RatioEstimator | None = None,
     ) -> Meter:
@@ -94,11 +93,11 @@ class Tokenizers:
             ratio: What the route has learned; see `Meter`.
         """
         if not is_counted:
-            return Meter(self.resolve(model), None, ratio=ratio, depth=self.depth)
+            return Meter(self.resolve(model), None, ratio, self.depth)
         family, encoder = self._known.get(model) or self._look_up(model)
         if encoder is not None and self.is_cancelled is not None:
             encoder = encoder.cancellable(self.is_cancelled)
-        return Meter(family, encoder, ratio=ratio, depth=self.depth)
+        return Meter(family, encoder, ratio, self.depth)
 
     def exactly(self, is_cancelled: Callable[[], bool] = lambda: False) -> Self:
         """

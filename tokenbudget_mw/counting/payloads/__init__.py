@@ -52,12 +52,11 @@ MAX_CONTAINERS = 16_384
 """Most arrays and objects that are worth building; only the outermost fields of a body with more are read."""
 
 
+LEARNING = ("sample", "async")
+"""Ways to count that estimate prompts from what counted ones have taught."""
+
 NO_TARGET = fields.Target()
 NOTHING = TokenCount(0, 0, exact=True, method="exact")
-
-
-def _one(_request: Any) -> int:
-    return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Format:
 
         add: Adds the request's prompt to a meter.
 
-        prompts: How many prompts a request has, each with an answer of its own.
+        prompts: How many prompts a request has, each with an answer of its own; None where it is always one.
 
         has_output: Whether its answers have output tokens.
 
@@ -83,7 +82,7 @@ class Format:
 
     decoder: fields.Decoder[Any]
     add: Callable[[Any, Meter], None]
-    prompts: Callable[[Any], int] = _one
+    prompts: Callable[[Any], int] | None = None
     has_output: bool = True
     head: fields.Decoder[Any] = fields.OUTERMOST
     target: Callable[[str], fields.Target] | None = None
@@ -144,34 +143,45 @@ def read(
 
         ConfigurationError: There is no such format.
     """
-    kind = FORMATS.get(detection.format_of(path, body) if format == detection.AUTO else format)
-    if kind is None:
-        raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
-    containers = 0 if forms.is_form(body) else _containers(body)
+    kind = FORMATS.get(format) or _detected(format, path, body)
+    containers = 0 if len(body) <= MAX_CONTAINERS or forms.is_form(body) else _containers(body)
     is_crowded = containers > MAX_CONTAINERS
     request = fields.parse(kind.head if is_crowded else kind.decoder, body)
-    target = _target(kind, path)
-    request.model = target.model or request.model
-    has_output = kind.has_output and target.has_output
+    target = NO_TARGET
+    if kind.target is not None:
+        target = _target(kind.target, path)
+        request.model = target.model or request.model
     if is_crowded:
         tokens = _by_size(len(body), body, tokenizers.resolve(request.model).name)
-        prompts = 1 if kind.prompts is _one else containers
+        answers = request.answers() * (1 if kind.prompts is None else containers)
     else:
         is_counted = count == "full" or (count == "sample" and draw < sample)
-        learned = ratio if count in ("sample", "async") else None
-        meter = tokenizers.meter(request.model, is_counted=is_counted, ratio=learned)
-        tokens = _count(kind, request, meter, body)
-        prompts = kind.prompts(request)
-    answers = request.answers() * prompts
+        meter = tokenizers.meter(request.model, is_counted, ratio if count in LEARNING else None)
+        try:
+            kind.add(request, meter)
+            tokens = meter.result()
+        except TooManyPartsError:
+            tokens = _by_size(len(body), body, meter.family.name)
+        except RecursionError as exc:
+            raise PayloadError("The body is nested too deeply.") from exc
+        answers = request.answers() if kind.prompts is None else request.answers() * kind.prompts(request)
+    has_output = kind.has_output and target.has_output
     return Prompt(
         request.model or None,
         tokens if target.has_input else NOTHING,
         fields.max_output(request, answers) if has_output else 0,
-        target.stream or request.is_stream,
-        fields.short_text(request.service_tier),
+        request.is_stream or target.stream,
+        None if request.service_tier is None else fields.short_text(request.service_tier),
         fields.batch_fields(request),
         answers if has_output else 1,
     )
+
+
+def _detected(format: str, path: str, body: bytes) -> Format:  # noqa: A002
+    kind = FORMATS.get(detection.format_of(path, body)) if format == detection.AUTO else None
+    if kind is None:
+        raise ConfigurationError(f"Unknown format {format!r}. Known formats: {', '.join(FORMATS)}.")
+    return kind
 
 
 def bound(content_length: int | None, seen: bytes, *, format: str = "", path: str = "") -> Prompt:  # noqa: A002
@@ -190,7 +200,7 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
         path: The request's path.
     """
     kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
-    target = NO_TARGET if kind is None else _target(kind, path)
+    target = NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
         return Prompt(fields.short_text(forms.read_form(seen).fields.get("model")), kind.by_size(size))
@@ -198,25 +208,13 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
 
-def _target(kind: Format, path: str) -> fields.Target:
-    if kind.target is None:
-        return NO_TARGET
+def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Target:
     if _TWISTED.search(path):
         path = resolve_path(path)  # as a server that resolves dots takes it: /models/cheap:x/../dear:x
-    target = kind.target(path)
+    target = read_path(path)
     if target.model is not None:
         fields.check_model(target.model)
     return target
-
-
-def _count(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
-    try:
-        kind.add(request, meter)
-    except TooManyPartsError:
-        return _by_size(len(body), body, meter.family.name)
-    except RecursionError as exc:
-        raise PayloadError("The body is nested too deeply.") from exc
-    return meter.result()
 
 
 def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
@@ -228,9 +226,9 @@ def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
 
 def _containers(body: bytes) -> int:
     """
-    Return the most arrays and objects that *body* can have; 0 where it is too short to have many.
+    Return the most arrays and objects that *body* can have.
     """
-    return 0 if len(body) <= MAX_CONTAINERS else body.count(b"[") + body.count(b"{")
+    return body.count(b"[") + body.count(b"{")
 
 
 # Possessive, and content with a string that the head cuts off: linear on any bytes.

@@ -74,7 +74,7 @@ class Request(msgspec.Struct):
         """
         Return how many answers it asks for, to each of its prompts.
         """
-        return max(self.n or 1, self.best_of or 1)
+        return 1 if self.n is None and self.best_of is None else max(self.n or 1, self.best_of or 1)
 
     @property
     def is_stream(self) -> bool:
@@ -165,10 +165,13 @@ def max_output(request: Request, answers: int = 1) -> int | None:
     Raises:
         PayloadError: That is more than `MAX_OUTPUT`.
     """
-    named = [size for size in request.sizes() if size is not None]
-    if not named:
+    largest = -1
+    for size in request.sizes():
+        if size is not None and size > largest:
+            largest = size
+    if largest < 0:
         return None
-    total = max(named) * answers
+    total = largest * answers
     if total > MAX_OUTPUT:
         raise PayloadError(
             f"The body allows {total} output tokens in all its choices, more than {MAX_OUTPUT}.", param="n"

@@ -42,7 +42,7 @@ __all__ = [
 # -- chat -------------------------------------------------------------------------------------------------------------
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """
     One message of a chat.
     """
@@ -114,9 +114,9 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
     messages = request.messages
     meter.step(len(messages))
     meter.frame += frame.message * len(messages) + REPLY_PRIMING
-    texts = []
+    roles, texts = [], []
     for message in messages:
-        texts.append(message.role)
+        roles.append(message.role)
         content = message.content
         if type(content) is str:
             texts.append(content)
@@ -130,9 +130,10 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
             and message.refusal is None
         ):
             _add_rest(message, meter, frame)
+    meter.words(roles)
     meter.texts(texts)
-    functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
-    if functions:
+    if request.tools or request.functions:
+        functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
         add_tools(functions, meter, frame)
     if isinstance(request.response_format, dict) and "json_schema" in request.response_format:
         add_json(meter, request.response_format["json_schema"])
