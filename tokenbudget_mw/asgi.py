@@ -40,6 +40,9 @@ READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-e
 
 NAMES = {name: name.encode() for name in RESPONSE_HEADERS}
 
+LONG_BODY = 2**18
+"""Bytes of a body beyond which the event loop turns between reading its JSON and counting its tokens."""
+
 POLICY_VIOLATION = 1008
 """Websocket close code of RFC 6455, section 7.4.1."""
 
@@ -243,6 +246,9 @@ class _Connection:
                 call.subject = await core.identifier.aresolve(call.facts)
             if call.wants_body and self._scope["type"] == "http":
                 body, is_whole = await self._read_head()
+                if is_whole and len(body) > LONG_BODY:
+                    call.parse(body)
+                    await asyncio.sleep(0)
                 call.read(body, is_whole)
             decision = await core.async_guard.admit(call.request())
             if not decision.admitted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -105,6 +105,7 @@ class Call:
     counting: Future[TokenCount] | None = None
     timed_out = False
     _charges: tuple[Charge, ...] = ()
+    _parsed: Any = None
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
         self.core = core
@@ -149,6 +150,13 @@ class Call:
         """
         return self.route.format is not None
 
+    def parse(self, body: bytes) -> None:
+        """
+        Do the first half of `read` with a whole *body*. Raises `PayloadError`.
+        """
+        self._check_encoding()
+        self._parsed = self.core.meter.parse(self.route, body, self.facts.path)
+
     def read(self, body: bytes, is_whole: bool) -> None:
         """
         Take the request's *body*, or its head. Raises `PayloadError`.
@@ -156,18 +164,22 @@ class Call:
         meter = self.core.meter
         if is_whole and not body:
             return
-        encoding = self.facts.header("content-encoding")
-        if encoding and encoding.lower() != "identity":
-            message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
-            raise PayloadError(message, status=415)
+        self._check_encoding()
         if is_whole:
-            self.prompt = meter.read_prompt(self.route, body, self.facts.path)
+            parsed, self._parsed = self._parsed, None
+            self.prompt = meter.read_prompt(self.route, body, self.facts.path, parsed)
             if self.route.count == "async":
                 self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
         else:
             length = self.facts.header("content-length")
             known = int(length) if length is not None and length.isdecimal() else None
             self.prompt = meter.bound_prompt(self.route, known, body, self.facts.path)
+
+    def _check_encoding(self) -> None:
+        encoding = self.facts.header("content-encoding")
+        if encoding and encoding.lower() != "identity":
+            message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
+            raise PayloadError(message, status=415)
 
     def request(self) -> Request:
         """

@@ -45,7 +45,13 @@ class Meter(Protocol):
     Reads tokens out of requests and responses, in every format that is known.
     """
 
-    def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
+    def parse(self, route: Route, body: bytes, path: str = "") -> Any:
+        """
+        Do the first half of `read_prompt`, which takes what this returns as *parsed*. Raises `PayloadError`, too.
+        """
+        ...
+
+    def read_prompt(self, route: Route, body: bytes, path: str = "", parsed: Any = None) -> Prompt:
         """
         Read a whole request body. Raises `PayloadError` where it makes no sense. Some formats name the model in the path.
         """

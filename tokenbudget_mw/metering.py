@@ -20,6 +20,7 @@ from tokenbudget_mw.rules.doubt import as_estimated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokenbudget_mw.counting.payloads import Parsed
     from tokenbudget_mw.counting.tokenizers import Tokenizers
     from tokenbudget_mw.tapping.base import CountText, Tap
     from tokenbudget_mw.values import Prompt, Route, TokenCount, Usage
@@ -55,7 +56,13 @@ class TokenMeter:
         self._aside = Aside()
         self._deciding = Aside(MOST_DECIDING, "tokenbudget-deciding")
 
-    def read_prompt(self, route: Route, body: bytes, path: str = "") -> Prompt:
+    def parse(self, route: Route, body: bytes, path: str = "") -> Parsed:
+        """
+        Do the first half of `read_prompt`.
+        """
+        return payloads.parse(route.format or "", body, path)
+
+    def read_prompt(self, route: Route, body: bytes, path: str = "", parsed: Parsed | None = None) -> Prompt:
         """
         Read a whole request body. That of an ``async`` route is admitted on the estimate, and bounded by nothing else.
         """
@@ -64,6 +71,7 @@ class TokenMeter:
             route.format or "",
             body,
             path=path,
+            parsed=parsed,
             tokenizers=self._tokenizers,
             count=route.count,
             sample=route.sample,

@@ -275,7 +275,7 @@ def _object(path: str, setting: str, hint: str) -> Any:
 def _meter(settings: Settings, prices_audio: Callable[[str | None], bool]) -> Any:
     from tokenbudget_mw.counting.encoders import default_encoders
     from tokenbudget_mw.counting.meter import Depth
-    from tokenbudget_mw.counting.sampling import PRECISE, USUAL
+    from tokenbudget_mw.counting.sampling import Sampling
     from tokenbudget_mw.counting.tokenizers import Tokenizers
     from tokenbudget_mw.metering import TokenMeter
 
@@ -283,7 +283,8 @@ def _meter(settings: Settings, prices_audio: Callable[[str | None], bool]) -> An
     if any(route.format is not None and route.count != "off" for route in settings.routes):
         # never in a request: loading takes a quarter of a second and holds the GIL
         encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
-    depth = Depth(settings.exact_chars, PRECISE if settings.precise_counts else USUAL)
+    chunks = settings.sample_chunks * (2 if settings.precise_counts else 1)
+    depth = Depth(settings.exact_chars, Sampling(chunks))
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
     tokenizers = Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth)
     return TokenMeter(tokenizers, prices_audio=prices_audio)

@@ -51,6 +51,15 @@ def test_precise_counts_look_at_twice_as_much():
     assert core_of(precise_counts=True).meter.count(text, "gpt-4o").exact
 
 
+def test_the_size_of_a_sample_is_a_setting():
+    """`sample_chunks` says in how many places a long prompt is tokenised; a text no longer than that is exact."""
+    text = "word " * 6_000
+
+    assert core_of(sample_chunks=100).meter.count(text, "gpt-4o").method == "sampled"
+    assert core_of(sample_chunks=120).meter.count(text, "gpt-4o").exact
+    assert core_of(sample_chunks=60, precise_counts=True).meter.count(text, "gpt-4o").exact
+
+
 @pytest.mark.parametrize("counter", [letters, f"{__name__}.letters", f"{__name__}:letters"])
 def test_a_counter_of_ones_own_is_an_object_or_a_path(counter, monkeypatch):
     """`counters` takes the object, or the path to it, and the model is counted by it."""

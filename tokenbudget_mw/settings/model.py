@@ -189,6 +189,9 @@ class Settings:
         16_384,
         reading.whole(0, 10**7),
     )
+    sample_chunks: int = _setting(
+        "In how many places a longer prompt is tokenised, 256 characters in each.", 64, reading.whole(2, 4_096)
+    )
     precise_counts: bool = _setting(
         "Whether long prompts are sampled twice as densely, at twice the cost.", False, reading.boolean
     )
