@@ -27,6 +27,8 @@ __all__ = ["ENGINES", "Engine", "check", "grouped", "load"]
 Engine = Literal["tiktoken", "fastokens"]
 
 LOOKS_AHEAD = r"|\s+(?!\S)"
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_LONE = re.compile("[\ud800-\udfff]")
 _POSSESSIVE = re.compile(r"([?*+]|\{\d+,\d+\})\+")
 
 
@@ -76,7 +78,16 @@ def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
     encode = encoding.encode_ordinary
-    return lambda text: len(encode(text))
+
+    def count(text: str) -> int:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                text = _repaired(text)  # tiktoken would do it itself, and take a microsecond for every surrogate
+        return len(encode(text))
+
+    return count
 
 
 def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:
@@ -102,10 +113,18 @@ def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:
 
 
 def _repaired(text: str) -> str:
-    """
+    r"""
     Return *text* as tiktoken reads it: surrogates that make a pair joined, the others replaced.
+
+    >>> _repaired("a\ud83d\ude00b\ude00") == "a\U0001f600b\ufffd"
+    True
     """
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _LONE.sub("\ufffd", _PAIR.sub(_joined, text))
+
+
+def _joined(pair: re.Match[str]) -> str:
+    high, low = map(ord, pair[0])
+    return chr(0x10000 + ((high - 0xD800) << 10) + low - 0xDC00)
 
 
 ENGINES: dict[Engine, Callable[[str, Ranks], Callable[[str], int]]] = {"tiktoken": _tiktoken, "fastokens": _fastokens}
