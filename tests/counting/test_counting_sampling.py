@@ -134,26 +134,34 @@ class TestSample:
             assert min(each.upper for each in found) >= 0.97 * truth
 
     def test_of_a_text_up_to_a_length_every_byte_is_looked_at(self):
-        """Up to twice `LOOK_CHARS` characters, and in ASCII, the bound of the bytes is their number."""
-        for text in ("é" * 2 * sampling.LOOK_CHARS, "a" * 10 * sampling.LOOK_CHARS):
+        """Up to four times `LOOK_CHARS` characters, and in ASCII, the bound of the bytes is their number."""
+        for text in ("é" * 4 * sampling.LOOK_CHARS, "a" * 10 * sampling.LOOK_CHARS):
             found = sample(text, len)
             assert found.size == utf8_size(text)
 
-    @pytest.mark.parametrize("length", [50_000, 500_000, 5_000_000])
+    @pytest.mark.parametrize("length", [70_000, 500_000, 5_000_000])
     def test_how_many_bytes_are_looked_at_does_not_depend_on_the_text(self, length, monkeypatch):
-        """However long a text is, about as many of its characters are looked at, in places that nobody knows."""
+        """However long a text is, about as many of its characters are looked at."""
         looked = []
         real = sampling.utf8_size
         monkeypatch.setattr(sampling, "utf8_size", lambda piece: looked.append(len(piece)) or real(piece))
-        text = ("é plain words " * (length // 14 + 1))[:length]
 
-        found = sample(text, count)
+        found = sample("é plain words " * (length // 14), count)
 
         assert sampling.LOOK_CHARS / 2 <= looked[0] <= 2 * sampling.LOOK_CHARS
         assert sum(looked) <= 2 * sampling.LOOK_CHARS + USUAL.all_chars
-        assert found.size == 4 * length
-        assert found.estimate == pytest.approx(count(text), rel=0.03)
-        assert found.estimate < found.upper < 1.1 * found.estimate
+        assert found.size == 4 * (length // 14 * 14)
+
+    @pytest.mark.parametrize("period", [2, 3, 14, 37, 64, 100])
+    def test_a_text_that_repeats_itself_is_not_taken_for_another(self, period):
+        """Bytes that come back after so many characters are neither overlooked nor taken for more than they are."""
+        text = ("é" + "plain words, and then some. " * 4)[:period] * (400_000 // period)
+        truth = 400_000 // period
+
+        found = [sampling._bytes(text, random.Random(seed).random)[1] for seed in range(40)]
+
+        assert sum(found) / len(found) == pytest.approx(truth, rel=0.15)
+        assert max(found) < 2 * truth
 
     @pytest.mark.parametrize("length", [16_385, 20_000, 100_000, 3_000_000])
     def test_its_size_does_not_depend_on_the_text(self, length):

@@ -17,6 +17,7 @@ from asgi_rig import Rig, chat, status_of
 
 from tokenbudget_mw.counting import payloads, ranks
 from tokenbudget_mw.counting.encoders import default_encoders
+from tokenbudget_mw.counting.engines import ENGINES
 from tokenbudget_mw.counting.meter import EXACT_CHARS, Depth
 from tokenbudget_mw.counting.sampling import PRECISE, SNAP_CHARS, USUAL, Sampling, utf8_size
 from tokenbudget_mw.counting.tokenizers import Tokenizers
@@ -72,8 +73,7 @@ def engines() -> list[Tokenizers]:
     """
     Every engine that is installed.
     """
-    names = [name for name in ("tiktoken", "fastokens") if importlib.util.find_spec(name)]
-    return [Tokenizers(encoders=default_encoders(name)) for name in names]
+    return [Tokenizers(encoders=default_encoders(name)) for name in ENGINES if importlib.util.find_spec(name)]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -19,7 +19,9 @@ from tokenbudget_mw.counting.tokenizers import Tokenizers
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [
-    (path.stem, name, case) for path in sorted(GOLDEN.glob("*.json")) for name, case in json.loads(path.read_text("utf-8")).items()
+    (path.stem, name, case)
+    for path in sorted(GOLDEN.glob("*.json"))
+    for name, case in json.loads(path.read_text("utf-8")).items()
 ]
 PUBLISHED = {"cookbook": 124, "cookbook-cl100k": 129, "cookbook-tools": 101, "cookbook-tools-cl100k": 105}
 

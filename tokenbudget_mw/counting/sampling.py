@@ -29,7 +29,8 @@ SHARE = 0.01
 """Between estimate and upper bound: standard errors, and a share of the estimate, for errors have errors of their own."""
 
 LOOK_CHARS = 2**14
-"""Of a text of more than twice as many characters the bytes of about so many are looked at, evenly spread."""
+STRETCHES = 64
+"""Of a text of more than four times as many characters the bytes of about so many are looked at, evenly spread."""
 
 TOKENS_AN_EXTRA_BYTE = 4 / 3
 """A character of four bytes, three of them beyond its first, has at most four tokens."""
@@ -120,19 +121,31 @@ def _bytes(text: str, draw: Callable[[], float]) -> tuple[int, float]:
     """
     Return a bound of *text*'s UTF-8 bytes, and about how many of them are not the first of their character.
 
-    Both are exact for ASCII and up to twice `LOOK_CHARS` characters. In longer texts every so many-th character is looked
-    at, so a run of dense ones shows wherever it is; nobody knows beforehand which, so none can be hidden between them.
+    Both are exact for ASCII and up to four times `LOOK_CHARS` characters. In longer texts every so many-th character is
+    looked at, so a run of dense ones shows wherever it is; nobody knows beforehand which, so none can be hidden between them.
     """
     length = len(text)
     if text.isascii():
         return length, 0.0
-    least = (length - 1) // (2 * LOOK_CHARS)
-    if not least:
+    if length <= 4 * LOOK_CHARS:
         extra = _extra((text,))
         return length + extra, extra
-    step = 1 + least + int(draw() * least)
-    looked = text[int(draw() * step) :: step]
+    least = length // (2 * LOOK_CHARS)
+    step = _prime(least + 1 + int(draw() * least))
+    # each stretch from a place of its own, for a text that repeats itself after a multiple of the step
+    looked = "".join(
+        [text[low + int(draw() * step) : high : step] for low, high in pairwise(_edges(length, STRETCHES))]
+    )
     return MAX_CHAR_BYTES * length, _extra((looked,)) * length / len(looked)
+
+
+def _prime(least: int) -> int:
+    """
+    Return the first prime from *least* on: few texts repeat themselves after a multiple of one.
+    """
+    while any(least % divisor == 0 for divisor in range(2, math.isqrt(least) + 1)):
+        least += 1
+    return least
 
 
 def _extra(pieces: Iterable[str]) -> int:
@@ -143,12 +156,15 @@ def _bounds(length: int, plan: Sampling, draw: Callable[[], float]) -> list[tupl
     """
     Return start and end of a chunk at a random place of each stratum.
     """
-    edges = [number * length // plan.chunks for number in range(plan.chunks + 1)]
     bounds = []
-    for low, high in pairwise(edges):
+    for low, high in pairwise(_edges(length, plan.chunks)):
         start = low + int(draw() * max(1, high - low - plan.chars + 1))
         bounds.append((start, min(start + plan.chars, high)))
     return bounds
+
+
+def _edges(length: int, parts: int) -> list[int]:
+    return [number * length // parts for number in range(parts + 1)]
 
 
 def _piece(text: str, start: int, end: int) -> tuple[str, int]:
