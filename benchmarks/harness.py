@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-__all__ = ["Contender", "Measure", "Result", "Scale", "UnavailableError", "compare", "microseconds"]
+__all__ = ["Contender", "Measure", "Result", "Scale", "UnavailableError", "alternate", "compare", "microseconds"]
 
 
 class UnavailableError(Exception):
@@ -141,6 +141,36 @@ def compare(
         for name in _rotated(names, number):
             seen[name].append(measure(contenders[name], turns))
     return {name: median(values) for name, values in seen.items()}
+
+
+def alternate(
+    contenders: dict[str, Callable[[Any], object]], given: Callable[[str], list[Any]], scale: Scale
+) -> dict[str, float]:
+    """
+    Let *contenders* take turns call by call, for what takes microseconds: a neighbour slows all of them alike, then.
+
+    Args:
+        contenders: Ways to do the work on one thing.
+
+        given: Name of a contender -> what it works on in one round; all of one length, made while no clock runs.
+
+        scale: How many rounds.
+
+    Returns:
+        The median call of each, in microseconds. What interrupts a call lengthens a few of them, and no median.
+    """
+    names, seen = list(contenders), {name: list[float]() for name in contenders}
+    for _ in range(scale.rounds + 1):
+        things = {name: given(name) for name in names}
+        gc.collect()
+        for at in range(len(things[names[0]])):
+            for name in names:
+                run, thing = contenders[name], things[name][at]
+                start = time.perf_counter()
+                run(thing)
+                seen[name].append((time.perf_counter() - start) * 1e6)
+    # the first round warms up
+    return {name: median(calls[len(calls) // (scale.rounds + 1) :]) for name, calls in seen.items()}
 
 
 def _rotated(names: Sequence[str], number: int) -> list[str]:

@@ -27,7 +27,7 @@ def test_a_count_is_the_last_one_put_or_forgotten(puts):
     memory = CountMemory(limit=20 * ENTRY_BYTES)
     truth = {}
     for text, tokens in puts:
-        memory.put(text, tokens)
+        memory.put([text], [tokens])
         truth[text] = tokens
 
     # the last one first: asking for others moves the generations on
@@ -39,7 +39,7 @@ def test_each_text_has_its_own_count():
     """Of several texts each has its own count, and one that was never put has none."""
     memory = CountMemory()
     for text, tokens in (("a", 1), ("b", 2), ("", 0)):
-        memory.put(text, tokens)
+        memory.put([text], [tokens])
 
     assert [memory.get(text) for text in ("a", "b", "", "c")] == [1, 2, 0, None]
 
@@ -51,7 +51,7 @@ def test_it_holds_no_more_than_its_limit():
 
         most = 0
         for number in range(3 * limit // ENTRY_BYTES):
-            memory.put(f"{number} " * 20, number + 1_000)
+            memory.put([f"{number} " * 20], [number + 1_000])
             if not number % 97:
                 most = max(most, held(memory))
 
@@ -61,20 +61,20 @@ def test_it_holds_no_more_than_its_limit():
 def test_what_is_asked_for_stays():
     """A text that keeps coming outlives any number of others."""
     memory = CountMemory(limit=50_000)
-    memory.put("system prompt", 2)
+    memory.put(["system prompt"], [2])
 
     for number in range(2_000):
-        memory.put(f"message {number}", number)
+        memory.put([f"message {number}"], [number])
         assert memory.get("system prompt") == 2
 
 
 def test_what_is_not_asked_for_is_forgotten():
     """A text that came once is gone after enough others."""
     memory = CountMemory(limit=50_000)
-    memory.put("once", 1)
+    memory.put(["once"], [1])
 
     for number in range(2_000):
-        memory.put(f"message {number}", number)
+        memory.put([f"message {number}"], [number])
 
     assert memory.get("once") is None
 
@@ -82,8 +82,8 @@ def test_what_is_not_asked_for_is_forgotten():
 def test_no_text_is_kept():
     """Of a text only its hash is held: no prompt stays in the memory of the process."""
     memory = CountMemory()
-    memory.put("canary " * 3, 7)
-    memory.put("canary " * 5_000, 8)
+    memory.put(["canary " * 3], [7])
+    memory.put(["canary " * 5_000], [8])
 
     assert memory.get("canary " * 5_000) == 8
     assert {type(item) for pair in memory._young.items() for item in pair} == {int}
@@ -94,7 +94,7 @@ def test_a_sum_tells_what_is_known_and_what_is_not():
     """Several texts are looked up at once, young ones and old ones; long ones are not looked up at all."""
     memory = CountMemory(limit=8 * ENTRY_BYTES)
     for number in range(6):  # the first ones are old by now
-        memory.put(f"text {number}", 10 + number)
+        memory.put([f"text {number}"], [10 + number])
 
     assert memory.sum(["text 5", "new", "text 2", "text 5"], 100) == (15 + 12 + 15, ["new"])
     assert memory.sum(["text 5", "text 4"], 5) == (0, ["text 5", "text 4"])

@@ -108,12 +108,10 @@ class Encoder:
         Return the tokens of *texts* together, and remember those of each.
         """
         # one after the other: what a tokenizer reads pushes everything else out of the processor's caches
-        count, total = self._count, 0
-        for text in texts:
-            tokens = count(text) if len(text) <= SLICE_CHARS else self.count(text)
-            self.memory.put(text, tokens)
-            total += tokens
-        return total
+        count = self._count
+        found = [count(text) if len(text) <= SLICE_CHARS else self.count(text) for text in texts]
+        self.memory.put(texts, found)
+        return sum(found)
 
 
 def slices(text: str, size: int) -> Iterator[str]:

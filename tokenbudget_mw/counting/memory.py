@@ -79,16 +79,20 @@ class CountMemory:
             if found is None:
                 unknown.append(text)
             else:
-                self.put(text, found)
+                self._young[hash(text)] = found
                 tokens += found
+        if len(self._young) > self._most:
+            self._age()
         return tokens, unknown
 
-    def put(self, text: str, tokens: int) -> None:
+    def put(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
         """
-        Remember that *text* has *tokens* tokens.
+        Remember how many *tokens* each of *texts* has.
         """
-        self._young[hash(text)] = tokens
-        if len(self._young) > self._most:
+        young = self._young
+        for text, number in zip(texts, tokens, strict=True):
+            young[hash(text)] = number
+        if len(young) > self._most:
             self._age()
 
     def _age(self) -> None:

@@ -31,7 +31,7 @@ from tokenbudget_mw.counting.payloads import (
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.rules.routes import normalise as resolve_path
-from tokenbudget_mw.values import Prompt, TokenCount
+from tokenbudget_mw.values import EMPTY_TAGS, Prompt, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -194,7 +194,7 @@ def read(
         fields.max_output(request, answers) if has_output else 0,
         request.is_stream or target.stream,
         None if request.service_tier is None else fields.short_text(request.service_tier),
-        fields.batch_fields(request),
+        EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
     )
 

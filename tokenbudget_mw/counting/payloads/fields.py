@@ -183,8 +183,6 @@ def batch_fields(request: Request) -> Mapping[str, str]:
     """
     Return the batch fields among *request*'s metadata, cut to `MAX_BATCH_FIELD` characters.
     """
-    if request.metadata is None and request.custom_id is None:
-        return EMPTY_TAGS
     found = {}
     if isinstance(request.metadata, dict):
         found = {field: text for field in BATCH_FIELDS if (text := short_text(request.metadata.get(field)))}
