@@ -7,8 +7,10 @@ from __future__ import annotations
 import importlib.util
 import random
 import tempfile
+from types import SimpleNamespace
 
 import pytest
+import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +49,50 @@ def test_the_process_shares_a_set_an_engine():
     """Everybody who asks for an engine gets the same encoders."""
     assert default_encoders() is default_encoders("tiktoken") is default_encoders(engine="tiktoken")
     assert default_encoders().engine == "tiktoken"
+
+
+@pytest.fixture(scope="module")
+def encoding() -> tiktoken.Encoding:
+    data = ranks.load("cl100k_base")
+    special = {engines.NEVER: 200_000}
+    return tiktoken.Encoding("x", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens=special)
+
+
+class TestCountingInABuffer:
+    def test_this_tiktoken_can(self, encoding):
+        """The tiktoken that is installed counts so, and the count is the same, of its own special token, too."""
+        size = engines._sizer(encoding)
+
+        assert size is not None
+        for text in (*SPECIMENS, engines.NEVER * 20):
+            # surrogates are repaired before
+            if not any("\ud800" <= letter <= "\udfff" for letter in text):
+                assert size(text) == len(encoding.encode_ordinary(text))
+
+    @pytest.mark.parametrize(
+        "core",
+        [
+            SimpleNamespace(),
+            SimpleNamespace(encode_to_tiktoken_buffer=lambda _text: b""),
+            SimpleNamespace(encode_to_tiktoken_buffer=lambda _text, _allowed: None),
+            SimpleNamespace(encode_to_tiktoken_buffer=lambda _text, _allowed: bytes(8)),
+        ],
+        ids=["gone", "other arguments", "no buffer", "other numbers"],
+    )
+    def test_another_tiktoken_counts_its_lists(self, core):
+        """Where what is not public is gone, or has changed, the public way counts."""
+        other = SimpleNamespace(_core_bpe=core, encode_ordinary=lambda text: [0] * len(text))
+
+        assert engines._sizer(other) is None
+
+    def test_counts_are_the_same_without_it(self, monkeypatch):
+        """A text on either side of the length has the same count both ways."""
+        texts = [("one word more " * 9)[:length] for length in range(90, 112)]
+        with_it = engines.load("tiktoken", "cl100k_base", ranks.load("cl100k_base"))
+        monkeypatch.setattr(engines, "_sizer", lambda _encoding: None)
+        without = engines.load("tiktoken", "cl100k_base", ranks.load("cl100k_base"))
+
+        assert [*map(with_it, texts)] == [*map(without, texts)]
 
 
 @pytest.fixture(scope="module")

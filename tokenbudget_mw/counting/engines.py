@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenbudget_mw.errors import ConfigurationError
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "Engine", "check", "grouped", "load"]
 
 Engine = Literal["tiktoken", "fastokens"]
+
+BUFFERED_CHARS = 100
+"""From how many characters on it is quicker to make no Python numbers of a text's tokens."""
+
+TOKEN_BYTES = 4
+NEVER = "\x00\x01<|never|>"
+PROBE = f"Hello, wörld! {NEVER}"
 
 LOOKS_AHEAD = r"|\s+(?!\S)"
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -72,12 +79,14 @@ def grouped(pattern: str) -> str:
 def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
     import tiktoken  # 20 ms that only a process that counts should pay
 
-    # No special tokens: what a client writes is text, whatever it looks like.
+    # What a client writes is text, whatever it looks like: the one special token is never allowed. Without any, looking
+    # for them would find the empty text everywhere.
+    special = {NEVER: max(ranks.tokens.values()) + 1}
     encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}", pat_str=grouped(ranks.pattern), mergeable_ranks=ranks.tokens, special_tokens={}
+        f"tokenbudget_{name}", pat_str=grouped(ranks.pattern), mergeable_ranks=ranks.tokens, special_tokens=special
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
-    encode = encoding.encode_ordinary
+    encode, encoded_size = encoding.encode_ordinary, _sizer(encoding)
 
     def count(text: str) -> int:
         if not text.isascii():
@@ -85,9 +94,28 @@ def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
                 text.encode()
             except UnicodeEncodeError:
                 text = _repaired(text)  # tiktoken would do it itself, and take a microsecond for every surrogate
-        return len(encode(text))
+        return len(encode(text)) if len(text) < BUFFERED_CHARS or encoded_size is None else encoded_size(text)
 
     return count
+
+
+def _sizer(encoding: Any) -> Callable[[str], int] | None:
+    """
+    Return what counts a text without making a Python number of each token; None where this tiktoken has no such thing.
+
+    It saves some 4 % of the time, an eighth on base64, and most of the memory. It is not public, so it may go.
+    """
+    buffered = getattr(getattr(encoding, "_core_bpe", None), "encode_to_tiktoken_buffer", None)
+    if buffered is None:
+        return None
+
+    def size(text: str, allowed: frozenset[str] = frozenset()) -> int:
+        return memoryview(buffered(text, allowed)).nbytes // TOKEN_BYTES
+
+    try:
+        return size if size(PROBE) == len(encoding.encode_ordinary(PROBE)) else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:
