@@ -31,6 +31,7 @@ BUFFERED_CHARS = 100
 
 TOKEN_BYTES = 4
 NEVER = "\x00\x01<|never|>"
+NEVER_RANK = 2**24
 PROBE = f"Hello, wörld! {NEVER}"
 
 LOOKS_AHEAD = r"|\s+(?!\S)"
@@ -81,9 +82,11 @@ def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
 
     # What a client writes is text, whatever it looks like: the one special token is never allowed. Without any, looking
     # for them would find the empty text everywhere.
-    special = {NEVER: max(ranks.tokens.values()) + 1}
     encoding = tiktoken.Encoding(
-        f"tokenbudget_{name}", pat_str=grouped(ranks.pattern), mergeable_ranks=ranks.tokens, special_tokens=special
+        f"tokenbudget_{name}",
+        pat_str=grouped(ranks.pattern),
+        mergeable_ranks=ranks.tokens,
+        special_tokens={NEVER: NEVER_RANK},
     )
     ranks.tokens.clear()  # tiktoken has its own copy and keeps ours (some 14 MB) only to be pickled
     encode, encoded_size = encoding.encode_ordinary, _sizer(encoding)
