@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import count
-from statistics import median
 
 from benchmarks.counting_corpus import windows
 from tokenbudget_mw.counting.meter import Depth
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 
-__all__ = ["curves", "svg"]
+__all__ = ["curve", "curves", "svg"]
 
 LENGTHS = (100, 300, 1_000, 3_000, 10_000, 16_384, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 MOST_EXACT = 1_000_000
@@ -33,23 +33,39 @@ def curves() -> dict[str, Curve]:
     """
     usual, whole = Tokenizers(), Tokenizers(depth=Depth(exact=10**9))
     return {
-        "English": [(length, _cpu(usual.count, "en", length)) for length in LENGTHS],
-        "Korean": [(length, _cpu(usual.count, "ko", length)) for length in LENGTHS],
-        "English, all tokenised": [
-            (length, _cpu(whole.count, "en", length)) for length in LENGTHS if length <= MOST_EXACT
-        ],
+        "English": curve(usual, "en", LENGTHS),
+        "Korean": curve(usual, "ko", LENGTHS),
+        "English, all tokenised": curve(whole, "en", [length for length in LENGTHS if length <= MOST_EXACT]),
     }
 
 
-def _cpu(way: Callable[[str, str], object], kind: str, length: int) -> float:
-    text = next(text for name, text in windows(length, 1) if name == kind)
-    spent = []
-    for _ in range(7):
-        fresh = f"{next(_NUMBERS)} {text}"[:length]  # never counted before
-        start = time.thread_time()
-        way(fresh, "gpt-4o")
-        spent.append(time.thread_time() - start)
-    return median(spent) * 1e3
+def curve(tokenizers: Tokenizers, kind: str, lengths: Sequence[int]) -> Curve:
+    """
+    Return milliseconds of CPU that *tokenizers* take for a text of each of *lengths*, the quickest of fifteen rounds.
+    """
+    texts = {length: _stretched(kind, length) for length in lengths}
+    spent = {length: list[float]() for length in lengths}
+    for _ in range(15):  # round by round, so that what a neighbour does meets all lengths
+        for length, text in texts.items():
+            is_remembered = length <= tokenizers.depth.most
+            fresh = f"{next(_NUMBERS)} {text}"[:length] if is_remembered else text
+            start = time.thread_time()
+            tokenizers.count(fresh, "gpt-4o")
+            spent[length].append(time.thread_time() - start)
+    return [(length, min(found) * 1e3) for length, found in spent.items()]
+
+
+def _stretched(kind: str, length: int) -> str:
+    """
+    Return *length* characters of *kind*: of one text that is cut, or repeated, so that lengths differ and contents hardly.
+    """
+    text = _million(kind)
+    return (text * (length // len(text) + 1))[:length]
+
+
+@cache
+def _million(kind: str) -> str:
+    return next(text for name, text in windows(10**6, 1) if name == kind)
 
 
 def svg(drawn: dict[str, Curve]) -> str:

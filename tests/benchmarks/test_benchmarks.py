@@ -116,6 +116,27 @@ class TestHarness:
         assert turns == [(n, 20) for n in "ab"] + [(n, 200) for n in "abbaab"]
         assert seen == {"a": 2.0, "b": 20.0}
 
+    def test_contenders_take_turns_call_by_call(self, harness, monkeypatch):
+        """
+        Each call stands beside one of the others; the median call counts, and the first round does not.
+        """
+        turns, now = [], [0.0]
+        spent = {"a": iter([9.0] * 3 + [1.0, 2.0, 90.0]), "b": iter([9.0] * 3 + [5.0, 50.0, 4.0])}
+        monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+
+        def run(name, thing):
+            turns.append((name, thing))
+            now[0] += next(spent[name]) / 1e6
+
+        seen = harness.alternate(
+            {name: lambda thing, name=name: run(name, thing) for name in "ab"},
+            lambda name: [f"{name}{at}" for at in range(3)],
+            harness.Scale(rounds=1),
+        )
+
+        assert turns == [(name, f"{name}{at}") for at in range(3) for name in "ab"] * 2
+        assert seen == pytest.approx({"a": 2.0, "b": 5.0})
+
     def test_tidying_up_is_not_timed(self, harness, monkeypatch):
         """
         A turn costs the CPU time of its calls, by call; what comes after it costs nothing.
