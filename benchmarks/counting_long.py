@@ -220,7 +220,7 @@ def _tables() -> Iterable[str]:
                 f"{fmean(each.error for each in rows):+.1%}",
                 f"{_p95(each.precise for each in rows):.1%}",
                 f"{fmean(each.excess for each in rows):.1%}",
-                *(f"{each:.1f} ms" for each in spent[kind]),
+                *(f"{each:.1f} ms" if each < 10 else f"{each:.0f} ms" for each in spent[kind]),
             )
             yield f"| {kind} | {' | '.join(figures)} |"
     yield ""
