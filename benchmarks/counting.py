@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -78,15 +79,14 @@ def count_chat(scale: Scale) -> Result:
     default_encoders().warm()
     data = ranks.load("o200k_base")
     raw = tiktoken.Encoding("raw", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens={}).encode_ordinary
-    fast = _fast()
     contenders: dict[str, Callable[[Any], object]] = {
         "ours": lambda body: payloads.read("openai.chat", body),
         "raw": lambda texts: [len(raw(text)) for text in texts],
         "turn": lambda body: payloads.read("openai.chat", body),
         "turn_raw": lambda texts: len(raw(texts[-1])),
     }
-    if fast is not None:
-        contenders |= {name: lambda body: payloads.read("openai.chat", body, tokenizers=fast) for name in FAST}
+    if (fast := _fast()) is not None:
+        contenders |= dict.fromkeys(FAST, partial(_read_with, fast))
     seen = alternate(contenders, lambda name: _given(name, scale.calls(300)), scale)
     tokens = payloads.read("openai.chat", chat_body()).input
     return Result(
@@ -103,6 +103,10 @@ def count_chat(scale: Scale) -> Result:
             "exact": tokens.exact,
         },
     )
+
+
+def _read_with(tokenizers: Tokenizers, body: bytes) -> object:
+    return payloads.read("openai.chat", body, tokenizers=tokenizers)
 
 
 def _given(name: str, calls: int) -> list[Any]:

@@ -61,13 +61,13 @@ def encoding() -> tiktoken.Encoding:
 class TestCountingInABuffer:
     def test_this_tiktoken_can(self, encoding):
         """The tiktoken that is installed counts so, and the count is the same, of its own special token, too."""
-        size = engines._sizer(encoding)
+        buffered = engines._buffered(encoding)
 
-        assert size is not None
+        assert buffered is not None
         for text in (*SPECIMENS, engines.NEVER * 20):
             # surrogates are repaired before
             if not any("\ud800" <= letter <= "\udfff" for letter in text):
-                assert size(text) == len(encoding.encode_ordinary(text))
+                assert memoryview(buffered(text, frozenset())).nbytes == 4 * len(encoding.encode_ordinary(text))
 
     @pytest.mark.parametrize(
         "core",
@@ -83,13 +83,13 @@ class TestCountingInABuffer:
         """Where what is not public is gone, or has changed, the public way counts."""
         other = SimpleNamespace(_core_bpe=core, encode_ordinary=lambda text: [0] * len(text))
 
-        assert engines._sizer(other) is None
+        assert engines._buffered(other) is None
 
     def test_counts_are_the_same_without_it(self, monkeypatch):
         """A text on either side of the length has the same count both ways."""
         texts = [("one word more " * 9)[:length] for length in range(90, 112)]
         with_it = engines.load("tiktoken", "cl100k_base", ranks.load("cl100k_base"))
-        monkeypatch.setattr(engines, "_sizer", lambda _encoding: None)
+        monkeypatch.setattr(engines, "_buffered", lambda _encoding: None)
         without = engines.load("tiktoken", "cl100k_base", ranks.load("cl100k_base"))
 
         assert [*map(with_it, texts)] == [*map(without, texts)]
