@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 
 from tokenbudget_mw.database import books, retention, tables
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.database.retention import merge_ranges, purge
+from tokenbudget_mw.database.ranges import merge_ranges
+from tokenbudget_mw.database.retention import purge
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:

@@ -69,6 +69,13 @@ def snapshot(engine: Engine) -> Connection:
     connection = reader(engine).connect()
     if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
+    if engine.dialect.name == "postgresql":
+        # a partition that is dropped is gone for older snapshots, too; the lock comes before the snapshot (LOCK, Notes)
+        try:
+            connection.exec_driver_sql("LOCK TABLE tokenbudget_usage IN ACCESS SHARE MODE")
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 

@@ -1,10 +1,10 @@
 -- PostgreSQL: one statement deletes the oldest rows and keeps their sums. Gives the runs of their sequences, with counts.
--- {names} are the figures that are kept, {sums} their sums, {added} what an upsert sets.
+-- {table} is the usage table or one of its partitions, {names} are the figures that are kept, {sums} their sums, {added} what an upsert sets.
 WITH doomed AS (
-    SELECT id FROM tokenbudget_usage WHERE created_at < :before ORDER BY created_at LIMIT :size FOR UPDATE
+    SELECT id FROM {table} WHERE created_at < :before ORDER BY created_at LIMIT :size FOR UPDATE
 ),
 gone AS (
-    DELETE FROM tokenbudget_usage AS usage USING doomed WHERE usage.id = doomed.id RETURNING usage.*
+    DELETE FROM {table} AS usage USING doomed WHERE usage.id = doomed.id RETURNING usage.*
 ),
 kept AS (
     INSERT INTO tokenbudget_purged_days AS purged (account, day, model, {names})

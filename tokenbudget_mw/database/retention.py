@@ -15,9 +15,12 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, text, update
+from sqlalchemy import bindparam, delete, select, text
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.partitions.catalog import is_partitioned
+from tokenbudget_mw.database.partitions.retiring import by_rows_only, drop_old
+from tokenbudget_mw.database.ranges import Runs, keep_ranges
 from tokenbudget_mw.database.rollups import floor_day, model_of
 from tokenbudget_mw.database.types import Moment
 from tokenbudget_mw.database.upserts import add_to
@@ -25,18 +28,13 @@ from tokenbudget_mw.database.upserts import add_to
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, TextClause
 
-__all__ = ["PurgeReport", "merge_ranges", "purge"]
+__all__ = ["PurgeReport", "purge"]
 
 FIRST, FEWEST, MOST = 1000, 100, 5000
 """Rows of a batch: of the first one, and bounds of the others."""
 
 _TARGET = 0.025
 """Seconds that the deletion of a batch should take."""
-
-Range = tuple[int, int]
-Runs = dict[str, list[Range]]
-
-_MOST_CONDITIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +48,71 @@ class PurgeReport:
         batches: In how many transactions.
 
         slowest_s: Seconds that the deletion of a batch took at most.
+
+        partitions: Partitions it dropped whole, their rows among *rows*.
     """
 
     rows: int
     batches: int
     slowest_s: float
+    partitions: int = 0
 
 
 def purge(
     engine: Engine,
     *,
     before: datetime,
+    by_rows: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     told: Callable[[int], object] | None = None,
 ) -> PurgeReport:
     """
     Delete the usage rows from before *before*, the oldest first, in transactions of some milliseconds each.
 
-    It may be stopped at any moment, and run beside writers and beside another purge.
+    It may be stopped at any moment, and run beside writers and beside another purge. Of a table that is made of partitions,
+    those go whole that are older, and the rows of one that is older in part stay.
 
     Args:
         engine: The host's database.
 
         before: Rows of this moment and later stay.
 
+        by_rows: Whether to delete rows out of partitions, too.
+
         clock: Seconds; the size of the next batch follows from the time that the last one took.
 
         told: Called after each batch with the rows deleted so far.
     """
-    rows = batches = 0
-    slowest, size = 0.0, FIRST
+    with engine.connect() as connection:
+        has_partitions = is_partitioned(connection)
+    if not has_partitions or by_rows:
+        return _purge_rows(engine, "tokenbudget_usage", before, PurgeReport(0, 0, 0.0), clock, told)
+    dropped, rows = drop_old(engine, before)
+    report = PurgeReport(rows, 0, 0.0, dropped)
+    if told is not None and rows:
+        told(rows)
+    for name in by_rows_only(engine):
+        report = _purge_rows(engine, name, before, report, clock, told)
+    return report
+
+
+def _purge_rows(
+    engine: Engine,
+    name: str,
+    before: datetime,
+    done: PurgeReport,
+    clock: Callable[[], float],
+    told: Callable[[int], object] | None,
+) -> PurgeReport:
+    """
+    Delete the old rows of the table *name*, and add it to what was *done*.
+    """
+    rows, batches, slowest, size = done.rows, done.batches, done.slowest_s, FIRST
     while True:
         with engine.begin() as connection:
-            deleted, took = _purge_some(connection, before, size, clock)
+            deleted, took = _purge_some(connection, before, size, clock, name)
         if not deleted:
-            return PurgeReport(rows, batches, slowest)
+            return PurgeReport(rows, batches, slowest, done.partitions)
         rows, batches, slowest = rows + deleted, batches + 1, max(slowest, took)
         size = _next_size(size, took)
         if told is not None:
@@ -96,32 +124,41 @@ def _next_size(size: int, took: float) -> int:
     return min(MOST, max(FEWEST, int(size * factor)))
 
 
-def _purge_some(connection: Connection, before: datetime, size: int, clock: Callable[[], float]) -> tuple[int, float]:
+def _purge_some(
+    connection: Connection,
+    before: datetime,
+    size: int,
+    clock: Callable[[], float],
+    name: str = tables.usage.name,
+) -> tuple[int, float]:
     if connection.dialect.name == "postgresql":
         # waits for writes under way and holds up those that come, for this batch: see writers/postgresql.sql
         connection.execute(text("LOCK TABLE tokenbudget_purged_ranges IN EXCLUSIVE MODE"))
-    delete_some = _delete_in_one if connection.dialect.name == "postgresql" else _delete_in_steps
     start = clock()
-    runs, deleted = delete_some(connection, before, size)
+    if connection.dialect.name == "postgresql":
+        runs, deleted = _delete_in_one(connection, before, size, name)
+    else:
+        runs, deleted = _delete_in_steps(connection, before, size)
     took = clock() - start
     if runs:
-        _keep_ranges(connection, runs)
+        keep_ranges(connection, runs)
     return deleted, took
 
 
-def _delete_in_one(connection: Connection, before: datetime, size: int) -> tuple[Runs, int]:
+def _delete_in_one(connection: Connection, before: datetime, size: int, name: str) -> tuple[Runs, int]:
     runs: Runs = {}
     deleted = 0
-    for instance, first, last, entries in connection.execute(_statement(), {"before": before, "size": size}):
+    for instance, first, last, entries in connection.execute(_statement(name), {"before": before, "size": size}):
         runs.setdefault(instance, []).append((first, last))
         deleted += entries
     return runs, deleted
 
 
 @cache
-def _statement() -> TextClause:
+def _statement(table: str) -> TextClause:
     sql = files("tokenbudget_mw.database").joinpath("purge.sql").read_text("utf-8")
     lists = {
+        "table": table,
         "names": ", ".join(tables.PURGED),
         "sums": ", ".join("COUNT(*)" if name == "requests" else f"SUM({name})" for name in tables.PURGED),
         "added": ", ".join(f"{name} = purged.{name} + excluded.{name}" for name in tables.PURGED),
@@ -165,70 +202,3 @@ def _keep_sums(connection: Connection, rows: Iterable[Any]) -> None:
     names = keys + tables.PURGED
     values: list[dict[str, Any]] = [dict(zip(names, (*key, *sums[key]), strict=True)) for key in sorted(sums)]
     add_to(connection, tables.purged_days, keys, tables.PURGED, values)
-
-
-# -- ranges of sequences ----------------------------------------------------------------------------------------------
-
-
-def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
-    """
-    Return *ranges* in order, those that touch or overlap as one.
-
-    >>> merge_ranges([(5, 5), (1, 3), (4, 4), (8, 9)])
-    [(1, 5), (8, 9)]
-    """
-    merged: list[Range] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(last, merged[-1][1])
-        else:
-            merged.append((first, last))
-    return merged
-
-
-def _keep_ranges(connection: Connection, runs: Runs) -> None:
-    touched = _touched(connection, {instance: merge_ranges(some) for instance, some in runs.items()})
-    gone: list[dict[str, Any]] = []
-    longer: list[dict[str, Any]] = []
-    new: list[dict[str, Any]] = []
-    for instance, some in sorted(runs.items()):
-        known = dict(touched.get(instance, ()))
-        merged = dict(merge_ranges([*known.items(), *some]))
-        gone += [{"name": instance, "first": first} for first in known if first not in merged]
-        for first, last in merged.items():
-            if first not in known:
-                new.append({"instance_id": instance, "first_sequence": first, "last_sequence": last})
-            elif known[first] != last:
-                longer.append({"name": instance, "first": first, "last": last})
-    for statement, values in ((_FORGET, gone), (_LENGTHEN, longer), (insert(tables.purged_ranges), new)):
-        if values:
-            connection.execute(statement, values)
-
-
-_RANGE = (
-    tables.purged_ranges.c.instance_id == bindparam("name"),
-    tables.purged_ranges.c.first_sequence == bindparam("first"),
-)
-_FORGET = delete(tables.purged_ranges).where(*_RANGE)
-_LENGTHEN = update(tables.purged_ranges).where(*_RANGE).values(last_sequence=bindparam("last"))
-
-
-def _touched(connection: Connection, runs: Runs) -> Runs:
-    """
-    Return the ranges kept already that *runs* may extend.
-    """
-    ranges = tables.purged_ranges.c
-    near = [
-        and_(
-            ranges.instance_id == instance,
-            ranges.last_sequence >= some[0][0] - 1,
-            ranges.first_sequence <= some[-1][1] + 1,
-        )
-        for instance, some in runs.items()
-    ]
-    found: Runs = {}
-    for at in range(0, len(near), _MOST_CONDITIONS):
-        wanted = select(ranges.instance_id, ranges.first_sequence, ranges.last_sequence)
-        for instance, first, last in connection.execute(wanted.where(or_(*near[at : at + _MOST_CONDITIONS]))):
-            found.setdefault(instance, []).append((first, last))
-    return found
