@@ -33,6 +33,7 @@ COMMANDS = {
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
     "money": "Top up, refund, adjust, grant and reverse; take back grants that have ended; tell balances.",
+    "partitions": "Keep usage in a table a day or a month, on PostgreSQL: opt in, make ahead, detach, attach, drop.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",
     "reconcile": "Hold the books against a provider's invoice, by day and model.",
     "replay": "Send a recorded trace of requests through the middleware, on the trace's own clock.",

@@ -24,6 +24,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_source(parser)
     add_json(parser)
     parser.add_argument("--older-than", required=True, metavar="AGE", help="for example 90d; a day at least")
+    parser.add_argument(
+        "--by-rows", action="store_true", help="of partitions that are older in part, delete the rows that are older"
+    )
 
 
 def run(context: Context) -> int:
@@ -34,15 +37,17 @@ def run(context: Context) -> int:
 
     before = _before(context.args.older_than)
     with context.database() as engine:
-        report = purge(engine, before=before)
+        report = purge(engine, before=before, by_rows=context.args.by_rows)
     result = {
         "before": before.isoformat(),
         "rows": report.rows,
+        "partitions": report.partitions,
         "batches": report.batches,
         "slowest_ms": round(report.slowest_s * 1000, 1),
     }
     done = f"{report.rows:,} rows from before {before:%Y-%m-%d %H:%M:%S} UTC were deleted"
-    context.emit(result, [f"{done}, in {report.batches:,} transactions of {result['slowest_ms']} ms at most."])
+    whole = f" {report.partitions:,} partitions were dropped whole." if report.partitions else ""
+    context.emit(result, [f"{done}, in {report.batches:,} transactions of {result['slowest_ms']} ms at most.{whole}"])
     return 0
 
 

@@ -86,13 +86,13 @@ def purge(
     with engine.connect() as connection:
         has_partitions = is_partitioned(connection)
     if not has_partitions or by_rows:
-        return _purge_rows(engine, "tokenbudget_usage", before, PurgeReport(0, 0, 0.0), clock, told)
+        return _purge_rows(engine, "tokenbudget_usage", before, PurgeReport(0, 0, 0.0), clock=clock, told=told)
     dropped, rows = drop_old(engine, before)
     report = PurgeReport(rows, 0, 0.0, dropped)
     if told is not None and rows:
         told(rows)
     for name in by_rows_only(engine):
-        report = _purge_rows(engine, name, before, report, clock, told)
+        report = _purge_rows(engine, name, before, report, clock=clock, told=told)
     return report
 
 
@@ -101,6 +101,7 @@ def _purge_rows(
     name: str,
     before: datetime,
     done: PurgeReport,
+    *,
     clock: Callable[[], float],
     told: Callable[[int], object] | None,
 ) -> PurgeReport:
