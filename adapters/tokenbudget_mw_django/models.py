@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import CheckConstraint, Index, Q, UniqueConstraint
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.latencies import LatencyDay, LatencyHour
 from tokenbudget_mw_django.money import Correction, Grant, Period, Tariff
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Correction",
     "Grant",
     "Key",
+    "LatencyDay",
+    "LatencyHour",
     "LedgerEntry",
     "Period",
     "PurgedDay",
@@ -97,6 +100,7 @@ class Usage(models.Model):
             Index(fields=["account", "created_at", "id"], name="tokenbudget_usage_account_ix"),
             Index(fields=["created_at"], name="tokenbudget_usage_created_ix"),
             Index(fields=["key_id", "created_at", "id"], name="tokenbudget_usage_key_ix"),
+            Index(fields=["price_kind", "created_at"], name="tokenbudget_usage_unpriced_ix"),
         )
         constraints = (
             UniqueConstraint(fields=["instance_id", "sequence"], name="tokenbudget_usage_event_uq"),

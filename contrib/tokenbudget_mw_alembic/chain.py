@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
+from tokenbudget_mw.database.online_indexes import mend
+from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 
 try:
@@ -34,6 +36,9 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     """
     Bring our tables in the database of *engine* up to *revision*. Does nothing where they are.
 
+    A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
+    On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
+
     Args:
         engine: The host's database.
 
@@ -46,6 +51,8 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
 
     Raises:
         ConfigurationError: Django's migrations made these tables.
+
+        BusyTableError: Somebody holds a table and does not let go of it.
     """
     output = io.StringIO()
     config = _config(output)
@@ -56,9 +63,31 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     with engine.connect() as connection:
         _refuse_second_chain(connection)
         connection.rollback()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        if engine.dialect.name == "postgresql":
+            _upgrade_patiently(connection, config, revision)
+        else:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
     return ""
+
+
+def _upgrade_patiently(connection: Connection, config: Config, revision: str) -> None:
+    config.attributes["connection"] = connection
+
+    def step() -> None:
+        # each migration is a transaction of its own, so the next try goes on where this one has ended
+        connection.rollback()
+        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_MS}ms'")
+        connection.commit()
+        command.upgrade(config, revision)
+
+    try:
+        again(step)
+    finally:
+        connection.rollback()
+        connection.exec_driver_sql("RESET lock_timeout")
+        connection.commit()
+    mend(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
 
 def current(engine: Engine) -> str | None:

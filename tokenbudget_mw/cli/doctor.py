@@ -192,6 +192,7 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
             yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")
             return
         yield from _schema(engine, there)
+        yield from _indexes(engine)
         yield from _stored(engine)
         yield from _unpriced(engine)
         yield from _keys(engine, settings)
@@ -213,6 +214,19 @@ def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
         yield Finding("database", "problem", f"the schema is at {at}, and {newest} is needed. {MIGRATE}")
 
 
+def _indexes(engine: Engine) -> Iterator[Finding]:
+    from tokenbudget_mw.database.online_indexes import broken
+
+    with engine.connect() as connection:
+        names = broken(connection)
+    for name in names:
+        message = (
+            f"index {name} is invalid, as a migration that was broken off leaves one: it slows writes and answers nothing. "
+            f"Run `tokenbudget-mw migrate`, or REINDEX INDEX CONCURRENTLY {name} in SQL."
+        )
+        yield Finding("database", "warning", message)
+
+
 def _stored(engine: Engine) -> Iterator[Finding]:
     from tokenbudget_mw.database.tariffs import TariffStore
 
@@ -221,7 +235,7 @@ def _stored(engine: Engine) -> Iterator[Finding]:
 
 
 def _unpriced(engine: Engine) -> Iterator[Finding]:
-    from sqlalchemy import func, select
+    from sqlalchemy import func, literal_column, select
 
     from tokenbudget_mw.database.engine import reader
     from tokenbudget_mw.database.tables import corrections, usage
@@ -230,7 +244,11 @@ def _unpriced(engine: Engine) -> Iterator[Finding]:
     model = func.coalesce(usage.c.response_model, usage.c.request_model)
     wanted = (
         select(model.label("model"), usage.c.price_kind, func.count())
-        .where(usage.c.created_at >= datetime.now(UTC) - RECENT, usage.c.price_kind != "known", ~is_corrected)
+        .where(
+            usage.c.created_at >= datetime.now(UTC) - RECENT,
+            usage.c.price_kind != literal_column("'known'"),
+            ~is_corrected,
+        )
         .group_by("model", usage.c.price_kind)
     )
     with reader(engine).connect() as connection:

@@ -25,18 +25,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     Add the command's arguments.
     """
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    on = actions.add_parser("on", help="make the usage table one of partitions, while it is in use; there is no way back")
+    on = actions.add_parser(
+        "on", help="make the usage table one of partitions, while it is in use; there is no way back"
+    )
     on.add_argument("--every", choices=("day", "month"), default="month", help="how long a partition is")
     ahead = actions.add_parser("ahead", help="make the partitions of the time to come; from cron, once a day")
     ahead.add_argument("--every", choices=("day", "month"), help="how long a new one is; by default as the last one")
-    ahead.add_argument("--count", type=int, metavar="N", help="how many shall stand ready; by default 14 days or 3 months")
+    ahead.add_argument(
+        "--count", type=int, metavar="N", help="how many shall stand ready; by default 14 days or 3 months"
+    )
     actions.add_parser("list", help="show them")
     for name, what in (
         ("detach", "take one out, keep its sums and leave its table standing"),
         ("attach", "put a detached one back"),
         ("drop", "drop one, and keep its sums"),
     ):
-        actions.add_parser(name, help=what).add_argument("name", metavar="NAME", help="such as tokenbudget_usage_p2026_01")
+        actions.add_parser(name, help=what).add_argument(
+            "name", metavar="NAME", help="such as tokenbudget_usage_p2026_01"
+        )
     for action in actions.choices.values():
         add_source(action)
         add_json(action)
@@ -57,9 +63,16 @@ def _on(context: Context, engine: Engine) -> Answer:
 
     every = context.args.every
     done = convert(engine, every, now=datetime.now(UTC))
-    result = {"every": every, "rows": done.rows, "until": done.until.isoformat(), "locked_ms": round(done.swap_s * 1000, 1)}
+    result = {
+        "every": every,
+        "rows": done.rows,
+        "until": done.until.isoformat(),
+        "locked_ms": round(done.swap_s * 1000, 1),
+    }
     what = f"tokenbudget_usage has a partition a {every} from {done.until:%Y-%m-%d} on"
-    return result, [f"{what}. {done.rows:,} rows are in the one before; the table was locked for {result['locked_ms']} ms."]
+    return result, [
+        f"{what}. {done.rows:,} rows are in the one before; the table was locked for {result['locked_ms']} ms."
+    ]
 
 
 def _ahead(context: Context, engine: Engine) -> Answer:

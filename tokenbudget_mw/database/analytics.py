@@ -7,16 +7,18 @@ no subject, days for what does, and a time that is asked for is widened to whole
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import case, func, or_, select, type_coerce
+from sqlalchemy.types import NullType
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.differences import exact_sum, joined_pairs
+from tokenbudget_mw.database.answers import Cursor, Endpoint, Figures, Line, Month, Page
+from tokenbudget_mw.database.differences import HALF, exact_sum, joined_pairs
 from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.latencies import percentile
 from tokenbudget_mw.database.rollups import floor_day, floor_hour
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GROUPS",
     "Cursor",
+    "Endpoint",
     "Figures",
     "Line",
     "Month",
@@ -43,138 +46,6 @@ GROUPS = ("day", "model", "route", "account", "key_id")
 
 _SUBJECT = frozenset({"account", "key_id"})
 _DAY, _HOUR, _MICROSECOND = timedelta(days=1), timedelta(hours=1), timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """
-    Usage added up.
-
-    Attributes:
-        requests: All of them.
-
-        refused: Those that a limit refused.
-
-        errors: Those answered with a status of 500 and above.
-
-        input_tokens: Input tokens, cached ones included.
-
-        output_tokens: Output tokens, reasoning included.
-
-        cache_read_tokens: Part of *input_tokens*.
-
-        cache_write_tokens: Part of *input_tokens*.
-
-        cache_write_1h_tokens: Part of *cache_write_tokens*.
-
-        reasoning_tokens: Part of *output_tokens*.
-
-        duration_us: Time that the requests took together, in microseconds.
-
-        cost_pico: Cost in pico-dollars.
-    """
-
-    requests: int = 0
-    refused: int = 0
-    errors: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    reasoning_tokens: int = 0
-    duration_us: int = 0
-    cost_pico: int = 0
-
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
-
-    @property
-    def tokens(self) -> int:
-        """
-        Input and output tokens together.
-        """
-        return self.input_tokens + self.output_tokens
-
-    @property
-    def error_rate(self) -> float:
-        """
-        Share of the requests that ended in an error, from 0 to 1.
-        """
-        return self.errors / self.requests if self.requests else 0.0
-
-    @property
-    def mean_duration_us(self) -> int:
-        """
-        Microseconds that a request took in the mean.
-        """
-        return self.duration_us // self.requests if self.requests else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """
-    One line of an answer.
-
-    Attributes:
-        group: What it is about, in the order that was asked for; a day is a moment, what rows do not have is empty.
-
-        figures: What was used.
-    """
-
-    group: tuple[Any, ...]
-    figures: Figures
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """
-    Where a page of the log ended: at this row.
-
-    Attributes:
-        created_at: Its moment.
-
-        id: Its id.
-    """
-
-    created_at: datetime
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """
-    A page of the log, the newest row first.
-
-    Attributes:
-        rows: Column -> value of each.
-
-        next: Where the next page begins; None on the last one.
-    """
-
-    rows: tuple[Mapping[str, Any], ...]
-    next: Cursor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Month:
-    """
-    A subject's month so far.
-
-    Attributes:
-        since: Its first moment.
-
-        until: The first moment after it.
-
-        figures: What was used.
-
-        forecast_pico: What the whole month costs, if it goes on as it did, in pico-dollars.
-    """
-
-    since: datetime
-    until: datetime
-    figures: Figures
-    forecast_pico: int
 
 
 # -- from the rollups -------------------------------------------------------------------------------------------------
@@ -214,9 +85,9 @@ def usage_by(
     with reader(engine).connect() as connection:
         for table, start, end in _parts(since, until, of_subject):
             for group, figures in _grouped(connection, table, groups, (start, end), filters):
-                sums[group] = sums.get(group, Figures()) + figures
-    found = sorted(sums.items(), key=lambda item: (-item[1].cost_pico, -item[1].requests, item[0]))
-    return [Line(group, figures) for group, figures in found]
+                known = sums.get(group)
+                sums[group] = figures if known is None else known + figures
+    return sorted((Line(group, figures) for group, figures in sums.items()), key=_by_cost)
 
 
 def totals(
@@ -235,15 +106,52 @@ def top_keys(
     """
     Return the *limit* keys that cost most, of all or of an account.
     """
-    lines = usage_by(engine, "key_id", since=since, until=until, account=account)
-    return [line for line in lines if line.group != ("",)][:limit]
+    filters = {} if account is None else {"account": account}
+    found: list[Line] = []
+    with reader(engine).connect() as connection:
+        for table, start, end in _parts(since, until, of_subject=True):  # which is one
+            # by their cost alone, then the figures of these few: of a thousand keys a day has ten thousands of rows
+            keys = [row[0] for row in connection.execute(_dearest(connection, table, (start, end), filters, limit))]
+            of_them: dict[str, str | list[str]] = {**filters, "key_id": keys}
+            found += [Line(*line) for line in _grouped(connection, table, ("key_id",), (start, end), of_them)]
+    return sorted(found, key=_by_cost)
 
 
-def endpoints(engine: Engine, *, since: datetime, until: datetime) -> list[Line]:
+def _dearest(
+    connection: Connection, table: Table, span: tuple[datetime, datetime], filters: Mapping[str, str], limit: int
+) -> Any:
+    upper, lower = exact_sum(connection, table.c.cost_pico)
+    # the halves of SQLite's sum, the lower one below 2^31; elsewhere the upper one is nothing
+    order = (upper + lower // HALF, lower % HALF) if connection.dialect.name == "sqlite" else (lower,)
+    key, requests = table.c.key_id, func.sum(table.c.requests)
+    wanted = _where(select(key).where(key != ""), table, table.c.day, span, filters)
+    return wanted.group_by(key).order_by(*(part.desc() for part in (*order, requests)), key).limit(limit)
+
+
+def _by_cost(line: Line) -> tuple[Any, ...]:
+    return -line.figures.cost_pico, -line.figures.requests, line.group
+
+
+def endpoints(engine: Engine, *, since: datetime, until: datetime) -> list[Endpoint]:
     """
-    Return the routes with their requests, error rate, mean duration and cost.
+    Return the routes with their requests, error rate, percentiles of their durations and cost.
     """
-    return usage_by(engine, "route", since=since, until=until)
+    lines = usage_by(engine, "route", since=since, until=until)
+    counts: dict[str, dict[int, int]] = {}
+    with reader(engine).connect() as connection:
+        for rollup, start, end in _parts(since, until, of_subject=False):
+            table = tables.latency_hours if rollup is tables.rollup_hours else tables.latency_days
+            begin = table.c.hour if "hour" in table.c else table.c.day
+            group = table.c.route, table.c.up_to_us
+            wanted = select(*group, func.sum(table.c.requests)).where(begin >= start, begin < end).group_by(*group)
+            for route, bound, requests in connection.execute(wanted):
+                known = counts.setdefault(route, {})
+                known[bound] = known.get(bound, 0) + int(requests)
+    return [_endpoint(line, counts.get(line.group[0], {})) for line in lines]
+
+
+def _endpoint(line: Line, counts: Mapping[int, int]) -> Endpoint:
+    return Endpoint(line.group, line.figures, *(percentile(counts, share) for share in (0.5, 0.95, 0.99)))
 
 
 def month_to_date(engine: Engine, *, now: datetime, account: str | None = None, key_id: str | None = None) -> Month:
@@ -299,26 +207,49 @@ def _grouped(
     table: Table,
     groups: tuple[str, ...],
     span: tuple[datetime, datetime],
-    filters: dict[str, str],
+    filters: Mapping[str, str | list[str]],
 ) -> Iterator[tuple[tuple[Any, ...], Figures]]:
     start = table.c.hour if "hour" in table.c else table.c.day
     columns = [start if group == "day" else table.c[group] for group in groups]
-    wanted = _where(select(*columns, *_sums(connection, table)), table, start, span, filters)
-    for row in connection.execute(wanted.group_by(*columns) if columns else wanted):
-        group = tuple(floor_day(value) if isinstance(value, datetime) else value for value in row[: len(groups)])
-        figures = Figures(*joined_pairs(row[len(groups) :]))
+    sums, join = _sums(connection, table)
+    wanted = _where(select(*columns, *sums), table, start, span, filters)
+    is_hour, count = "hour" in table.c, len(groups)
+    for row in connection.execute(wanted.group_by(*columns) if columns else wanted).all():
+        group = tuple(row[:count])
+        if is_hour and "day" in groups:
+            group = tuple(floor_day(value) if isinstance(value, datetime) else value for value in group)
+        figures = Figures(*join(row[count:]))
         if figures.requests:
             yield group, figures
 
 
-def _sums(connection: Connection, table: Table) -> list[ColumnElement[Any]]:
-    return [half for name in tables.FIGURES for half in exact_sum(connection, table.c[name])]
+def _sums(connection: Connection, table: Table) -> tuple[list[ColumnElement[Any]], Callable[[Any], Iterable[int]]]:
+    """
+    Return the sums of the figures, and what makes whole numbers of them.
+    """
+    columns = [table.c[name] for name in tables.FIGURES]
+    if connection.dialect.name == "sqlite":
+        return [half for column in columns for half in exact_sum(connection, column)], joined_pairs
+    # as the driver gives them: a month by day and model has some thousand of them
+    return [type_coerce(func.coalesce(func.sum(column), 0), NullType()) for column in columns], _whole
+
+
+def _whole(values: Iterable[Any]) -> Iterable[int]:
+    return map(int, values)
 
 
 def _where(
-    wanted: Any, table: Table, start: ColumnElement[datetime], span: tuple[datetime, datetime], filters: dict[str, str]
+    wanted: Any,
+    table: Table,
+    start: ColumnElement[datetime],
+    span: tuple[datetime, datetime],
+    filters: Mapping[str, str | list[str]],
 ) -> Any:
-    return wanted.where(start >= span[0], start < span[1], *(table.c[name] == filters[name] for name in filters))
+    those = (
+        table.c[name].in_(value) if isinstance(value, list) else table.c[name] == value
+        for name, value in filters.items()
+    )
+    return wanted.where(start >= span[0], start < span[1], *those)
 
 
 # -- from the rows ----------------------------------------------------------------------------------------------------

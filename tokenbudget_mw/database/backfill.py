@@ -1,10 +1,12 @@
 """
-SQL with which a migration fills the rollups from usage rows that an older version wrote.
+SQL with which a migration fills rollups, and counts of latencies, from usage rows that an older version wrote.
 """
 
 from __future__ import annotations
 
-__all__ = ["fill_rollups"]
+from tokenbudget_mw.database.latencies import BOUNDS
+
+__all__ = ["fill_latencies", "fill_rollups"]
 
 # No colon may follow a space or a quote here: Alembic would take it for a parameter.
 _STARTS = {
@@ -63,3 +65,20 @@ def _fill(table: str, keys: dict[str, str]) -> str:
     groups = ", ".join(str(number) for number in range(1, len(keys) + 1))
     # names and expressions are all from above
     return f"INSERT INTO {table} ({names}) SELECT {values} FROM tokenbudget_usage GROUP BY {groups}"  # noqa: S608
+
+
+def fill_latencies(dialect: str) -> list[str]:
+    """
+    Return a statement for each table of latencies, in the SQL of *dialect*.
+    """
+    starts = _STARTS["mysql" if dialect == "mariadb" else dialect]
+    return [_fill_latency(f"tokenbudget_latency_{start}s", start, starts[start]) for start in ("hour", "day")]
+
+
+def _fill_latency(table: str, start: str, sql: str) -> str:
+    bounds = " ".join(f"WHEN duration_us <= {bound} THEN {bound}" for bound in BOUNDS)
+    return (
+        f"INSERT INTO {table} ({start}, route, up_to_us, requests) "  # noqa: S608 - as above
+        f"SELECT {sql}, COALESCE(route, ''), CASE {bounds} ELSE {BOUNDS[-1]} END, COUNT(*) "
+        "FROM tokenbudget_usage GROUP BY 1, 2, 3"
+    )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     _Part = Select[Any] | CompoundSelect[Any]
 
 __all__ = [
+    "HALF",
     "Difference",
     "EntryGap",
     "RollupGap",
@@ -33,7 +34,7 @@ __all__ = [
     "rollup_gaps",
 ]
 
-_HALF = 2**31
+HALF = 2**31
 """SQLite's SUM gives up at 2^63: there, the upper and lower halves of the amounts are summed, and joined in Python."""
 
 _COMPARED = tables.PURGED
@@ -94,11 +95,11 @@ def exact_sum(connection: Connection, column: ColumnElement[Any]) -> tuple[Colum
     if connection.dialect.name != "sqlite":
         return literal(0), func.coalesce(func.sum(column), 0)
     whole = type_coerce(column, BigInteger)
-    return func.coalesce(func.sum(whole // _HALF), 0), func.coalesce(func.sum(whole % _HALF), 0)
+    return func.coalesce(func.sum(whole // HALF), 0), func.coalesce(func.sum(whole % HALF), 0)
 
 
 def _joined(upper: Any, lower: Any) -> int:
-    return int(upper) * _HALF + int(lower)
+    return int(upper) * HALF + int(lower)
 
 
 def joined_pairs(row: Iterable[Any]) -> list[int]:

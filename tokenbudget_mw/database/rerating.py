@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, insert, or_, select
+from sqlalchemy import and_, insert, literal_column, or_, select
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
@@ -148,7 +148,7 @@ def _batch(selection: Selection, place: tuple[datetime, str] | None, *, lock: bo
     if selection.account is not None:
         wanted = wanted.where(usage.account == selection.account)
     if selection.unpriced:
-        wanted = wanted.where(usage.price_kind != "known")
+        wanted = wanted.where(usage.price_kind != literal_column("'known'"))  # as the partial index has it
     if place is not None:
         at, last = place
         wanted = wanted.where(

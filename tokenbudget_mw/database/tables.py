@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
 )
+from sqlalchemy import text as sql_text
 
 from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
@@ -35,6 +36,8 @@ __all__ = [
     "corrections",
     "grants",
     "keys",
+    "latency_days",
+    "latency_hours",
     "ledger",
     "metadata",
     "periods",
@@ -80,6 +83,10 @@ FIGURES = ("requests", "refused", "errors", *TOKENS, "duration_us", "cost_pico")
 def _not_negative(table: str, what: str, *columns: str) -> CheckConstraint:
     condition = " AND ".join(f"{column} >= 0" for column in columns)
     return CheckConstraint(condition, name=f"tokenbudget_{table}_{what}_ck")
+
+
+def _unpriced() -> dict[str, Any]:
+    return {f"{dialect}_where": sql_text("price_kind <> 'known'") for dialect in ("postgresql", "sqlite")}
 
 
 usage = Table(
@@ -137,6 +144,8 @@ usage = Table(
     Index("tokenbudget_usage_key_ix", "key_id", "created_at", "id"),
     Index("tokenbudget_usage_account_ix", "account", "created_at", "id"),
     Index("tokenbudget_usage_created_ix", "created_at"),
+    # where a database knows partial indexes, a row that has its price costs nothing here
+    Index("tokenbudget_usage_unpriced_ix", "price_kind", "created_at", **_unpriced()),
     _not_negative("usage", "tokens", *TOKENS),
     _not_negative("usage", "cost", "cost_pico"),
     **_MYSQL_TABLE,
@@ -327,6 +336,32 @@ rollup_days = Table(
     Column("route", varchar(255), nullable=False),
     *_figures(*FIGURES),
     UniqueConstraint("day", "model", "route", name="tokenbudget_rollup_days_uq"),
+    **_MYSQL_TABLE,
+)
+
+
+# How many requests took how long: those that took up to *up_to_us*, and longer than the bound below (`latencies.BOUNDS`).
+latency_hours = Table(
+    "tokenbudget_latency_hours",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("hour", Moment, nullable=False),
+    Column("route", varchar(255), nullable=False),
+    Column("up_to_us", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    UniqueConstraint("hour", "route", "up_to_us", name="tokenbudget_latency_hours_uq"),
+    **_MYSQL_TABLE,
+)
+
+latency_days = Table(
+    "tokenbudget_latency_days",
+    metadata,
+    Column("id", serial(), Identity(), primary_key=True),
+    Column("day", Moment, nullable=False),
+    Column("route", varchar(255), nullable=False),
+    Column("up_to_us", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    UniqueConstraint("day", "route", "up_to_us", name="tokenbudget_latency_days_uq"),
     **_MYSQL_TABLE,
 )
 

@@ -19,17 +19,15 @@ from sqlalchemy import func, select, text
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.partitions import leaves
 from tokenbudget_mw.database.partitions.catalog import BEFORE, EVENTS, grants, in_their_schema, is_partitioned
+from tokenbudget_mw.database.partitions.making import make_ahead
 from tokenbudget_mw.database.partitions.patience import patiently
-from tokenbudget_mw.database.partitions.spans import Every, span_of, spans_from
+from tokenbudget_mw.database.partitions.spans import Every, span_of
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["AHEAD", "Conversion", "convert"]
-
-AHEAD: dict[Every, int] = {"day": 14, "month": 3}
-"""How many partitions stand ready for the time to come."""
+__all__ = ["Conversion", "convert"]
 
 BATCH = 20_000
 """Rows whose identities are copied at a time."""
@@ -125,7 +123,8 @@ def convert(
     with engine.begin() as connection:
         in_their_schema(connection)
         connection.exec_driver_sql(f"ALTER TABLE tokenbudget_usage VALIDATE CONSTRAINT {_CHECK}")
-    swap_s = patiently(engine, lambda connection: _swap(connection, every, until, clock))
+    swap_s = patiently(engine, lambda connection: _swap(connection, until, clock))
+    make_ahead(engine, every, now=now)
     return Conversion(rows, until, swap_s)
 
 
@@ -196,7 +195,7 @@ def _copy(engine: Engine, told: Callable[[int], object]) -> int:
         told(rows)
 
 
-def _swap(connection: Connection, every: Every, until: datetime, clock: Callable[[], float]) -> float:
+def _swap(connection: Connection, until: datetime, clock: Callable[[], float]) -> float:
     in_their_schema(connection)
     connection.exec_driver_sql("LOCK TABLE tokenbudget_usage IN ACCESS EXCLUSIVE MODE")
     start = clock()
@@ -215,10 +214,6 @@ def _swap(connection: Connection, every: Every, until: datetime, clock: Callable
         run(made)
     run(f"ALTER TABLE tokenbudget_usage ATTACH PARTITION {BEFORE} FOR VALUES FROM (MINVALUE) TO ('{until:%Y-%m-%d}Z')")
     run(f"ALTER TABLE {BEFORE} DROP CONSTRAINT {_CHECK}")
-    for span in spans_from(until, every, AHEAD[every]):
-        leaves.create(connection, span.name)
-        run(f"ALTER TABLE {span.name} ADD {leaves.bounds_check(span)}")
-        leaves.attach(connection, span)
     leaves.create_rest(connection)
     leaves.forget_deleted(connection, "tokenbudget_usage")
     run(

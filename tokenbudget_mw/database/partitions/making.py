@@ -11,9 +11,8 @@ from sqlalchemy import text
 
 from tokenbudget_mw.database.partitions import leaves
 from tokenbudget_mw.database.partitions.catalog import BEFORE, REST, in_their_schema, is_partitioned, partitions
-from tokenbudget_mw.database.partitions.conversion import AHEAD
 from tokenbudget_mw.database.partitions.patience import patiently
-from tokenbudget_mw.database.partitions.spans import Every, Span, span_of, spans_from
+from tokenbudget_mw.database.partitions.spans import AHEAD, Every, Span, span_of, spans_from
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tokenbudget_mw.errors import TokenBudgetError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["LOCK_MS", "BusyTableError", "patiently"]
+__all__ = ["LOCK_MS", "BusyTableError", "again", "patiently"]
 
 LOCK_MS = 40
 """Milliseconds that others may come to wait for a lock which we do not get."""
@@ -30,13 +30,13 @@ T = TypeVar("T")
 
 class BusyTableError(TokenBudgetError):
     """
-    Somebody holds the usage table and does not let go of it. Try again later, or look into `pg_stat_activity`.
+    Somebody holds a table of ours and does not let go of it. Try again later, or look into `pg_stat_activity`.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            "Somebody reads or writes tokenbudget_usage for a long time, so its partitions cannot be changed now. Try again "
-            "later; pg_stat_activity tells who."
+            "Somebody reads or writes our tables for a long time, so they cannot be changed now. Try again later; "
+            "pg_stat_activity tells who."
         )
 
 
@@ -65,12 +65,32 @@ def patiently(
     Raises:
         BusyTableError: The lock was never free.
     """
+
+    def once() -> T:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
+            return step(connection)
+
+    return again(once, patience=patience, clock=clock, pause=pause)
+
+
+def again(
+    do: Callable[[], T],
+    *,
+    patience: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """
+    Call *do*, and again while it fails for a lock that it did not get, as `patiently` does.
+
+    Raises:
+        BusyTableError: The lock was never free.
+    """
     end = clock() + patience
     while True:
         try:
-            with engine.begin() as connection:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
-                return step(connection)
+            return do()
         except DBAPIError as exc:
             if getattr(exc.orig, "sqlstate", None) not in _AGAIN:
                 raise

@@ -13,9 +13,12 @@ from typing import Literal
 
 from tokenbudget_mw.database.rollups import floor_day
 
-__all__ = ["Every", "Span", "span_named", "span_of", "spans_from"]
+__all__ = ["AHEAD", "Every", "Span", "span_named", "span_of", "spans_from"]
 
 Every = Literal["day", "month"]
+
+AHEAD: dict[Every, int] = {"day": 14, "month": 3}
+"""How many partitions stand ready for the time to come."""
 
 _NAME = re.compile(r"tokenbudget_usage_p(\d{4})_(\d\d)(?:_(\d\d))?")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.latencies import add_to_latencies
 from tokenbudget_mw.database.rollups import ROLLUPS
 from tokenbudget_mw.database.rows import COLUMNS
 from tokenbudget_mw.database.upserts import add_to
@@ -73,6 +74,7 @@ def add_to_rollups(connection: Connection, rows: Sequence[Row]) -> None:
     """
     for rollup in ROLLUPS:
         add_to(connection, rollup.table, rollup.keys, tables.FIGURES, rollup.values(rollup.add_up(rows)))
+    add_to_latencies(connection, rows)
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:

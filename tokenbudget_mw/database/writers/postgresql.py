@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import String, Text
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.latencies import BOUNDS
 from tokenbudget_mw.database.types import Moment
 from tokenbudget_mw.database.writers.json_rows import STORED, encode_rows, field_of
 
@@ -55,6 +56,8 @@ def _statement() -> TextClause:
         "fields": ", ".join(f"{field_of(column)} {_field_type(column).compile(dialect)}" for column in STORED),
         "values": ", ".join(_MOMENT.format(name=field_of(c)) if isinstance(c.type, Moment) else c.name for c in STORED),
         **_rollup_lists(),
+        "bounds": f"CAST('{{{', '.join(map(str, BOUNDS))}}}' AS bigint[])",
+        "last_bound": str(len(BOUNDS)),
     }
     sql = files("tokenbudget_mw.database.writers").joinpath("postgresql.sql").read_text("utf-8")
     for name, value in lists.items():

@@ -1,6 +1,6 @@
 -- One statement, one round trip: rows that are new, their ledger entries, the balances, the rollups.
 -- {columns} are those of tokenbudget_usage, {fields} those of the JSON with their types, {values} made of these; {figures},
--- {sums}, {totals} and {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets.
+-- {bounds} are those of latencies, {sums}, {totals} and {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets.
 -- :rows is a JSON array of objects. Every INSERT is ordered, so that concurrent writers lock in the same order.
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
@@ -79,6 +79,26 @@ by_day AS (
     INSERT INTO tokenbudget_rollup_days AS rollup (day, model, route, {figures})
     SELECT day, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT (day, model, route) DO UPDATE SET {added}
+),
+timed AS (
+    SELECT
+        DATE_TRUNC('day', created_at, 'UTC') AS day,
+        DATE_TRUNC('hour', created_at, 'UTC') AS hour,
+        COALESCE(added.route, '') AS route,
+        ({bounds})[LEAST(WIDTH_BUCKET(duration_us - 1, {bounds}) + 1, {last_bound})] AS up_to_us,
+        COUNT(*) AS requests
+    FROM added
+    GROUP BY 1, 2, 3, 4
+),
+latency_by_hour AS (
+    INSERT INTO tokenbudget_latency_hours AS latency (hour, route, up_to_us, requests)
+    SELECT hour, route, up_to_us, SUM(requests) FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (hour, route, up_to_us) DO UPDATE SET requests = latency.requests + excluded.requests
+),
+latency_by_day AS (
+    INSERT INTO tokenbudget_latency_days AS latency (day, route, up_to_us, requests)
+    SELECT day, route, up_to_us, SUM(requests) FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (day, route, up_to_us) DO UPDATE SET requests = latency.requests + excluded.requests
 )
 SELECT
     (SELECT COUNT(*) FROM added),

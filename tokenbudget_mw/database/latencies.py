@@ -1,0 +1,81 @@
+"""
+How long requests took, as counts: each falls under a bound, and the bounds are a fifth apart.
+
+Counts can be added up, percentiles cannot; so the counts are kept, by hour and by day, and a percentile of any time is read off
+their sum. Between two bounds it is taken for evenly spread: it is off by less than a tenth.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.rollups import floor_day, floor_hour
+from tokenbudget_mw.database.rows import COLUMNS
+from tokenbudget_mw.database.upserts import add_to
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tokenbudget_mw.database.rows import Row
+
+__all__ = ["BOUNDS", "add_to_latencies", "bound_of", "percentile"]
+
+BOUNDS = tuple(round(1000 * 2 ** (step / 4)) for step in range(88))
+"""Microseconds, four to each doubling, from a millisecond to an hour; the last one is for all that takes longer, too."""
+
+_CREATED, _ROUTE, _DURATION = (COLUMNS.index(name) for name in ("created_at", "route", "duration_us"))
+
+_TABLES: tuple[tuple[Any, str, Callable[[datetime], datetime]], ...] = (
+    (tables.latency_hours, "hour", floor_hour),
+    (tables.latency_days, "day", floor_day),
+)
+
+
+def bound_of(duration_us: int) -> int:
+    """
+    Return the bound under which a request of *duration_us* microseconds is counted.
+
+    >>> bound_of(0), bound_of(1000), bound_of(1001), bound_of(10**12) == BOUNDS[-1]
+    (1000, 1000, 1189, True)
+    """
+    return BOUNDS[min(bisect_left(BOUNDS, duration_us), len(BOUNDS) - 1)]
+
+
+def add_to_latencies(connection: Connection, rows: Iterable[Row]) -> None:
+    """
+    Count *rows* by hour and by day, always in the same order.
+    """
+    for table, start, floor in _TABLES:
+        counts: dict[tuple[datetime, str, int], int] = {}
+        for row in rows:
+            key = floor(row[_CREATED]), row[_ROUTE] or "", bound_of(row[_DURATION])
+            counts[key] = counts.get(key, 0) + 1
+        names = (start, "route", "up_to_us", "requests")
+        values = [dict(zip(names, (*key, counts[key]), strict=True)) for key in sorted(counts)]
+        add_to(connection, table, names[:3], names[3:], values)
+
+
+def percentile(counts: Mapping[int, int], share: float) -> int | None:
+    """
+    Return the microseconds that *share* of the requests took at most; None where none are counted.
+
+    Args:
+        counts: Bound -> requests.
+
+        share: From 0 to 1.
+
+    >>> percentile({1000: 50, 2000: 50}, 0.5), percentile({}, 0.5)
+    (1000, None)
+    """
+    wanted = share * sum(counts.values())
+    below = 0
+    for bound in sorted(counts):
+        if below + counts[bound] >= wanted > 0:
+            floor = BOUNDS[bisect_left(BOUNDS, bound) - 1] if bound > BOUNDS[0] else 0
+            return round(floor + (bound - floor) * (wanted - below) / counts[bound])
+        below += counts[bound]
+    return None
