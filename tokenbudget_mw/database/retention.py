@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ __all__ = ["PurgeReport", "purge"]
 
 FIRST, FEWEST, MOST = 1000, 100, 5000
 """Rows of a batch: of the first one, and bounds of the others."""
+
+_EVER = datetime(1, 1, 2, tzinfo=UTC)
+"""Before all moments, whatever zone a driver puts it into."""
 
 _TARGET = 0.025
 """Seconds that the deletion of a batch should take."""
@@ -109,11 +112,17 @@ def _purge_rows(
     Delete the old rows of the table *name*, and add it to what was *done*.
     """
     rows, batches, slowest, size = done.rows, done.batches, done.slowest_s, FIRST
+    place = _EVER
     while True:
         with engine.begin() as connection:
-            deleted, took = _purge_some(connection, before, size, clock, name)
-        if not deleted:
+            deleted, place_after, took = _purge_some(connection, (place, before), size, clock, name)
+        if not deleted and place == _EVER:
             return PurgeReport(rows, batches, slowest, done.partitions)
+        if not deleted:  # and once more from the start: older rows may have come meanwhile
+            place = _EVER
+            continue
+        # the index is full of what has just been deleted, so the next batch begins where this one has ended
+        place = place_after
         rows, batches, slowest = rows + deleted, batches + 1, max(slowest, took)
         size = _next_size(size, took)
         if told is not None:
@@ -127,32 +136,38 @@ def _next_size(size: int, took: float) -> int:
 
 def _purge_some(
     connection: Connection,
-    before: datetime,
+    span: tuple[datetime, datetime],
     size: int,
     clock: Callable[[], float],
     name: str = tables.usage.name,
-) -> tuple[int, float]:
+) -> tuple[int, datetime, float]:
+    """
+    Delete at most *size* rows of *span*; return how many, the moment of the newest one, and the seconds it took.
+    """
     if connection.dialect.name == "postgresql":
         # waits for writes under way and holds up those that come, for this batch: see writers/postgresql.sql
         connection.execute(text("LOCK TABLE tokenbudget_purged_ranges IN EXCLUSIVE MODE"))
     start = clock()
     if connection.dialect.name == "postgresql":
-        runs, deleted = _delete_in_one(connection, before, size, name)
+        runs, deleted, newest = _delete_in_one(connection, span, size, name)
     else:
-        runs, deleted = _delete_in_steps(connection, before, size)
+        runs, deleted, newest = _delete_in_steps(connection, span, size)
     took = clock() - start
     if runs:
         keep_ranges(connection, runs)
-    return deleted, took
+    return deleted, newest, took
 
 
-def _delete_in_one(connection: Connection, before: datetime, size: int, name: str) -> tuple[Runs, int]:
+def _delete_in_one(
+    connection: Connection, span: tuple[datetime, datetime], size: int, name: str
+) -> tuple[Runs, int, datetime]:
     runs: Runs = {}
-    deleted = 0
-    for instance, first, last, entries in connection.execute(_statement(name), {"before": before, "size": size}):
+    deleted, newest = 0, span[0]
+    given = {"since": span[0], "before": span[1], "size": size}
+    for instance, first, last, entries, at in connection.execute(_statement(name), given):
         runs.setdefault(instance, []).append((first, last))
-        deleted += entries
-    return runs, deleted
+        deleted, newest = deleted + entries, max(newest, at)
+    return runs, deleted, newest
 
 
 @cache
@@ -166,26 +181,26 @@ def _statement(table: str) -> TextClause:
     }
     for name, value in lists.items():
         sql = sql.replace(f"{{{name}}}", value)
-    return text(sql).bindparams(bindparam("before", type_=Moment))
+    return text(sql).bindparams(bindparam("since", type_=Moment), bindparam("before", type_=Moment))
 
 
-def _delete_in_steps(connection: Connection, before: datetime, size: int) -> tuple[Runs, int]:
-    rows = _oldest(connection, before, size)
+def _delete_in_steps(connection: Connection, span: tuple[datetime, datetime], size: int) -> tuple[Runs, int, datetime]:
+    rows = _oldest(connection, span, size)
     runs: Runs = {}
     if rows:
         _keep_sums(connection, rows)
         connection.execute(delete(tables.usage).where(tables.usage.c.id.in_([row.id for row in rows])))
     for row in rows:
         runs.setdefault(row.instance_id, []).append((row.sequence, row.sequence))
-    return runs, len(rows)
+    return runs, len(rows), rows[-1].created_at if rows else span[0]
 
 
-def _oldest(connection: Connection, before: datetime, size: int) -> Sequence[Any]:
+def _oldest(connection: Connection, span: tuple[datetime, datetime], size: int) -> Sequence[Any]:
     usage = tables.usage.c
     figures = [usage[name] for name in tables.PURGED if name != "requests"]
     wanted = (
         select(usage.id, usage.instance_id, usage.sequence, usage.created_at, usage.account, model_of(usage), *figures)
-        .where(usage.created_at < before)
+        .where(usage.created_at >= span[0], usage.created_at < span[1])
         .order_by(usage.created_at, usage.id)
         .limit(size)
     )
