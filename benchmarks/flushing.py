@@ -1,7 +1,7 @@
 """
 Flushing: Python's share of writing a record to the database, in batches of 1,000.
 
-Ours writes the usage row, the ledger entry, the balance and three rollups; the baseline only the row, by SQLAlchemy's own bulk insert.
+Ours writes the usage row, the ledger entry, the balance and three rollups; the baseline only the row, by SQLAlchemy's own bulk insert; beside it the ORM.
 On SQLite the database works inside the process, so its time is part of both figures.
 """
 
@@ -15,18 +15,19 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine, make_url
 
 from benchmarks.accounting import make
 from benchmarks.harness import Contender, Result, Scale, compare, microseconds
+from benchmarks.orm import insert_bulk, insert_orm
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.database.rows import COLUMNS, new_rows
+from tokenbudget_mw.database.rows import new_rows
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["POSTGRES", "flush_python", "postgres"]
+__all__ = ["BATCH", "POSTGRES", "flush_python", "postgres"]
 
 BATCH = 1_000
 POSTGRES = "TOKENBUDGET_TEST_POSTGRES_URL"
@@ -49,7 +50,10 @@ def flush_python(scale: Scale) -> Result:
                     lambda calls: [_convert(batches.next()) for _ in range(calls // BATCH)], batches.fill
                 ),
                 "bulk": Contender(
-                    lambda calls: [_insert(engine, batches.next()) for _ in range(calls // BATCH)], batches.fill
+                    lambda calls: [insert_bulk(engine, batches.next()) for _ in range(calls // BATCH)], batches.fill
+                ),
+                "orm": Contender(
+                    lambda calls: [insert_orm(engine, batches.next()) for _ in range(calls // BATCH)], batches.fill
                 ),
             },
             scale,
@@ -64,7 +68,7 @@ def flush_python(scale: Scale) -> Result:
         baseline_value=seen["bulk"],
         goal="<= 6 us on PostgreSQL",
         met=name == "postgresql" and seen["ours"] <= 6,
-        details={"database": name, "make_rows_us": seen["rows"]},
+        details={"database": name, "make_rows_us": seen["rows"], "orm_us": seen["orm"]},
     )
 
 
@@ -94,12 +98,6 @@ def _whole_batches(contender: Contender, calls: int) -> float:
 
 def _convert(records: list[UsageRecord]) -> None:
     new_rows(records, "0" * 32)
-
-
-def _insert(engine: Engine, records: list[UsageRecord]) -> None:
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in new_rows(records, "0" * 32)]
-    with engine.begin() as connection:
-        connection.execute(insert(tables.usage), rows)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ _TABLE = {
     "tokens_cost_redis": "admission_script:tokens_cost_redis",
     "record_hot": "accounting:record_hot",
     "flush_python": "flushing:flush_python",
+    "flush_rate": "flush_rate:flush_rate",
     "analytics_10m": "books:analytics_10m",
     "retention": "books:retention",
     "count_chat": "counting:count_chat",

@@ -24,6 +24,7 @@ NAMES = [
     "tokens_cost_redis",
     "record_hot",
     "flush_python",
+    "flush_rate",
     "analytics_10m",
     "retention",
     "count_chat",
