@@ -7,9 +7,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from partition_rig import NOW, at
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.partitions.conversion import convert
+from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 
 if TYPE_CHECKING:
@@ -82,3 +85,33 @@ def clock() -> Clock:
     A clock that stands still.
     """
     return Clock()
+
+
+@pytest.fixture
+def postgres_engine(postgres_database: str) -> Iterator[Engine]:
+    """
+    Our tables on PostgreSQL.
+    """
+    engine = open_engine(postgres_database)
+    tables.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def whole(postgres_engine: Engine, record: Callable[..., UsageRecord]) -> Engine:
+    """
+    Ten days of a row each, in the table as it is at first.
+    """
+    DatabaseSink(postgres_engine).write([record(n, cost_pico=n, **at(n)) for n in range(10)])
+    return postgres_engine
+
+
+@pytest.fixture
+def parted(whole: Engine, record: Callable[..., UsageRecord]) -> Engine:
+    """
+    The same converted to days, and a row of each of the days 10 to 19 after.
+    """
+    convert(whole, "day", now=NOW)
+    DatabaseSink(whole).write([record(n, cost_pico=n, **at(n)) for n in range(10, 20)])
+    return whole

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from tokenbudget_mw.cli import doctor
 from tokenbudget_mw.database import analytics, tables
 from tokenbudget_mw.database.analytics import Cursor, Figures
 from tokenbudget_mw.database.writer import DatabaseSink
@@ -261,6 +262,7 @@ QUESTIONS: dict[str, Callable[[Engine], object]] = {
     "deep in the log": lambda engine: analytics.log_page(
         engine, after=Cursor(START + timedelta(days=1), "r20"), limit=5
     ),
+    "rows without a price": lambda engine: list(doctor._unpriced(engine)),
     "month": lambda engine: analytics.month_to_date(engine, now=START + timedelta(days=2), account="tenant:1"),
 }
 
