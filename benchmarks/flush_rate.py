@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -64,7 +65,7 @@ def flush_rate(scale: Scale) -> Result:
     )
 
 
-def _rate(batches: int, write: object) -> float:
+def _rate(batches: int, write: Callable[[list[UsageRecord]], object]) -> float:
     ready = [_records() for _ in range(batches)]
     start = time.perf_counter()
     for records in ready:

@@ -168,7 +168,7 @@ def _prepare(connection: Connection, until: datetime) -> datetime:
     connection.exec_driver_sql(f"ALTER TABLE {EVENTS} OWNER TO {_owner(connection)}")
     for grant, whom in grants(connection):
         connection.exec_driver_sql(f"{grant} {EVENTS} {whom}")
-    connection.exec_driver_sql(files(__package__).joinpath("triggers.sql").read_text("utf-8"))
+    connection.exec_driver_sql(files("tokenbudget_mw.database.partitions").joinpath("triggers.sql").read_text("utf-8"))
     connection.exec_driver_sql(
         "CREATE TRIGGER tokenbudget_usage_note AFTER INSERT ON tokenbudget_usage REFERENCING NEW TABLE AS added "
         "FOR EACH STATEMENT EXECUTE FUNCTION tokenbudget_usage_note()"

@@ -229,7 +229,7 @@ def _is_old(connection: Connection, part: Partition, before: datetime) -> bool:
 
 
 def _statement(file: str, name: str) -> TextClause:
-    sql = files(__package__).joinpath(file).read_text("utf-8")
+    sql = files("tokenbudget_mw.database.partitions").joinpath(file).read_text("utf-8")
     for mark, value in {"table": name, **dict(_lists())}.items():
         sql = sql.replace(f"{{{mark}}}", value)
     return text(sql)
