@@ -122,9 +122,9 @@ def _dearest(
     upper, lower = exact_sum(connection, table.c.cost_pico)
     # the halves of SQLite's sum, the lower one below 2^31; elsewhere the upper one is nothing
     order = (upper + lower // HALF, lower % HALF) if connection.dialect.name == "sqlite" else (lower,)
-    key, requests = table.c.key_id, func.sum(table.c.requests)
+    key = table.c.key_id
     wanted = _where(select(key).where(key != ""), table, table.c.day, span, filters)
-    return wanted.group_by(key).order_by(*(part.desc() for part in (*order, requests)), key).limit(limit)
+    return wanted.group_by(key).order_by(*(part.desc() for part in order), key).limit(limit)
 
 
 def _by_cost(line: Line) -> tuple[Any, ...]:

@@ -1,5 +1,5 @@
 -- PostgreSQL: one statement deletes the oldest rows and keeps their sums. Gives the runs of their sequences, with counts.
--- {table} is the usage table or one of its partitions, {names} are the figures that are kept, {sums} their sums, {added} what an
+-- {table} is the usage table or one of its partitions, {summed} are the columns of which sums are kept, {names} these sums, {sums} what they are, {added} what an
 -- upsert sets. Rows are found again by where they are: by their ids, each would be a page of an index as large as memory.
 WITH doomed AS (
     SELECT tableoid AS place, ctid AS spot FROM {table}
@@ -9,7 +9,7 @@ WITH doomed AS (
 gone AS (
     DELETE FROM {table} AS usage USING doomed
     WHERE usage.ctid = doomed.spot AND usage.tableoid = doomed.place
-    RETURNING usage.*
+    RETURNING usage.instance_id, usage.sequence, created_at, account, response_model, request_model, {summed}
 ),
 kept AS (
     INSERT INTO tokenbudget_purged_days AS purged (account, day, model, {names})

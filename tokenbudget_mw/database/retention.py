@@ -175,6 +175,7 @@ def _statement(table: str) -> TextClause:
     sql = files("tokenbudget_mw.database").joinpath("purge.sql").read_text("utf-8")
     lists = {
         "table": table,
+        "summed": ", ".join(name for name in tables.PURGED if name != "requests"),
         "names": ", ".join(tables.PURGED),
         "sums": ", ".join("COUNT(*)" if name == "requests" else f"SUM({name})" for name in tables.PURGED),
         "added": ", ".join(f"{name} = purged.{name} + excluded.{name}" for name in tables.PURGED),
