@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-TRANSACTIONS = 1_000 if os.environ.get("TOKENBUDGET_TEST_CHAOS") else 40
+TRANSACTIONS = 1_000 if os.environ.get("TOKENBUDGET_TEST_CHAOS") else 25
 WRITERS, ACCOUNTS = 4, [f"tenant:{number}" for number in range(30)]
 
 pytestmark = pytest.mark.timeout(1_800)
