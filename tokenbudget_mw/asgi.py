@@ -5,6 +5,7 @@ The middleware for ASGI apps (spec 2.5): one small object a request; nothing is 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,7 @@ class _Connection:
     _is_whole = False
     _is_client_gone = False
     _timed_out = False
-    _seen: tuple[Message, ...] = ()
+    _seen: deque[Message] | None = None
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = middleware.app
@@ -262,10 +263,11 @@ class _Connection:
 
     async def _read_head(self) -> tuple[bytes, bool]:
         pieces: list[bytes] = []
+        seen = self._seen = deque()
         length, most = 0, self._core.settings.max_body
         while True:
             message = await self._receive()
-            self._seen = (*self._seen, message)
+            seen.append(message)
             if message["type"] != "http.request":
                 return b"".join(pieces), False
             piece = message.get("body", b"")
@@ -280,15 +282,17 @@ class _Connection:
         """
         Wait for what comes after the body: the client's leave. The app gets it, if it runs.
         """
-        self._seen = (*self._seen, await self._receive())
+        message = await self._receive()
+        if self._seen is None:
+            self._seen = deque()
+        self._seen.append(message)
 
     async def receive(self) -> Message:
         """
         Give the app what was read ahead, message by message, then what comes.
         """
         if self._seen:
-            message, *seen = self._seen
-            self._seen = tuple(seen)
+            message = self._seen.popleft()
         else:
             message = await self._receive()
         if message["type"] in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
@@ -324,7 +328,8 @@ class _Connection:
             raise
 
     def _start(self, message: Message) -> Message:
-        headers = list(message.get("headers", ()))
+        given = message.get("headers", ())
+        headers = list(given)
         call = self._call
         read = []
         for key, value in headers:
@@ -334,7 +339,8 @@ class _Connection:
         call.respond(message["status"], read)
         ours = call.limit_headers()
         if not ours:
-            return message
+            # headers may be given as an iterable that can be read once
+            return message if isinstance(given, list | tuple) else {**message, "headers": headers}
         for name, value in ours:
             headers.append((NAMES[name], value.encode("latin-1")))
         return {**message, "headers": headers}

@@ -4,7 +4,7 @@ The middleware for WSGI apps (PEP 3333): settles when the server closes the resp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -133,9 +133,9 @@ class _Exchange:
         self._start_response = start_response
         self._left: int | None = None
         self._is_whole = False
-        self._failed = self._timed_out = False
+        self._failed = self._timed_out = self._is_gone = False
         self._iterable: Iterable[bytes] = ()
-        self._iterator: Iterator[bytes] = iter(())
+        self._iterator: Iterator[bytes] | None = None
         self._call: Call
 
     def run(self, facts: Facts, route: Route) -> Iterable[bytes]:
@@ -147,7 +147,6 @@ class _Exchange:
         try:
             app = self._app if route.on_budget_end == "pass" else BoundedWSGI(self._app, self._call)
             self._iterable = app(self._environ, self.start_response)
-            self._iterator = iter(self._iterable)
         except RefusedError as error:
             self._iterator = self._exceed(error)
         except BaseException as error:
@@ -160,7 +159,7 @@ class _Exchange:
             self._end()
             running.set(None)
             return self._iterable
-        return self
+        return _Sized(self, self._iterable) if isinstance(self._iterable, Sized) else self
 
     def _admit(self) -> Refusal | None:
         call, core, body = self._call, self._core, b""
@@ -200,32 +199,59 @@ class _Exchange:
         """
         Pass the start of the response on, with the limits' headers.
         """
-        self._call.respond(int(status[:3]), [(name.lower(), value) for name, value in headers])
-        length = next((value for name, value in headers if name.lower() == "content-length"), "")
-        self._left = int(length) if length.isdecimal() else None
         ours = [(_title(name), value) for name, value in self._call.limit_headers()]
-        write = self._start_response(status, [*headers, *ours], *([exc_info] if exc_info else []))
+        write = self._start_response(status, [*headers, *ours] if ours else headers, *([exc_info] if exc_info else []))
+        # what the server has refused has not begun
+        self._respond(status, headers)
 
         def metered(data: bytes) -> object:
             self._pass(data)
-            return write(data)
+            try:
+                return write(data)
+            except OSError:
+                self._is_gone = True
+                raise
 
         return metered
 
+    def _respond(self, status: str, headers: list[tuple[str, str]]) -> None:
+        code = status[:3]
+        self._call.respond(
+            int(code) if code.isdecimal() else HTTPStatus.INTERNAL_SERVER_ERROR,
+            [(name.lower(), value) for name, value in headers],
+        )
+        length = next((value for name, value in headers if name.lower() == "content-length"), "")
+        self._left = int(length) if length.isdecimal() else None
+
     def __iter__(self) -> Iterator[bytes]:
+        if self._iterator is None:
+            self._iterator = self._open()
         return self
 
-    def __next__(self) -> bytes:
+    def _open(self) -> Iterator[bytes]:
         try:
-            chunk = next(self._iterator)
+            return iter(self._iterable)
+        except RefusedError as error:
+            return self._exceed(error)
+        except BaseException as error:
+            # the server closes what it could not iterate, and that ends the call
+            self._failed, self._timed_out = True, is_timeout(error)
+            raise
+
+    def __next__(self) -> bytes:
+        iterator = self._iterator
+        if iterator is None:
+            iterator = self._iterator = self._open()
+        try:
+            chunk = next(iterator)
         except StopIteration:
             self._is_whole = True
             self._end()
             raise
         except RefusedError as error:
             # a generator runs only now, and may be refused before it began to answer
-            self._iterator = self._exceed(error)
-            return next(self._iterator)
+            iterator = self._iterator = self._exceed(error)
+            return next(iterator)
         except BaseException as error:
             self._failed, self._timed_out = True, is_timeout(error)
             raise
@@ -258,7 +284,7 @@ class _Exchange:
         call = self._call
         if call.is_ended:
             return
-        gone = not self._is_whole and not self._failed
+        gone = self._is_gone or (not self._is_whole and not self._failed)
         has_body = call.first_byte is not None
         actual = call.end(
             Ending(
@@ -295,6 +321,29 @@ class _Exchange:
         line = f"{refusal.status} {PHRASES.get(refusal.status, 'Refused')}"
         self._start_response(line, [(_title(name), value) for name, value in refusal.headers])
         return [b"" if self._call.facts.method == "HEAD" else refusal.body]
+
+
+class _Sized:
+    """
+    A response of so many blocks: a server may take the length of the only one for the length of the body (PEP 3333,
+    "Handling the Content-Length Header").
+    """
+
+    def __init__(self, exchange: _Exchange, blocks: Sized) -> None:
+        self._exchange = exchange
+        self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._exchange)
+
+    def close(self) -> None:
+        """
+        End the response.
+        """
+        self._exchange.close()
 
 
 def _title(name: str) -> str:

@@ -494,8 +494,9 @@ def test_t09_aborts_leave_nothing_behind() -> None:
         iterable: Any = ()
         with suppress(RuntimeError):
             iterable = WSGIMiddleware(app, rig.core)(environ_of(chat()), Got().start_response)
+            iterator = iter(iterable)
             for _ in range(chance.randrange(5)):
-                next(iterable, None)
+                next(iterator, None)
         if iterable:
             iterable.close()
     holding: list[Any] = [WSGIMiddleware(answering, rig.core)(environ_of(chat()), Got().start_response) for _ in "123"]
