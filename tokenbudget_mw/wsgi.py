@@ -35,6 +35,9 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
 """Headers that stand in an environment without ``HTTP_`` (PEP 3333, "environ Variables")."""
 
+WHOLE = (list, tuple)
+"""What holds a whole body: no code of the app's runs while it is iterated."""
+
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -149,17 +152,33 @@ class _Exchange:
             self._iterable = app(self._environ, self.start_response)
         except RefusedError as error:
             self._iterator = self._exceed(error)
+            return self
         except BaseException as error:
             self._abort(error)
             raise
+        return self._given()
+
+    def _given(self) -> Iterable[bytes]:
+        """
+        Return what the server gets: the app's own iterable where a server treats it in a way of its own.
+        """
+        content = self._iterable
+        if type(content) in WHOLE:
+            # all of it is here, nothing can break off any more; and servers send a list in one piece
+            for chunk in content:
+                self._call.feed(chunk)
+            return self._complete(content)
         wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(self._iterable, wrapper):
-            # only its own wrapper lets the server send a file by itself, so it goes out as it came
-            self._is_whole = True
-            self._end()
-            running.set(None)
-            return self._iterable
-        return _Sized(self, self._iterable) if isinstance(self._iterable, Sized) else self
+        if isinstance(wrapper, type) and isinstance(content, wrapper):
+            # only its own wrapper lets the server send a file by itself
+            return self._complete(content)
+        return _Sized(self, content) if isinstance(content, Sized) else self
+
+    def _complete(self, content: Iterable[bytes]) -> Iterable[bytes]:
+        self._is_whole = True
+        self._end()
+        running.set(None)
+        return content
 
     def _admit(self) -> Refusal | None:
         call, core, body = self._call, self._core, b""

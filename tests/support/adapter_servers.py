@@ -20,6 +20,14 @@ from tokenbudget_mw.database.tables import metadata
 HOSTS = Path(__file__).parent.parent / "adapters" / "hosts"
 START_SECONDS = 30
 
+GRANIAN = ["--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
+RUNSERVER = """
+import importlib, sys
+importlib.import_module(sys.argv[2])
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "runserver", "--noreload", sys.argv[1]])
+"""
+
 SERVERS = {
     "uvicorn": ["uvicorn", "--log-level", "warning", "--port", "{port}", "{module}:application"],
     "gunicorn": [
@@ -68,6 +76,10 @@ SERVERS = {
         "{module}:application",
     ],
     "hypercorn": ["hypercorn", "--log-level", "warning", "-b", "127.0.0.1:{port}", "{module}:application"],
+    "granian": ["granian", *GRANIAN, "--interface", "asgi", "{module}:application"],
+    "granian-wsgi": ["granian", *GRANIAN, "--interface", "wsgi", "--blocking-threads", "8", "{module}:application"],
+    "django-runserver": ["python", "-c", RUNSERVER, "127.0.0.1:{port}", "{module}"],
+    "flask-run": ["flask", "--app", "{module}:application", "run", "--port", "{port}"],
     "gunicorn-sync": ["gunicorn", "--log-level", "warning", "-b", "127.0.0.1:{port}", "{module}:application"],
 }
 
@@ -103,7 +115,7 @@ def serving(server: str, module: str, folder: Path, **environment: str) -> Itera
     engine.dispose()
     command = [part.format(port=port, module=module) for part in SERVERS[server]]
     environ = os.environ | {
-        "PYTHONPATH": str(HOSTS),
+        "PYTHONPATH": os.pathsep.join([str(HOSTS), str(Path(__file__).parent)]),
         "CONTRACT_DATABASE": f"sqlite:///{database}",
         **environment,
     }

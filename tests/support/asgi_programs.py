@@ -145,7 +145,9 @@ def trace(make: Callable[[App], App], program: Program, client: Client, scope: d
     async def run() -> None:
         incoming = list(client.messages)
         received = 0
-        gone = {"websocket": {"type": "websocket.disconnect", "code": 1006}}.get(scope["type"], {"type": "http.disconnect"})
+        gone = {"websocket": {"type": "websocket.disconnect", "code": 1006}}.get(
+            scope["type"], {"type": "http.disconnect"}
+        )
 
         async def receive() -> dict[str, Any]:
             nonlocal received
@@ -162,7 +164,9 @@ def trace(make: Callable[[App], App], program: Program, client: Client, scope: d
                 raise error
             if at == client.cancels_at:
                 await _cancelled()
-            found.got.append({**message, "headers": list(message["headers"])} if "headers" in message else dict(message))
+            found.got.append(
+                {**message, "headers": list(message["headers"])} if "headers" in message else dict(message)
+            )
 
         await make(playing(program, note))(dict(scope), receive, send)
 
@@ -232,7 +236,9 @@ def responses(draw: st.DrawFn) -> Program:
         steps = [step for step in steps if step[0] != "send" or step[1]["type"] != "http.response.body"]
         steps.append(("send", {"type": "http.response.pathsend", "path": "/nowhere"}))
     elif ending == "zerocopy":
-        steps.append(("send", {"type": "http.response.zerocopysend", "file": 3, "offset": 1, "count": 2, "more_body": True}))
+        steps.append(
+            ("send", {"type": "http.response.zerocopysend", "file": 3, "offset": 1, "count": 2, "more_body": True})
+        )
         steps.append(("send", {"type": "http.response.zerocopysend", "file": 3}))
     else:
         last = draw(st.sampled_from([{}, {"body": b""}, {"body": draw(CHUNKS)}]))

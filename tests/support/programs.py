@@ -44,7 +44,9 @@ WHOLE = b'{"object": "chat.completion", "model": "gpt-4o", "choices": [], "usage
 CHUNKS = st.one_of(
     st.just(b""),
     st.binary(max_size=40),
-    st.sampled_from([EVENT, EVENT[:31], EVENT[31:], WHOLE, b"data: [DONE]\n\n", b"\x1f\x8b\x08broken", b"\n\n", b"x" * 9000]),
+    st.sampled_from(
+        [EVENT, EVENT[:31], EVENT[31:], WHOLE, b"data: [DONE]\n\n", b"\x1f\x8b\x08broken", b"\n\n", b"x" * 9000]
+    ),
 )
 BODIES = st.lists(CHUNKS, max_size=6)
 

@@ -19,7 +19,9 @@ __all__ = ["App", "Program", "Server", "Trace", "cleaned", "environ_for", "playi
 App = Callable[[dict[str, Any], Any], Any]
 Note = Callable[[Any], None]
 OUR_HEADERS = frozenset({"ratelimit", "ratelimit-policy"})
-STATUSES = st.sampled_from(["200 OK", "200 OK", "201 Made", "204 No Content", "304 Same", "404 Not Found", "500 Oops", "599 Own"])
+STATUSES = st.sampled_from(
+    ["200 OK", "200 OK", "201 Made", "204 No Content", "304 Same", "404 Not Found", "500 Oops", "599 Own"]
+)
 KINDS = ["list", "tuple", "generator", "iterator", "sized", "file", "lazy"]
 
 
@@ -312,7 +314,9 @@ def environ_for(path: str, **changes: Any) -> dict[str, Any]:
 # -- what hypothesis draws -----------------------------------------------------------------------------------------------
 
 TEXT_HEADERS = HEADERS.map(lambda pairs: [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs])
-READS = st.lists(st.tuples(st.sampled_from(["read", "readline"]), st.integers(-1, 60)), max_size=3)
+READS = st.lists(
+    st.tuples(st.sampled_from(["read", "readline"]), st.integers(0, 60)), max_size=3
+)  # a size below 0 means nothing to PEP 3333, and to granian an error
 
 
 @st.composite
@@ -332,7 +336,9 @@ def programs(draw: st.DrawFn) -> Program:
         before.append(start)
         before += draw(st.lists(st.builds(lambda data: ("write", data), st.binary(max_size=30)), max_size=2))
     again = ("again", "500 Oops", [("Content-Type", "text/plain")])
-    odd = draw(st.sampled_from([None, None, None, again, ("raise", "error"), ("raise", "base"), ("raise", "timeout"), start]))
+    odd = draw(
+        st.sampled_from([None, None, None, again, ("raise", "error"), ("raise", "base"), ("raise", "timeout"), start])
+    )
     if odd is not None:
         steps: list[Any] = draw(st.sampled_from([before, chunks]))
         steps.insert(draw(st.integers(0, len(steps))), odd)

@@ -10,7 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asgi_programs import CHAT, Client, Program, Trace, cleaned, clients, conversations, responses, scope_for, trace, wild
+from asgi_programs import (
+    CHAT,
+    Client,
+    Program,
+    Trace,
+    cleaned,
+    clients,
+    conversations,
+    responses,
+    scope_for,
+    trace,
+    wild,
+)
 from asgi_rig import subject_of
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
@@ -78,7 +90,11 @@ def test_requests_pass_as_they_are(plan: str, program: Program, client: Client, 
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@given(program=st.one_of(responses(), wild()), client=clients(body=CHAT), path=st.sampled_from(["/v1/chat/completions", "/auto"]))
+@given(
+    program=st.one_of(responses(), wild()),
+    client=clients(body=CHAT),
+    path=st.sampled_from(["/v1/chat/completions", "/auto"]),
+)
 @EXAMPLES
 def test_read_requests_pass_as_they_are(plan: str, program: Program, client: Client, path: str) -> None:
     """So do requests whose body is read ahead and whose response is read on its way."""
@@ -116,7 +132,12 @@ def test_both_sides_keep_to_the_specification(program: Program, client: Client) 
 REFUSED: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
     ("http", "/plain/x", {"headers": []}, []),
     ("http", "/plain/x", {"headers": [], "method": "HEAD"}, []),
-    ("http", "/v1/chat/completions", {}, [{"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.request"}]),
+    (
+        "http",
+        "/v1/chat/completions",
+        {},
+        [{"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.request"}],
+    ),
     ("http", "/v1/chat/completions", {"headers": [(b"x-subject", b"k1"), (b"content-encoding", b"gzip")]}, []),
     ("http", "/plain/x", {"headers": [(b"x-subject", b"k1:spent")]}, []),
     ("websocket", "/plain/x", {"headers": []}, [{"type": "websocket.connect"}]),
@@ -131,7 +152,12 @@ def test_refusals_keep_to_the_specification(
     """What the middleware answers in the app's place is a proper response, too, and the app never runs."""
     core = wired("many", plans=PLANS | {"spent": ["0 requests/hour"]})
     client = Client((*messages, {"type": f"{kind}.disconnect"}))
-    found = trace(lambda app: Conformant(ASGIMiddleware(app, core)), [("raise", "error")], client, scope_for(kind, path, **changes))
+    found = trace(
+        lambda app: Conformant(ASGIMiddleware(app, core)),
+        [("raise", "error")],
+        client,
+        scope_for(kind, path, **changes),
+    )
 
     assert found.end[0] == "returned"
     assert found.seen == []

@@ -155,6 +155,8 @@ def test_wrong_middlewares_are_found(wrong: Any) -> None:
         without, through = both(drawn)
         return through != without
 
-    found = find(st.tuples(programs(), servers()), differs, settings=settings(max_examples=2000, phases=[Phase.generate]))
+    found = find(
+        st.tuples(programs(), servers()), differs, settings=settings(max_examples=2000, phases=[Phase.generate])
+    )
 
     assert differs(found)

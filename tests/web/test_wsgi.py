@@ -353,7 +353,8 @@ def test_long_body_is_bounded(known: bool) -> None:
 
 def test_long_body_is_reserved_by_its_length() -> None:
     """A body that is too long to be read is held by its length until its true cost is known."""
-    rig = Rig(answering, max_body=1000, plans={"one": ["10k tokens/minute"]})
+    app = streaming(Stream(pieces(1)))
+    rig = Rig(app, max_body=1000, plans={"one": ["10k tokens/minute"]})
     held: Any = rig.open(environ_of(b"x" * 5000))
     beside = rig.run(b"x" * 5000)
     list(held)
@@ -376,7 +377,8 @@ def test_malformed_body_is_a_400(body: bytes) -> None:
 
 def test_content_length_settles_before_the_last_chunk() -> None:
     """Where the length is known the slot is free before the client has the last byte, and may ask again."""
-    rig = Rig(lambda environ, start: start("200 OK", [*JSON, ("Content-Length", str(len(ANSWER)))]) and [ANSWER])
+    headers = [*JSON, ("Content-Length", str(len(ANSWER)))]
+    rig = Rig(lambda environ, start: start("200 OK", headers) and Stream(iter([ANSWER])))
     iterable = iter(rig.open(environ_of(chat())))
     next(iterable)
 
@@ -497,9 +499,10 @@ def test_t09_aborts_leave_nothing_behind() -> None:
             iterator = iter(iterable)
             for _ in range(chance.randrange(5)):
                 next(iterator, None)
-        if iterable:
+        with suppress(AttributeError):
             iterable.close()
-    holding: list[Any] = [WSGIMiddleware(answering, rig.core)(environ_of(chat()), Got().start_response) for _ in "123"]
+    open_app = streaming(Stream(pieces(1)))
+    holding: list[Any] = [WSGIMiddleware(open_app, rig.core)(environ_of(chat()), Got().start_response) for _ in "123"]
 
     assert len(rig.rows()) == 1000
     assert rig.run(chat()).status == 429
