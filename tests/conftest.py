@@ -54,6 +54,7 @@ SLOW = frozenset({"benchmarks", "chaos", "faults", "migrations", "mutation"})
 
 SLOW_FILES = frozenset({
     "test_bars_processes",
+    "test_bodies",
     "test_cli_demo",
     "test_exactness",
     "test_example_tasks",
@@ -63,6 +64,7 @@ SLOW_FILES = frozenset({
     "test_paths",
     "test_sdk_javascript",
     "test_sdk_refusals",
+    "test_sockets",
     "test_windows_reference",
 })  # fmt: skip
 """Files of the same kind elsewhere."""

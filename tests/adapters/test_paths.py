@@ -6,22 +6,25 @@ read differently. Whoever then gets the provider's answer has found a way around
 """
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 from adapter_servers import Server, serving
+from raw_http import exchange
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}).encode()
-WAIT = 10.0
 
 SERVED = [
     ("uvicorn", "asgi_host", {}),
     ("uvicorn", "fastapi_host", {}),
     ("hypercorn", "fastapi_host", {}),
+    ("granian", "fastapi_host", {}),
+    ("granian-wsgi", "wsgi_host", {}),
     ("gunicorn", "flask_host", {}),
     ("gunicorn", "django_host", {}),
+    ("django-runserver", "django_host", {}),
+    ("flask-run", "flask_host", {}),
     ("uvicorn", "django_host", {"CONTRACT_ASYNC": "1"}),
 ]
 TARGETS = [
@@ -85,8 +88,9 @@ HEADERS = [
     "Expect: 100-continue",
     "Origin: https://example.org\r\nAccess-Control-Request-Method: POST",
     "REMOTE_USER: root",
-    "X_Subject: somebody",
 ]
+UNDERSCORED = "X_Subject: somebody"
+"""What most servers drop, since an environment writes it as ``X-Subject``."""
 
 
 @pytest.fixture(scope="module", params=SERVED, ids=lambda served: f"{served[0]}-{served[1]}{len(served[2]) or ''}")
@@ -104,22 +108,7 @@ def ask(server: Server, *, method: str = "POST", target: str, headers: str = "",
     head += f"{headers}\r\n" if headers else ""
     is_upgrade = "connection:" in headers.lower()
     head += "" if is_upgrade else "Connection: close\r\n"
-    return exchange(server, head.encode("latin-1") + b"\r\n" + body, half_close=is_upgrade)
-
-
-def exchange(server: Server, raw: bytes, *, half_close: bool = False) -> bytes:
-    """Send *raw*, and return all that comes back; with *half_close* the server sees the end of what is sent."""
-    said = b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as connection:
-        connection.sendall(raw)
-        if half_close:
-            connection.shutdown(socket.SHUT_WR)
-        try:
-            while piece := connection.recv(65536):
-                said += piece
-        except (TimeoutError, ConnectionResetError):
-            pass
-    return said
+    return exchange(server.port, head.encode("latin-1") + b"\r\n" + body, half_close=is_upgrade)
 
 
 def is_served(said: bytes) -> bool:
@@ -159,13 +148,29 @@ def test_no_header_reaches_the_handler(server: Server, headers: str) -> None:
     assert not is_served(said), said[:600]
 
 
+@pytest.mark.parametrize("mount", ["/x", "/x/", "/flush", "/v1", "//x"])
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "Script-Name", "X-Script-Name", "X-Forwarded-Prefix"])
+def test_no_mount_reaches_the_handler(server: Server, name: str, mount: str) -> None:
+    """Nor below a mount that the client names: gunicorn believes ``SCRIPT_NAME`` from this host, and cuts it off."""
+    said = ask(server, target=f"{mount}/v1/chat/completions", headers=f"{name}: {mount}")
+
+    assert not is_served(said), said[:600]
+
+
+def test_underscores_are_no_way_around(server: Server) -> None:
+    """A name with an underscore is no credential, or (under granian's WSGI, which reads a dash) one that is metered."""
+    said = ask(server, target="/v1/chat/completions", headers=UNDERSCORED)
+
+    assert not is_served(said) or b"ratelimit:" in said.lower(), said[:600]
+
+
 def test_pipelined_requests_are_each_metered(server: Server) -> None:
     """Of two requests in one write the second is asked for its credentials, too."""
     one = b"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\n%bContent-Length: %d\r\n%b\r\n%b"
     first = one % (b"X-Subject: somebody\r\n", len(BODY), b"", BODY)
     second = one % (b"", len(BODY), b"Connection: close\r\n", BODY)
 
-    said = exchange(server, first + second)
+    said = exchange(server.port, first + second)
 
     # a server may close after the first, and does not read the second then
     assert said.startswith(b"HTTP/1.1 200")
