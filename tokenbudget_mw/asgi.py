@@ -94,9 +94,16 @@ def facts_of(scope: Scope) -> Facts:
         headers=ScopeHeaders(scope["headers"]),
         client=client[0] if client else None,
         query=scope.get("query_string", b"").decode("latin-1"),
-        server=(server[0], server[1]) if server else None,
+        server=(server[0], _port(server[1])) if server else None,
         raw=scope,
     )
+
+
+def _port(port: Any) -> int | None:
+    # None is that of a Unix socket; granian 2.8 says it as a text
+    if isinstance(port, int):
+        return port
+    return int(port) if isinstance(port, str) and port.isdecimal() else None
 
 
 class ScopeHeaders(LazyHeaders):

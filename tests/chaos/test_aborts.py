@@ -28,7 +28,11 @@ pytestmark = pytest.mark.timeout(900)
     ("server", "module", "times"),
     [
         ("uvicorn", "asgi_host", 10_000 if IS_CHAOS else 300),
+        ("hypercorn", "asgi_host", 2_000 if IS_CHAOS else 60),
+        ("granian", "asgi_host", 2_000 if IS_CHAOS else 60),
         ("gunicorn", "wsgi_host", 1_000 if IS_CHAOS else 100),
+        ("gunicorn-sync", "wsgi_host", 1_000 if IS_CHAOS else 60),
+        ("granian-wsgi", "wsgi_host", 1_000 if IS_CHAOS else 60),
     ],
 )
 def test_t09_clients_that_break_off_leave_no_call_in_flight(

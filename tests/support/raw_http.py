@@ -8,7 +8,7 @@ from contextlib import suppress
 
 __all__ = ["exchange", "message", "plain"]
 
-WAIT = 5.0
+WAIT = 20.0
 _MOVING = re.compile(rb"(?im)^(date|last-modified|etag|content-disposition): [^\r]*\r\n")
 _OURS = re.compile(rb"(?im)^ratelimit(-policy)?: [^\r]*\r\n")
 

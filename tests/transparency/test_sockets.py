@@ -29,6 +29,8 @@ EXAMPLES = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 NAMES = itertools.count()
+ROUNDS = 12
+"""How often a request is made until the answers meet; nearly always once."""
 
 ASGI = [
     ("uvicorn", "programs_asgi"),
@@ -88,13 +90,16 @@ def assert_same_bytes(server: Server, program: Any, request: tuple[str, str, str
         raw = message(method, path, {"x-program": name} | headers, body, version=version, chunks=chunks)
         return exchange(server.port, raw)
 
-    # of a response that breaks off a server sends what it has come to, which is not always the same
-    for _ in range(8 if "raise" in repr(program) else 1):
-        bare, unlimited, limited = said({}), said({"x-subject": "k1"}), said({"x-subject": "k2:many"})
-        if plain(bare, ours=True) == plain(unlimited, ours=True) and plain(bare) == plain(limited):
+    bare, unlimited, limited = set[bytes](), set[bytes](), set[bytes]()
+    # how much of a broken response goes out, and whether granian tells an empty one's length, is a matter of moments
+    for _ in range(ROUNDS):
+        answer = said({})
+        bare |= {plain(answer), plain(answer, ours=True)}
+        unlimited.add(plain(said({"x-subject": "k1"}), ours=True))
+        limited.add(plain(said({"x-subject": "k2:many"})))
+        if unlimited & bare and limited & bare:
             return
-    assert plain(unlimited, ours=True) == plain(bare, ours=True)
-    assert plain(limited) == plain(bare)
+    assert (unlimited, limited) == (bare, bare)
 
 
 def steps_of(kind: str) -> Any:
