@@ -22,6 +22,12 @@ class TestASGI(AdapterContract):
     served = ("uvicorn", "asgi_host", {})
 
 
+class TestGranian(AdapterContract):
+    """Plain ASGI on granian, whose protocol is written in another language."""
+
+    served = ("granian", "asgi_host", {})
+
+
 class TestWSGI(AdapterContract):
     """Plain WSGI on gunicorn's threads."""
 

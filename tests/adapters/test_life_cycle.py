@@ -31,12 +31,14 @@ ASGI = [
     ("uvicorn", "fastapi_host", {}),
     ("hypercorn", "fastapi_host", {}),
     ("gunicorn-uvicorn", "fastapi_host", {}),
+    ("granian", "fastapi_host", {}),
 ]
 WSGI = [
     ("gunicorn-sync", "flask_host", {}),
     ("gunicorn", "wsgi_host", {}),
     ("gunicorn-preload", "flask_host", {}),
     ("gunicorn-recycling", "flask_host", {}),
+    ("granian-wsgi", "wsgi_host", {}),
 ]
 DJANGO = [
     ("gunicorn", "django_host", {}),
@@ -64,7 +66,7 @@ class Load:
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
-        assert self._enough.wait(15), "the server answers too slowly"
+        assert self._enough.wait(60), "the server answers too slowly"
         return self
 
     def __exit__(self, *_: object) -> None:

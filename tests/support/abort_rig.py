@@ -155,7 +155,9 @@ def what_is_left(database: Path, backend: str) -> Left:
         "SELECT correlation_id, settle_reason, input_tokens + output_tokens, cost_pico, decision FROM tokenbudget_usage"
     ).fetchall()
     connection.close()
-    core = wire({"backend": backend, "database": f"sqlite:///{database}", "identify": _nobody, "plans": PLANS})
+    core = wire(
+        {"backend": backend, "database": f"sqlite:///{database}", "identify": _nobody, "plans": PLANS, "deadline": 10}
+    )
     operators = Operators(core.guard.admission, core.guard.backend, core.clock)
     found = [operators.explain(Subject(key=key, plan="busy", tenant=f"tenant-of-{key}")) for key in KEYS]
     core.close()

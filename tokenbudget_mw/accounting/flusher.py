@@ -4,7 +4,6 @@ The flusher: takes records from the spool to the sink, in a thread of its own.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import random
 import sys
@@ -12,10 +11,11 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
-from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.errors import PermanentSinkError
 
 if TYPE_CHECKING:
@@ -122,10 +122,9 @@ class Flusher:
         self._clock = clock
         self._pause = pause
         self._jitter = jitter
-        self._mine: PerProcess[_Worker] = PerProcess(_Worker)
+        self._mine: PerProcess[_Worker] = PerProcess(partial(_worker_of, weakref.ref(self)))
         self._awaited = 1  # the thread wants to be woken when this many records wait
         spool.listen(self._notice)
-        atexit.register(_close_at_exit, weakref.ref(self))
 
     def wake(self) -> None:
         """
@@ -392,7 +391,8 @@ def _threads_run() -> bool:
     return False
 
 
-def _close_at_exit(reference: weakref.ref[Flusher]) -> None:
+def _worker_of(reference: weakref.ref[Flusher]) -> _Worker:
     flusher = reference()
     if flusher is not None:
-        flusher.close_at_exit()
+        call_at_exit(flusher.close_at_exit)
+    return _Worker()

@@ -4,6 +4,7 @@ State that belongs to one process: a forked child starts with its own.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import weakref
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PerProcess", "call_in_children"]
+__all__ = ["PerProcess", "call_at_exit", "call_in_children"]
 
 T = TypeVar("T")
 
@@ -73,6 +74,26 @@ def call_in_children(method: Callable[[], None]) -> None:
     """
     if sys.platform == "win32":
         return
+    os.register_at_fork(after_in_child=_weakly(method))
+
+
+def call_at_exit(method: Callable[[], None]) -> None:
+    """
+    Call *method* of an object, as long as that lives, when this process ends by itself.
+
+    A child of `multiprocessing` (granian's workers are such) ends without `atexit`: it has an end of its own.
+    """
+    call = _weakly(method)
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is None or processes.parent_process() is None:
+        atexit.register(call)
+        return
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is there already
+
+    Finalize(None, call, exitpriority=0)
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
@@ -80,4 +101,4 @@ def call_in_children(method: Callable[[], None]) -> None:
         if living is not None:
             living()
 
-    os.register_at_fork(after_in_child=call)
+    return call
