@@ -11,21 +11,23 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.bounding import BoundedApp
-from tokenbudget_mw.call import NOTHING, Call, running
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import arecount
 from tokenbudget_mw.refusing import RESPONSE_HEADERS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
+from tokenbudget_mw.shielding import keep, settle_held
 from tokenbudget_mw.values import Facts, LazyHeaders
+from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Cost, Route
+    from tokenbudget_mw.values import Route
 
 __all__ = ["ASGIApp", "ASGIMiddleware", "Message", "Receive", "Scope", "Send"]
 
@@ -43,12 +45,6 @@ NAMES = {name: name.encode() for name in RESPONSE_HEADERS}
 
 LONG_BODY = 2**18
 """Bytes of a body beyond which the event loop turns between reading its JSON and counting its tokens."""
-
-POLICY_VIOLATION = 1008
-"""Websocket close code of RFC 6455, section 7.4.1."""
-
-MOST_REASON = 123
-"""Most bytes of a close's reason (RFC 6455, section 5.5)."""
 
 
 class ASGIMiddleware:
@@ -89,7 +85,7 @@ def facts_of(scope: Scope) -> Facts:
     """
     client, server = scope.get("client"), scope.get("server")
     return Facts(
-        method=scope.get("method", "WEBSOCKET"),
+        method=scope["method"] if scope["type"] == "http" else "WEBSOCKET",
         path=scope["path"],
         headers=ScopeHeaders(scope["headers"]),
         client=client[0] if client else None,
@@ -181,22 +177,13 @@ def _living(core: Core, send: Send) -> Send:
         if message["type"] == "lifespan.startup.complete":
             core.flusher.wake()  # what dead processes left on the spool need not wait for the first request
             core.tariffs.warm()
-            _keep(asyncio.ensure_future(core.async_guard.warm()))
+            keep(asyncio.ensure_future(core.async_guard.warm()))
         elif message["type"] in LAST_WORDS:
             await asyncio.to_thread(core.close)
             await core.async_guard.backend.aclose()
         await send(message)
 
     return living
-
-
-_kept: set[asyncio.Future[Any]] = set()
-"""Work that outlives its request; an event loop holds tasks weakly (`asyncio.create_task`)."""
-
-
-def _keep(work: asyncio.Future[Any]) -> None:
-    _kept.add(work)
-    work.add_done_callback(_kept.discard)
 
 
 class _Connection:
@@ -226,11 +213,10 @@ class _Connection:
         token = running.set(call)
         failed = True
         try:
-            app = self._app if route.on_budget_end == "pass" else BoundedApp(self._app, call)
-            await app(self._scope, self.receive, self.send)
+            await self._metered(call)(self._scope, self.receive, self.send)
             failed = False
         except RefusedError as error:
-            if self._has_started and self._scope["type"] != "websocket":
+            if self._is_whole or (self._has_started and self._scope["type"] != "websocket"):
                 raise
             refusal = call.exceed(decision_of_error(error))
             self._is_whole = True
@@ -245,6 +231,12 @@ class _Connection:
         finally:
             running.reset(token)
             await self._end(failed=failed)
+
+    def _metered(self, call: Call) -> ASGIApp:
+        route = call.route
+        if self._scope["type"] == "websocket":
+            return self._app if route.websocket == "connection" else MessagesApp(self._app, call)
+        return self._app if route.on_budget_end == "pass" else BoundedApp(self._app, call)
 
     async def _admit(self) -> Refusal | None:
         call, core, body = self._call, self._core, b""
@@ -302,7 +294,10 @@ class _Connection:
             message = self._seen.popleft()
         else:
             message = await self._receive()
-        if message["type"] in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
+        kind = message["type"]
+        if kind == "websocket.disconnect" and is_goodbye(message):
+            self._is_whole = True
+        elif kind in ("http.disconnect", "websocket.disconnect") and not self._is_whole:
             self._is_client_gone = True
         return message
 
@@ -323,16 +318,29 @@ class _Connection:
         elif kind in ("http.response.pathsend", "http.response.zerocopysend") and not message.get("more_body", False):
             self._is_whole = True
             await self._end()
-        elif kind == "websocket.accept":
-            self._has_started = True
-            self._call.status = HTTPStatus.SWITCHING_PROTOCOLS
-        elif kind == "websocket.close":
-            self._is_whole = True
+        elif kind.startswith("websocket."):
+            self._say(kind, message)
         try:
             await self._send(message)
         except OSError:
             self._is_client_gone = True
             raise
+
+    def _say(self, kind: str, message: Message) -> None:
+        call = self._call
+        if kind == "websocket.send":
+            if call.first_byte is None:
+                call.feed(b" ")  # nothing reads it: its moment counts
+        elif kind == "websocket.accept":
+            self._has_started = True
+            call.status = HTTPStatus.SWITCHING_PROTOCOLS
+        elif kind == "websocket.close":
+            self._is_whole = True
+            call.status = call.status or HTTPStatus.FORBIDDEN  # what servers answer to one that was not accepted
+        elif kind == "websocket.http.response.start":
+            call.status = message.get("status")
+        elif kind == "websocket.http.response.body" and not message.get("more_body", False):
+            self._is_whole = True
 
     def _start(self, message: Message) -> Message:
         given = message.get("headers", ())
@@ -360,20 +368,9 @@ class _Connection:
         if call.is_ended:
             return
         actual = call.end(self._ending(failed=failed))
-        try:
-            await self._settle(actual)
-        except asyncio.CancelledError:
-            # the client went away meanwhile; settling twice is settling once, so do it again where nobody can cancel it
-            _keep(asyncio.ensure_future(self._settle(actual)))
-            raise
+        await settle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
-
-    async def _settle(self, actual: Cost) -> None:
-        for reservation in self._call.held:
-            await self._core.async_guard.settle(reservation, actual)
-        for reservation in self._call.extensions:
-            await self._core.async_guard.settle(reservation, NOTHING)
 
     def _ending(self, *, failed: bool) -> Ending:
         status = self._call.status
@@ -402,6 +399,4 @@ class _Connection:
             await self._send({"type": "websocket.http.response.start", **start})
             await self._send({"type": "websocket.http.response.body", "body": body})
         else:
-            reason = self._call.decision.message if self._call.decision else ""
-            bounded = reason.encode()[:MOST_REASON].decode(errors="ignore")
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": bounded})
+            await self._send(close_of(self._call.decision.message if self._call.decision else ""))

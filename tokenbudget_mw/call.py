@@ -57,7 +57,7 @@ def current() -> Call:
     if call is None:
         message = "No metered request runs here: is the middleware installed, and does a route cover this path?"
         raise TokenBudgetError(message)
-    return call
+    return call.part or call
 
 
 class Call:
@@ -83,6 +83,8 @@ class Call:
 
         timed_out: Whether its framework makes a response of a timeout that its handler raised.
 
+        part: The call of the message that a websocket's app works at, where messages are metered.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -101,6 +103,7 @@ class Call:
     held: tuple[Reservation, ...] = ()
     extensions: tuple[Reservation, ...] = ()
     ended_by: Decision | None = None
+    part: Call | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
     timed_out = False
@@ -140,6 +143,13 @@ class Call:
         """
         prompt = self.prompt
         return None if prompt is None or prompt.model is None else self.core.model_name(prompt.model)
+
+    @property
+    def has_charges(self) -> bool:
+        """
+        Whether its handler has charged something.
+        """
+        return bool(self._charges)
 
     # -- before the app --------------------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from tokenbudget_mw.asgi import POLICY_VIOLATION, ASGIMiddleware, facts_of
+from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
+from tokenbudget_mw.websocket import POLICY_VIOLATION
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 

@@ -40,6 +40,7 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/v1/chat/completions", "format": "openai.chat"},
     {"path": "/auto", "format": "auto"},
     {"path": "/plain/*"},
+    {"path": "/talk", "websocket": "message"},
 ]
 PLANS = {"none": [], "many": ["1G requests/hour", "1000G tokens/hour", "1M concurrent"]}
 
@@ -103,12 +104,13 @@ def test_read_requests_pass_as_they_are(plan: str, program: Program, client: Cli
     assert_same(plan, through, without)
 
 
+@pytest.mark.parametrize("path", ["/plain/x", "/talk"])
 @given(conversation=conversations())
 @EXAMPLES
-def test_websockets_pass_as_they_are(conversation: tuple[Program, Client]) -> None:
-    """A websocket is what it was, message by message."""
+def test_websockets_pass_as_they_are(path: str, conversation: tuple[Program, Client]) -> None:
+    """A websocket is what it was, message by message, whether the connection is metered or each message."""
     program, client = conversation
-    without, through = compare(CORES["many"], program, client, scope_for("websocket", "/plain/x"))
+    without, through = compare(CORES["many"], program, client, scope_for("websocket", path))
 
     assert (through.seen, through.end, through.is_own) == (without.seen, without.end, without.is_own)
     assert through.got == without.got

@@ -419,7 +419,7 @@ def test_websocket_is_metered_per_connection() -> None:
 
     (row,) = rig.rows()
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
-    assert (row.method, row.status, row.settle_reason) == ("POST", 101, "complete")
+    assert (row.method, row.status, row.settle_reason) == ("WEBSOCKET", 101, "complete")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def call_at_exit(method: Callable[[], None]) -> None:
     if processes is None or processes.parent_process() is None:
         atexit.register(call)
         return
-    from multiprocessing.util import Finalize  # noqa: PLC0415 - only where it is there already
+    from multiprocessing.util import Finalize
 
     Finalize(None, call, exitpriority=0)
 

@@ -132,7 +132,8 @@ def _route(route: Route) -> str:
         "sample": f"; {route.sample:.0%} of the prompts are counted",
     }
     ended = {"pass": "", "finish": "; its streams end with the budget", "error": "; its streams fail with the budget"}
-    return f"{methods}{route.path} is {meaning}{counted[route.count]}{ended[route.on_budget_end]}."
+    talk = "; each message of a websocket is a call" if route.websocket == "message" else ""
+    return f"{methods}{route.path} is {meaning}{counted[route.count]}{ended[route.on_budget_end]}{talk}."
 
 
 def _plan(plan: Plan, *, is_default: bool) -> Iterator[str]:

@@ -21,7 +21,7 @@ from tokenbudget_mw.values import Limit, Mode, Route, Scope
 __all__ = ["read_database", "read_messages", "read_plans", "read_routes", "read_top_limits"]
 
 _PLAN_KEYS = ("limits", "holder", "mode")
-_ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle", "on_budget_end")
+_ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle", "on_budget_end", "websocket")
 _COUNTS = ("full", "sample", "async", "off")
 _read_url = reading.url("sqlite:///tokenbudget.db")
 
@@ -205,6 +205,10 @@ def _read_on_budget_end(value: Any) -> dict[str, Any]:
     return {"on_budget_end": reading.choice("pass", "finish", "error")(value)}
 
 
+def _read_websocket(value: Any) -> dict[str, Any]:
+    return {"websocket": reading.choice("connection", "message")(value)}
+
+
 _ROUTE_READERS = {
     "path": _read_path,
     "format": _read_format,
@@ -213,6 +217,7 @@ _ROUTE_READERS = {
     "count": _read_count,
     "settle": _read_settle,
     "on_budget_end": _read_on_budget_end,
+    "websocket": _read_websocket,
 }
 
 

@@ -198,6 +198,8 @@ class Route:
 
         on_budget_end: What happens to a stream that passes more than was held, where limits leave no more: ``pass`` (it
             goes on, into debt), ``finish`` (it ends as an answer that reached its maximum), ``error``.
+
+        websocket: What of a websocket is a call: the ``connection``, or each ``message`` of the client as well.
     """
 
     path: str
@@ -208,6 +210,7 @@ class Route:
     limits: tuple[Limit, ...] = ()
     settle: Mapping[str, str] = field(default_factory=lambda: EMPTY_TAGS)
     on_budget_end: Literal["pass", "finish", "error"] = "pass"
+    websocket: Literal["connection", "message"] = "connection"
 
 
 class TokenCount(msgspec.Struct, frozen=True, gc=False):
