@@ -333,12 +333,12 @@ class _Connection:
                 call.feed(b" ")  # nothing reads it: its moment counts
         elif kind == "websocket.accept":
             self._has_started = True
-            call.status = HTTPStatus.SWITCHING_PROTOCOLS
+            call.status = HTTPStatus.SWITCHING_PROTOCOLS.value
         elif kind == "websocket.close":
             self._is_whole = True
-            call.status = call.status or HTTPStatus.FORBIDDEN  # what servers answer to one that was not accepted
+            call.status = call.status or HTTPStatus.FORBIDDEN.value  # what servers answer to one that was not accepted
         elif kind == "websocket.http.response.start":
-            call.status = message.get("status")
+            call.status = int(message["status"])
         elif kind == "websocket.http.response.body" and not message.get("more_body", False):
             self._is_whole = True
 

@@ -259,7 +259,7 @@ class Call:
         """
         Take the start of the response: lower-case names and values.
         """
-        self.status = status
+        self.status = int(status)  # apps give an `HTTPStatus` too, which no row takes
         for name, value in headers:
             if name == "content-type":
                 self.content_type = value.partition(";")[0].strip().lower()[:64]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.asgi import ASGIMiddleware
+from tokenbudget_mw.database.rows import new_rows
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import Facts, Subject, UsageRecord
 from tokenbudget_mw.wiring import wire
@@ -43,8 +44,9 @@ class Rig:
         self.middleware = ASGIMiddleware(app, self.core)
 
     def rows(self) -> list[UsageRecord]:
-        """What was recorded so far."""
+        """What was recorded so far; every record is one that a database takes."""
         assert self.core.flush()
+        assert len(new_rows(self.records, "of the rig")) == len(self.records)
         return self.records
 
     def run(self, *messages: Message, **scope: Any) -> list[Message]:

@@ -12,6 +12,7 @@ from wsgiref.util import setup_testing_defaults
 from asgi_rig import CHAT, subject_of
 
 from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.database.rows import new_rows
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import UsageRecord
 from tokenbudget_mw.wiring import wire
@@ -63,8 +64,9 @@ class Rig:
         self.middleware = WSGIMiddleware(app, self.core)
 
     def rows(self) -> list[UsageRecord]:
-        """What was recorded so far."""
+        """What was recorded so far; every record is one that a database takes."""
         assert self.core.flush()
+        assert len(new_rows(self.records, "of the rig")) == len(self.records)
         return self.records
 
     def open(self, environ: dict[str, Any], got: Got | None = None) -> Iterable[bytes]:

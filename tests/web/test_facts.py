@@ -1,5 +1,6 @@
 """What a server says of a connection is read as it is meant, whichever server says it."""
 
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -37,3 +38,18 @@ def test_usage_is_booked_under_granian() -> None:
     (row,) = rig.rows()
     assert status_of(sent) == 200
     assert row.server_port == 8000
+
+
+def test_a_status_may_be_an_enumerations_member() -> None:
+    """An app that answers with an `HTTPStatus`, as Starlette passes it on, is booked: such rows were refused."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": HTTPStatus.CREATED, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    rig = Rig(app)
+    rig.run(chat())
+
+    (row,) = rig.rows()
+    assert row.status == 201
+    assert type(row.status) is int
