@@ -10,12 +10,12 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import wsgi_programs
 from adapter_servers import Server, serving
+from memory_of import peak
 from programs import WHOLE
 from raw_http import exchange, message
 
@@ -129,21 +129,6 @@ def ask(server: Server, headers: dict[str, str], body: bytes, *, chunks: int = 0
     """What the server says to a body."""
     given = {"x-program": "answer", "x-subject": "k1:many"} | JSON | headers
     return exchange(server.port, message("POST", "/read", given, body, chunks=chunks), wait=2 * MOST_SECONDS)
-
-
-def peak(server: Server) -> int:
-    """The most memory that the server and its workers have held, each by itself, added up; in bytes."""
-    processes, found = [server.process.pid], 0
-    while processes:
-        process = processes.pop()
-        try:
-            status = Path(f"/proc/{process}/status").read_text()
-            children = Path(f"/proc/{process}/task/{process}/children").read_text()
-        except OSError:
-            continue
-        found += int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
-        processes += map(int, children.split())
-    return found
 
 
 @pytest.mark.parametrize("chunks", [0, 7])
