@@ -13,6 +13,7 @@ from tokenbudget_mw.bounding import BoundedWSGI
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import recount
+from tokenbudget_mw.rejoined import Rejoined
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
@@ -150,13 +151,13 @@ class _Exchange:
         try:
             app = self._app if route.on_budget_end == "pass" else BoundedWSGI(self._app, self._call)
             self._iterable = app(self._environ, self.start_response)
+            return self._given()
         except RefusedError as error:
             self._iterator = self._exceed(error)
             return self
         except BaseException as error:
             self._abort(error)
             raise
-        return self._given()
 
     def _given(self) -> Iterable[bytes]:
         """
@@ -209,7 +210,7 @@ class _Exchange:
             is_whole = len(head) <= most
         else:
             return b"", True
-        self._environ["wsgi.input"] = BytesIO(head) if is_whole else _Rejoined(head, source)
+        self._environ["wsgi.input"] = BytesIO(head) if is_whole else Rejoined(head, source)
         return head, is_whole
 
     def start_response(
@@ -367,42 +368,3 @@ class _Sized:
 
 def _title(name: str) -> str:
     return {"ratelimit": "RateLimit", "ratelimit-policy": "RateLimit-Policy"}.get(name, name.title())
-
-
-class _Rejoined:
-    """
-    A request body whose head was read ahead: the head again, then the rest.
-    """
-
-    def __init__(self, head: bytes, rest: Any) -> None:
-        self._head = BytesIO(head)
-        self._rest = rest
-
-    def read(self, size: int | None = -1) -> bytes:
-        """
-        Read up to *size* bytes, all of them by default.
-        """
-        head = self._head.read(size)
-        if size is None or size < 0:
-            return head + bytes(self._rest.read())
-        return head if len(head) == size else head + bytes(self._rest.read(size - len(head)))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        """
-        Read one line, of up to *size* bytes.
-        """
-        size = -1 if size is None else size
-        head = self._head.readline(size)
-        if head.endswith(b"\n") or (size >= 0 and len(head) == size):
-            return head
-        return head + bytes(self._rest.readline(size - len(head) if size >= 0 else -1))
-
-    def readlines(self, hint: int = -1) -> list[bytes]:
-        """
-        Read all lines.
-        """
-        del hint
-        return list(self)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")

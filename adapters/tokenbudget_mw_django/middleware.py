@@ -170,6 +170,10 @@ class _Exchange:
 
     def pass_on(self, response: HttpResponseBase) -> HttpResponseBase:
         self._start(response)
+        if self._is_file(response):
+            # a server may send it by itself, which it does only while it is as it came
+            self.end(is_whole=True)
+            return response
         if response.streaming:
             if self.call.route.on_budget_end != "pass":
                 content = bound(self.call, response.streaming_content, has_length="Content-Length" in response)  # type: ignore[attr-defined]
@@ -198,6 +202,10 @@ class _Exchange:
         self.call.respond(response.status_code, [(name.lower(), value) for name, value in response.items()])
         for name, value in self.call.limit_headers():
             response[name] = f"{response[name]}, {value}" if name == EXPOSE and name in response else value
+
+    def _is_file(self, response: HttpResponseBase) -> bool:
+        is_sent = "wsgi.file_wrapper" in self._request.META and getattr(response, "file_to_stream", None) is not None
+        return is_sent and self.call.route.format is None
 
     def _feed_whole(self, response: HttpResponseBase) -> None:
         self.call.feed(response.content)  # type: ignore[attr-defined]

@@ -70,7 +70,9 @@ def test_memory_is_flat_over_a_long_stream(server: Server, path: str, has_usage:
     come = stream(server, path, key, MEGABYTES, has_usage=has_usage)
 
     grown, took = peak(server) - before, time.monotonic() - begun
-    print(f"{come / 1e6:.0f} MB in {took:.1f} s; peak memory {before / 1e6:.1f} MB, and {grown / 1e6:.2f} MB more after it")
+    print(
+        f"{come / 1e6:.0f} MB in {took:.1f} s; peak memory {before / 1e6:.1f} MB, and {grown / 1e6:.2f} MB more after it"
+    )
     assert come >= MEGABYTES * 990_000
     assert grown < MOST_GROWTH
     (_, (tokens, source)) = booked(server, key)

@@ -65,7 +65,7 @@ django.setup()
 
 from django.contrib import admin
 from django.core.management import call_command
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
 from tokenbudget_mw_django import current, limit
@@ -196,6 +196,11 @@ def drain(request: Any) -> HttpResponse:
     return HttpResponse(str(length))
 
 
+def filed(_: Any) -> FileResponse:
+    """Send a file."""
+    return FileResponse(Path(__file__).open("rb"))
+
+
 @limit("1 request/minute")
 def limited(_: Any) -> HttpResponse:
     """Answer once a minute."""
@@ -218,6 +223,7 @@ urlpatterns = [
     path("plain/astreamed", astreamed),
     path("plain/breaking", breaking),
     path("plain/fail", fail),
+    path("plain/filed", filed),
     path("plain/leave", leave),
     path("plain/late", late),
     path("plain/alate", alate),

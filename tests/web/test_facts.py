@@ -1,4 +1,4 @@
-"""What a server says of a connection is read as it is meant, whichever server says it."""
+"""What servers and apps say is read as it is meant, in whatever shape the specification allows."""
 
 from http import HTTPStatus
 from typing import Any
@@ -53,3 +53,15 @@ def test_a_status_may_be_an_enumerations_member() -> None:
     (row,) = rig.rows()
     assert row.status == 201
     assert type(row.status) is int
+
+
+def test_headers_that_can_be_read_once_pass() -> None:
+    """Headers may be any iterable (ASGI, "Response Start"): one that is used up by reading still reaches the server."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": iter([(b"x-own", b"1")])})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    sent = Rig(app, plans={"one": []}).run(chat())
+
+    assert list(sent[0]["headers"]) == [(b"x-own", b"1")]

@@ -168,9 +168,10 @@ def test_endpoint_outside_of_routes() -> None:
 
 def test_call_that_has_ended_holds_nothing_more() -> None:
     """A background task of a request that has ended is limited like one outside of any, and leaves nothing held."""
-    rig = Rig(lambda environ, start: iter([]), **WIDE)
+    rig = Rig(lambda environ, start: [], **WIDE)
     app = limited(rig, "1000 requests/minute")
     rig.run(b"", PATH_INFO="/plain/search")
+    rig.middleware.app = lambda environ, start: iter(app(environ, start))
     exchange: Any = rig.middleware(environ_of(b"", PATH_INFO="/plain/search"), Got().start_response)
     call = current()
     exchange.close()

@@ -121,7 +121,11 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     while (await receive())["type"] == "websocket.receive":
-        word = {"object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "hi"}}]}
+        word = {
+            "object": "chat.completion.chunk",
+            "model": "gpt-4o",
+            "choices": [{"index": 0, "delta": {"content": "hi"}}],
+        }
         await send({"type": "websocket.send", "text": json.dumps(word, indent=1)})
         await send({"type": "websocket.send", "bytes": json.dumps(word | {"choices": [], "usage": USAGE}).encode()})
 
@@ -146,7 +150,9 @@ def test_a_message_is_refused_by_what_it_may_cost() -> None:
     assert sum(row.output_tokens for row in made.rows()) == 5
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[" * 5000, '{"model": "gpt-4o", "messages": [], "max_tokens": -1}', "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["no JSON", "[" * 5000, '{"model": "gpt-4o", "messages": [], "max_tokens": -1}', "\ud800"]
+)
 def test_a_message_that_makes_no_sense_closes(text: str) -> None:
     """What cannot be read is refused with the reason, before the app sees it."""
     sent = talk(rig(answering), says(text), path="/chat")

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbudget_mw.wsgi import _Rejoined
+from tokenbudget_mw.rejoined import Rejoined
 
 BODIES = st.binary(max_size=60).map(lambda raw: raw.replace(b"\x00", b"\n"))
 SIZES = st.one_of(st.none(), st.integers(-1, 70))
@@ -39,7 +39,7 @@ def test_rejoined_reads_like_the_whole(body: bytes, at: int, reads: list[tuple[s
     """Wherever the head ends, any reads give what they give of the whole body."""
     head, rest = body[:at], body[at:]
 
-    assert read(_Rejoined(head, BytesIO(rest)), reads) == read(BytesIO(body), reads)
+    assert read(Rejoined(head, BytesIO(rest)), reads) == read(BytesIO(body), reads)
 
 
 def test_rejoined_does_not_touch_the_rest_early() -> None:
@@ -51,7 +51,7 @@ def test_rejoined_does_not_touch_the_rest_early() -> None:
 
         readline = read
 
-    body = _Rejoined(b"one\ntwo\n", Silent())
+    body = Rejoined(b"one\ntwo\n", Silent())
 
     assert body.read(2) == b"on"
     assert body.readline() == b"e\n"

@@ -165,7 +165,9 @@ def _covers(route: Route, method: str) -> bool:
     if not methods or method in methods:
         return True
     if method in ("HEAD", "WEBSOCKET"):
-        return "GET" in methods  # frameworks run the GET handler; and a websocket begins as a GET (RFC 6455, section 4.1)
+        return (
+            "GET" in methods
+        )  # frameworks run the GET handler; and a websocket begins as a GET (RFC 6455, section 4.1)
     # apps that honour a method override read the other method from a POST
     return method == "POST" and not methods.isdisjoint(_OVERRIDABLE)
 

@@ -18,11 +18,8 @@ FILE = Path(__file__).with_name("host.py")
 
 
 def program(name):
-    """The program of that name, which the test has written beside the database."""
-    given = {"__builtins__": {}, "Program": lambda **parts: SimpleNamespace(**parts)}
-    text = Path(f"{name}.program").read_text()
-    # a list of steps, or a call of `Program`; nothing else is evaluated
-    tree = ast.parse(text, mode="eval")
+    """The program of that name, which the test has written beside the database: a list of steps, or a ``Program``."""
+    tree = ast.parse(Path(f"{name}.program").read_text(), mode="eval")
     if isinstance(tree.body, ast.Call):
-        return given["Program"](**{each.arg: ast.literal_eval(each.value) for each in tree.body.keywords})
+        return SimpleNamespace(**{each.arg: ast.literal_eval(each.value) for each in tree.body.keywords})
     return ast.literal_eval(tree)

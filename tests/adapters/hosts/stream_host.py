@@ -15,12 +15,18 @@ SETTINGS = host.SETTINGS | {
     "default_plan": "wide",
 }
 WORDS = "the budget holds and every token is counted once in these books, " * 60
-EVENT = b"data: %s\n\n" % json.dumps(
-    {"object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": WORDS}}]}
-).encode()
-LAST = b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(
-    {"object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 7}}
-).encode()
+EVENT = (
+    b"data: %s\n\n"
+    % json.dumps(
+        {"object": "chat.completion.chunk", "model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": WORDS}}]}
+    ).encode()
+)
+LAST = (
+    b"data: %s\n\ndata: [DONE]\n\n"
+    % json.dumps(
+        {"object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 7}}
+    ).encode()
+)
 
 
 def chunks(megabytes, has_usage):
