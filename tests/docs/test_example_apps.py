@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from werkzeug.test import Client as WerkzeugClient
 
 from tokenbudget_mw import ASGIMiddleware
@@ -73,6 +74,25 @@ def test_fastapi_app_limits_and_books(example: Load, sqlite_database: str) -> No
     assert [(row["input_tokens"], row["output_tokens"]) for row in rows[:3]] == [(12, 5)] * 3
     assert all(row["cost_pico"] > 0 for row in rows[:3])
     assert [row["decision"] for row in rows] == ["admitted"] * 3 + ["refused"]
+
+
+def test_websocket_messages_are_calls(example: Load, sqlite_database: str) -> None:
+    """The connection and two messages are three requests, the third message closes the websocket, and each has its row."""
+    migrate(sqlite_database)
+    said = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
+
+    with asgi_client(example("websocket_messages").app) as client, client.websocket_connect("/chat") as talk:
+        for _ in range(2):
+            talk.send_json(said)
+            assert talk.receive_json()["usage"]["completion_tokens"] == 2
+        talk.send_json(said)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            talk.receive_json()
+
+    assert (closed.value.code, "requests-minute" in closed.value.reason) == (1008, True)
+    rows = rows_of(sqlite_database)
+    assert sorted(row["decision"] for row in rows) == ["admitted"] * 3 + ["refused"]
+    assert [row["output_tokens"] for row in rows if row["output_tokens"]] == [2, 2]
 
 
 def test_endpoint_limit_in_fastapi(example: Load, sqlite_database: str) -> None:

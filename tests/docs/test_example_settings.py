@@ -28,6 +28,7 @@ Load = Callable[[str], ModuleType]
         "limit_dicts",
         "settle_rules",
         "ending_streams",
+        "websocket_messages",
         "refusal_messages",
         "render_refusal",
     ],

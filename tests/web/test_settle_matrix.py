@@ -163,9 +163,9 @@ def run_wsgi(way: Way, settings: dict[str, Any]) -> wsgi_rig.Rig:
 def leave_early(way: Way, settings: dict[str, Any]) -> wsgi_rig.Rig:
     """A client that is gone before a WSGI server draws the first chunk."""
 
-    def app(environ: Any, start_response: Any) -> list[bytes]:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", headers_of(way))
-        return list(way.chunks or ())
+        return iter(way.chunks or ())
 
     rig = wsgi_rig.Rig(app, **settings)
     rig.open(wsgi_rig.environ_of(wsgi_rig.chat(max_tokens=MOST, stream=True))).close()  # type: ignore[attr-defined]
