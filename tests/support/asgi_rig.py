@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -55,11 +56,11 @@ class Rig:
 
     async def arun(self, *messages: Message, sent: list[Message] | None = None, **scope: Any) -> list[Message]:
         """Send one connection through, on the running loop."""
-        incoming, outgoing = list(messages), [] if sent is None else sent
+        incoming, outgoing = deque(messages), [] if sent is None else sent
 
         async def receive() -> Message:
             if incoming:
-                return incoming.pop(0)
+                return incoming.popleft()
             return await asyncio.get_running_loop().create_future()
 
         async def send(message: Message) -> None:

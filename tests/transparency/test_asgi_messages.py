@@ -35,7 +35,7 @@ from tokenbudget_mw.testing.conformance import Conformant
 from tokenbudget_mw.wiring import wire
 
 IS_LONG = bool(os.environ.get("TOKENBUDGET_TEST_CHAOS"))
-EXAMPLES = settings(max_examples=5000 if IS_LONG else 100)
+EXAMPLES = settings(max_examples=5000 if IS_LONG else 80)
 ROUTES: list[dict[str, Any]] = [
     {"path": "/v1/chat/completions", "format": "openai.chat"},
     {"path": "/auto", "format": "auto"},

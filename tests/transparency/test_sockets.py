@@ -23,7 +23,7 @@ from raw_http import exchange, message, plain
 CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}'
 IS_LONG = bool(os.environ.get("TOKENBUDGET_TEST_CHAOS"))
 EXAMPLES = settings(
-    max_examples=500 if IS_LONG else 30,
+    max_examples=500 if IS_LONG else 20,
     phases=[Phase.explicit, Phase.generate],  # each example takes a server's time
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -41,10 +41,9 @@ ASGI = [
 WSGI = [
     ("gunicorn-sync", "programs_wsgi"),
     ("gunicorn", "programs_wsgi"),
-    ("granian-wsgi", "programs_wsgi"),
     ("flask-run", "programs_flask"),
     ("django-runserver", "programs_django"),
-    ("uvicorn", "programs_django"),
+    *([("granian-wsgi", "programs_wsgi"), ("uvicorn", "programs_django")] if IS_LONG else []),
 ]
 REQUESTS = st.builds(
     lambda method, path, version, chunks: (method, path, version, chunks),

@@ -21,7 +21,7 @@ from tokenbudget_mw.core import Core
 from tokenbudget_mw.wiring import wire
 
 IS_LONG = bool(os.environ.get("TOKENBUDGET_TEST_CHAOS"))
-EXAMPLES = settings(max_examples=5000 if IS_LONG else 150)
+EXAMPLES = settings(max_examples=5000 if IS_LONG else 80)
 CHAT = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}\n'
 ROUTES: list[dict[str, Any]] = [
     {"path": "/v1/chat/completions", "format": "openai.chat"},

@@ -1,5 +1,6 @@
 """What servers and apps say is read as it is meant, in whatever shape the specification allows."""
 
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -65,3 +66,26 @@ def test_headers_that_can_be_read_once_pass() -> None:
     sent = Rig(app, plans={"one": []}).run(chat())
 
     assert list(sent[0]["headers"]) == [(b"x-own", b"1")]
+
+
+def test_a_body_in_single_bytes_costs_what_its_bytes_cost() -> None:
+    """Four times the pieces are four times the work, not sixteen: a body of a byte a message held up a loop for long."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    rig = Rig(app, plans={"one": []})
+
+    def seconds(pieces: int) -> float:
+        body = chat(user="u" * pieces)["body"]
+        parts = [{"type": "http.request", "body": body[at : at + 1], "more_body": True} for at in range(len(body))]
+        begun = time.thread_time()
+        sent = rig.run(*parts, {"type": "http.request"})
+        assert status_of(sent) == 200
+        return time.thread_time() - begun
+
+    seconds(1000)
+    assert seconds(60_000) < 9 * seconds(15_000)
