@@ -144,13 +144,6 @@ class Call:
         prompt = self.prompt
         return None if prompt is None or prompt.model is None else self.core.model_name(prompt.model)
 
-    @property
-    def has_charges(self) -> bool:
-        """
-        Whether its handler has charged something.
-        """
-        return bool(self._charges)
-
     # -- before the app --------------------------------------------------------------------------------------------
 
     @property

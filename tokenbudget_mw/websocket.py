@@ -109,7 +109,7 @@ class MessagesApp:
 
     def _has_answered(self) -> bool:
         part = self._connection.part
-        return part is not None and (part.first_byte is not None or part.has_charges)
+        return isinstance(part, _MessageCall) and part.has_answered()
 
     async def _begin(self, message: Message) -> str | None:
         """
@@ -150,6 +150,9 @@ class _MessageCall(Call):
     """
     The call of one message.
     """
+
+    def has_answered(self) -> bool:
+        return self.first_byte is not None or bool(self._charges)
 
     def request(self) -> Request:
         return replace(super().request(), units=UNITS)
