@@ -97,9 +97,7 @@ def facts_of(scope: Scope) -> Facts:
 
 def _port(port: Any) -> int | None:
     # None is that of a Unix socket; granian 2.8 says it as a text
-    if isinstance(port, int):
-        return port
-    return int(port) if isinstance(port, str) and port.isdecimal() else None
+    return int(port) if isinstance(port, int) or (isinstance(port, str) and port.isdecimal()) else None
 
 
 class ScopeHeaders(LazyHeaders):

@@ -20,7 +20,7 @@ from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
-from tokenbudget_mw.settling import charges_for, outcome_for
+from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
 from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ class Call:
             if self.route.count == "async":
                 self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
         else:
-            length = self.facts.header("content-length")
-            known = int(length) if length is not None and length.isdecimal() else None
+            length = self.facts.header("content-length") or ""
+            known = int(length) if length.isdecimal() else None
             self.prompt = meter.bound_prompt(self.route, known, body, self.facts.path)
 
     def _check_encoding(self) -> None:
@@ -191,9 +191,8 @@ class Call:
         subject = self.payer
         if self.prompt is None:
             return Request(self.id, subject, self.route, None, ONE_REQUEST, ONE_REQUEST, room=ROOM)
-        moment = moment_of(subject, self.prompt, self.started_at)
-        reserve = self.core.settings.output_reserve
-        upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
+        moment, most = moment_of(subject, self.prompt, self.started_at), self.core.settings.output_reserve
+        upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=most)
         return Request(self.id, subject, self.route, self.model_name, upper, least)
 
     def is_refused(self) -> bool:
@@ -259,15 +258,7 @@ class Call:
             elif name == "content-encoding":
                 self.content_encoding = value.strip().lower()
         self.is_stream = self.content_type in STREAM_TYPES
-        if self.route.format is not None:
-            model = self.prompt.model if self.prompt else None
-            self.tap = self.core.meter.open_tap(
-                self.route.format,
-                self.content_type or "",
-                self.content_encoding,
-                model,
-                is_counted=self.route.count != "off",
-            )
+        self.tap = tap_for(self)
 
     def feed(self, chunk: bytes) -> None:
         """
@@ -369,8 +360,7 @@ class Call:
         Charge after the response has ended (a background task): straight to the counters, on a row of its own.
         """
         self._record_late(charge)
-        cost, model = cost_of([charge]), charge.usage.model
-        self.core.off_loop(lambda: take(self, cost, model))
+        self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
 
     # -- after the app ---------------------------------------------------------------------------------------------
 

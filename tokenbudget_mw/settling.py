@@ -15,11 +15,24 @@ from tokenbudget_mw.values import Cost
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.rules.settlement import Ending
+    from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Usage
 
-__all__ = ["charges_for", "outcome_for"]
+__all__ = ["charges_for", "outcome_for", "tap_for"]
 
 NOTHING = Cost()
+
+
+def tap_for(call: Call) -> Tap | None:
+    """
+    Return what reads the response to *call*, which has begun; None where its handler says what it used.
+    """
+    route = call.route
+    if route.format is None:
+        return None
+    model = call.prompt.model if call.prompt else None
+    kind, coding = call.content_type or "", call.content_encoding
+    return call.core.meter.open_tap(route.format, kind, coding, model, is_counted=route.count != "off")
 
 
 def outcome_for(call: Call, ending: Ending, tapped: Usage | None, *, is_reported: bool) -> str:
