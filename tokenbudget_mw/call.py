@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
+from tokenbudget_mw.marking import Marking
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
@@ -55,8 +56,7 @@ def current() -> Call:
     """
     call = running.get()
     if call is None:
-        message = "No metered request runs here: is the middleware installed, and does a route cover this path?"
-        raise TokenBudgetError(message)
+        raise TokenBudgetError("No metered request runs here: is the middleware installed, and is this path a route?")
     return call
 
 
@@ -72,6 +72,8 @@ class Call:
         decision: What was decided; None until it was.
 
         tags: Labels for the usage row.
+
+        upper: The most that it may cost.
 
         held: Reservations to settle when it ends.
 
@@ -100,12 +102,14 @@ class Call:
     is_ended = False
     held: tuple[Reservation, ...] = ()
     extensions: tuple[Reservation, ...] = ()
+    upper: Cost = NOTHING
     ended_by: Decision | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
     timed_out = False
     _charges: tuple[Charge, ...] = ()
     _parsed: Any = None
+    _marking: Marking | None = None
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
         self.core = core
@@ -129,8 +133,7 @@ class Call:
         The subject, which is known by now.
         """
         if self.subject is None:
-            message = "This request has no subject: it was not identified."
-            raise TokenBudgetError(message)
+            raise TokenBudgetError("This request has no subject: it was not identified.")
         return self.subject
 
     @property
@@ -190,8 +193,8 @@ class Call:
             return Request(self.id, subject, self.route, None, ONE_REQUEST, ONE_REQUEST, room=ROOM)
         moment = moment_of(subject, self.prompt, self.started_at)
         reserve = self.core.settings.output_reserve
-        upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
-        return Request(self.id, subject, self.route, self.model_name, upper, least)
+        self.upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
+        return Request(self.id, subject, self.route, self.model_name, self.upper, least)
 
     def is_refused(self) -> bool:
         """
@@ -230,8 +233,7 @@ class Call:
         """
         Return the headers that tell the client where its limits stand.
         """
-        # a refusal that a handler's framework renders brings its own
-        decision = self.decision
+        decision = self.decision  # a refusal that a handler's framework renders brings its own
         return headers_for(self, decision.tallies) if decision and decision.admitted else []
 
     def hold(self, decision: Decision) -> None:
@@ -244,6 +246,15 @@ class Call:
         if decision.reservation is not None:
             self.held = (*self.held, decision.reservation)
             self.core.heartbeat.hold(decision.reservation)
+        if self.prompt is not None:
+            self.marking()
+
+    def marking(self) -> Marking:
+        """
+        Return this call's marks on the spool, the first of which is made now if it is not there.
+        """
+        self._marking = self._marking or Marking(self)
+        return self._marking
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -345,21 +356,25 @@ class Call:
         moment = moment_of(self.payer, self.prompt, self.started_at)
         return price_usage(self.core.tariffs, usage, moment, asked=asked)
 
-    def add_settled(self, charge: Charge) -> None:
+    def add_settled(self, charge: Charge, place: int) -> None:
         """
-        Add a *charge* whose reservation has been settled already.
+        Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
-        if self._is_late(charge):
+        if self._is_late(charge, place):
             self._record_late(charge)
 
-    def _is_late(self, charge: Charge) -> bool:
+    def _is_late(self, charge: Charge, instead_of: int = -1) -> bool:
         """
         Take *charge* for the end of this call, unless that has passed.
         """
+        mark = -1 if self.is_ended else self.marking().charge(charge, instead_of)
         with _ending:
-            if not self.is_ended:
+            is_late = self.is_ended
+            if not is_late:
                 self._charges = (*self._charges, charge)
-            return self.is_ended
+        if is_late and mark >= 0:
+            self.marking().release(mark)
+        return is_late
 
     def _charge_late(self, charge: Charge) -> None:
         """
@@ -378,8 +393,7 @@ class Call:
         Called once, by whoever sees the end first; see `is_ended`.
         """
         with _ending:
-            self.is_ended = True
-            reported = self._charges
+            self.is_ended, reported = True, self._charges
         for reservation in self.held + self.extensions:
             self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
@@ -396,6 +410,8 @@ class Call:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
+        if self._marking is not None:
+            self._marking.end()
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 
     def _record_late(self, charge: Charge) -> None:

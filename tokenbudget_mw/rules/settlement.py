@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import TokenCount
 
-__all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "UNREAD", "Ending", "is_timeout", "outcome_of", "settled_usage"]
+__all__ = [
+    "DEFAULT_SETTLE",
+    "ORPHANED",
+    "ORPHAN_RULES",
+    "REVIEWED",
+    "SETTLE_RULES",
+    "UNREAD",
+    "Ending",
+    "is_timeout",
+    "outcome_of",
+    "settled_usage",
+]
 
 DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
     {
@@ -33,6 +44,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
         "timeout": "refund",
         "status_4xx": "refund",
         "status_5xx": "refund",
+        "orphaned": "review",
     }
 )
 """
@@ -41,7 +53,7 @@ Outcome of a call -> what it is charged.
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
 format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
 ``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
-may have made a 5xx, or answered 504.
+may have made a 5xx, or answered 504. ``orphaned`` is a call whose process died before it ended.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
@@ -49,6 +61,12 @@ SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
 ``actual`` and ``partial`` charge what the response says it used, or the text that passed; ``input`` the prompt alone;
 ``reserved`` all that was held; ``refund`` nothing. What a handler charges itself is charged under every rule.
 """
+
+ORPHAN_RULES = frozenset({"reserved", "input", "refund", "review"})
+"""What an orphaned call can be charged: nobody knows what became of it. ``review`` charges nothing until a person decides."""
+
+ORPHANED, REVIEWED = "orphaned", "orphaned_review"
+"""Outcome of an orphaned call, and what its row says while it waits for a decision."""
 
 COUNTED = frozenset({"exact", "given"})
 """Ways of counting that look at the whole prompt."""

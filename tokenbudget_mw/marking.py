@@ -1,0 +1,115 @@
+"""
+The marks of a call: what is kept on the spool while it runs, so that its process may die.
+
+Marked is what there is something to bill of: a call whose request names what it asks of a model, a reservation that a
+handler makes, and what a handler has charged. A request without any of that leaves no mark.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+from tokenbudget_mw.recording import correlation_of, decision_of, limit_of, provider_of, trace_of
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHANED
+from tokenbudget_mw.values import Charged, Held, Opened
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.recording import Charge
+    from tokenbudget_mw.reserving import Reserved
+    from tokenbudget_mw.values import Mark
+
+__all__ = ["Marking"]
+
+MICRO = 1_000_000
+NOWHERE = (None, None)
+DEFAULT_RULE = DEFAULT_SETTLE[ORPHANED]
+
+
+class Marking:
+    """
+    The marks of one call, from its first to its end.
+    """
+
+    __slots__ = ("_call_id", "_places", "_slots", "_spool")
+
+    def __init__(self, call: Call) -> None:
+        self._call_id = call.id
+        self._spool = call.core.spool
+        self._places = count(1)  # next() is one step
+        self._slots: dict[int, object] = {}
+        self._keep(0, _opened(call))
+
+    def hold(self, held: Reserved) -> int:
+        """
+        Mark what a handler's reservation holds, and return the mark's place.
+        """
+        place, prompt, cost = next(self._places), held.prompt, held.upper
+        model, tokens = prompt.model, prompt.input.estimate
+        self._keep(place, Held(self._call_id, place, model, tokens, cost.input_tokens, cost.output_tokens))
+        return place
+
+    def charge(self, charge: Charge, instead_of: int) -> int:
+        """
+        Mark what a handler has charged, where it had reserved it in place of the mark at *instead_of*; return the place.
+        """
+        place, priced, tags = next(self._places), charge.priced, dict(charge.tags) if charge.tags else None
+        price = priced.cost_pico, priced.price_id, priced.kind
+        self._keep(place, Charged(self._call_id, place, charge.usage, *price, tags, instead_of))
+        return place
+
+    def release(self, place: int) -> None:
+        """
+        Forget the mark at *place*: nothing is to be charged for it.
+        """
+        slot = self._slots.pop(place, None)
+        if slot is not None:
+            self._spool.unmark(slot)
+
+    def end(self) -> None:
+        """
+        Forget them all: the call's rows are on the spool. The first goes first; without it the others say nothing.
+        """
+        for place in tuple(self._slots):
+            self.release(place)
+
+    def _keep(self, place: int, mark: Mark) -> None:
+        slot = self._spool.mark(mark)
+        if slot is not None:
+            self._slots[place] = slot
+
+
+def _opened(call: Call) -> Opened:
+    facts, subject, prompt, route = call.facts, call.payer, call.prompt, call.route
+    cost, server = call.upper, facts.server or NOWHERE
+    decision = call.decision
+    return Opened(
+        call.id,
+        int(call.started_at * MICRO),
+        route.settle.get(ORPHANED, DEFAULT_RULE),
+        prompt.model if prompt is not None else None,
+        prompt.input.estimate if prompt is not None else 0,
+        cost.input_tokens,
+        cost.output_tokens,
+        facts.method,
+        facts.path,
+        route.path,
+        provider_of(route),
+        server[0],
+        server[1],
+        subject.key,
+        subject.user,
+        subject.team,
+        subject.project,
+        subject.tenant,
+        call.plan,
+        subject.source,
+        subject.purpose,
+        decision_of(decision),
+        limit_of(decision),
+        correlation_of(facts),
+        trace_of(facts.header("traceparent")),
+        prompt.service_tier if prompt is not None else None,
+        dict(prompt.batch) if prompt is not None and prompt.batch else None,
+    )
