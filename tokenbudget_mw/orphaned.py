@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from tokenbudget_mw.errors import TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, id_of_row, merge, origin_of
 from tokenbudget_mw.rules.pricing import Priced, created_of, moment_of, price_usage
-from tokenbudget_mw.rules.settlement import ORPHANED, REVIEWED
-from tokenbudget_mw.values import EMPTY_TAGS, Charged, Held, Prompt, Subject, TokenCount, Usage, UsageRecord
+from tokenbudget_mw.rules.settlement import NOTHING_USED, ORPHAN_AMOUNTS, ORPHANED, REVIEWED, orphan_usage
+from tokenbudget_mw.values import EMPTY_TAGS, Charged, Held, Prompt, Subject, TokenCount, UsageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.values import Cost, Opened, Orphan
 
-__all__ = ["AMOUNTS", "SUFFIX", "Executor", "rows_of", "subject_of", "usage_under"]
+__all__ = ["SUFFIX", "Executor", "rows_of", "subject_of"]
 
 log = logging.getLogger("tokenbudget_mw")
-
-AMOUNTS = PROMPT, HELD_INPUT, HELD_OUTPUT = "orphan.input", "orphan.held_input", "orphan.held_output"
-"""Tags of a row that waits for a decision: tokens of its prompt, and what was reserved."""
 
 SUFFIX = "-o"
 """Behind the instance id of a dead process it names its orphans: their numbers are not those of its records."""
@@ -35,7 +32,6 @@ MOST_ROWS = 1000
 """Rows that one call can leave; numbers of calls are so far apart."""
 
 MICRO = 1_000_000
-NOTHING = Usage(source="none", complete=False)
 
 
 class Executor:
@@ -76,8 +72,10 @@ def rows_of(orphan: Orphan, tariffs: Tariffs) -> list[UsageRecord]:
     Return the rows of *orphan*: what its handler had charged, and what the rule makes of what it still held.
     """
     charges = _charges(orphan, tariffs)
-    known = [charge for charge in charges if HELD_INPUT not in charge.tags]
-    waiting = [charge for charge in charges if HELD_INPUT in charge.tags]  # a row each: each is decided on its own
+    known = [charge for charge in charges if ORPHAN_AMOUNTS[0] not in charge.tags]
+    waiting = [
+        charge for charge in charges if ORPHAN_AMOUNTS[0] in charge.tags
+    ]  # a row each: each is decided on its own
     merged = merge(known) if known else ()
     return [_row(orphan, charge, place) for place, charge in enumerate((*merged, *waiting))]
 
@@ -121,27 +119,13 @@ def _decided(orphan: Orphan, mark: Opened | Held, tariffs: Tariffs) -> Charge:
     opened, amounts = orphan.opened, (mark.input_tokens, mark.held_input, mark.held_output)
     model = mark.model if isinstance(mark, Held) else None  # a response that nobody saw has named none
     if not any(amounts):
-        return Charge(NOTHING, Priced(), tags=EMPTY_TAGS)
+        return Charge(NOTHING_USED, Priced(), tags=EMPTY_TAGS)
     if opened.rule == "review":
-        tags = {name: str(amount) for name, amount in zip(AMOUNTS, amounts, strict=True)}
-        return Charge(replace(NOTHING, model=model), Priced(), tags=tags)
-    usage = replace(usage_under(opened.rule, *amounts), model=model)
+        tags = {name: str(amount) for name, amount in zip(ORPHAN_AMOUNTS, amounts, strict=True)}
+        return Charge(replace(NOTHING_USED, model=model), Priced(), tags=tags)
+    usage = replace(orphan_usage(opened.rule, *amounts), model=model)
     moment = moment_of(subject_of(opened), _prompt_of(opened), opened.created_at_us / MICRO)
     return Charge(usage, price_usage(tariffs, usage, moment, asked=mark.model), tags=EMPTY_TAGS)
-
-
-def usage_under(rule: str, prompt: int, held_input: int, held_output: int) -> Usage:
-    """
-    Return what *rule* charges of a call of which only this is known: its prompt and what was held, in tokens.
-
-    >>> usage_under("reserved", 90, 100, 500).output_tokens
-    500
-    """
-    if rule == "reserved":
-        return Usage(held_input, held_output, source="estimated", complete=False)
-    if rule == "input":
-        return Usage(prompt, source="estimated", complete=False)
-    return NOTHING
 
 
 def _prompt_of(opened: Opened) -> Prompt:
@@ -188,7 +172,7 @@ def _row(orphan: Orphan, charge: Charge, place: int) -> UsageRecord:
         price_kind=priced.kind,
         decision=opened.decision,
         limit_name=opened.limit_name,
-        settle_reason=REVIEWED if HELD_INPUT in charge.tags else ORPHANED,
+        settle_reason=REVIEWED if ORPHAN_AMOUNTS[0] in charge.tags else ORPHANED,
         correlation_id=opened.correlation_id or opened.call_id,
         trace_id=opened.trace_id,
         service_tier=usage.service_tier,

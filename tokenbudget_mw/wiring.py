@@ -343,16 +343,21 @@ def _executor(tariffs: Tariffs, cores: Sequence[ref[Core]]) -> Executor:
 
 
 def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir: Executor) -> dict[str, Any]:
+    from tokenbudget_mw.accounting.dead_letters import FILE_NAME, DeadLetters
     from tokenbudget_mw.accounting.flusher import Flusher
 
-    spool = _spool(settings, None if sink else database, heir)
+    spool, keep = _spool(settings, None if sink else database, heir), None
     if sink is None:
+        from tokenbudget_mw.database.letters import LetterStore
         from tokenbudget_mw.database.writer import DatabaseSink
 
-        sink = DatabaseSink(database.engine())
+        sink, keep = DatabaseSink(database.engine()), LetterStore(database.engine()).keep
+    letters = DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep)
     return {
         "spool": spool,
-        "flusher": Flusher(spool, sink, interval=settings.flush_interval, rows=settings.flush_rows),
+        "flusher": Flusher(
+            spool, sink, interval=settings.flush_interval, rows=settings.flush_rows, dead_letters=letters
+        ),
     }
 
 

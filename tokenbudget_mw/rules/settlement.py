@@ -68,10 +68,15 @@ ORPHAN_RULES = frozenset({"reserved", "input", "refund", "review"})
 ORPHANED, REVIEWED = "orphaned", "orphaned_review"
 """Outcome of an orphaned call, and what its row says while it waits for a decision."""
 
+ORPHAN_AMOUNTS = ("orphan.input", "orphan.held_input", "orphan.held_output")
+"""Tags of such a row: tokens of its prompt, and input and output tokens that were reserved."""
+
 COUNTED = frozenset({"exact", "given"})
 """Ways of counting that look at the whole prompt."""
 
 CLIENT_ERROR, SERVER_ERROR, GATEWAY_TIMEOUT = 400, 500, 504
+
+NOTHING_USED = Usage(source="none", complete=False)
 
 UNREAD = Usage(source="none")
 """The usage of a response that has figures as a rule, and could not be read."""
@@ -161,6 +166,20 @@ def _completion_of(usage: Usage, *, has_output: bool) -> str:
     return "no_usage" if usage.source == "counted" else "complete"
 
 
+def orphan_usage(rule: str, prompt: int, held_input: int, held_output: int) -> Usage:
+    """
+    Return what *rule* charges of a call of which only this is known: its prompt and what was held, in tokens.
+
+    >>> orphan_usage("reserved", 90, 100, 500).output_tokens
+    500
+    """
+    if rule == "reserved":
+        return Usage(held_input, held_output, source="estimated", complete=False)
+    if rule == "input":
+        return Usage(prompt, source="estimated", complete=False)
+    return NOTHING_USED
+
+
 def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, reserved: Cost) -> Usage:
     """
     Say what a call is charged by *rule*.
@@ -175,7 +194,7 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
         reserved: What was held.
     """
     if rule == "refund":
-        return Usage(source="none", complete=False)
+        return NOTHING_USED
     if tapped is not None and tapped.source == "none":
         tapped = None
     if prompt is None:
