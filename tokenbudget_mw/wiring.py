@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -39,11 +39,21 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
     from tokenbudget_mw.database.keys import KeyCache, KeyStore
     from tokenbudget_mw.identify import Identifier
+    from tokenbudget_mw.prepaid import Prepaid
     from tokenbudget_mw.rules.seeding import Question
     from tokenbudget_mw.seeding import Seeder
     from tokenbudget_mw.values import Cost, Orphan
 
-__all__ = ["model_names", "open_bars", "open_database", "open_keys", "open_seeder", "open_tariffs", "wire"]
+__all__ = [
+    "model_names",
+    "open_bars",
+    "open_database",
+    "open_keys",
+    "open_prepaid",
+    "open_seeder",
+    "open_tariffs",
+    "wire",
+]
 
 _SLACK = 60.0
 """Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
@@ -89,6 +99,8 @@ def wire(
     cores: list[ref[Core]] = []  # a spool holds no core alive
     accounting = _accounting(checked, sink, database, _executor(tariffs, cores))
     guarding: dict[str, Any] = {"barred": keys.forget} if keys is not None else {}
+    if checked.prepaid:
+        guarding |= {"prepaid": open_prepaid(database.engine), "mode": checked.mode}
     if has_books:
         guarding["starter"] = open_seeder(checked, database.engine, backend, now, accounting["flusher"])
     core = Core(
@@ -107,6 +119,8 @@ def wire(
         **accounting,
     )
     cores.append(ref(core))
+    if core.guard.prepaid is not None:
+        core.closers.append(core.guard.prepaid.close)
     core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
     core.closers += [tariffs.close, database.close]
     return core
@@ -185,6 +199,16 @@ def open_seeder(
             flusher.flush(_WRITING)
 
     return Seeder(read, backend, clock, write=write)
+
+
+def open_prepaid(engine: Callable[[], Engine]) -> Prepaid:
+    """
+    Return what knows which accounts have money, by the balances in *engine*.
+    """
+    from tokenbudget_mw.database.balances import BalanceReader
+    from tokenbudget_mw.prepaid import Prepaid
+
+    return Prepaid(cache(lambda: BalanceReader(engine())))
 
 
 def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
