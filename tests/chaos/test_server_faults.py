@@ -28,7 +28,8 @@ from tokenbudget_mw.wiring import wire
 
 IS_CHAOS = bool(os.environ.get("TOKENBUDGET_TEST_CHAOS"))
 USUAL = [("gunicorn-gevent", "wsgi_host")]
-MORE = [("gunicorn-preload-threads", "wsgi_host"), 
+MORE = [
+    ("gunicorn-preload-threads", "wsgi_host"),
     ("gunicorn-recycling-threads", "flask_host"),
     ("gunicorn-uvicorn-pair", "fastapi_host"),
     ("gunicorn-preload-threads", "django_host"),
@@ -36,6 +37,8 @@ MORE = [("gunicorn-preload-threads", "wsgi_host"),
 ]
 REQUESTS = 400 if IS_CHAOS else 40
 CLIENTS, STREAMS = 4, 6
+
+pytestmark = pytest.mark.timeout(600)  # a worker that is recycled every 15 requests takes its time to start
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one"}], "max_tokens": 50}
 BODY = json.dumps(CHAT).encode()

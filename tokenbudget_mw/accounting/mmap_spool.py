@@ -232,11 +232,11 @@ class MmapSpool:
                     memory[start + _FRAME_SIZE : end] = body  # type: ignore[index]  # the current segment is mapped
                     _put_frame(memory, start, check, size)  # type: ignore[arg-type]
                     segment.end = end  # from here to the append nothing interrupts: frame and item appear together
+                    store.recorded += 1  # first: the flusher may be done with the record as soon as it is appended
                     if store.spill is None:
                         store.waiting.append((record, segment, end))
                         if len(store.waiting) >= self._memory:
                             store.spill = (segment, end)
-                    store.recorded += 1
                     is_kept = True
             finally:
                 store.is_busy = False
@@ -255,8 +255,8 @@ class MmapSpool:
         if len(store.waiting) >= self._queue:
             self._refuse(store)
             return False
-        store.waiting.append((record, None, 0))
         store.recorded += 1
+        store.waiting.append((record, None, 0))
         store.unprotected += 1
         return True
 
