@@ -85,6 +85,8 @@ class Call:
 
         timed_out: Whether its framework makes a response of a timeout that its handler raised.
 
+        trail: The ids by which others know it; see `recording.trail_of`.
+
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
 
@@ -104,6 +106,7 @@ class Call:
     extensions: tuple[Reservation, ...] = ()
     upper: Cost = NOTHING
     ended_by: Decision | None = None
+    trail: tuple[str | None, str | None] | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
     timed_out = False
@@ -288,8 +291,6 @@ class Call:
         if self.tap is not None:
             self.tap.feed(chunk)
 
-    # -- what a handler says ---------------------------------------------------------------------------------------
-
     def tag(self, **tags: str) -> None:
         """
         Label this request's usage row: ``current().tag(feature="search")``.
@@ -384,8 +385,6 @@ class Call:
         cost, model = cost_of([charge]), charge.usage.model
         self.core.off_loop(lambda: take(self, cost, model))
 
-    # -- after the app ---------------------------------------------------------------------------------------------
-
     def end(self, ending: Ending) -> Cost:
         """
         End the call: put its rows on the spool, and return its true cost for the guard to settle.
@@ -410,7 +409,7 @@ class Call:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
-        if self._marking is not None:
+        if self._marking:
             self._marking.end()
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 

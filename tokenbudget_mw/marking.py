@@ -7,10 +7,11 @@ handler makes, and what a handler has charged. A request without any of that lea
 
 from __future__ import annotations
 
+import threading
 from itertools import count
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.recording import correlation_of, decision_of, limit_of, provider_of, trace_of
+from tokenbudget_mw.recording import decision_of, limit_of, provider_of, trail_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHANED
 from tokenbudget_mw.values import Charged, Held, Opened
 
@@ -26,26 +27,28 @@ MICRO = 1_000_000
 NOWHERE = (None, None)
 DEFAULT_RULE = DEFAULT_SETTLE[ORPHANED]
 
+_beginning = threading.RLock()
+"""Held for a moment by the first of a handler's threads that holds or charges something."""
+
 
 class Marking:
     """
     The marks of one call, from its first to its end.
     """
 
-    __slots__ = ("_call_id", "_places", "_slots", "_spool")
+    __slots__ = ("_call_id", "_first", "_further", "_spool")
 
     def __init__(self, call: Call) -> None:
         self._call_id = call.id
         self._spool = call.core.spool
-        self._places = count(1)  # next() is one step
-        self._slots: dict[int, object] = {}
-        self._keep(0, _opened(call))
+        self._first = self._spool.mark(_opened(call))
+        self._further: _Further | None = None  # few calls have any
 
     def hold(self, held: Reserved) -> int:
         """
         Mark what a handler's reservation holds, and return the mark's place.
         """
-        place, prompt, cost = next(self._places), held.prompt, held.upper
+        place, prompt, cost = self._next_place(), held.prompt, held.upper
         model, tokens = prompt.model, prompt.input.estimate
         self._keep(place, Held(self._call_id, place, model, tokens, cost.input_tokens, cost.output_tokens))
         return place
@@ -54,7 +57,7 @@ class Marking:
         """
         Mark what a handler has charged, where it had reserved it in place of the mark at *instead_of*; return the place.
         """
-        place, priced, tags = next(self._places), charge.priced, dict(charge.tags) if charge.tags else None
+        place, priced, tags = self._next_place(), charge.priced, dict(charge.tags) if charge.tags else None
         price = priced.cost_pico, priced.price_id, priced.kind
         self._keep(place, Charged(self._call_id, place, charge.usage, *price, tags, instead_of))
         return place
@@ -63,7 +66,7 @@ class Marking:
         """
         Forget the mark at *place*: nothing is to be charged for it.
         """
-        slot = self._slots.pop(place, None)
+        slot = self._further.slots.pop(place, None) if self._further is not None else None
         if slot is not None:
             self._spool.unmark(slot)
 
@@ -71,13 +74,35 @@ class Marking:
         """
         Forget them all: the call's rows are on the spool. The first goes first; without it the others say nothing.
         """
-        for place in tuple(self._slots):
-            self.release(place)
+        first, self._first = self._first, None
+        if first is not None:
+            self._spool.unmark(first)
+        if self._further is not None:
+            for place in tuple(self._further.slots):
+                self.release(place)
+
+    def _next_place(self) -> int:
+        if self._further is None:
+            with _beginning:
+                self._further = self._further or _Further()
+        return next(self._further.places)
 
     def _keep(self, place: int, mark: Mark) -> None:
         slot = self._spool.mark(mark)
-        if slot is not None:
-            self._slots[place] = slot
+        if slot is not None and self._further is not None:
+            self._further.slots[place] = slot
+
+
+class _Further:
+    """
+    Places and slots of the marks after the first.
+    """
+
+    __slots__ = ("places", "slots")
+
+    def __init__(self) -> None:
+        self.places = count(1)  # next() is one step
+        self.slots: dict[int, object] = {}
 
 
 def _opened(call: Call) -> Opened:
@@ -108,8 +133,7 @@ def _opened(call: Call) -> Opened:
         subject.purpose,
         decision_of(decision),
         limit_of(decision),
-        correlation_of(facts),
-        trace_of(facts.header("traceparent")),
+        *(call.trail or trail_of(call)),
         prompt.service_tier if prompt is not None else None,
         dict(prompt.batch) if prompt is not None and prompt.batch else None,
     )

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tokenbudget_mw.call import Call
-    from tokenbudget_mw.values import Decision, Facts, Route
+    from tokenbudget_mw.values import Decision, Route
 
 __all__ = [
     "Charge",
-    "correlation_of",
     "cost_of",
     "decision_of",
     "id_of_row",
@@ -35,7 +34,7 @@ __all__ = [
     "origin_of",
     "provider_of",
     "records_of",
-    "trace_of",
+    "trail_of",
 ]
 
 labels: ContextVar[Mapping[str, str]] = ContextVar("tokenbudget_labels", default=EMPTY_TAGS)
@@ -152,7 +151,7 @@ def _sum(group: Sequence[Charge]) -> Charge:
 def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> UsageRecord:
     facts, subject, prompt = call.facts, call.subject or NOBODY, call.prompt or NO_PROMPT
     usage, priced, batch = charge.usage, charge.priced, prompt.batch
-    server = facts.server or (None, None)
+    server, (correlation, trace) = facts.server or (None, None), call.trail or trail_of(call)
     created = created_of(batch) if batch else None
     return UsageRecord(
         id=record_id,
@@ -195,8 +194,8 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         decision=decision_of(call.decision),
         limit_name=limit_of(call.ended_by or call.decision),
         settle_reason=settle_reason,
-        correlation_id=correlation_of(facts) or call.id,
-        trace_id=trace_of(facts.header("traceparent")),
+        correlation_id=correlation or call.id,
+        trace_id=trace,
         # a tier that was asked for and not confirmed has no say in the price, so it does not stand on a priced row
         service_tier=usage.service_tier if usage.source != "none" else prompt.service_tier,
         batch_id=batch.get("batch_id"),
@@ -247,20 +246,15 @@ def decision_of(decision: Decision | None) -> str:
     return "degraded" if decision.degraded else "admitted"
 
 
-def trace_of(header: str | None) -> str | None:
+def trail_of(call: Call) -> tuple[str | None, str | None]:
     """
-    Return the trace id of a ``traceparent`` header.
+    Return the request's own id, if it brings one, and the id of its trace (``traceparent``).
     """
-    found = TRACEPARENT.match(header) if header else None
-    return found.group(1) if found else None
-
-
-def correlation_of(facts: Facts) -> str | None:
-    """
-    Return the request's own id, if it brings one.
-    """
-    text = facts.header("x-request-id")
-    return text[:LONGEST_ID] if text else None
+    facts = call.facts
+    text, trace = facts.header("x-request-id"), facts.header("traceparent")
+    found = TRACEPARENT.match(trace) if trace else None
+    call.trail = text[:LONGEST_ID] if text else None, found.group(1) if found else None
+    return call.trail
 
 
 def cost_of(charges: Iterable[Charge], *, requests: int = 0) -> Cost:
