@@ -141,27 +141,24 @@ def _opened() -> Opened:
     """
     Return the mark of a chat completion.
     """
-    values = dict.fromkeys(Opened.__struct_fields__) | {
-        "call_id": "0" * 32,
-        "created_at_us": 1_700_000_000_000_000,
-        "rule": "review",
-        "model": "gpt-4o",
-        "input_tokens": 414,
-        "held_input": 440,
-        "held_output": 1_024,
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "route": "/v1/chat/completions",
-        "provider": "openai",
-        "key_id": "k1a2b3c4d5",
-        "tenant_id": "acme",
-        "plan": "pro",
-        "access_source": "api_key",
-        "purpose": "realtime",
-        "decision": "admitted",
-        "correlation_id": "req-5f0c2d",
-    }
-    return Opened(**values)
+    return Opened(
+        "0" * 32,
+        1_700_000_000_000_000,
+        "review",
+        "POST",
+        "/v1/chat/completions",
+        "gpt-4o",
+        input_tokens=414,
+        held_input=440,
+        held_output=1_024,
+        route="/v1/chat/completions",
+        provider="openai",
+        key_id="k1a2b3c4d5",
+        tenant_id="acme",
+        plan="pro",
+        access_source="api_key",
+        correlation_id="req-5f0c2d",
+    )
 
 
 def _build(spool: Spool, calls: int) -> None:

@@ -41,22 +41,19 @@ class Heir:
 
 
 def opened(call_id: str = "a" * 32, **changes) -> Opened:
-    values = dict.fromkeys(Opened.__struct_fields__) | {
-        "call_id": call_id,
+    values = {
         "created_at_us": 1_700_000_000_000_000,
         "rule": "review",
+        "method": "POST",
+        "path": "/v1/chat/completions",
         "model": "gpt-4o",
         "input_tokens": 90,
         "held_input": 100,
         "held_output": 500,
-        "method": "POST",
-        "path": "/v1/chat/completions",
         "tenant_id": "acme",
         "access_source": "custom",
-        "purpose": "realtime",
-        "decision": "admitted",
     }
-    return Opened(**(values | changes))
+    return Opened(call_id, **(values | changes))
 
 
 @pytest.fixture

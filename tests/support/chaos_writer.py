@@ -20,6 +20,7 @@ from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.orphaned import Executor
 from tokenbudget_mw.rules.tariffs import Tariffs
+from tokenbudget_mw.settings.model import DEFAULT_CEILING
 from tokenbudget_mw.values import Opened, UsageRecord
 
 ACK = struct.Struct("<Q")
@@ -38,7 +39,7 @@ def open_spool(mode: str, folder: str) -> Spool:
     """
     if mode == "memory":
         return MemorySpool()
-    heir = Executor(Tariffs((), lambda _: (), "flag", None, str), lambda *_: None)  # nothing is priced here
+    heir = Executor(Tariffs((), lambda _: (), "flag", DEFAULT_CEILING, str), lambda *_: None)  # nothing is priced here
     return MmapSpool(Path(folder), most_bytes=2**26, segment_bytes=2**18, memory=2_000, durability=mode, heir=heir)
 
 
@@ -46,20 +47,8 @@ def opened(call_id: str) -> Opened:
     """
     Return the mark of a call that is charged nothing should it be an orphan.
     """
-    values = dict.fromkeys(Opened.__struct_fields__) | {
-        "call_id": call_id,
-        "created_at_us": 1_760_000_000_000_000,
-        "rule": "refund",
-        "input_tokens": 1,
-        "held_input": 1,
-        "held_output": 1,
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "access_source": "custom",
-        "purpose": "realtime",
-        "decision": "admitted",
-    }
-    return Opened(**values)
+    moment, path = 1_760_000_000_000_000, "/v1/chat/completions"
+    return Opened(call_id, moment, "refund", "POST", path, input_tokens=1, held_input=1, held_output=1)
 
 
 def main(mode: str, folder: str, url: str) -> None:

@@ -36,29 +36,29 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     call_id: str
     created_at_us: int
     rule: str
-    model: str | None
-    input_tokens: int
-    held_input: int
-    held_output: int
     method: str
     path: str
-    route: str | None
-    provider: str | None
-    server_address: str | None
-    server_port: int | None
-    key_id: str | None
-    user_id: str | None
-    team_id: str | None
-    project_id: str | None
-    tenant_id: str | None
-    plan: str | None
-    access_source: str
-    purpose: str
-    decision: str
-    limit_name: str | None
-    correlation_id: str | None
-    trace_id: str | None
-    service_tier: str | None
+    model: str | None = None
+    input_tokens: int = 0
+    held_input: int = 0
+    held_output: int = 0
+    route: str | None = None
+    provider: str | None = None
+    server_address: str | None = None
+    server_port: int | None = None
+    key_id: str | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    project_id: str | None = None
+    tenant_id: str | None = None
+    plan: str | None = None
+    access_source: str = "unauthenticated"
+    purpose: str = "realtime"
+    decision: str = "admitted"
+    limit_name: str | None = None
+    correlation_id: str | None = None
+    trace_id: str | None = None
+    service_tier: str | None = None
     batch: dict[str, str] | None = None
 
 
