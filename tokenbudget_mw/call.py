@@ -387,9 +387,7 @@ class Call:
 
     def end(self, ending: Ending) -> Cost:
         """
-        End the call: put its rows on the spool, and return its true cost for the guard to settle.
-
-        Called once, by whoever sees the end first; see `is_ended`.
+        End the call, once: put its rows on the spool, and return its true cost for the guard to settle.
         """
         with _ending:
             self.is_ended, reported = True, self._charges
@@ -403,6 +401,8 @@ class Call:
         outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
         self.core.outcomes.end(outcome)
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
+            if self._marking:
+                self._marking.end()
             return ONE_REQUEST
         charges = reported or charges_for(self, outcome, tapped)
         try:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.errors import TokenBudgetError
 from tokenbudget_mw.recording import Charge, cost_of, id_of_row, merge, origin_of
 from tokenbudget_mw.rules.pricing import Priced, created_of, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import NOTHING_USED, ORPHAN_AMOUNTS, ORPHANED, REVIEWED, orphan_usage
@@ -63,8 +62,8 @@ class Executor:
                 for charge in _charges(orphan, self._tariffs):
                     if charge.usage.source != "none":
                         self._take(orphan, cost_of([charge]), charge.usage.model or orphan.opened.model)
-        except TokenBudgetError as exc:
-            log.warning("The backend was not told of all orphaned calls, the books have them: %s", exc)
+        except Exception as exc:  # noqa: BLE001 - the rows are written: whatever a backend raises must not bring them again
+            log.warning("The backend was not told of all orphaned calls (%s); the books have them.", type(exc).__name__)
 
 
 def rows_of(orphan: Orphan, tariffs: Tariffs) -> list[UsageRecord]:

@@ -8,18 +8,21 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, select
-from wsgi_rig import subject_of
+from wsgi_rig import Rig, subject_of
 
+from tokenbudget_mw import current
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.orphaned import Executor
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw.values import Facts
+from tokenbudget_mw.values import Facts, Opened, Orphan
 from tokenbudget_mw.wiring import wire
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -244,6 +247,39 @@ def test_marks_ask_nothing_of_limits(tmp_path: Path) -> None:
 
     rows = {name: (row.input_tokens, row.output_tokens) for name, (row,) in app.rows().items()}
     assert rows == {"chat": (8, 100), "held": (40, 60)}
+
+
+def fail(environ: Any, start_response: Any) -> list[bytes]:
+    with suppress(ValueError), current().reserve(model="gpt-4o", prompt=40, max_output=60):
+        raise ValueError
+    start_response("200 OK", [])
+    return [b""]
+
+
+@pytest.mark.parametrize("record_requests", [True, False])
+def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool) -> None:
+    """However a call ends, and whether or not that leaves a row: nothing is marked afterwards."""
+    rig = Rig(fail, spool_dir=str(tmp_path / "spool"), record_requests=record_requests)
+    spool = rig.core.spool
+
+    for changes in ({"PATH_INFO": "/plain/x"}, {}):
+        rig.run(BODY if not changes else b"", **changes)
+        assert len(spool._mine.get().marks) == 0
+    assert list((tmp_path / "spool").rglob("*.marks")) != []
+    rig.core.close()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_backend_that_is_away_does_not_bring_orphans_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The rows are written by then; that the counters miss them is said."""
+
+    def away(*_: object) -> None:
+        raise OSError
+
+    orphan = Orphan("a" * 32, 1, Opened("b" * 32, 0, "reserved", "POST", "/", "gpt-4o", held_input=1, held_output=1))
+    Executor(wire({"identify": "ip", "database": "sqlite://"}).tariffs, away).take_over([orphan, orphan])
+
+    assert caplog.text.count("was not told of all orphaned calls (OSError)") == 1
 
 
 @pytest.mark.parametrize(("outcome", "rule"), [("orphaned", "actual"), ("complete", "review")])
