@@ -119,8 +119,7 @@ def wire(
         **accounting,
     )
     cores.append(ref(core))
-    if core.guard.prepaid is not None:
-        core.closers.append(core.guard.prepaid.close)
+    core.closers += [] if core.guard.prepaid is None else [core.guard.prepaid.close]
     core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
     core.closers += [tariffs.close, database.close]
     return core

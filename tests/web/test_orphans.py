@@ -22,7 +22,8 @@ from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.orphaned import Executor
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw.values import Facts, Opened, Orphan
+from tokenbudget_mw.tasks import task
+from tokenbudget_mw.values import Facts, Opened, Orphan, Subject
 from tokenbudget_mw.wiring import wire
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -268,6 +269,20 @@ def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool) 
     assert list((tmp_path / "spool").rglob("*.marks")) != []
     rig.core.close()
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_task_leaves_no_mark(tmp_path: Path) -> None:
+    """What a task of a queue holds is marked while it holds it, and not behind its block."""
+    rig = Rig(fail, spool_dir=str(tmp_path / "spool"))
+    marks = rig.core.spool._mine.get().marks
+
+    with task(rig.core, Subject(key="k1")) as call:
+        with call.reserve(model="gpt-4o", prompt=1, max_output=1):
+            held = len(marks)
+        left = len(marks)
+
+    assert (held, left, len(marks)) == (2, 1, 0)
+    rig.core.close()
 
 
 def test_a_backend_that_is_away_does_not_bring_orphans_again(caplog: pytest.LogCaptureFixture) -> None:
