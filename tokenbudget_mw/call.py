@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
-from tokenbudget_mw.marking import Marking
+from tokenbudget_mw.bodies import parse_body, read_body
+from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
+from tokenbudget_mw.marking import Marking, end_marks
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
@@ -147,8 +148,6 @@ class Call:
         prompt = self.prompt
         return None if prompt is None or prompt.model is None else self.core.model_name(prompt.model)
 
-    # -- before the app --------------------------------------------------------------------------------------------
-
     @property
     def wants_body(self) -> bool:
         """
@@ -160,32 +159,14 @@ class Call:
         """
         Do the first half of `read` with a whole *body*. Raises `PayloadError`.
         """
-        self._check_encoding()
-        self._parsed = self.core.meter.parse(self.route, body, self.facts.path)
+        self._parsed = parse_body(self, body)
 
     def read(self, body: bytes, is_whole: bool) -> None:
         """
         Take the request's *body*, or its head. Raises `PayloadError`.
         """
-        meter = self.core.meter
-        if is_whole and not body:
-            return
-        self._check_encoding()
-        if is_whole:
-            parsed, self._parsed = self._parsed, None
-            self.prompt = meter.read_prompt(self.route, body, self.facts.path, parsed)
-            if self.route.count == "async":
-                self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
-        else:
-            length = self.facts.header("content-length")
-            known = int(length) if length is not None and length.isdecimal() else None
-            self.prompt = meter.bound_prompt(self.route, known, body, self.facts.path)
-
-    def _check_encoding(self) -> None:
-        encoding = self.facts.header("content-encoding")
-        if encoding and encoding.lower() != "identity":
-            message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
-            raise PayloadError(message, status=415)
+        read_body(self, body, self._parsed, is_whole=is_whole)
+        self._parsed = None
 
     def request(self) -> Request:
         """
@@ -229,8 +210,6 @@ class Call:
         self.status = refusal.status
         self.core.outcomes.refuse(decision.code)
         return refusal
-
-    # -- while the app runs ----------------------------------------------------------------------------------------
 
     def limit_headers(self) -> list[tuple[str, str]]:
         """
@@ -401,16 +380,14 @@ class Call:
         outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
         self.core.outcomes.end(outcome)
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
-            if self._marking:
-                self._marking.end()
+            end_marks(self._marking)
             return ONE_REQUEST
         charges = reported or charges_for(self, outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
-        if self._marking:
-            self._marking.end()
+        end_marks(self._marking)
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 
     def _record_late(self, charge: Charge) -> None:

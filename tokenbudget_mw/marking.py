@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.reserving import Reserved
     from tokenbudget_mw.values import Mark
 
-__all__ = ["Marking"]
+__all__ = ["Marking", "end_marks"]
 
 MICRO = 1_000_000
 NOWHERE = (None, None)
@@ -137,3 +137,11 @@ def _opened(call: Call) -> Opened:
         prompt.service_tier if prompt is not None else None,
         dict(prompt.batch) if prompt is not None and prompt.batch else None,
     )
+
+
+def end_marks(marking: Marking | None) -> None:
+    """
+    Forget the marks of a call, if it has any.
+    """
+    if marking is not None:
+        marking.end()

@@ -358,9 +358,8 @@ def _executor(tariffs: Tariffs, cores: Sequence[ref[Core]]) -> Executor:
 
     def take(orphan: Orphan, cost: Cost, model: str | None) -> None:
         opened = orphan.opened
-        for each in cores:
-            if (core := each()) is not None:
-                take_from(core, subject_of(opened), core.routes.match(opened.method, opened.path), cost, model)
+        for core in filter(None, (each() for each in cores)):
+            take_from(core, subject_of(opened), core.routes.match(opened.method, opened.path), cost, model)
 
     return Executor(tariffs, take)
 
