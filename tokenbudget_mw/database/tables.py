@@ -26,30 +26,10 @@ from sqlalchemy import text as sql_text
 from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
 __all__ = [
-    "CHARGES",
-    "FIGURES",
-    "PREFIX",
-    "PURGED",
-    "REVENUE",
-    "TOKENS",
-    "balances",
-    "corrections",
-    "dead_letters",
-    "grants",
-    "keys",
-    "latency_days",
-    "latency_hours",
-    "ledger",
-    "metadata",
-    "periods",
-    "purged_days",
-    "purged_ranges",
-    "rollup_days",
-    "rollup_hours",
-    "rollup_subjects",
-    "tariffs",
-    "usage",
-]
+    "CHARGES", "FIGURES", "PREFIX", "PURGED", "REVENUE", "TOKENS", "balances", "corrections", "dead_letters",
+    "grants", "keys", "latency_days", "latency_hours", "ledger", "metadata", "periods", "purged_days",
+    "purged_ranges", "rollup_days", "rollup_hours", "rollup_subjects", "tariffs", "usage",
+]  # fmt: skip
 
 PREFIX = "tokenbudget_"
 
