@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.errors import PayloadError, SpoolFullError, TokenBudgetError
+from tokenbudget_mw.bodies import parse_body, read_body
+from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
+from tokenbudget_mw.marking import Marking, end_marks
 from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
@@ -55,8 +57,7 @@ def current() -> Call:
     """
     call = running.get()
     if call is None:
-        message = "No metered request runs here: is the middleware installed, and does a route cover this path?"
-        raise TokenBudgetError(message)
+        raise TokenBudgetError("No metered request runs here: is the middleware installed, and is this path a route?")
     return call.part or call
 
 
@@ -73,6 +74,8 @@ class Call:
 
         tags: Labels for the usage row.
 
+        upper: The most that it may cost.
+
         held: Reservations to settle when it ends.
 
         extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
@@ -84,6 +87,8 @@ class Call:
         timed_out: Whether its framework makes a response of a timeout that its handler raised.
 
         part: The call of the message that a websocket's app works at, where messages are metered.
+
+        trail: The ids by which others know it; see `recording.trail_of`.
 
         unrecorded: Why its rows are not on the spool (`spool_full: raise`), to be raised when all is settled.
     """
@@ -102,13 +107,16 @@ class Call:
     is_ended = False
     held: tuple[Reservation, ...] = ()
     extensions: tuple[Reservation, ...] = ()
+    upper: Cost = NOTHING
     ended_by: Decision | None = None
     part: Call | None = None
+    trail: tuple[str | None, str | None] | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
     timed_out = False
     _charges: tuple[Charge, ...] = ()
     _parsed: Any = None
+    _marking: Marking | None = None
 
     def __init__(self, core: Core, facts: Facts, route: Route) -> None:
         self.core = core
@@ -132,8 +140,7 @@ class Call:
         The subject, which is known by now.
         """
         if self.subject is None:
-            message = "This request has no subject: it was not identified."
-            raise TokenBudgetError(message)
+            raise TokenBudgetError("This request has no subject: it was not identified.")
         return self.subject
 
     @property
@@ -143,8 +150,6 @@ class Call:
         """
         prompt = self.prompt
         return None if prompt is None or prompt.model is None else self.core.model_name(prompt.model)
-
-    # -- before the app --------------------------------------------------------------------------------------------
 
     @property
     def wants_body(self) -> bool:
@@ -157,32 +162,14 @@ class Call:
         """
         Do the first half of `read` with a whole *body*. Raises `PayloadError`.
         """
-        self._check_encoding()
-        self._parsed = self.core.meter.parse(self.route, body, self.facts.path)
+        self._parsed = parse_body(self, body)
 
     def read(self, body: bytes, is_whole: bool) -> None:
         """
         Take the request's *body*, or its head. Raises `PayloadError`.
         """
-        meter = self.core.meter
-        if is_whole and not body:
-            return
-        self._check_encoding()
-        if is_whole:
-            parsed, self._parsed = self._parsed, None
-            self.prompt = meter.read_prompt(self.route, body, self.facts.path, parsed)
-            if self.route.count == "async":
-                self.counting = meter.recount_aside(self.route, body, self.facts.path, is_cancelled=self.is_refused)
-        else:
-            length = self.facts.header("content-length") or ""
-            known = int(length) if length.isdecimal() else None
-            self.prompt = meter.bound_prompt(self.route, known, body, self.facts.path)
-
-    def _check_encoding(self) -> None:
-        encoding = self.facts.header("content-encoding")
-        if encoding and encoding.lower() != "identity":
-            message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
-            raise PayloadError(message, status=415)
+        read_body(self, body, self._parsed, is_whole=is_whole)
+        self._parsed = None
 
     def request(self) -> Request:
         """
@@ -191,9 +178,10 @@ class Call:
         subject = self.payer
         if self.prompt is None:
             return Request(self.id, subject, self.route, None, ONE_REQUEST, ONE_REQUEST, room=ROOM)
-        moment, most = moment_of(subject, self.prompt, self.started_at), self.core.settings.output_reserve
-        upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=most)
-        return Request(self.id, subject, self.route, self.model_name, upper, least)
+        moment = moment_of(subject, self.prompt, self.started_at)
+        reserve = self.core.settings.output_reserve
+        self.upper, least = estimate(self.core.tariffs, self.prompt, moment, output_reserve=reserve)
+        return Request(self.id, subject, self.route, self.model_name, self.upper, least)
 
     def is_refused(self) -> bool:
         """
@@ -226,14 +214,11 @@ class Call:
         self.core.outcomes.refuse(decision.code)
         return refusal
 
-    # -- while the app runs ----------------------------------------------------------------------------------------
-
     def limit_headers(self) -> list[tuple[str, str]]:
         """
         Return the headers that tell the client where its limits stand.
         """
-        # a refusal that a handler's framework renders brings its own
-        decision = self.decision
+        decision = self.decision  # a refusal that a handler's framework renders brings its own
         return headers_for(self, decision.tallies) if decision and decision.admitted else []
 
     def hold(self, decision: Decision) -> None:
@@ -246,6 +231,15 @@ class Call:
         if decision.reservation is not None:
             self.held = (*self.held, decision.reservation)
             self.core.heartbeat.hold(decision.reservation)
+        if self.prompt is not None:
+            self.marking()
+
+    def marking(self) -> Marking:
+        """
+        Return this call's marks on the spool, the first of which is made now if it is not there.
+        """
+        self._marking = self._marking or Marking(self)
+        return self._marking
 
     def respond(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """
@@ -270,8 +264,6 @@ class Call:
             self.first_byte = self.core.timer() - self.started
         if self.tap is not None:
             self.tap.feed(chunk)
-
-    # -- what a handler says ---------------------------------------------------------------------------------------
 
     def tag(self, **tags: str) -> None:
         """
@@ -339,21 +331,25 @@ class Call:
         moment = moment_of(self.payer, self.prompt, self.started_at)
         return price_usage(self.core.tariffs, usage, moment, asked=asked)
 
-    def add_settled(self, charge: Charge) -> None:
+    def add_settled(self, charge: Charge, place: int) -> None:
         """
-        Add a *charge* whose reservation has been settled already.
+        Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
-        if self._is_late(charge):
+        if self._is_late(charge, place):
             self._record_late(charge)
 
-    def _is_late(self, charge: Charge) -> bool:
+    def _is_late(self, charge: Charge, instead_of: int = -1) -> bool:
         """
         Take *charge* for the end of this call, unless that has passed.
         """
+        mark = -1 if self.is_ended else self.marking().charge(charge, instead_of)
         with _ending:
-            if not self.is_ended:
+            is_late = self.is_ended
+            if not is_late:
                 self._charges = (*self._charges, charge)
-            return self.is_ended
+        if is_late and mark >= 0:
+            self.marking().release(mark)
+        return is_late
 
     def _charge_late(self, charge: Charge) -> None:
         """
@@ -362,17 +358,12 @@ class Call:
         self._record_late(charge)
         self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
 
-    # -- after the app ---------------------------------------------------------------------------------------------
-
     def end(self, ending: Ending) -> Cost:
         """
-        End the call: put its rows on the spool, and return its true cost for the guard to settle.
-
-        Called once, by whoever sees the end first; see `is_ended`.
+        End the call, once: put its rows on the spool, and return its true cost for the guard to settle.
         """
         with _ending:
-            self.is_ended = True
-            reported = self._charges
+            self.is_ended, reported = True, self._charges
         for reservation in self.held + self.extensions:
             self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
@@ -383,12 +374,14 @@ class Call:
         outcome = outcome_for(self, ending, tapped, is_reported=bool(reported))
         self.core.outcomes.end(outcome)
         if not (reported or self.prompt or tapped or self.core.settings.record_requests):
+            end_marks(self._marking)
             return ONE_REQUEST
         charges = reported or charges_for(self, outcome, tapped)
         try:
             self._record(charges, settle_reason=outcome)
         except SpoolFullError as error:
             self.unrecorded = error
+        end_marks(self._marking)
         return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
 
     def _record_late(self, charge: Charge) -> None:

@@ -118,7 +118,7 @@ class Meter(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Core:
     """
     Every part, plugged together.

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.breaker import probe
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.rules.admission import decide, degraded, settlement_of, without_backend
+from tokenbudget_mw.rules.admission import (
+    decide,
+    degraded,
+    in_shadow_of_balance,
+    settlement_of,
+    without_backend,
+    without_money,
+)
 from tokenbudget_mw.rules.seeding import alone
 from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import CROWDED, Decision
@@ -18,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
+    from tokenbudget_mw.prepaid import Prepaid
     from tokenbudget_mw.rules.admission import Admission, Plan, Request
-    from tokenbudget_mw.values import Cost, Reply, Reservation
+    from tokenbudget_mw.values import Cost, Mode, Reply, Reservation
 
 __all__ = ["AsyncGuard", "Guard"]
 
@@ -41,6 +49,10 @@ class Guard:
         starter: Starts counters that the backend does not know.
 
         barred: Told the public id of an API key that the backend has barred.
+
+        prepaid: Knows which accounts have money, where they must have some.
+
+        mode: ``shadow`` refuses nobody for a balance.
     """
 
     def __init__(
@@ -51,17 +63,27 @@ class Guard:
         *,
         starter: Starter = NO_BOOKS,
         barred: Callable[[str], object] = lambda _: None,
+        prepaid: Prepaid | None = None,
+        mode: Mode = "enforce",
     ) -> None:
         self.admission = admission
         self.backend = backend
         self.clock = clock
         self.starter = starter
         self.barred = barred
+        self.prepaid = prepaid
+        self.mode = mode
 
     def admit(self, request: Request) -> Decision:
         """
         Reserve what *request* may cost, or say why not.
         """
+        prepaid = self.prepaid
+        if prepaid is None or request.is_used or prepaid.has_money(request.subject.account):
+            return self._admit(request)
+        return without_money() if self.mode == "enforce" else in_shadow_of_balance(self._admit(request))
+
+    def _admit(self, request: Request) -> Decision:
         now = self.clock()
         plan = self.admission.plan(request, now)
         if plan is None:
@@ -106,17 +128,27 @@ class AsyncGuard:
         *,
         starter: Starter = NO_BOOKS,
         barred: Callable[[str], object] = lambda _: None,
+        prepaid: Prepaid | None = None,
+        mode: Mode = "enforce",
     ) -> None:
         self.admission = admission
         self.backend = backend
         self.clock = clock
         self.starter = starter
         self.barred = barred
+        self.prepaid = prepaid
+        self.mode = mode
 
     async def admit(self, request: Request) -> Decision:
         """
         Reserve what *request* may cost, or say why not.
         """
+        prepaid = self.prepaid
+        if prepaid is None or request.is_used or await prepaid.ahas_money(request.subject.account):
+            return await self._admit(request)
+        return without_money() if self.mode == "enforce" else in_shadow_of_balance(await self._admit(request))
+
+    async def _admit(self, request: Request) -> Decision:
         now = self.clock()
         plan = self.admission.plan(request, now)
         if plan is None:

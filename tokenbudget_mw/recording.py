@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.values import Decision, Route
 
-__all__ = ["Charge", "cost_of", "labels", "new_id", "records_of"]
+__all__ = [
+    "Charge",
+    "cost_of",
+    "decision_of",
+    "id_of_row",
+    "labels",
+    "limit_of",
+    "merge",
+    "new_id",
+    "origin_of",
+    "provider_of",
+    "records_of",
+    "trail_of",
+]
 
 labels: ContextVar[Mapping[str, str]] = ContextVar("tokenbudget_labels", default=EMPTY_TAGS)
 """Labels of what is charged in this context; see `charging.tags`."""
@@ -86,15 +99,25 @@ def records_of(
 
         is_first: Whether the request's own row is among them (it takes the call's id).
     """
-    merged = _by_model(charges) if charges else (NO_CHARGE,)
+    merged = merge(charges) if charges else (NO_CHARGE,)
     records: list[UsageRecord] = []
     for charge in merged:
-        record_id = call.id if is_first and not records else new_id(call.core.clock())
+        record_id = id_of_row(call.id, len(records)) if is_first else new_id(call.core.clock())
         records.append(_record(call, charge, settle_reason, record_id))
     return records
 
 
-def _by_model(charges: Sequence[Charge]) -> Sequence[Charge]:
+def id_of_row(call_id: str, place: int) -> str:
+    """
+    Return the id of the row at *place* among those of a call: the first takes the call's, and all are always the same.
+    """
+    return f"{int(call_id, 16) + place:032x}" if place else call_id
+
+
+def merge(charges: Sequence[Charge]) -> Sequence[Charge]:
+    """
+    Return one charge for each model, price and set of labels of *charges*, in their order.
+    """
     if len(charges) == 1:
         return charges
     groups: dict[tuple[object, ...], list[Charge]] = {}
@@ -128,7 +151,7 @@ def _sum(group: Sequence[Charge]) -> Charge:
 def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> UsageRecord:
     facts, subject, prompt = call.facts, call.subject or NOBODY, call.prompt or NO_PROMPT
     usage, priced, batch = charge.usage, charge.priced, prompt.batch
-    server = facts.server or (None, None)
+    server, (correlation, trace) = facts.server or (None, None), call.trail or trail_of(call)
     created = created_of(batch) if batch else None
     return UsageRecord(
         id=record_id,
@@ -143,7 +166,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         first_byte_us=None if call.first_byte is None else int(call.first_byte * MICRO),
         request_model=prompt.model,
         response_model=usage.model,
-        provider=usage.provider or _provider_of(call.route),
+        provider=usage.provider or provider_of(call.route),
         response_type=call.content_type,
         is_stream=call.is_stream,
         server_address=server[0],
@@ -157,7 +180,7 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         plan=call.plan,
         access_source=subject.source,
         purpose=subject.purpose,
-        origin=_origin_of(subject.purpose, batch),
+        origin=origin_of(subject.purpose, batch),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
@@ -168,11 +191,11 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         cost_pico=priced.cost_pico,
         price_id=priced.price_id,
         price_kind=priced.kind,
-        decision=_decision_of(call.decision),
-        limit_name=_limit_of(call.ended_by or call.decision),
+        decision=decision_of(call.decision),
+        limit_name=limit_of(call.ended_by or call.decision),
         settle_reason=settle_reason,
-        correlation_id=_bounded(facts.header("x-request-id")) or call.id,
-        trace_id=_trace_of(facts.header("traceparent")),
+        correlation_id=correlation or call.id,
+        trace_id=trace,
         # a tier that was asked for and not confirmed has no say in the price, so it does not stand on a priced row
         service_tier=usage.service_tier if usage.source != "none" else prompt.service_tier,
         batch_id=batch.get("batch_id"),
@@ -187,23 +210,35 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
     )
 
 
-def _provider_of(route: Route) -> str | None:
+def provider_of(route: Route) -> str | None:
+    """
+    Return the provider that the format of *route* names.
+    """
     return route.format.partition(".")[0] if route.format else None
 
 
-def _origin_of(purpose: str, batch: Mapping[str, str]) -> str:
+def origin_of(purpose: str, batch: Mapping[str, str]) -> str:
+    """
+    Say where a request comes from: a batch, a playground, or an app.
+    """
     if purpose == "batch" or "batch_id" in batch:
         return "batch"
     return "frontend" if purpose == "playground" else "api"
 
 
-def _limit_of(decision: Decision | None) -> str | None:
+def limit_of(decision: Decision | None) -> str | None:
+    """
+    Name the first limit that refused, or would have.
+    """
     if decision is None or not (decision.refused_by or decision.would_refuse):
         return None
     return (*decision.refused_by, *decision.would_refuse)[0]
 
 
-def _decision_of(decision: Decision | None) -> str:
+def decision_of(decision: Decision | None) -> str:
+    """
+    Say in a word what was decided.
+    """
     if decision is None or not decision.admitted:
         return "refused"
     if decision.would_refuse:
@@ -211,13 +246,15 @@ def _decision_of(decision: Decision | None) -> str:
     return "degraded" if decision.degraded else "admitted"
 
 
-def _trace_of(header: str | None) -> str | None:
-    found = TRACEPARENT.match(header) if header else None
-    return found.group(1) if found else None
-
-
-def _bounded(text: str | None) -> str | None:
-    return text[:LONGEST_ID] if text else None
+def trail_of(call: Call) -> tuple[str | None, str | None]:
+    """
+    Return the request's own id, if it brings one, and the id of its trace (``traceparent``).
+    """
+    facts = call.facts
+    text, trace = facts.header("x-request-id"), facts.header("traceparent")
+    found = TRACEPARENT.match(trace) if trace else None
+    call.trail = text[:LONGEST_ID] if text else None, found.group(1) if found else None
+    return call.trail
 
 
 def cost_of(charges: Iterable[Charge], *, requests: int = 0) -> Cost:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tokenbudget_mw.call import Call
-    from tokenbudget_mw.values import Decision
+    from tokenbudget_mw.core import Core
+    from tokenbudget_mw.values import Decision, Subject
 
-__all__ = ["Reserved", "take"]
+__all__ = ["Reserved", "take", "take_from"]
 
 CHAT = Route("*", format="openai.chat")
 TEXT = Route("*", format="openai.completions")
@@ -47,7 +48,12 @@ class Reserved:
         started_at: When it was asked for, in epoch seconds.
 
         prompt: What is asked of the model.
+
+        upper: The most that it may cost.
     """
+
+    upper = NOTHING
+    _place = -1
 
     def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
         self._call = call
@@ -103,9 +109,10 @@ class Reserved:
         """
         core, now = self.core, self.core.clock()
         moment = moment_of(self.payer, self.prompt, now)
-        upper, least = estimate(core.tariffs, self.prompt, moment, output_reserve=core.settings.output_reserve)
+        reserve = core.settings.output_reserve
+        self.upper, least = estimate(core.tariffs, self.prompt, moment, output_reserve=reserve)
         model = core.model_name(self.prompt.model or "")
-        return Request(new_id(now), self.payer, self._call.route, model, upper, least, METERED_UNITS)
+        return Request(new_id(now), self.payer, self._call.route, model, self.upper, least, METERED_UNITS)
 
     def _decide(self, decision: Decision) -> None:
         self.decision = decision
@@ -113,6 +120,8 @@ class Reserved:
             raise BudgetExceeded(decision)
         if decision.reservation is not None:
             self._call.core.heartbeat.hold(decision.reservation)
+        if not self._call.is_ended:
+            self._place = self._call.marking().hold(self)
 
     def _end(self, *, failed: bool) -> Cost:
         if self.decision is not None and self.decision.reservation is not None:
@@ -120,7 +129,9 @@ class Reserved:
         if not self._charges and not failed:
             self._charges.append(self._charge_of(self._reserved_usage()))
         for charge in self._charges:
-            self._call.add_settled(charge)
+            self._call.add_settled(charge, self._place)
+        if not self._call.is_ended:
+            self._call.marking().release(self._place)
         return cost_of(self._charges)
 
     def _reserved_usage(self) -> Usage:
@@ -143,9 +154,15 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
 
         model: The model, for limits per model.
     """
-    core = call.core
+    take_from(call.core, call.payer, call.route, cost, model)
+
+
+def take_from(core: Core, subject: Subject, route: Route | None, cost: Cost, model: str | None) -> None:
+    """
+    The same for a *subject* whose call, on *route*, is not at hand.
+    """
     name = None if model is None else core.model_name(model)
-    request = Request(new_id(core.clock()), call.payer, call.route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
+    request = Request(new_id(core.clock()), subject, route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)

@@ -94,6 +94,7 @@ def task(
         yield call
     finally:
         running.reset(before)
+        call.leave()
         if flush:
             core.flush()
 
@@ -127,14 +128,23 @@ class TaskCall(Call):
         Charge *usage*, now.
         """
         charge = Charge(usage, self.price(usage, model))
-        self.add_settled(charge)
+        self.add_settled(charge, -1)
         cost, name = cost_of([charge]), usage.model or model
         self.core.off_loop(lambda: take(self, cost, name))
 
-    def add_settled(self, charge: Charge) -> None:
+    def add_settled(self, charge: Charge, place: int) -> None:
         """
-        Add a *charge* whose reservation has been settled already.
+        Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
+        del place  # whoever reserved clears the mark, now that there is a row
         self.duration = self.core.timer() - self.started
         self.core.outcomes.end("complete")
         self._record([charge], settle_reason="complete", is_first=False)
+
+    def leave(self) -> None:
+        """
+        End the block: nothing that runs behind it is marked.
+        """
+        if self._marking is not None:
+            self._marking.end()
+            self._marking = None

@@ -10,9 +10,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from tokenbudget_mw.barring import Bars
 from tokenbudget_mw.core import Core
@@ -20,6 +21,8 @@ from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.guard import AsyncGuard, Guard
 from tokenbudget_mw.heartbeat import Heartbeat
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
+from tokenbudget_mw.orphaned import Executor, subject_of
+from tokenbudget_mw.reserving import take_from
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
 from tokenbudget_mw.rules.routes import RouteTable
@@ -36,10 +39,21 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
     from tokenbudget_mw.database.keys import KeyCache, KeyStore
     from tokenbudget_mw.identify import Identifier
+    from tokenbudget_mw.prepaid import Prepaid
     from tokenbudget_mw.rules.seeding import Question
     from tokenbudget_mw.seeding import Seeder
+    from tokenbudget_mw.values import Cost, Orphan
 
-__all__ = ["model_names", "open_bars", "open_database", "open_keys", "open_seeder", "open_tariffs", "wire"]
+__all__ = [
+    "model_names",
+    "open_bars",
+    "open_database",
+    "open_keys",
+    "open_prepaid",
+    "open_seeder",
+    "open_tariffs",
+    "wire",
+]
 
 _SLACK = 60.0
 """Seconds for which a bar outlasts what any cache remembers: look-ups under way, clocks that differ."""
@@ -82,8 +96,11 @@ def wire(
     model_name = model_names(checked)
     tariffs = _tariffs(checked, model_name, None if sink else database)
     keys = _keys(checked, database, now)
-    accounting = _accounting(checked, sink, database)
+    cores: list[ref[Core]] = []  # a spool holds no core alive
+    accounting = _accounting(checked, sink, database, _executor(tariffs, cores))
     guarding: dict[str, Any] = {"barred": keys.forget} if keys is not None else {}
+    if checked.prepaid:
+        guarding |= {"prepaid": open_prepaid(database.engine), "mode": checked.mode}
     if has_books:
         guarding["starter"] = open_seeder(checked, database.engine, backend, now, accounting["flusher"])
     core = Core(
@@ -101,6 +118,8 @@ def wire(
         render_refusal=_render_refusal(checked),
         **accounting,
     )
+    cores.append(ref(core))
+    core.closers += [] if core.guard.prepaid is None else [core.guard.prepaid.close]
     core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
     core.closers += [tariffs.close, database.close]
     return core
@@ -179,6 +198,16 @@ def open_seeder(
             flusher.flush(_WRITING)
 
     return Seeder(read, backend, clock, write=write)
+
+
+def open_prepaid(engine: Callable[[], Engine]) -> Prepaid:
+    """
+    Return what knows which accounts have money, by the balances in *engine*.
+    """
+    from tokenbudget_mw.database.balances import BalanceReader
+    from tokenbudget_mw.prepaid import Prepaid
+
+    return Prepaid(cache(lambda: BalanceReader(engine())))
 
 
 def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
@@ -322,21 +351,39 @@ def model_names(settings: Settings) -> Callable[[str], str]:
     return lru_cache(4096)(lambda model: settings.models.get(model) or normalise(model))
 
 
-def _accounting(settings: Settings, sink: Sink | None, database: _Database) -> dict[str, Any]:
+def _executor(tariffs: Tariffs, cores: Sequence[ref[Core]]) -> Executor:
+    """
+    Return what makes rows of calls whose process died, and charges the counters of the core that *cores* will hold.
+    """
+
+    def take(orphan: Orphan, cost: Cost, model: str | None) -> None:
+        opened = orphan.opened
+        for core in filter(None, (each() for each in cores)):
+            take_from(core, subject_of(opened), core.routes.match(opened.method, opened.path), cost, model)
+
+    return Executor(tariffs, take)
+
+
+def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir: Executor) -> dict[str, Any]:
+    from tokenbudget_mw.accounting.dead_letters import FILE_NAME, DeadLetters
     from tokenbudget_mw.accounting.flusher import Flusher
 
-    spool = _spool(settings, None if sink else database)
+    spool, keep = _spool(settings, None if sink else database, heir), None
     if sink is None:
+        from tokenbudget_mw.database.letters import LetterStore
         from tokenbudget_mw.database.writer import DatabaseSink
 
-        sink = DatabaseSink(database.engine())
+        sink, keep = DatabaseSink(database.engine()), LetterStore(database.engine()).keep
+    letters = DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep)
     return {
         "spool": spool,
-        "flusher": Flusher(spool, sink, interval=settings.flush_interval, rows=settings.flush_rows),
+        "flusher": Flusher(
+            spool, sink, interval=settings.flush_interval, rows=settings.flush_rows, dead_letters=letters
+        ),
     }
 
 
-def _spool(settings: Settings, database: _Database | None) -> Spool:
+def _spool(settings: Settings, database: _Database | None, heir: Executor) -> Spool:
     from tokenbudget_mw.accounting.opening import default_folder, open_spool
 
     folder = Path(settings.spool_dir) if settings.spool_dir else None
@@ -349,4 +396,5 @@ def _spool(settings: Settings, database: _Database | None) -> Spool:
         most_bytes=settings.spool_bytes,
         full=settings.spool_full,
         patience=settings.spool_wait,
+        heir=heir,
     )

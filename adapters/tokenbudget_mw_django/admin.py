@@ -15,6 +15,7 @@ from tokenbudget_mw_django import key_states
 from tokenbudget_mw_django.models import (
     Balance,
     Correction,
+    DeadLetter,
     Grant,
     Key,
     LedgerEntry,
@@ -256,6 +257,16 @@ class PeriodAdmin(ReadOnlyAdmin):
         Return what was used, in dollars.
         """
         return dollars(row.usage_pico)
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(ReadOnlyAdmin):
+    """
+    Usage that could not be written; ``manage.py tokenbudget dead-letters`` mends and replays it.
+    """
+
+    list_display = ("id", "kept_at", "error")
+    ordering = ("kept_at",)
 
 
 @admin.register(Key)

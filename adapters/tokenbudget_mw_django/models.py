@@ -17,6 +17,7 @@ from tokenbudget_mw_django.money import Correction, Grant, Period, Tariff
 __all__ = [
     "Balance",
     "Correction",
+    "DeadLetter",
     "Grant",
     "Key",
     "LatencyDay",
@@ -347,6 +348,26 @@ class PurgedRange(models.Model):
         verbose_name = "purged range"
         verbose_name_plural = "purged ranges"
         constraints = (UniqueConstraint(fields=["instance_id", "first_sequence"], name="tokenbudget_purged_ranges_uq"),)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class DeadLetter(models.Model):
+    """
+    A usage record that the database refused for good.
+    """
+
+    id = VarcharField(max_length=36, primary_key=True)
+    kept_at = MomentField()
+    error = VarcharField(max_length=64)
+    record = LongTextField()
+
+    class Meta:
+        db_table = "tokenbudget_dead_letters"
+        verbose_name = "dead letter"
+        verbose_name_plural = "dead letters"
+        indexes = (Index(fields=["kept_at", "id"], name="tokenbudget_dead_letters_ix"),)
 
     def __str__(self) -> str:
         return str(self.pk)

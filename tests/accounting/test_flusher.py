@@ -32,22 +32,39 @@ class TestWhen:
         assert flusher.tick() is None
         assert sink.batches == []
 
-    def test_a_record_lingers(self, rig, feed, time):
+    def test_who_was_idle_writes_at_once(self, rig, feed, time):
         """
-        A lone record waits for company, and is written when the interval since the first has passed.
+        The first record after a pause waits for nothing, whatever else is there goes along.
         """
         spool, sink, flusher = rig(interval=0.25)
 
+        feed(spool, 2)
+        assert flusher.tick() is None
+        time.now += 0.25
         feed(spool)
-        assert flusher.tick() == 0.25
-        time.now += 0.2
+        assert flusher.tick() is None
+
+        assert sink.batches == [2, 1]
+
+    def test_a_record_lingers(self, rig, feed, time):
+        """
+        After a write, records wait for company until the interval since it has passed.
+        """
+        spool, sink, flusher = rig(interval=0.25)
+        feed(spool)
+        flusher.tick()
+
+        time.now += 0.05
+        feed(spool)
+        assert flusher.tick() == pytest.approx(0.2)
+        time.now += 0.15
         feed(spool)
         assert flusher.tick() == pytest.approx(0.05)
-        assert sink.batches == []
-        time.now += 0.1
+        assert sink.batches == [1]
+        time.now += 0.06
 
         assert flusher.tick() is None
-        assert sink.batches == [2]
+        assert sink.batches == [1, 2]
 
     def test_enough_rows_do_not_linger(self, rig, feed):
         """

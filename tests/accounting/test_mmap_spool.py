@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,29 @@ class TestQueue:
         feed(spool)
 
         assert heard == [sys.maxsize, 2, 3, 1]
+
+    @pytest.mark.parametrize("fails", [False, True], ids=["file", "memory"])
+    def test_a_flusher_may_be_quicker_than_the_put(self, root, feed, monkeypatch, fails):
+        """
+        A record that is taken and committed before its put has returned was counted all the same, never less than nothing.
+        """
+        spool, depths = MmapSpool(root), []
+
+        class Quick(deque):
+            def append(self, item):
+                super().append(item)
+                spool.commit(len(spool.take(10)))
+                depths.append(len(spool))
+
+        def refuse(*_):
+            raise OSError
+
+        if fails:
+            monkeypatch.setattr(segments, "allocate", refuse)
+        spool._mine.get().waiting = Quick()
+        feed(spool, 3)
+
+        assert depths == [0, 0, 0]
 
     def test_it_is_a_spool(self, root):
         """

@@ -198,7 +198,7 @@ class TestMake:
         def refuse(*_: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(segments, "_allocate", refuse)
+        monkeypatch.setattr(segments, "allocate", refuse)
 
         with pytest.raises(OSError, match="No space"):
             Segment.make(tmp_path / "s", 4096, "a" * 32, 1)

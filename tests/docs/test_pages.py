@@ -67,7 +67,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     """
     found = []
     for line in COMMAND.findall(page.read_text()):
-        name = re.match(r"(?:(?:keys|money|partitions|tariffs) )?[a-z]+", line)
+        name = re.match(r"(?:(?:dead-letters|keys|money|orphans|partitions|tariffs) )?[a-z]+", line)
         assert name is not None, line
         found.append((name.group(), re.findall(r"--[a-z-]+", line)))
     return found

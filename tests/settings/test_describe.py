@@ -154,3 +154,11 @@ def test_the_reference_names_every_setting():
     ]
     assert all(kind and default and meaning.endswith(".") for _, kind, default, meaning in rows)
     assert ("lease", "seconds", "600.0") in [row[:3] for row in rows]
+
+
+def test_prepaid_is_said() -> None:
+    """That accounts must have money is said where they must, and nowhere else."""
+    sentence = "Accounts pay before: one whose balance is at or below zero is refused until it is topped up."
+
+    assert sentence in describe(Settings.from_mapping({"prepaid": True}))
+    assert sentence not in describe(Settings.from_mapping({}))

@@ -21,6 +21,8 @@ from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.database.writer import DatabaseSink
+from tokenbudget_mw.orphaned import SUFFIX
+from tokenbudget_mw.rules.settlement import ORPHANED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,24 +234,40 @@ def lost(engine: Engine, acknowledged: dict[str, int]) -> int:
     return sum(max(0, last - books.get(instance, NOTHING).rows) for instance, last in acknowledged.items())
 
 
+def orphans_of(engine: Engine) -> dict[str, list[str]]:
+    """
+    Return the ids of the rows that were orphans, by the instance whose call it was.
+    """
+    usage, found = tables.usage.c, dict[str, list[str]]()
+    with engine.connect() as connection:
+        for instance, row in connection.execute(
+            select(usage.instance_id, usage.id).where(usage.settle_reason == ORPHANED)
+        ):
+            found.setdefault(instance.removesuffix(SUFFIX), []).append(row)
+    return found
+
+
 def check(engine: Engine, acknowledged: dict[str, int]) -> int:
     """
     Assert that every acknowledged record is in the books, once, and that the books agree.
 
-    A process may be killed between the put and the acknowledgement: one record more of each is right.
+    A process may be killed between the put and the acknowledgement: one record more of each is right. Or before the put:
+    then the next call is its one orphan.
 
     Returns:
         How many records were acknowledged.
     """
-    books = books_of(engine)
+    books, orphans = books_of(engine), orphans_of(engine)
+    assert set(orphans) <= set(acknowledged)
     for instance, last in acknowledged.items():
         found = books.get(instance, NOTHING)
+        assert orphans.get(instance, []) in ([], [f"{instance[:20]}{found.last + 1:012x}"])
         assert last <= found.last <= last + 1
         assert found.rows == found.last
         assert found.cost == sum(map(cost_of, range(1, found.last + 1)))
     sums = sums_of(engine)
     cost = sum(found.cost for found in books.values())
-    assert books.keys() <= acknowledged.keys()
+    assert {instance.removesuffix(SUFFIX) for instance in books} <= acknowledged.keys()
     assert sums == {**dict.fromkeys(sums, cost), "balances": -cost}
     report = verify(engine)
     assert report.verified, report

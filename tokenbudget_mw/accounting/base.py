@@ -4,7 +4,7 @@ What a spool and a sink are: the way of a usage record from the request to its l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenbudget_mw.errors import PermanentSinkError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from tokenbudget_mw.values import UsageRecord
+    from tokenbudget_mw.values import Mark, UsageRecord
 
 __all__ = ["PermanentSinkError", "Sink", "Spool"]
 
@@ -66,6 +66,21 @@ class Spool(Protocol):
 
         Raises:
             SpoolFullError: The spool is full, and was told to raise.
+        """
+        ...
+
+    def mark(self, mark: Mark) -> Any:
+        """
+        Keep *mark* until `unmark`, or until another process finds it because this one has died. Never waits or raises.
+
+        Returns:
+            What `unmark` takes; None where nothing was kept.
+        """
+        ...
+
+    def unmark(self, slot: Any) -> None:
+        """
+        Forget the mark that `mark` returned *slot* for. Once for each, by whoever was given it.
         """
         ...
 

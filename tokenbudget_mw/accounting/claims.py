@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Claim", "seize_dead"]
+__all__ = ["MARKS_SUFFIX", "SUFFIX", "Claim", "seize_dead"]
 
 SUFFIX = ".segment"
+MARKS_SUFFIX = ".marks"
 _LOCK = "lock"
 _INSTANCE = re.compile("[0-9a-f]{32}")
 _OLD = 60.0
@@ -89,6 +90,12 @@ class Claim:
         """
         return sorted(self.path.glob(f"*{SUFFIX}"))
 
+    def marks(self) -> list[Path]:
+        """
+        Return the files with marks of calls.
+        """
+        return sorted(self.path.glob(f"*{MARKS_SUFFIX}"))
+
     def release(self) -> None:
         """
         Let go of the folder, and leave it.
@@ -113,7 +120,7 @@ class Claim:
 
 def seize_dead(root: Path, own: str) -> Iterator[Claim]:
     """
-    Claim every folder in *root* that has segments and no living owner, but not the one of instance *own*.
+    Claim every folder in *root* that has segments or marks and no living owner, but not the one of instance *own*.
     """
     try:
         folders = sorted(path for path in root.iterdir() if _INSTANCE.fullmatch(path.name) and path.name != own)
@@ -121,7 +128,7 @@ def seize_dead(root: Path, own: str) -> Iterator[Claim]:
         return  # no process has spooled anything here yet
     for folder in folders:
         claim = Claim.seize(folder)
-        if claim is not None and claim.segments():
+        if claim is not None and (claim.segments() or claim.marks()):
             yield claim
             continue
         is_old = _age(folder) > _OLD

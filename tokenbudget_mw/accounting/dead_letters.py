@@ -10,16 +10,21 @@ import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["DeadLetter", "DeadLetters"]
+__all__ = ["FILE_NAME", "DeadLetter", "DeadLetters"]
 
 log = logging.getLogger("tokenbudget_mw")
+
+FILE_NAME = "dead-letters.jsonl"
+"""File in the spool's folder for letters that the database has no place for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +44,25 @@ class DeadLetter:
 
 class DeadLetters:
     """
-    Keeps the last *size* dead letters in memory, says each one, and writes each to a file if there is one.
+    Keeps the last *size* dead letters in memory, says each one, and puts each where it outlives the process.
 
     Args:
         size: Most letters kept in memory; older ones are forgotten, but stay counted.
 
-        path: JSONL file that each letter is appended to, made readable by its owner only.
+        path: JSONL file that a letter is appended to which *store* did not take; made readable by its owner only.
+
+        store: Takes a letter's fields and error, or raises: the database's table.
     """
 
-    def __init__(self, size: int = 1_000, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        size: int = 1_000,
+        path: str | os.PathLike[str] | None = None,
+        store: Callable[[Mapping[str, Any], str], None] | None = None,
+    ) -> None:
         self._letters: deque[DeadLetter] = deque(maxlen=size)
         self._path = None if path is None else Path(path)
+        self._store = store
         self.count = 0
 
     def keep(self, record: UsageRecord, error: Exception) -> None:
@@ -65,8 +78,9 @@ class DeadLetters:
             record.instance_id,
             record.sequence,
         )
-        if self._path is not None:
-            self._write(self._path, letter)
+        fields = msgspec.structs.asdict(record)
+        if not self._is_stored(fields, letter.error) and self._path is not None:
+            self._write(self._path, fields, letter.error)
 
     def letters(self) -> tuple[DeadLetter, ...]:
         """
@@ -74,10 +88,21 @@ class DeadLetters:
         """
         return tuple(self._letters)
 
-    def _write(self, path: Path, letter: DeadLetter) -> None:
+    def _is_stored(self, fields: Mapping[str, Any], error: str) -> bool:
+        if self._store is None:
+            return False
+        try:
+            self._store(fields, error)
+        except Exception as exc:  # noqa: BLE001 - the file takes what the table does not
+            log.warning("A dead letter could not be stored in the database (%s).", type(exc).__name__)
+            return False
+        return True
+
+    def _write(self, path: Path, fields: Mapping[str, Any], error: str) -> None:
         # The escapes of json keep what is not valid Unicode, and repr what is not JSON: such a record is why we are here.
         try:
-            line = json.dumps({"error": letter.error, "record": msgspec.structs.asdict(letter.record)}, default=repr)
+            line = json.dumps({"error": error, "record": fields}, default=repr)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(path, "a", encoding="ascii", opener=_private) as file:
                 file.write(line + "\n")
         except (OSError, TypeError, ValueError) as exc:

@@ -70,7 +70,8 @@ class FlusherStats:
 
 class Flusher:
     """
-    Writes what waits in *spool* to *sink* when *rows* records wait, or *interval* seconds after the first did.
+    Writes what waits in *spool* to *sink* when *rows* records wait, or *interval* seconds after the last write: at once,
+    where that is over already.
 
     The thread starts with the first record, in each process anew, and stops with `close`; a later record starts it
     again. What the sink refuses for now is tried again for ever; what it refuses for good is cut in halves down to the
@@ -81,7 +82,7 @@ class Flusher:
 
         sink: Where they go. One thread at a time calls it.
 
-        interval: Longest wait of a record while all is well, in seconds.
+        interval: Least seconds between two writes of less than *rows* records: the longest wait while all is well.
 
         rows: Most records a write.
 
@@ -275,6 +276,7 @@ class Flusher:
         delay = self._due_in(worker)
         if delay == 0.0:
             self._attempt(worker)
+            worker.wrote_at = self._clock()
             delay = self._due_in(worker)
         return delay
 
@@ -290,7 +292,7 @@ class Flusher:
             return max(0.0, worker.retry_at - now)
         if depth >= self._rows or worker.done < worker.target:
             return 0.0
-        return max(0.0, worker.since + self._interval - now)
+        return max(0.0, worker.wrote_at + self._interval - now)
 
     def _attempt(self, worker: _Worker) -> None:
         try:
@@ -328,8 +330,7 @@ class Flusher:
         if worker.failures:
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
         worker.failures = 0
-        worker.retry_at = None
-        worker.since = None
+        worker.retry_at = worker.since = None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -363,6 +364,7 @@ class _Worker:
         self.writing = threading.Lock()
         self.progress = threading.Condition()
         self.is_stopping = False
+        self.wrote_at = float("-inf")  # when it last tried to write
         self.since: float | None = None  # when the oldest waiting record was first seen
         self.retry_at: float | None = None
         self.failures = 0  # in a row

@@ -6,20 +6,42 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokenbudget_mw.accounting.claims import Claim, seize_dead
+from tokenbudget_mw.accounting.marks import read_orphans
 from tokenbudget_mw.accounting.segments import DamagedSegmentError, Item, Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Inheritance"]
+    from tokenbudget_mw.values import Orphan, UsageRecord
+
+__all__ = ["Heir", "Inheritance"]
 
 log = logging.getLogger("tokenbudget_mw")
 
 DAMAGED = "damaged"
 """Folder that segments go to of which not everything could be read. Nobody but a person looks into it."""
+
+
+class Heir(Protocol):
+    """
+    Says what becomes of calls whose process died. Called in the flusher's thread.
+    """
+
+    def records_of(self, orphan: Orphan) -> list[UsageRecord]:
+        """
+        Return the rows of *orphan*: the same whenever it is asked, so that they are written once.
+        """
+        ...
+
+    def take_over(self, orphans: Sequence[Orphan]) -> None:
+        """
+        Do what is left to do for *orphans*, whose rows are in the sink. Must not raise.
+        """
+        ...
 
 
 class Inheritance:
@@ -33,17 +55,24 @@ class Inheritance:
 
         instance_id: This process's own, which is no inheritance.
 
+        heir: Says what becomes of calls that were under way; None leaves their marks where they are.
+
     Attributes:
         replayed: Records of others that are in the sink now.
+
+        orphaned: Calls of others that were under way, and are in the sink now.
 
         quarantined: Segments that were put aside because something in them could not be read.
     """
 
-    def __init__(self, root: Path, instance_id: str) -> None:
+    def __init__(self, root: Path, instance_id: str, heir: Heir | None = None) -> None:
         self.replayed = 0
+        self.orphaned = 0
         self.quarantined = 0
         self._root = root
         self._own = instance_id
+        self._heir = heir
+        self._marks: deque[Path] = deque()  # of the first claim, read when its records are in the sink
         self._claims: deque[Claim] = deque()
         self._paths: deque[Path] = deque()  # of the first claim, not opened yet
         self._segment: Segment | None = None
@@ -68,13 +97,15 @@ class Inheritance:
                     return []
                 self._clear(self._segment)
                 self._segment = None
-            if not self._paths:
-                self._end()
-                continue
-            items = self._open(self._paths.popleft())
-            if items:
+            if self._paths:
+                items = self._open(self._paths.popleft())
                 self._count += len(items)
+            else:
+                items = self._open_marks()  # a call that has a record is no orphan: so first its record, then its mark
+            if items:
                 return items
+            if not (self._paths or self._marks):
+                self._end()
         return []
 
     def release(self) -> None:
@@ -87,6 +118,7 @@ class Inheritance:
 
     def _begin(self, claim: Claim) -> None:
         self._paths = deque(claim.segments())
+        self._marks = deque(claim.marks() if self._heir is not None else ())
         self._count = 0
 
     def _end(self) -> None:
@@ -115,6 +147,38 @@ class Inheritance:
         self._segment = segment
         return items
 
+    def _open_marks(self) -> list[Item]:
+        paths, heir = list(self._marks), self._heir
+        self._marks.clear()
+        if not paths or heir is None:
+            return []
+        instance_id = self._claims[0].instance_id
+        try:
+            orphans = read_orphans(instance_id, [path.read_bytes() for path in paths])
+            remains = _Remains(paths, orphans, heir)
+            items: list[Item] = [
+                (record, remains, place)
+                for place, record in enumerate(
+                    (each for orphan in orphans for each in heir.records_of(orphan)), start=1
+                )
+            ]
+        except Exception as exc:  # noqa: BLE001 - prices may be out of reach: the marks stay, for the next look
+            log.error("The marks of calls that were under way cannot be read now (%s).", type(exc).__name__)  # noqa: TRY400
+            return []
+        remains.end = len(items)
+        if not items:
+            self._clear(remains)
+            return []
+        self.orphaned += len(orphans)
+        log.warning(
+            "%s calls were under way in a process that ended: instance %s. Each gets a row with the reason 'orphaned', "
+            "charged by its route's rule for that.",
+            len(orphans),
+            instance_id,
+        )
+        self._segment = remains
+        return items
+
     def _clear(self, segment: Segment) -> None:
         try:
             if segment.is_damaged:
@@ -138,3 +202,27 @@ class Inheritance:
             path.rename(folder / f"{path.parent.name}-{path.name}")
         except OSError as exc:
             log.error("The damaged segment could not be put aside (%s).", type(exc).__name__)  # noqa: TRY400
+
+
+class _Remains(Segment):
+    """
+    The marks of one dead process, as a segment whose records are the rows of its orphans.
+    """
+
+    __slots__ = ("_heir", "_orphans", "_paths")
+
+    def __init__(self, paths: Sequence[Path], orphans: Sequence[Orphan], heir: Heir) -> None:
+        super().__init__(paths[0], 0)
+        self._paths = paths
+        self._orphans = orphans
+        self._heir = heir
+
+    def commit(self, end: int, sequence: int) -> None:
+        del sequence  # nothing is noted: the sink knows rows that come again
+        self.committed = end
+
+    def remove(self) -> None:
+        if self._orphans:
+            self._heir.take_over(self._orphans)
+        for path in self._paths:
+            path.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
-from tokenbudget_mw.accounting.claims import SUFFIX, Claim
 from tokenbudget_mw.accounting.encoding import LONGEST_BODY, encode, encode_mended
 from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.accounting.segments import FRAME, Segment, checksum
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tokenbudget_mw.values import UsageRecord
+    from tokenbudget_mw.accounting.inheritance import Heir
+    from tokenbudget_mw.accounting.marks import Slot
+    from tokenbudget_mw.values import Mark, UsageRecord
 
 __all__ = ["Durability", "Full", "MmapSpool"]
 
@@ -73,6 +74,8 @@ class MmapSpool:
 
         look_every: Seconds between two looks for segments of dead processes.
 
+        heir: Says what becomes of calls whose process died. Without one their marks stay where they are.
+
         clock: Gives monotonic seconds.
     """
 
@@ -88,6 +91,7 @@ class MmapSpool:
         patience: float = 0.1,
         durability: Durability = "kill_safe",
         look_every: float = 60.0,
+        heir: Heir | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
@@ -103,7 +107,7 @@ class MmapSpool:
         self._look_every = look_every
         self._clock = clock
         self._wake: Callable[[int], None] | None = None
-        self._mine: PerProcess[Store] = PerProcess(lambda: Store(root), Store.abandon)
+        self._mine: PerProcess[Store] = PerProcess(lambda: Store(root, heir), Store.abandon)
 
     @property
     def instance_id(self) -> str:
@@ -146,6 +150,20 @@ class MmapSpool:
         Number of records of dead processes that this process has brought to the sink.
         """
         return self._mine.get().inheritance.replayed
+
+    @property
+    def orphaned(self) -> int:
+        """
+        Number of calls of dead processes that this process has brought to the sink.
+        """
+        return self._mine.get().inheritance.orphaned
+
+    @property
+    def unmarked(self) -> int:
+        """
+        Number of marks of this process for which there was no room.
+        """
+        return self._mine.get().marks.unmarked
 
     @property
     def quarantined(self) -> int:
@@ -214,17 +232,17 @@ class MmapSpool:
                     memory[start + _FRAME_SIZE : end] = body  # type: ignore[index]  # the current segment is mapped
                     _put_frame(memory, start, check, size)  # type: ignore[arg-type]
                     segment.end = end  # from here to the append nothing interrupts: frame and item appear together
+                    store.recorded += 1  # first: the flusher may be done with the record as soon as it is appended
                     if store.spill is None:
                         store.waiting.append((record, segment, end))
                         if len(store.waiting) >= self._memory:
                             store.spill = (segment, end)
-                    store.recorded += 1
                     is_kept = True
             finally:
                 store.is_busy = False
             depth = store.recorded + store.inherited - store.committed
-            if store.aside:
-                self._put_aside(store)
+            while store.aside:
+                self.put(store.aside.popleft())
         if store.wants_care:
             store.wants_care, depth = False, _NOW
         if self._wake is not None and is_kept:
@@ -233,16 +251,12 @@ class MmapSpool:
             store.syncer.sync()
         return is_kept
 
-    def _put_aside(self, store: Store) -> None:
-        while store.aside:
-            self.put(store.aside.popleft())
-
     def _keep_exposed(self, store: Store, record: UsageRecord) -> bool:
         if len(store.waiting) >= self._queue:
             self._refuse(store)
             return False
-        store.waiting.append((record, None, 0))
         store.recorded += 1
+        store.waiting.append((record, None, 0))
         store.unprotected += 1
         return True
 
@@ -292,24 +306,21 @@ class MmapSpool:
             raise SpoolFullError
 
     def _make(self, store: Store) -> Segment | None:
+        return store.make_segment(self._segment_bytes, self._most_segments, is_synced=self._is_synced)
+
+    # -- marks --------------------------------------------------------------------------------------------------------
+
+    def mark(self, mark: Mark) -> Slot | None:
         """
-        Make a segment; None where there are as many as may be.
+        Keep *mark* until `unmark` is given what this returns; None where there was no room.
         """
-        with store.making:
-            if store.count_segments() >= self._most_segments:
-                return None
-            if store.claim is None:
-                store.claim = Claim.make(self._root, store.instance_id)
-            store.number += 1
-            path = store.claim.path / f"{store.number:08}{SUFFIX}"
-            try:
-                return Segment.make(
-                    path, self._segment_bytes, store.instance_id, store.number, is_synced=self._is_synced
-                )
-            except FileNotFoundError:  # somebody has removed the folder: the next try makes it anew
-                store.claim.release()
-                store.claim = None
-                raise
+        return self._mine.get().marks.put(mark)
+
+    def unmark(self, slot: Slot) -> None:
+        """
+        Forget the mark in *slot*.
+        """
+        self._mine.get().marks.clear(slot)
 
     # -- taking: one thread at a time -----------------------------------------------------------------------------------
 
@@ -348,6 +359,7 @@ class MmapSpool:
         store, now = self._mine.get(), self._clock()
         store.sweep()
         self._prepare(store, now)
+        store.marks.tend()
         if now >= store.look_at:
             store.look_at = now + self._look_every
             store.inheritance.claim()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
     from tokenbudget_mw.accounting.base import Spool
+    from tokenbudget_mw.accounting.inheritance import Heir
     from tokenbudget_mw.accounting.mmap_spool import Full
 
 __all__ = ["default_folder", "open_spool"]
@@ -29,7 +30,14 @@ SpoolMode = Literal["memory", "kill_safe", "power_safe_window", "power_safe"]
 
 
 def open_spool(
-    mode: SpoolMode, folder: Path | None, *, queue: int, most_bytes: int, full: Full, patience: float
+    mode: SpoolMode,
+    folder: Path | None,
+    *,
+    queue: int,
+    most_bytes: int,
+    full: Full,
+    patience: float,
+    heir: Heir | None = None,
 ) -> Spool:
     """
     Open the spool that *mode* names. Makes no file.
@@ -46,6 +54,8 @@ def open_spool(
         full: What happens when there is no room.
 
         patience: How long ``block`` waits, in seconds.
+
+        heir: Says what becomes of calls whose process died.
     """
     if mode == "memory" or folder is None:
         return MemorySpool(queue)
@@ -54,7 +64,9 @@ def open_spool(
         return MemorySpool(queue)
     from tokenbudget_mw.accounting.mmap_spool import MmapSpool
 
-    return MmapSpool(folder, queue=queue, most_bytes=most_bytes, full=full, patience=patience, durability=mode)
+    return MmapSpool(
+        folder, queue=queue, most_bytes=most_bytes, full=full, patience=patience, durability=mode, heir=heir
+    )
 
 
 def default_folder(url: URL, environ: Mapping[str, str]) -> Path | None:

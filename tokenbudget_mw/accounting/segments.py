@@ -26,7 +26,7 @@ from tokenbudget_mw.values import UsageRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FRAME", "HEADER_SIZE", "DamagedSegmentError", "Item", "Segment", "checksum", "sync_folder"]
+__all__ = ["FRAME", "HEADER_SIZE", "DamagedSegmentError", "Item", "Segment", "allocate", "checksum", "sync_folder"]
 
 MAGIC = b"TBSPOOL\x01"
 VERSION = 1
@@ -121,7 +121,7 @@ class Segment:
         segment = cls(path, size)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
-            _allocate(file, size)
+            allocate(file, size)
             segment.map = memory = mmap.mmap(file, size)
             if is_synced:
                 segment.file = os.dup(file)
@@ -295,7 +295,13 @@ def _read_header(data: bytes) -> int:
     return committed if HEADER_SIZE <= committed <= len(data) else HEADER_SIZE
 
 
-def _allocate(file: int, size: int) -> None:
+def allocate(file: int, size: int) -> None:
+    """
+    Give *file* room for *size* bytes, so that storing into its mapping cannot fail later.
+
+    Raises:
+        OSError: There is no room.
+    """
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file, 0, size)

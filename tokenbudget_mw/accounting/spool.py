@@ -17,7 +17,7 @@ from tokenbudget_mw.accounting.processes import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenbudget_mw.values import UsageRecord
+    from tokenbudget_mw.values import Mark, UsageRecord
 
 __all__ = ["MemorySpool"]
 
@@ -100,6 +100,16 @@ class MemorySpool:
         if self._wake is not None:
             self._wake(depth + 1)
         return True
+
+    def mark(self, mark: Mark) -> None:
+        """
+        Do nothing: a mark in memory ends with its process.
+        """
+
+    def unmark(self, slot: object) -> None:
+        """
+        Do nothing.
+        """
 
     def take(self, most: int) -> list[UsageRecord]:
         """

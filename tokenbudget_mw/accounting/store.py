@@ -8,16 +8,19 @@ import itertools
 import logging
 import threading
 import uuid
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw.accounting.claims import MARKS_SUFFIX, SUFFIX, Claim
 from tokenbudget_mw.accounting.inheritance import Inheritance
+from tokenbudget_mw.accounting.marks import Marks
 from tokenbudget_mw.accounting.segments import HEADER_SIZE, Segment
 from tokenbudget_mw.accounting.syncing import Syncer
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.accounting.claims import Claim
+    from tokenbudget_mw.accounting.inheritance import Heir
     from tokenbudget_mw.accounting.segments import Item
     from tokenbudget_mw.values import UsageRecord
 
@@ -42,7 +45,9 @@ class Store:
 
         is_busy: Whether a put is under way. One that begins within it, on the same thread, goes *aside*.
 
-        making: Held while a segment is made.
+        making: Held while a file is made.
+
+        marks: Calls that run.
 
         claim: The folder; None until the first record.
 
@@ -80,9 +85,11 @@ class Store:
         "look_at",
         "make_at",
         "making",
+        "marks",
         "number",
         "recorded",
         "room",
+        "root",
         "sealed",
         "segment",
         "sequence",
@@ -95,7 +102,8 @@ class Store:
         "wants_care",
     )
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, heir: Heir | None = None) -> None:
+        self.root = root
         self.instance_id = uuid.uuid4().hex
         self.sequence = itertools.count(1)  # next() is one step
         self.lock = threading.RLock()
@@ -112,7 +120,8 @@ class Store:
         self.spill: tuple[Segment, int] | None = None
         self.taken: deque[Item] = deque()
         self.heirlooms: deque[Item] = deque()
-        self.inheritance = Inheritance(root, self.instance_id)
+        self.inheritance = Inheritance(root, self.instance_id, heir)
+        self.marks = Marks(weakref.WeakMethod(self._next_marks))
         self.syncer = Syncer()
         self.recorded = 0
         self.inherited = 0
@@ -133,6 +142,41 @@ class Store:
         Number of files of this process.
         """
         return len(self.sealed) + (self.segment is not NO_SEGMENT) + (self.spare is not None)
+
+    def next_path(self, suffix: str) -> Path:
+        """
+        Return the path of the next file, in this process's folder, which is made where it is missing. Under *making*.
+
+        Raises:
+            OSError: That is not possible.
+        """
+        if self.claim is None:
+            self.claim = Claim.make(self.root, self.instance_id)
+        self.number += 1
+        return self.claim.path / f"{self.number:08}{suffix}"
+
+    def make_segment(self, size: int, most: int, *, is_synced: bool) -> Segment | None:
+        """
+        Make a segment of *size* bytes; None where there are *most* already.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        with self.making:
+            if self.count_segments() >= most:
+                return None
+            path = self.next_path(SUFFIX)
+            try:
+                return Segment.make(path, size, self.instance_id, self.number, is_synced=is_synced)
+            except FileNotFoundError:  # somebody has removed the folder: the next try makes it anew
+                if self.claim is not None:
+                    self.claim.release()
+                    self.claim = None
+                raise
+
+    def _next_marks(self) -> Path:
+        with self.making:
+            return self.next_path(MARKS_SUFFIX)
 
     # -- how it stands ------------------------------------------------------------------------------------------------
 
@@ -238,11 +282,15 @@ class Store:
 
     def clear(self) -> None:
         """
-        Remove all files. Nothing waits.
+        Remove all files. Nothing waits. The marks of calls that run stay, and with them the claim: should they not end
+        before the process does, somebody finds them.
         """
+        claim = None
+        is_idle = self.marks.remove()
         with self.lock:
             segments = [*self.sealed, self.segment, *([self.spare] if self.spare else [])]
-            claim, self.claim = self.claim, None
+            if is_idle:
+                claim, self.claim = self.claim, None
             self.sealed.clear()
             self.segment, self.spare = NO_SEGMENT, None
         self.syncer.close(segments)
@@ -261,6 +309,7 @@ class Store:
             if segment is not None:
                 segment.close()
                 segment.close_file()
+        self.marks.abandon()
         if self.claim is not None:
             self.claim.release()
         self.inheritance.release()

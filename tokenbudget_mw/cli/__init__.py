@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "check": "Check a configuration, and say in words what it enforces for whom.",
     "count": "Count the tokens of a text for a model: estimate, bound, method, time and price.",
+    "dead-letters": "Look at usage that could not be written, mend and replay it.",
     "demo": "Show the middleware at work on a fake LLM: no services, no network.",
     "doctor": "Look for what is wrong with this setup: settings, database, backend, prices.",
     "explain": "Show every limit of a key: where it comes from, what is left, when it frees.",
@@ -33,6 +34,7 @@ COMMANDS = {
     "keys": "Create, list, suspend, resume, revoke and rotate API keys.",
     "migrate": "Create or upgrade the tables in your database.",
     "money": "Top up, refund, adjust, grant and reverse; take back grants that have ended; tell balances.",
+    "orphans": "Look at calls whose process died, and decide what they are charged.",
     "partitions": "Keep usage in a table a day or a month, on PostgreSQL: opt in, make ahead, detach, attach, drop.",
     "purge": "Delete old usage rows; rollups, ledger and balances stay.",
     "reconcile": "Hold the books against a provider's invoice, by day and model.",
@@ -43,6 +45,8 @@ COMMANDS = {
     "verify": "Prove the books: usage, ledger and balances must agree to the pico-dollar.",
 }
 """Command -> what it does. Its module is imported when it is chosen."""
+
+_MODULES = {"dead-letters": "letters"}
 
 OK, PROBLEMS, BAD_USE = 0, 1, 2
 """Exit codes: all is well; something was found; the command, its settings or its services cannot be used."""
@@ -104,7 +108,7 @@ def _parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, argparse.Arg
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do; see below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="COMMAND --help lists them")
     chosen = parser.parse_args(argv)
-    command = importlib.import_module(f"tokenbudget_mw.cli.{chosen.command}")
+    command = importlib.import_module(f"tokenbudget_mw.cli.{_MODULES.get(chosen.command, chosen.command)}")
     own = argparse.ArgumentParser(prog=f"{prog} {chosen.command}", description=COMMANDS[chosen.command])
     command.add_arguments(own)
     own.set_defaults(run=command.run)

@@ -195,6 +195,7 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
         yield from _indexes(engine)
         yield from _stored(engine)
         yield from _unpriced(engine)
+        yield from _undecided(engine)
         yield from _keys(engine, settings)
 
 
@@ -259,6 +260,20 @@ def _unpriced(engine: Engine) -> Iterator[Finding]:
                 "Add it to `tariffs`; `tokenbudget-mw rerate` prices the rows again."
             )
             yield Finding("prices", "warning", message)
+
+
+def _undecided(engine: Engine) -> Iterator[Finding]:
+    from tokenbudget_mw.database.letters import LetterStore
+    from tokenbudget_mw.database.reviewing import waiting
+
+    letters = len(LetterStore(engine).find())
+    if letters:
+        message = f"{letters} usage records could not be written: `tokenbudget-mw dead-letters` mends and replays them."
+        yield Finding("database", "warning", message)
+    calls = len(waiting(engine, since=datetime.now(UTC) - RECENT))
+    if calls:
+        message = f"{calls} calls of processes that died wait for a decision: `tokenbudget-mw orphans` takes it."
+        yield Finding("database", "warning", message)
 
 
 def _keys(engine: Engine, settings: Settings) -> Iterator[Finding]:

@@ -26,29 +26,10 @@ from sqlalchemy import text as sql_text
 from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
 
 __all__ = [
-    "CHARGES",
-    "FIGURES",
-    "PREFIX",
-    "PURGED",
-    "REVENUE",
-    "TOKENS",
-    "balances",
-    "corrections",
-    "grants",
-    "keys",
-    "latency_days",
-    "latency_hours",
-    "ledger",
-    "metadata",
-    "periods",
-    "purged_days",
-    "purged_ranges",
-    "rollup_days",
-    "rollup_hours",
-    "rollup_subjects",
-    "tariffs",
-    "usage",
-]
+    "CHARGES", "FIGURES", "PREFIX", "PURGED", "REVENUE", "TOKENS", "balances", "corrections", "dead_letters",
+    "grants", "keys", "latency_days", "latency_hours", "ledger", "metadata", "periods", "purged_days",
+    "purged_ranges", "rollup_days", "rollup_hours", "rollup_subjects", "tariffs", "usage",
+]  # fmt: skip
 
 PREFIX = "tokenbudget_"
 
@@ -262,6 +243,18 @@ keys = Table(
     Column("last_used_at", Moment),
     Column("tags", text(), nullable=False),
     Column("limits", text()),
+    **_MYSQL_TABLE,
+)
+
+# Usage records that this database refused for good, until a person mends or drops them: ASCII JSON, which always fits.
+dead_letters = Table(
+    "tokenbudget_dead_letters",
+    metadata,
+    Column("id", varchar(36), primary_key=True),
+    Column("kept_at", Moment, nullable=False),
+    Column("error", varchar(64), nullable=False),
+    Column("record", text(), nullable=False),
+    Index("tokenbudget_dead_letters_ix", "kept_at", "id"),
     **_MYSQL_TABLE,
 )
 

@@ -168,6 +168,30 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     )
 
 
+BALANCE = "balance"
+"""What refuses an account that has no money, where a limit's name stands otherwise."""
+
+
+def without_money() -> Decision:
+    """
+    Refuse an account whose balance is used up.
+    """
+    return Decision(
+        admitted=False,
+        code="credits",
+        status=402,
+        message="The balance of this account is used up. It has to be topped up first.",
+        refused_by=(BALANCE,),
+    )
+
+
+def in_shadow_of_balance(decision: Decision) -> Decision:
+    """
+    Return *decision* with the word that an account without money would have been refused.
+    """
+    return replace(decision, would_refuse=(*decision.would_refuse, BALANCE)) if decision.admitted else decision
+
+
 def degraded(plan: Plan, reply: Reply, *, now: float) -> Decision:
     """
     Turn the *reply* to a *plan* that had to do without the books into a decision.

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import TokenCount
 
-__all__ = ["DEFAULT_SETTLE", "SETTLE_RULES", "UNREAD", "Ending", "is_timeout", "outcome_of", "settled_usage"]
+__all__ = [
+    "DEFAULT_SETTLE",
+    "ORPHANED",
+    "ORPHAN_RULES",
+    "REVIEWED",
+    "SETTLE_RULES",
+    "UNREAD",
+    "Ending",
+    "is_timeout",
+    "outcome_of",
+    "settled_usage",
+]
 
 DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
     {
@@ -33,6 +44,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
         "timeout": "refund",
         "status_4xx": "refund",
         "status_5xx": "refund",
+        "orphaned": "review",
     }
 )
 """
@@ -41,7 +53,7 @@ Outcome of a call -> what it is charged.
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
 format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
 ``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
-may have made a 5xx, or answered 504.
+may have made a 5xx, or answered 504. ``orphaned`` is a call whose process died before it ended.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
@@ -50,10 +62,21 @@ SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
 ``reserved`` all that was held; ``refund`` nothing. What a handler charges itself is charged under every rule.
 """
 
+ORPHAN_RULES = frozenset({"reserved", "input", "refund", "review"})
+"""What an orphaned call can be charged: nobody knows what became of it. ``review`` charges nothing until a person decides."""
+
+ORPHANED, REVIEWED = "orphaned", "orphaned_review"
+"""Outcome of an orphaned call, and what its row says while it waits for a decision."""
+
+ORPHAN_AMOUNTS = ("orphan.input", "orphan.held_input", "orphan.held_output")
+"""Tags of such a row: tokens of its prompt, and input and output tokens that were reserved."""
+
 COUNTED = frozenset({"exact", "given"})
 """Ways of counting that look at the whole prompt."""
 
 CLIENT_ERROR, SERVER_ERROR, GATEWAY_TIMEOUT = 400, 500, 504
+
+NOTHING_USED = Usage(source="none", complete=False)
 
 UNREAD = Usage(source="none")
 """The usage of a response that has figures as a rule, and could not be read."""
@@ -143,6 +166,20 @@ def _completion_of(usage: Usage, *, has_output: bool) -> str:
     return "no_usage" if usage.source == "counted" else "complete"
 
 
+def orphan_usage(rule: str, prompt: int, held_input: int, held_output: int) -> Usage:
+    """
+    Return what *rule* charges of a call of which only this is known: its prompt and what was held, in tokens.
+
+    >>> orphan_usage("reserved", 90, 100, 500).output_tokens
+    500
+    """
+    if rule == "reserved":
+        return Usage(held_input, held_output, source="estimated", complete=False)
+    if rule == "input":
+        return Usage(prompt, source="estimated", complete=False)
+    return NOTHING_USED
+
+
 def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, reserved: Cost) -> Usage:
     """
     Say what a call is charged by *rule*.
@@ -157,7 +194,7 @@ def settled_usage(rule: str, *, tapped: Usage | None, prompt: Prompt | None, res
         reserved: What was held.
     """
     if rule == "refund":
-        return Usage(source="none", complete=False)
+        return NOTHING_USED
     if tapped is not None and tapped.source == "none":
         tapped = None
     if prompt is None:

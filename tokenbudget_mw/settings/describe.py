@@ -98,6 +98,8 @@ def _sentences(settings: Settings) -> Iterator[str]:
         and not any(route.limits for route in settings.routes)
     ):
         yield "There are no limits: requests are metered, and nobody is refused."
+    if settings.prepaid:
+        yield "Accounts pay before: one whose balance is at or below zero is refused until it is topped up."
     yield f"A model without a price {_UNKNOWN_PRICES[settings.unknown_price]}."
     if _has_calendar(settings):
         yield f"Calendar periods begin at midnight in {settings.timezone}."

@@ -159,6 +159,12 @@ class Settings:
         True,
         reading.boolean,
     )
+    prepaid: bool = _setting(
+        "Whether accounts must have money: one whose balance in the database is at or below zero is refused (402) until it "
+        "is topped up.",
+        False,
+        reading.boolean,
+    )
     tariffs: tuple[Price, ...] = _setting("Your own prices. They come before the built-in price book.", ())
     tariff_ttl: float = _setting(
         "After how long the tariffs in the database are read again, in seconds.", 30.0, reading.seconds(1, _HOUR)

@@ -12,7 +12,7 @@ from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.rules.messages import ANY_LANGUAGE, CODES, check
 from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.rules.routes import ENDABLE, FORMATS, normalise
-from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES
+from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHAN_RULES, ORPHANED, SETTLE_RULES
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limits import SCOPES, Context, read_limits
 from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
@@ -196,8 +196,9 @@ def _read_settle(value: Any) -> dict[str, Any]:
     for outcome, rule in rules.items():
         if outcome not in DEFAULT_SETTLE:
             raise Invalid(f"unknown outcome '{outcome}'{did_you_mean(outcome, DEFAULT_SETTLE)}")
-        if rule not in SETTLE_RULES:
-            raise Invalid(f"unknown rule '{rule}'{did_you_mean(rule, sorted(SETTLE_RULES))}")
+        known = ORPHAN_RULES if outcome == ORPHANED else SETTLE_RULES
+        if rule not in known:
+            raise Invalid(f"unknown rule '{rule}' for '{outcome}'{did_you_mean(rule, sorted(known))}")
     return {"settle": rules}
 
 

@@ -38,6 +38,7 @@ from tokenbudget_mw.values.limits import (
     Unit,
     Window,
 )
+from tokenbudget_mw.values.marks import Charged, Held, Mark, Opened, Orphan
 from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, LazyHeaders, Prompt, Route, Subject, TokenCount
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
@@ -47,16 +48,21 @@ __all__ = [
     "ONE_REQUEST",
     "ROOM",
     "Ask",
+    "Charged",
     "Check",
     "CheckState",
     "Cost",
     "Decision",
     "Facts",
+    "Held",
     "Hold",
     "LazyHeaders",
     "Limit",
+    "Mark",
     "Mode",
     "OnBackendError",
+    "Opened",
+    "Orphan",
     "Price",
     "Prompt",
     "Quote",

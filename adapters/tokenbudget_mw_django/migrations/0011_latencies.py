@@ -43,7 +43,7 @@ def _create(name: str, start: str) -> migrations.CreateModel:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tokenbudget_mw_django", "0009_audio")]
+    dependencies = [("tokenbudget_mw_django", "0010_dead_letters")]
 
     operations = [
         _create("LatencyHour", "hour"),

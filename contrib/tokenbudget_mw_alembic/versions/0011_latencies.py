@@ -13,7 +13,7 @@ from tokenbudget_mw.database.backfill import fill_latencies
 from tokenbudget_mw.database.types import Moment, serial, varchar
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
