@@ -119,9 +119,8 @@ def wire(
         **accounting,
     )
     cores.append(ref(core))
-    core.closers += [] if core.guard.prepaid is None else [core.guard.prepaid.close]
-    core.closers += [core.heartbeat.close, core.meter.close, core.guard.starter.close, backend.close]
-    core.closers += [tariffs.close, database.close]
+    parts = [core.guard.prepaid, core.heartbeat, core.meter, core.guard.starter, backend, tariffs, database]
+    core.closers += [part.close for part in parts if part is not None]
     return core
 
 

@@ -179,13 +179,7 @@ def read(
     else:
         is_counted = count == "full" or (count == "sample" and draw < sample)
         meter = tokenizers.meter(request.model, is_counted, ratio if count in LEARNING else None)
-        try:
-            kind.add(request, meter)
-            tokens = meter.result()
-        except TooManyPartsError:
-            tokens = _by_size(len(body), body, meter.family.name)
-        except RecursionError as exc:
-            raise PayloadError("The body is nested too deeply.") from exc
+        tokens = _counted(kind, request, meter, body)
         answers = request.answers() if kind.prompts is None else request.answers() * kind.prompts(request)
     has_output = kind.has_output and target.has_output
     return Prompt(
@@ -197,6 +191,16 @@ def read(
         EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
     )
+
+
+def _counted(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
+    try:
+        kind.add(request, meter)
+        return meter.result()
+    except TooManyPartsError:
+        return _by_size(len(body), body, meter.family.name)
+    except RecursionError as exc:
+        raise PayloadError("The body is nested too deeply.") from exc
 
 
 def _detected(format: str, path: str, body: bytes) -> Format:  # noqa: A002
