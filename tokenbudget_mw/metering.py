@@ -4,13 +4,13 @@ The meter: tokens of requests and responses, by the rooms that know how.
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from tokenbudget_mw import tapping
+from tokenbudget_mw.chance import chance
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import RatioEstimator
@@ -46,7 +46,7 @@ class TokenMeter:
     def __init__(
         self,
         tokenizers: Tokenizers,
-        draw: Callable[[], float] = random.random,
+        draw: Callable[[], float] = chance.random,
         prices_audio: Callable[[str | None], bool] = lambda _: False,
     ) -> None:
         self._tokenizers = tokenizers

@@ -4,7 +4,6 @@ From an ended call to its usage records.
 
 from __future__ import annotations
 
-import random
 import re
 import struct
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokenbudget_mw.chance import chance
 from tokenbudget_mw.rules.pricing import Priced, created_of
 from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
@@ -76,8 +76,8 @@ def new_id(moment: float) -> str:
     """
     Return a new UUID of version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits: ordered by *moment*, epoch seconds.
     """
-    high = (int(moment * 1000) & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | random.getrandbits(12)
-    return _two_words(high, _VARIANT | random.getrandbits(62)).hex()
+    high = (int(moment * 1000) & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | chance.getrandbits(12)
+    return _two_words(high, _VARIANT | chance.getrandbits(62)).hex()
 
 
 _two_words = struct.Struct(">QQ").pack

@@ -5,7 +5,6 @@ The flusher: takes records from the spool to the sink, in a thread of its own.
 from __future__ import annotations
 
 import logging
-import random
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
+from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import PermanentSinkError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Flusher:
         threads: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
-        jitter: Callable[[float, float], float] = random.uniform,
+        jitter: Callable[[float, float], float] = chance.uniform,
     ) -> None:
         self.dead_letters = DeadLetters() if dead_letters is None else dead_letters
         self._spool = spool

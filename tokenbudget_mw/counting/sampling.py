@@ -8,11 +8,11 @@ the places can hide tokens between them, so they come from a generator that is s
 from __future__ import annotations
 
 import math
-import os
-import random
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from tokenbudget_mw.chance import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,8 +37,7 @@ TOKENS_AN_EXTRA_BYTE = 4 / 3
 
 MAX_CHAR_BYTES = 4
 
-_secret = random.Random()  # seeded by the system's randomness
-os.register_at_fork(after_in_child=_secret.seed)
+_secret = generator()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ Whoever waits for such a lock makes all who come after wait, too. So it waits fo
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import TokenBudgetError
 
 if TYPE_CHECKING:
@@ -96,4 +96,4 @@ def again(
                 raise
             if clock() >= end:
                 raise BusyTableError from exc
-        pause(random.uniform(0.05, 0.2))  # so that two do not step in time
+        pause(chance.uniform(0.05, 0.2))  # so that two do not step in time

@@ -1,0 +1,64 @@
+"""
+Random numbers: whoever seeds Python's own neither steers ours nor finds his own disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tokenbudget_mw.chance import chance, generator
+from tokenbudget_mw.recording import new_id
+
+NOW = 1_760_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """
+    A host that wants its own numbers to come again.
+    """
+    random.seed(7)
+
+
+def test_hosts_with_one_seed_make_different_ids() -> None:
+    """
+    Else two workers would make the same ids in the same millisecond, and one of two rows would be none.
+    """
+    first = [new_id(NOW) for _ in range(100)]
+    random.seed(7)
+    second = [new_id(NOW) for _ in range(100)]
+
+    assert len({*first, *second}) == 200
+
+
+def test_the_hosts_numbers_stay_as_they_were() -> None:
+    """
+    A simulation behind the middleware gives what it gives without.
+    """
+    before = random.getstate()
+    new_id(NOW)
+    chance.random()
+
+    assert random.getstate() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_has_numbers_of_its_own() -> None:
+    """
+    Parent and child go on differently from the same state.
+    """
+    made = generator()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, made.randbytes(16))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 16)
+    os.close(reading)
+    os.close(writing)
+
+    assert theirs != made.randbytes(16)
