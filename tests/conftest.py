@@ -53,21 +53,32 @@ SLOW = frozenset({"benchmarks", "chaos", "faults", "migrations", "mutation"})
 """Folders whose tests take long and ask nothing of a Python version: one is enough for them."""
 
 SLOW_FILES = frozenset({
+    "test_analytics",
     "test_bars_processes",
     "test_bodies",
+    "test_books",
+    "test_cli_books",
     "test_cli_demo",
+    "test_counting_t19",
     "test_exactness",
     "test_example_tasks",
+    "test_grants",
     "test_histories",
     "test_leased_exact",
     "test_leased_processes",
+    "test_ledger",
+    "test_letters",
     "test_paths",
+    "test_periods",
+    "test_repair",
+    "test_rerating",
+    "test_retention",
     "test_sdk_javascript",
     "test_sdk_refusals",
     "test_sockets",
     "test_windows_reference",
 })  # fmt: skip
-"""Files of the same kind elsewhere."""
+"""Files of the same kind elsewhere: most wait for servers."""
 
 REDIS_DATABASES = range(15, 0, -1)
 

@@ -65,5 +65,5 @@ class Outcomes:
 
     def _renew(self) -> None:
         self._lock = Lock()
-        self._ended = dict.fromkeys(OUTCOMES, 0)
-        self._refused = dict.fromkeys(REASONS, 0)
+        self._ended: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self._refused: dict[str, int] = dict.fromkeys(REASONS, 0)
