@@ -23,6 +23,7 @@ _TABLE = {
     "record_hot": "accounting:record_hot",
     "flush_python": "flushing:flush_python",
     "flush_rate": "flush_rate:flush_rate",
+    "loop_lag": "loop_lag:loop_lag",
     "analytics_10m": "books:analytics_10m",
     "retention": "books:retention",
     "count_chat": "counting:count_chat",

@@ -25,6 +25,7 @@ NAMES = [
     "record_hot",
     "flush_python",
     "flush_rate",
+    "loop_lag",
     "analytics_10m",
     "retention",
     "count_chat",
