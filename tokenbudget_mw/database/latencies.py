@@ -10,11 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import floor_day, floor_hour
 from tokenbudget_mw.database.rows import COLUMNS
+from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.upserts import add_to
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def add_to_latencies(connection: Connection, rows: Iterable[Row]) -> None:
     """
     for table, start, floor in _TABLES:
         counts: dict[tuple[datetime, str, int], int] = {}
-        for row in rows:
+        for row in chain.from_iterable(in_turns(rows)):
             key = floor(row[_CREATED]), row[_ROUTE] or "", bound_of(row[_DURATION])
             counts[key] = counts.get(key, 0) + 1
         names = (start, "route", "up_to_us", "requests")

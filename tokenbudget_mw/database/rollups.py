@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, cast, func, literal_column, type_coerce
@@ -14,6 +15,7 @@ from sqlalchemy.dialects import mysql
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
+from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.types import Moment
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Rollup:
         Return the sums of *rows*, ordered by key: the order in which every writer locks.
         """
         sums: Sums = {}
-        for row in rows:
+        for row in chain.from_iterable(in_turns(rows)):
             key = self.rows_keys(row)
             figures = _figures(row)
             known = sums.get(key)

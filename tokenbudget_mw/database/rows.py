@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import BigInteger, Boolean, Column, Integer
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.types import MAX_BIGINT, Moment
 from tokenbudget_mw.errors import PermanentSinkError
 from tokenbudget_mw.values import UsageRecord
@@ -185,4 +186,6 @@ def new_rows(records: Iterable[UsageRecord], write_id: str) -> list[Row]:
     Raises:
         PermanentSinkError: A value does not fit its column.
     """
-    return sorted((_row(record, write_id) for record in records), key=itemgetter(_INSTANCE, _SEQUENCE))
+    return sorted(
+        (_row(record, write_id) for some in in_turns(records) for record in some), key=itemgetter(_INSTANCE, _SEQUENCE)
+    )

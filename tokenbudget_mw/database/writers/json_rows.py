@@ -17,6 +17,7 @@ from sqlalchemy import BigInteger, Boolean, Integer
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import EPOCH, encode_tags, new_rows
+from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.types import MAX_BIGINT, Moment
 from tokenbudget_mw.values import UsageRecord
 
@@ -68,10 +69,15 @@ def encode_rows(records: Sequence[UsageRecord]) -> str:
     Raises:
         PermanentSinkError: A value does not fit its column.
     """
+    parts = [_part(some)[1:-1] for some in in_turns(records)]
+    return f"[{b','.join(parts).decode()}]"
+
+
+def _part(records: Sequence[UsageRecord]) -> bytes:
     try:
-        return _clean(msgspec.convert(records, list[_Row], from_attributes=True)).decode()
+        return _clean(msgspec.convert(records, list[_Row], from_attributes=True))
     except (msgspec.ValidationError, UnicodeError):
-        return _encode([_row(record) for record in records]).decode()
+        return _encode([_row(record) for record in records])
 
 
 def _clean(rows: list[Any]) -> bytes:
