@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +125,21 @@ def _missing_driver(url: URL, exc: ModuleNotFoundError) -> MissingExtraError:
 # -- options a database -----------------------------------------------------------------------------------------------
 
 
+class _Connection(sqlite3.Connection):
+    """
+    A connection that closes itself when it is collected, and so without the warning of Python 3.13: a pool is left to the
+    garbage collector by whoever drops an app without ending it, as test suites do.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _sqlite(url: URL) -> dict[str, Any]:
     unknown = sorted(_POOL.keys() & url.query.keys())
     if unknown:
         raise ConfigurationError(f"`{unknown[0]}` is for database servers; SQLite opens what it needs.")
-    options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": 10.0}}
+    options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": 10.0, "factory": _Connection}}
     if url.database in {None, "", ":memory:"}:
         # every connection would be a database of its own
         options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
