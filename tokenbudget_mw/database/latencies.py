@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import floor_day, floor_hour
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.turns import in_turns
+from tokenbudget_mw.database.turns import SUMMED, in_turns
 from tokenbudget_mw.database.upserts import add_to
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_to_latencies(connection: Connection, rows: Iterable[Row]) -> None:
     """
     for table, start, floor in _TABLES:
         counts: dict[tuple[datetime, str, int], int] = {}
-        for row in chain.from_iterable(in_turns(rows)):
+        for row in chain.from_iterable(in_turns(rows, SUMMED)):
             key = floor(row[_CREATED]), row[_ROUTE] or "", bound_of(row[_DURATION])
             counts[key] = counts.get(key, 0) + 1
         names = (start, "route", "up_to_us", "requests")

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.turns import in_turns
+from tokenbudget_mw.database.turns import SUMMED, in_turns
 from tokenbudget_mw.database.types import Moment
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Rollup:
         Return the sums of *rows*, ordered by key: the order in which every writer locks.
         """
         sums: Sums = {}
-        for row in chain.from_iterable(in_turns(rows)):
+        for row in chain.from_iterable(in_turns(rows, SUMMED)):
             key = self.rows_keys(row)
             figures = _figures(row)
             known = sums.get(key)
