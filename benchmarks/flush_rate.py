@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 
@@ -89,21 +91,32 @@ def _on_sqlite(batches: int) -> tuple[float, int, bool]:
         url = f"sqlite:///{Path(folder) / 'usage.db'}"
         engine = open_engine(url)
         tables.metadata.create_all(engine)
-        with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-            pool.starmap(_write, [(url, 0)] * PROCESSES, 1)  # imports, connects
-            start = time.perf_counter()
-            locked = sum(pool.starmap(_write, [(url, batches)] * PROCESSES, 1))
-            took = time.perf_counter() - start
+        context = multiprocessing.get_context("spawn")
+        ready = context.Barrier(PROCESSES + 1)
+        writers = [context.Process(target=_write, args=(url, batches, ready)) for _ in range(PROCESSES)]
+        for writer in writers:
+            writer.start()
+        ready.wait(60)
+        start = time.perf_counter()
+        for writer in writers:
+            writer.join()
+        took = time.perf_counter() - start
+        locked = sum(writer.exitcode or 0 for writer in writers)
         rows = _count(engine)
         engine.dispose()
-    return PROCESSES * batches * BATCH / took, locked, rows == PROCESSES * batches * BATCH
+    return PROCESSES * batches * BATCH / took, locked, rows == PROCESSES * (batches + 1) * BATCH
 
 
-def _write(url: str, batches: int) -> int:
+def _write(url: str, batches: int, ready: Barrier) -> None:
+    """
+    Write *batches* as soon as all are *ready*, and end with how often the database was locked.
+    """
     engine, locked = open_engine(url), 0
     sink = DatabaseSink(engine)
-    for _ in range(batches):
-        records = _records()
+    waiting = [_records() for _ in range(batches)]
+    sink.write(_records())  # imports, connects
+    ready.wait(60)
+    for records in waiting:
         while True:
             try:
                 sink.write(records)
@@ -112,7 +125,7 @@ def _write(url: str, batches: int) -> int:
             else:
                 break
     engine.dispose()
-    return locked
+    sys.exit(min(locked, 255))
 
 
 def _count(engine: Engine) -> int:

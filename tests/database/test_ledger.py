@@ -227,7 +227,7 @@ def test_depletion_is_told_with_the_commit(postgres_database: str, record: MakeR
         sink.write([record(1, cost_pico=99), record(2, account="key:rich", cost_pico=5)])
         above = heard()
         with engine.connect() as connection:
-            sink._write_rows(connection, _write(record(9, cost_pico=50)))
+            sink._prepare(_write(record(9, cost_pico=50)))(connection)
             connection.rollback()
         rolled_back = heard()
         sink.write([record(3, cost_pico=1), record(4, account="key:postpaid", cost_pico=5)])

@@ -231,7 +231,7 @@ def test_whoever_may_write_may_write_afterwards(whole: Engine, record: MakeRecor
             from tokenbudget_mw.database.rows import moment
             from tokenbudget_mw.database.writers import Write
 
-            added = sink._write_rows(connection, Write("w", moment(0), [record(1, **at(1)), record(70, **at(12))]))
+            added = sink._prepare(Write("w", moment(0), [record(1, **at(1)), record(70, **at(12))]))(connection)
     finally:
         with whole.begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {role}")

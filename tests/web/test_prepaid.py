@@ -235,7 +235,7 @@ def write(engine: Engine, record: UsageRecord, end: Callable[[Any], None]) -> No
     from datetime import UTC, datetime
 
     with engine.connect() as connection:
-        find_writer(engine.dialect.name)(connection, Write("w", datetime(2025, 1, 1, tzinfo=UTC), [record]))
+        find_writer(engine.dialect.name)(Write("w", datetime(2025, 1, 1, tzinfo=UTC), [record]))(connection)
         end(connection)
 
 

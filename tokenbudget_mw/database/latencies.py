@@ -8,33 +8,28 @@ their sum. Between two bounds it is taken for evenly spread: it is off by less t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rollups import floor_day, floor_hour
 from tokenbudget_mw.database.rows import COLUMNS
 from tokenbudget_mw.database.turns import SUMMED, in_turns
-from tokenbudget_mw.database.upserts import add_to
+from tokenbudget_mw.database.upserts import Addition
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Table
 
     from tokenbudget_mw.database.rows import Row
 
-__all__ = ["BOUNDS", "add_to_latencies", "bound_of", "percentile"]
+__all__ = ["BOUNDS", "bound_of", "count_latencies", "percentile"]
 
 BOUNDS = tuple(round(1000 * 2 ** (step / 4)) for step in range(88))
 """Microseconds, four to each doubling, from a millisecond to an hour; the last one is for all that takes longer, too."""
 
 _CREATED, _ROUTE, _DURATION = (COLUMNS.index(name) for name in ("created_at", "route", "duration_us"))
-
-_TABLES: tuple[tuple[Any, str, Callable[[datetime], datetime]], ...] = (
-    (tables.latency_hours, "hour", floor_hour),
-    (tables.latency_days, "day", floor_day),
-)
 
 
 def bound_of(duration_us: int) -> int:
@@ -47,18 +42,26 @@ def bound_of(duration_us: int) -> int:
     return BOUNDS[min(bisect_left(BOUNDS, duration_us), len(BOUNDS) - 1)]
 
 
-def add_to_latencies(connection: Connection, rows: Iterable[Row]) -> None:
+def count_latencies(rows: Iterable[Row]) -> list[Addition]:
     """
-    Count *rows* by hour and by day, always in the same order.
+    Count *rows* by hour and by day: what is to be added, in the order in which every writer does.
     """
-    for table, start, floor in _TABLES:
-        counts: dict[tuple[datetime, str, int], int] = {}
-        for row in chain.from_iterable(in_turns(rows, SUMMED)):
-            key = floor(row[_CREATED]), row[_ROUTE] or "", bound_of(row[_DURATION])
-            counts[key] = counts.get(key, 0) + 1
-        names = (start, "route", "up_to_us", "requests")
-        values = [dict(zip(names, (*key, counts[key]), strict=True)) for key in sorted(counts)]
-        add_to(connection, table, names[:3], names[3:], values)
+    by_hour: Counter[tuple[datetime, str, int]] = Counter()
+    for some in in_turns(rows, SUMMED):
+        by_hour.update((floor_hour(row[_CREATED]), row[_ROUTE] or "", bound_of(row[_DURATION])) for row in some)
+    by_day: Counter[tuple[datetime, str, int]] = Counter()
+    for (hour, route, bound), requests in by_hour.items():
+        by_day[floor_day(hour), route, bound] += requests
+    return [
+        _addition(tables.latency_hours, "hour", by_hour),
+        _addition(tables.latency_days, "day", by_day),
+    ]
+
+
+def _addition(table: Table, start: str, counts: Mapping[tuple[datetime, str, int], int]) -> Addition:
+    keys, figures = (start, "route", "up_to_us"), ("requests",)
+    values = [dict(zip(keys + figures, (*key, counts[key]), strict=True)) for key in sorted(counts)]
+    return Addition(table, keys, figures, values)
 
 
 def percentile(counts: Mapping[int, int], share: float) -> int | None:

@@ -32,7 +32,7 @@ from tokenbudget_mw.database.differences import (
 from tokenbudget_mw.database.engine import snapshot
 from tokenbudget_mw.database.faults import is_permanent
 from tokenbudget_mw.database.ledger import change_balance
-from tokenbudget_mw.database.rollups import ROLLUPS
+from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, sum_rows
 from tokenbudget_mw.database.rows import COLUMNS, clean_text, moment
 from tokenbudget_mw.database.upserts import add_to
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from tokenbudget_mw.database.differences import EntryGap, RollupGap
-    from tokenbudget_mw.database.rollups import Rollup, Sums
+    from tokenbudget_mw.database.rollups import Grains, Rollup, Sums
 
 __all__ = ["RepairReport", "repair"]
 
@@ -281,8 +281,9 @@ def _fine(connection: Connection, day: datetime) -> list[_Line]:
     Return what the lines of *day* differ by from its rows, all of which are there.
     """
     lines: list[_Line] = []
+    grains = _expected(connection, day)
     for rollup in ROLLUPS:
-        expected, found = _expected(connection, rollup, day), _found(connection, rollup, day)
+        expected, found = rollup.add_up(grains), _found(connection, rollup, day)
         nothing = [0] * len(tables.FIGURES)
         for key in sorted({*expected, *found}):
             wanted, held = expected.get(key, nothing), found.get(key, nothing)
@@ -291,27 +292,20 @@ def _fine(connection: Connection, day: datetime) -> list[_Line]:
     return lines
 
 
-def _expected(connection: Connection, rollup: Rollup, day: datetime) -> Sums:
+def _expected(connection: Connection, day: datetime) -> Grains:
     usage, corrections = tables.usage.c, tables.corrections.c
     end = day + timedelta(days=1)
     rows = select(*(usage[name] for name in COLUMNS)).where(usage.created_at >= day, usage.created_at < end)
-    sums = rollup.add_up(map(tuple, connection.execute(rows.execution_options(yield_per=1000))))
+    grains = sum_rows(map(tuple, connection.execute(rows.execution_options(yield_per=1000))))
     cost = tables.FIGURES.index("cost_pico")
     changes = select(
         corrections.used_at, corrections.account, corrections.key_id, corrections.model, corrections.route,
         corrections.change_pico,
     ).where(corrections.used_at >= day, corrections.used_at < end)  # fmt: skip
     for used_at, account, key_id, model, route, change in connection.execute(changes):
-        places = {
-            "account": account or "",
-            "key_id": key_id or "",
-            "model": model,
-            "route": route or "",
-            rollup.start: rollup.floor(used_at),
-        }
-        key = tuple(places[name] for name in rollup.keys)
-        sums.setdefault(key, [0] * len(tables.FIGURES))[cost] += change
-    return sums
+        grain = Grain(account or "", key_id or "", model, route or "", floor_hour(used_at))
+        grains.setdefault(grain, [0] * len(tables.FIGURES))[cost] += change
+    return grains
 
 
 def _found(connection: Connection, rollup: Rollup, day: datetime) -> Sums:
@@ -349,5 +343,4 @@ def _place(gap: RollupGap) -> tuple[Any, ...]:
 def _change_rollups(connection: Connection, lines: list[_Line]) -> None:
     for rollup in ROLLUPS:
         sums = {key: figures for which, key, figures in lines if which is rollup}
-        rows = rollup.values(dict(sorted(sums.items())))
-        add_to(connection, rollup.table, rollup.keys, tables.FIGURES, rows)
+        add_to(connection, rollup.addition(dict(sorted(sums.items()))))

@@ -20,7 +20,7 @@ from sqlalchemy import and_, insert, literal_column, or_, select
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.ledger import change_balance
-from tokenbudget_mw.database.rollups import floor_day, floor_hour, model_of
+from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, model_of
 from tokenbudget_mw.database.rows import clean_text, moment
 from tokenbudget_mw.database.upserts import add_to
 from tokenbudget_mw.rules.pricing import Moment, price_usage
@@ -29,6 +29,7 @@ from tokenbudget_mw.values import Usage
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select
 
+    from tokenbudget_mw.database.rollups import Grains
     from tokenbudget_mw.rules.pricing import Priced
     from tokenbudget_mw.rules.tariffs import Tariffs
 
@@ -287,26 +288,13 @@ def _add_to_rollups(connection: Connection, changes: Sequence[_Change]) -> None:
     """
     Add the changes to every rollup, in the order in which the writers lock.
     """
-    for table, keys, place in (
-        (tables.rollup_subjects, ("account", "day", "key_id", "model"), _subject),
-        (tables.rollup_hours, ("hour", "model", "route"), _hour),
-        (tables.rollup_days, ("day", "model", "route"), _day),
-    ):
-        sums: dict[tuple[Any, ...], int] = {}
-        for change in changes:
-            sums[place(change.row)] = sums.get(place(change.row), 0) + change.change_pico
-        nothing = dict.fromkeys(tables.FIGURES, 0)
-        rows = [{**nothing, **dict(zip(keys, key, strict=True)), "cost_pico": sums[key]} for key in sorted(sums)]
-        add_to(connection, table, keys, ("cost_pico",), rows)
+    cost = tables.FIGURES.index("cost_pico")
+    grains: Grains = {}
+    for change in changes:
+        grains.setdefault(_grain(change.row), [0] * len(tables.FIGURES))[cost] += change.change_pico
+    for rollup in ROLLUPS:
+        add_to(connection, rollup.addition(rollup.add_up(grains)))
 
 
-def _subject(row: Any) -> tuple[Any, ...]:
-    return row.account or "", floor_day(row.created_at), row.key_id or "", _model(row)
-
-
-def _hour(row: Any) -> tuple[Any, ...]:
-    return floor_hour(row.created_at), _model(row), row.route or ""
-
-
-def _day(row: Any) -> tuple[Any, ...]:
-    return floor_day(row.created_at), _model(row), row.route or ""
+def _grain(row: Any) -> Grain:
+    return Grain(row.account or "", row.key_id or "", _model(row), row.route or "", floor_hour(row.created_at))

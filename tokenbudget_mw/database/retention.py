@@ -23,7 +23,7 @@ from tokenbudget_mw.database.partitions.retiring import by_rows_only, drop_old
 from tokenbudget_mw.database.ranges import Runs, keep_ranges
 from tokenbudget_mw.database.rollups import floor_day, model_of
 from tokenbudget_mw.database.types import Moment
-from tokenbudget_mw.database.upserts import add_to
+from tokenbudget_mw.database.upserts import Addition, add_to
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, TextClause
@@ -218,4 +218,4 @@ def _keep_sums(connection: Connection, rows: Iterable[Any]) -> None:
     keys = ("account", "day", "model")
     names = keys + tables.PURGED
     values: list[dict[str, Any]] = [dict(zip(names, (*key, *sums[key]), strict=True)) for key in sorted(sums)]
-    add_to(connection, tables.purged_days, keys, tables.PURGED, values)
+    add_to(connection, Addition(tables.purged_days, keys, tables.PURGED, values))

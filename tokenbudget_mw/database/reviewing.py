@@ -115,7 +115,7 @@ def decide(
         is_new = connection.execute(update(table).where(*still).values(settle_reason=ORPHANED)).rowcount > 0
         if is_new and used.source != "none":
             write = Write(uuid.uuid4().hex, moment(int(clock() * 1_000_000)), [_charged(row, used, priced)])
-            find_writer(engine.dialect.name)(connection, write)
+            find_writer(engine.dialect.name)(write)(connection)
     return Decided(row.id, priced.cost_pico, is_new)
 
 

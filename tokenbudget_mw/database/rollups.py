@@ -4,11 +4,11 @@ What each rollup groups by, and how usage rows are added up for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, cast, func, literal_column, type_coerce
 from sqlalchemy.dialects import mysql
@@ -17,13 +17,26 @@ from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
 from tokenbudget_mw.database.turns import SUMMED, in_turns
 from tokenbudget_mw.database.types import Moment
+from tokenbudget_mw.database.upserts import Addition
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Table
 
     from tokenbudget_mw.database.rows import Row
 
-__all__ = ["ROLLUPS", "Rollup", "Sums", "day_of", "floor_day", "floor_hour", "model_of"]
+__all__ = [
+    "ROLLUPS",
+    "Grain",
+    "Grains",
+    "Rollup",
+    "Sums",
+    "add_figures",
+    "day_of",
+    "floor_day",
+    "floor_hour",
+    "model_of",
+    "sum_rows",
+]
 
 Sums = dict[tuple[Any, ...], list[int]]
 """Keys of a rollup's row -> its figures, in the order of `tables.FIGURES`."""
@@ -43,6 +56,22 @@ def floor_hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
+class Grain(NamedTuple):
+    """
+    All that rollups tell apart: usage rows of one grain fall into the same row of each. What a row does not have is empty.
+    """
+
+    account: str
+    key_id: str
+    model: str
+    route: str
+    hour: datetime
+
+
+Grains = dict[Grain, list[int]]
+"""Figures of each grain, in the order of `tables.FIGURES`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rollup:
     """
@@ -55,75 +84,100 @@ class Rollup:
 
         start: Which of them is the moment at which its time begins.
 
-        floor: From a usage row's moment to that moment.
-
-        rows_keys: From a usage row to its *keys*, in their order.
+        place: From a grain to its *keys*, in their order.
     """
 
     table: Table
     keys: tuple[str, ...]
     start: str
-    floor: Callable[[datetime], datetime]
-    rows_keys: Callable[[Row], tuple[Any, ...]]
+    place: Callable[[Grain], tuple[Any, ...]]
 
-    def add_up(self, rows: Iterable[Row]) -> Sums:
+    def add_up(self, grains: Grains) -> Sums:
         """
-        Return the sums of *rows*, ordered by key: the order in which every writer locks.
+        Return the sums of *grains*, ordered by key: the order in which every writer locks.
         """
-        sums: Sums = {}
-        for row in chain.from_iterable(in_turns(rows, SUMMED)):
-            key = self.rows_keys(row)
-            figures = _figures(row)
-            known = sums.get(key)
-            sums[key] = figures if known is None else [a + b for a, b in zip(known, figures, strict=True)]
-        return dict(sorted(sums.items()))
+        groups: dict[tuple[Any, ...], list[list[int]]] = {}
+        for grain, figures in grains.items():
+            groups.setdefault(self.place(grain), []).append(figures)
+        return {key: add_figures(groups[key]) for key in sorted(groups)}
 
-    def values(self, sums: Sums) -> list[dict[str, Any]]:
+    def addition(self, sums: Sums) -> Addition:
         """
-        Return *sums* as rows of the table.
+        Return what adds *sums* to the table.
         """
         names = self.keys + tables.FIGURES
-        return [dict(zip(names, (*key, *figures), strict=True)) for key, figures in sums.items()]
+        rows = [dict(zip(names, (*key, *figures), strict=True)) for key, figures in sums.items()]
+        return Addition(self.table, self.keys, tables.FIGURES, rows)
+
+
+ROLLUPS = (
+    Rollup(
+        tables.rollup_subjects,
+        ("account", "day", "key_id", "model"),
+        "day",
+        lambda grain: (grain.account, floor_day(grain.hour), grain.key_id, grain.model),
+    ),
+    Rollup(
+        tables.rollup_hours,
+        ("hour", "model", "route"),
+        "hour",
+        lambda grain: (grain.hour, grain.model, grain.route),
+    ),
+    Rollup(
+        tables.rollup_days,
+        ("day", "model", "route"),
+        "day",
+        lambda grain: (floor_day(grain.hour), grain.model, grain.route),
+    ),
+)
+"""In the order in which every writer adds to them."""
+
+
+def add_figures(many: Iterable[Sequence[int]]) -> list[int]:
+    """
+    Return the sums of *many* figures, each on its own.
+
+    >>> add_figures([(1, 20), (2, 30)])
+    [3, 50]
+    """
+    return list(map(sum, zip(*many, strict=True)))
 
 
 # -- from a row, in Python --------------------------------------------------------------------------------------------
 
 _AT = {name: index for index, name in enumerate(COLUMNS)}
-_CREATED, _STATUS, _DECISION = _AT["created_at"], _AT["status"], _AT["decision"]
-_ACCOUNT, _KEY, _ROUTE = _AT["account"], _AT["key_id"], _AT["route"]
-_RESPONSE, _REQUEST = _AT["response_model"], _AT["request_model"]
-_SUMMED = tuple(_AT[name] for name in (*tables.TOKENS, "duration_us", "cost_pico"))
-
-
-def _figures(row: Row) -> list[int]:
-    status = row[_STATUS]
-    errors = int(status is not None and status >= 500)
-    return [1, int(row[_DECISION] == "refused"), errors, *[row[index] for index in _SUMMED]]
-
-
-def _model(row: Row) -> str:
-    found = row[_RESPONSE] if row[_RESPONSE] is not None else row[_REQUEST]
-    return found or ""
-
-
-def _subject(row: Row) -> tuple[Any, ...]:
-    return row[_ACCOUNT] or "", floor_day(row[_CREATED]), row[_KEY] or "", _model(row)
-
-
-def _hour(row: Row) -> tuple[Any, ...]:
-    return floor_hour(row[_CREATED]), _model(row), row[_ROUTE] or ""
-
-
-def _day(row: Row) -> tuple[Any, ...]:
-    return floor_day(row[_CREATED]), _model(row), row[_ROUTE] or ""
-
-
-ROLLUPS = (
-    Rollup(tables.rollup_subjects, ("account", "day", "key_id", "model"), "day", floor_day, _subject),
-    Rollup(tables.rollup_hours, ("hour", "model", "route"), "hour", floor_hour, _hour),
-    Rollup(tables.rollup_days, ("day", "model", "route"), "day", floor_day, _day),
+_STATUS, _DECISION = _AT["status"], _AT["decision"]
+_summed = itemgetter(*(_AT[name] for name in (*tables.TOKENS, "duration_us", "cost_pico")))
+_told_apart = itemgetter(
+    *(_AT[name] for name in ("account", "key_id", "response_model", "request_model", "route", "created_at"))
 )
-"""In the order in which every writer adds to them."""
+
+
+def sum_rows(rows: Iterable[Row]) -> Grains:
+    """
+    Add usage rows up as finely as any rollup needs them.
+    """
+    grains: Grains = {}
+    for some in in_turns(rows, SUMMED):
+        groups: dict[Grain, list[Row]] = {}
+        for row in some:
+            groups.setdefault(_grain(row), []).append(row)
+        for grain, members in groups.items():
+            figures = _figures(members)
+            grains[grain] = add_figures((grains[grain], figures)) if grain in grains else figures
+    return grains
+
+
+def _grain(row: Row) -> Grain:
+    account, key_id, answered, asked, route, created_at = _told_apart(row)
+    model = answered if answered is not None else asked
+    return Grain(account or "", key_id or "", model or "", route or "", floor_hour(created_at))
+
+
+def _figures(rows: Sequence[Row]) -> list[int]:
+    refused = sum(row[_DECISION] == "refused" for row in rows)
+    errors = sum(row[_STATUS] is not None and row[_STATUS] >= 500 for row in rows)
+    return [len(rows), refused, errors, *add_figures(map(_summed, rows))]
 
 
 # -- from a row, in SQL -----------------------------------------------------------------------------------------------

@@ -168,15 +168,23 @@ _FIELDS, _CONVERTERS = zip(
     *map(_converter, [column for column in tables.usage.columns if column.name != "write_id"]), strict=True
 )
 _values = attrgetter(*_FIELDS)
+_needed = itemgetter(*(at for at, column in enumerate(tables.usage.columns) if not column.nullable))
 
 
 def _row(record: UsageRecord, write_id: str) -> Row:
     try:
         values = zip(_CONVERTERS, _values(record), strict=True)
-        # a None where the column wants a value is left to the database, which refuses the row
-        return *[None if value is None else convert(value) for convert, value in values], write_id
+        row = *[None if value is None else convert(value) for convert, value in values], write_id
     except (AttributeError, TypeError, ValueError) as exc:
         raise PermanentSinkError(f"A usage record holds a value of a wrong type: {type(exc).__name__}.") from exc
+    if None in _needed(row):
+        missing = [
+            column.name
+            for column, value in zip(tables.usage.columns, row, strict=True)
+            if value is None and not column.nullable
+        ]
+        raise PermanentSinkError(f"A usage record lacks what its row needs: {', '.join(missing)}.")
+    return row
 
 
 def new_rows(records: Iterable[UsageRecord], write_id: str) -> list[Row]:

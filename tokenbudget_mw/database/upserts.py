@@ -5,7 +5,7 @@ Adding to rows that may be there already, on every database.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import case, null
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -15,18 +15,14 @@ from tokenbudget_mw.database.types import MAX_BIGINT
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
 
-__all__ = ["add_to"]
+__all__ = ["Addition", "add_to"]
 
 
-def add_to(
-    connection: Connection, table: Table, keys: Sequence[str], figures: Sequence[str], rows: Sequence[dict[str, Any]]
-) -> None:
+class Addition(NamedTuple):
     """
-    Add *rows* to *table*: where a row with the same *keys* is there, add *figures* to its own.
+    What `add_to` adds.
 
-    Args:
-        connection: Inside a transaction.
-
+    Attributes:
         table: With a unique constraint on *keys*.
 
         keys: Its columns.
@@ -35,6 +31,18 @@ def add_to(
 
         rows: Whole rows, in the order in which every writer locks.
     """
+
+    table: Table
+    keys: Sequence[str]
+    figures: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+
+
+def add_to(connection: Connection, addition: Addition) -> None:
+    """
+    Add rows to a table, inside a transaction: where a row with the same keys is there, add the figures to its own.
+    """
+    table, keys, figures, rows = addition
     if rows:
         connection.execute(_upsert(connection.dialect.name, table, keys, figures), rows)
 

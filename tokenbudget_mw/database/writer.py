@@ -40,7 +40,7 @@ class DatabaseSink:
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._clock = clock
-        self._write_rows = find_writer(engine.dialect.name)
+        self._prepare = find_writer(engine.dialect.name)
         self._has_schema = True
 
     def write(self, records: Sequence[UsageRecord]) -> int:
@@ -60,8 +60,9 @@ class DatabaseSink:
             return 0
         write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
         try:
+            store = self._prepare(write)
             with self._engine.begin() as connection:
-                added = self._write_rows(connection, write)
+                added = store(connection)
         except (SQLAlchemyError, OverflowError, UnicodeError) as exc:
             if is_permanent(exc):
                 raise PermanentSinkError(

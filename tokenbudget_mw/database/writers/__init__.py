@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.rows import Row
     from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["Write", "WriteRows", "find_writer"]
+__all__ = ["Prepare", "Store", "Write", "find_writer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,23 @@ class Write:
         return new_rows(self.records, self.id)
 
 
-WriteRows = Callable[["Connection", Write], int]
-"""Stores a write inside the caller's transaction and returns how many rows were new; raises as `Write.rows` does."""
+Store = Callable[["Connection"], int]
+"""Stores a write inside the caller's transaction, any number of times, and returns how many rows were new."""
+
+Prepare = Callable[[Write], Store]
+"""
+Does all of a write that needs no transaction, so that nobody waits for it. Raises `PermanentSinkError` where a value does not
+fit its column.
+"""
 
 _WRITERS = {"sqlite": "sqlite", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
 
-def find_writer(dialect: str) -> WriteRows:
+def find_writer(dialect: str) -> Prepare:
     """
     Return the strategy for *dialect*, a SQLAlchemy dialect name.
     """
     if dialect not in _WRITERS:
         raise ConfigurationError(f"No usage writer for the database {dialect!r}. Known: {', '.join(_WRITERS)}.")
-    write_rows: WriteRows = import_module(f"{__name__}.{_WRITERS[dialect]}").write_rows
-    return write_rows
+    prepare: Prepare = import_module(f"{__name__}.{_WRITERS[dialect]}").prepare
+    return prepare

@@ -5,16 +5,17 @@ Ledger entries and rollups of a write, for databases that cannot sum what they h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.latencies import add_to_latencies
-from tokenbudget_mw.database.rollups import ROLLUPS
+from tokenbudget_mw.database.latencies import count_latencies
+from tokenbudget_mw.database.rollups import ROLLUPS, sum_rows
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.upserts import add_to
+from tokenbudget_mw.database.upserts import Addition, add_to
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.rows import Row
     from tokenbudget_mw.database.writers import Write
 
-__all__ = ["add_to_rollups", "debits", "new_entries", "stored_rows", "without_purged"]
+__all__ = ["Postings", "new_postings", "post", "stored_rows", "without_purged"]
 
 _ID, _INSTANCE, _SEQUENCE, _ACCOUNT, _COST = (
     COLUMNS.index(name) for name in ("id", "instance_id", "sequence", "account", "cost_pico")
@@ -68,15 +69,6 @@ def _is_within(row: Row, ranges: list[tuple[str, int, int]]) -> bool:
     return any(row[_INSTANCE] == name and first <= row[_SEQUENCE] <= last for name, first, last in ranges)
 
 
-def add_to_rollups(connection: Connection, rows: Sequence[Row]) -> None:
-    """
-    Add *rows* to every rollup, always in the same order.
-    """
-    for rollup in ROLLUPS:
-        add_to(connection, rollup.table, rollup.keys, tables.FIGURES, rollup.values(rollup.add_up(rows)))
-    add_to_latencies(connection, rows)
-
-
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:
     spans: dict[str, tuple[int, int]] = {}
     for row in rows:
@@ -85,7 +77,42 @@ def _spans(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def new_entries(rows: Iterable[Row], write: Write) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """
+    What rows bring to the other tables.
+
+    Attributes:
+        entries: Ledger entries, ordered by account.
+
+        sums: For the rollups and the latencies, in the order in which every writer adds them.
+    """
+
+    entries: list[dict[str, Any]]
+    sums: list[Addition]
+
+
+def new_postings(rows: Sequence[Row], write: Write) -> Postings:
+    """
+    Return what *rows* bring to the other tables, should they be the rows that *write* adds.
+    """
+    grains = sum_rows(rows)
+    sums = [rollup.addition(rollup.add_up(grains)) for rollup in ROLLUPS]
+    return Postings(_new_entries(rows, write), sums + count_latencies(rows))
+
+
+def post(connection: Connection, postings: Postings, take: Callable[[Connection, dict[str, int]], object]) -> None:
+    """
+    Store *postings*; *take* lowers the balances of accounts by pico-dollars.
+    """
+    if postings.entries:
+        connection.execute(insert(tables.ledger), postings.entries)
+        take(connection, _debits(postings.entries))
+    for addition in postings.sums:
+        add_to(connection, addition)
+
+
+def _new_entries(rows: Iterable[Row], write: Write) -> list[dict[str, Any]]:
     """
     Return one ledger entry for each account and instance of *rows* that costs something, ordered by account.
     """
@@ -117,7 +144,7 @@ def _entry(account: str, instance: str, rows: list[Row], write: Write) -> dict[s
     }
 
 
-def debits(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
+def _debits(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
     """
     Return what each account of *entries* is debited, in pico-dollars, ordered by account.
     """

@@ -4,27 +4,21 @@ MySQL and MariaDB: executemany, a range read for what was new, sums in Python, o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert
 from sqlalchemy.dialects.mysql import insert as upsert
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.writers.entries import (
-    add_to_rollups,
-    debits,
-    new_entries,
-    stored_rows,
-    without_purged,
-)
+from tokenbudget_mw.database.writers.entries import new_postings, post, stored_rows, without_purged
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from tokenbudget_mw.database.writers import Write
+    from tokenbudget_mw.database.writers import Store, Write
 
-__all__ = ["write_rows"]
+__all__ = ["prepare"]
 
 # INSERT IGNORE would also swallow values that do not fit; this keeps them errors and lets a known event be
 _INSERT = (
@@ -33,22 +27,24 @@ _INSERT = (
 )
 
 
-def write_rows(connection: Connection, write: Write) -> int:
+def prepare(write: Write) -> Store:
     """
-    Store *write* inside the caller's transaction and return how many rows were new.
+    See `Prepare`.
     """
     given = write.rows()
-    connection.exec_driver_sql(_INSERT, given)
-    rows = without_purged(connection, write, stored_rows(connection, write, given))
-    entries = new_entries(rows, write)
-    if entries:
-        connection.execute(insert(tables.ledger), entries)
-        _take(connection, debits(entries), write)
-    add_to_rollups(connection, rows)
-    return len(rows)
+    expected = new_postings(given, write)
+
+    def store(connection: Connection) -> int:
+        connection.exec_driver_sql(_INSERT, given)
+        rows = without_purged(connection, write, stored_rows(connection, write, given))
+        postings = expected if len(rows) == len(given) else new_postings(rows, write)
+        post(connection, postings, partial(_take, write))
+        return len(rows)
+
+    return store
 
 
-def _take(connection: Connection, totals: dict[str, int], write: Write) -> None:
+def _take(write: Write, connection: Connection, totals: dict[str, int]) -> None:
     statement = upsert(tables.balances)
     lowered = tables.balances.c.balance_pico + statement.inserted.balance_pico
     connection.execute(

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, TextClause
     from sqlalchemy.types import TypeEngine
 
-    from tokenbudget_mw.database.writers import Write
+    from tokenbudget_mw.database.writers import Store, Write
 
-__all__ = ["write_rows"]
+__all__ = ["prepare"]
 
 # in two parts, because an interval is multiplied as a double
 _MOMENT = "TIMESTAMPTZ 'epoch' + {name} / 1000000 * INTERVAL '1 second' + {name} % 1000000 * INTERVAL '1 microsecond'"
@@ -75,10 +75,14 @@ def _statement() -> TextClause:
 _WRITE = _statement()
 
 
-def write_rows(connection: Connection, write: Write) -> int:
+def prepare(write: Write) -> Store:
     """
-    Store *write* inside the caller's transaction and return how many rows were new.
+    See `Prepare`.
     """
     values = {"rows": encode_rows(write.records), "write_id": write.id, "at": write.at, "contra": tables.REVENUE}
-    added: int = connection.execute(_WRITE, values).scalar_one()
-    return added
+
+    def store(connection: Connection) -> int:
+        added: int = connection.execute(_WRITE, values).scalar_one()
+        return added
+
+    return store

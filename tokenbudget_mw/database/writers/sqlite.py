@@ -4,21 +4,17 @@ SQLite: one write lock for the whole transaction (``BEGIN IMMEDIATE``), executem
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
+from tokenbudget_mw.database.turns import SUMMED, in_turns
 from tokenbudget_mw.database.types import Moment
-from tokenbudget_mw.database.writers.entries import (
-    add_to_rollups,
-    debits,
-    new_entries,
-    stored_rows,
-    without_purged,
-)
+from tokenbudget_mw.database.writers.entries import new_postings, post, stored_rows, without_purged
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,9 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenbudget_mw.database.rows import Row
-    from tokenbudget_mw.database.writers import Write
+    from tokenbudget_mw.database.writers import Store, Write
 
-__all__ = ["write_rows"]
+__all__ = ["prepare"]
 
 _INSERT = (
     f"INSERT INTO {tables.usage.name} ({', '.join(COLUMNS)}) "  # noqa: S608 - names of our own tables
@@ -38,20 +34,23 @@ _MOST_PARAMETERS = 500
 _MOMENTS = tuple(index for index, column in enumerate(tables.usage.columns) if isinstance(column.type, Moment))
 
 
-def write_rows(connection: Connection, write: Write) -> int:
+def prepare(write: Write) -> Store:
     """
-    Store *write* inside the caller's transaction and return how many rows were new.
+    See `Prepare`. Nothing is computed under the lock but what a batch is that was there before, in part.
     """
     given = write.rows()
-    added = connection.exec_driver_sql(_INSERT, [_plain(row) for row in given]).rowcount
-    stored = given if added == len(given) else stored_rows(connection, write, given)
-    rows = without_purged(connection, write, stored)
-    entries = new_entries(rows, write)
-    if entries:
-        connection.execute(insert(tables.ledger), entries)
-        _take(connection, debits(entries), write)
-    add_to_rollups(connection, rows)
-    return len(rows)
+    plain = [_plain(row) for some in in_turns(given, SUMMED) for row in some]
+    expected = new_postings(given, write)
+
+    def store(connection: Connection) -> int:
+        added = connection.exec_driver_sql(_INSERT, plain).rowcount
+        stored = given if added == len(given) else stored_rows(connection, write, given)
+        rows = without_purged(connection, write, stored)
+        postings = expected if len(rows) == len(given) else new_postings(rows, write)
+        post(connection, postings, partial(_take, write))
+        return len(rows)
+
+    return store
 
 
 def _plain(row: Row) -> Row:
@@ -65,7 +64,7 @@ def _iso(value: datetime | None) -> str | None:
     return None if value is None else value.replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
-def _take(connection: Connection, totals: dict[str, int], write: Write) -> None:
+def _take(write: Write, connection: Connection, totals: dict[str, int]) -> None:
     """
     Lower the balances in Python: SQLite turns an integer sum that overflows into a float without a word.
     """
