@@ -23,7 +23,7 @@ from benchmarks.harness import Contender, Result, Scale, compare, microseconds
 from benchmarks.orm import insert_bulk, insert_orm
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.database.rows import new_rows
+from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, registry
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.rows import COLUMNS, new_rows
+from tokenbudget_mw.database.fitting import new_rows
+from tokenbudget_mw.database.rows import COLUMNS
 from tokenbudget_mw.values import UsageRecord
 
 __all__ = ["insert_bulk", "insert_orm"]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbudget_mw.database.rows import COLUMNS, MAX_TAGS_BYTES, clean_id, clean_text, encode_tags, moment, new_rows
+from tokenbudget_mw.database.fitting import new_rows
+from tokenbudget_mw.database.rows import COLUMNS, MAX_TAGS_BYTES, clean_id, clean_text, encode_tags, moment
 from tokenbudget_mw.errors import PermanentSinkError
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from sqlalchemy.exc import DatabaseError
 
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database import books, tables
+from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.database.keys import KeyStore
 from tokenbudget_mw.database.rerating import Selection, rerate
-from tokenbudget_mw.database.rows import COLUMNS, moment, new_rows
+from tokenbudget_mw.database.rows import COLUMNS, moment
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings.limits import Context

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.asgi import ASGIMiddleware
-from tokenbudget_mw.database.rows import new_rows
+from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import Facts, Subject, UsageRecord
 from tokenbudget_mw.wiring import wire

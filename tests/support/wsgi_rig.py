@@ -12,7 +12,7 @@ from wsgiref.util import setup_testing_defaults
 from asgi_rig import CHAT, subject_of
 
 from tokenbudget_mw.accounting.sinks import CallableSink
-from tokenbudget_mw.database.rows import new_rows
+from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import UsageRecord
 from tokenbudget_mw.wiring import wire

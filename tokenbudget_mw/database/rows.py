@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -18,12 +18,11 @@ import msgspec
 from sqlalchemy import BigInteger, Boolean, Column, Integer
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.types import MAX_BIGINT, Moment
 from tokenbudget_mw.errors import PermanentSinkError
 from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["COLUMNS", "EPOCH", "MAX_TAGS_BYTES", "Row", "clean_id", "clean_text", "encode_tags", "moment", "new_rows"]
+__all__ = ["COLUMNS", "EPOCH", "MAX_TAGS_BYTES", "Row", "clean_id", "clean_text", "encode_tags", "mended_row", "moment"]
 
 Row = tuple[Any, ...]
 
@@ -36,9 +35,6 @@ MAX_TAG_VALUE = 512
 
 COLUMNS: tuple[str, ...] = tuple(column.name for column in tables.usage.columns)
 """Columns of a row, in order; the last one is ``write_id``."""
-
-_INSTANCE = COLUMNS.index("instance_id")
-_SEQUENCE = COLUMNS.index("sequence")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INT = 2**31 - 1
@@ -171,7 +167,13 @@ _values = attrgetter(*_FIELDS)
 _needed = itemgetter(*(at for at, column in enumerate(tables.usage.columns) if not column.nullable))
 
 
-def _row(record: UsageRecord, write_id: str) -> Row:
+def mended_row(record: UsageRecord, write_id: str) -> Row:
+    """
+    Return *record* as a row in the order of `COLUMNS`, its text made such as every database keeps.
+
+    Raises:
+        PermanentSinkError: A value does not fit its column.
+    """
     try:
         values = zip(_CONVERTERS, _values(record), strict=True)
         row = *[None if value is None else convert(value) for convert, value in values], write_id
@@ -185,15 +187,3 @@ def _row(record: UsageRecord, write_id: str) -> Row:
         ]
         raise PermanentSinkError(f"A usage record lacks what its row needs: {', '.join(missing)}.")
     return row
-
-
-def new_rows(records: Iterable[UsageRecord], write_id: str) -> list[Row]:
-    """
-    Return *records* as rows in the order of `COLUMNS`, sorted by instance and sequence.
-
-    Raises:
-        PermanentSinkError: A value does not fit its column.
-    """
-    return sorted(
-        (_row(record, write_id) for some in in_turns(records) for record in some), key=itemgetter(_INSTANCE, _SEQUENCE)
-    )

@@ -10,7 +10,7 @@ from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.database.rows import new_rows
+from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import String, Text
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.fitting import STORED, field_of
 from tokenbudget_mw.database.latencies import BOUNDS
 from tokenbudget_mw.database.types import Moment
-from tokenbudget_mw.database.writers.json_rows import STORED, encode_rows, field_of
+from tokenbudget_mw.database.writers.json_rows import encode_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, TextClause
