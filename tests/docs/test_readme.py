@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokenbudget_mw import Settings
+from tokenbudget_mw.cli import COMMANDS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -50,3 +51,10 @@ def test_the_extras_in_the_readme_exist() -> None:
     }
 
     assert named <= set(metadata("tokenbudget-mw").get_all("Provides-Extra") or [])
+
+
+def test_the_readme_names_every_command() -> None:
+    """Whoever reads it knows what the command line has."""
+    (told,) = re.findall(r"^The command line is `tokenbudget-mw`.*?\n\n", README, re.MULTILINE | re.DOTALL)
+
+    assert sorted(re.findall(r"`([a-z-]+)`", told.partition("To set up:")[2])) == sorted(COMMANDS)
