@@ -16,13 +16,13 @@ __all__ = ["SUMMED", "in_turns"]
 
 T = TypeVar("T")
 
-ROWS = 50
+ROWS = 25
 """Rows of a turn that converts them: a fraction of a millisecond of work."""
 
 SUMMED = 250
-"""Rows of a turn that only adds them up. SQLite's lock is held meanwhile, so there are no more pauses than it takes."""
+"""Rows of a turn that only adds them up, or takes them apart."""
 
-PAUSE = 0.0001
+PAUSE = 0.00005
 """Seconds between two turns. Letting go without a pause is not enough: whoever waits must wake up before it is taken again."""
 
 
@@ -30,8 +30,8 @@ def in_turns(rows: Iterable[T], most: int = ROWS) -> Iterator[list[T]]:
     """
     Give *rows*, *most* at a time, and let other threads run in between.
 
-    >>> [len(some) for some in in_turns(range(120))]
-    [50, 50, 20]
+    >>> [len(some) for some in in_turns(range(60))]
+    [25, 25, 10]
     """
     waiting = iter(rows)
     while some := list(islice(waiting, most)):
