@@ -19,8 +19,8 @@ T = TypeVar("T")
 ROWS = 25
 """Rows of a turn that converts them: a fraction of a millisecond of work."""
 
-SUMMED = 250
-"""Rows of a turn that only adds them up, or takes them apart."""
+SUMMED = 100
+"""Rows of a turn that only adds them up."""
 
 PAUSE = 0.00005
 """Seconds between two turns. Letting go without a pause is not enough: whoever waits must wake up before it is taken again."""

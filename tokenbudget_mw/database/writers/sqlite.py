@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.rows import COLUMNS
-from tokenbudget_mw.database.turns import SUMMED, in_turns
+from tokenbudget_mw.database.turns import in_turns
 from tokenbudget_mw.database.types import Moment
 from tokenbudget_mw.database.writers.entries import new_postings, post, stored_rows, without_purged
 
@@ -39,7 +39,7 @@ def prepare(write: Write) -> Store:
     See `Prepare`. Nothing is computed under the lock but what a batch is that was there before, in part.
     """
     given = write.rows()
-    plain = [_plain(row) for some in in_turns(given, SUMMED) for row in some]
+    plain = [_plain(row) for some in in_turns(given) for row in some]
     expected = new_postings(given, write)
 
     def store(connection: Connection) -> int:
