@@ -454,6 +454,29 @@ def test_a_full_spool_raises_after_all_is_settled(monkeypatch: pytest.MonkeyPatc
     assert in_flight(rig) == 0
 
 
+@pytest.mark.parametrize("limit", ["1000 tokens/minute", "$5/month"])
+def test_figures_beyond_all_counters_are_no_error_of_the_app(limit: str, redis_database: str) -> None:
+    """What a provider reports passes, though no counter can hold it: the limit is spent, and nothing stays reserved."""
+    figures = {"prompt_tokens": 2**53 - 1, "completion_tokens": 2**53 - 1}
+    body = json.dumps({"model": "gpt-4o", "usage": figures}).encode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body})
+
+    rig = Rig(app, backend=redis_database, plans={"one": [limit, "1 concurrent"]})
+
+    async def twice() -> list[list[Message]]:
+        sent = [await rig.arun(chat()), await rig.arun(chat())]
+        await rig.core.async_guard.backend.aclose()
+        return sent
+
+    first, second = asyncio.run(twice())
+    assert (status_of(first), first[-1]["body"]) == (200, body)
+    assert status_of(second) == 429
+    assert rig.core.health().open_reservations == 0
+
+
 def test_lifespan_passes_and_drains() -> None:
     """The app's lifespan passes, and by the end of it everything is written."""
 
