@@ -1,6 +1,7 @@
 """ASGI: what passes passes untouched, and whatever way a request ends, it is settled once."""
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import Callable
@@ -237,6 +238,26 @@ def test_t08_app_raises_in_its_stream() -> None:
     assert row.settle_reason == "app_error_late"
     assert row.output_tokens > 2
     assert row.cost_pico > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_t08_a_call_that_a_closed_loop_leaves_behind_is_ended() -> None:
+    """What hangs when its loop is closed is taken off, in a context of somebody else's, and has a row all the same."""
+
+    async def hanging(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    rig, loop = Rig(hanging), asyncio.new_event_loop()
+    task = loop.create_task(rig.arun(chat()))
+    loop.run_until_complete(asyncio.sleep(0))
+    task.add_done_callback(print)  # nobody says of a task with a callback that it was pending
+    held = rig.core.health().open_reservations
+    loop.close()
+    del task
+    gc.collect()
+
+    assert (held, rig.core.health().open_reservations) == (1, 0)
+    assert [row.settle_reason for row in rig.rows()] == ["app_error"]
 
 
 def test_t08_empty_completion() -> None:
