@@ -14,7 +14,7 @@ from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
 from tokenbudget_mw.call import Call
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
-from tokenbudget_mw.values import Cost
+from tokenbudget_mw.values import Cost, Subject
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
 ANSWER = json.dumps(
@@ -633,6 +633,8 @@ def test_t01_parallel_requests_never_settle_above_the_limit() -> None:
     settled = sum(row.input_tokens + row.output_tokens for row in rig.rows() if row.decision == "admitted")
     refused = [row for row in rig.records if row.decision == "refused"]
     assert 10 <= statuses.count(200) < 200
+    (spent,) = rig.core.explain(Subject(key="k1")).limits
     assert settled <= 1000
-    assert {row.cost_pico for row in refused} == {0}
+    assert spent.remaining == 1000 - settled
+    assert {(row.cost_pico, row.input_tokens, row.output_tokens) for row in refused} == {(0, 0, 0)}
     assert CHAT in {row.route for row in rig.records}
