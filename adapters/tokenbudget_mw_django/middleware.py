@@ -21,6 +21,7 @@ from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
+from tokenbudget_mw.shielding import settle_held
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
@@ -245,10 +246,7 @@ class _Exchange:
         if call.is_ended:
             return
         actual = self._actual(**ending)
-        for reservation in call.held:
-            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
-        for reservation in call.extensions:
-            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, NOTHING)))
+        await settle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
 
