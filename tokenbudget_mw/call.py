@@ -263,7 +263,7 @@ class Call:
                 return
             self.first_byte = self.core.timer() - self.started
         if self.tap is not None:
-            self.tap.feed(chunk)
+            self.tap.feed(chunk if type(chunk) is bytes else bytes(chunk))  # Starlette's may be a view of memory
 
     def tag(self, **tags: str) -> None:
         """

@@ -177,7 +177,7 @@ def is_goodbye(message: Message) -> bool:
 
 def _body(message: Message) -> bytes:
     text: str | None = message.get("text")
-    return text.encode(errors="replace") if text is not None else message.get("bytes") or b""
+    return text.encode(errors="replace") if text is not None else bytes(message.get("bytes") or b"")
 
 
 def _line(message: Message) -> bytes:

@@ -74,6 +74,27 @@ def test_response_passes_with_headers_added() -> None:
     assert sent[1] == {"type": "http.response.body", "body": ANSWER}
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.parametrize("ending", ["pass", "finish"])
+@pytest.mark.parametrize("form", ["application/json", "text/event-stream", ""])
+def test_a_body_of_another_kind_than_bytes_is_read(kind: Any, ending: str, form: str) -> None:
+    """Starlette's streams may be of memory views, which servers take; what they say is metered all the same."""
+    body = ANSWER if form != "text/event-stream" else b"data: " + ANSWER.replace(b"\n", b"") + b"\n\n"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", form.encode())]})
+        await send({"type": "http.response.body", "body": kind(body[:9]), "more_body": True})
+        await send({"type": "http.response.body", "body": kind(body[9:])})
+
+    rig = Rig(app, routes=[{"path": CHAT, "format": "openai.chat", "on_budget_end": ending}])
+    sent = rig.run(chat())
+
+    (row,) = rig.rows()
+    assert b"".join(bytes(message["body"]) for message in sent[1:]) == body
+    assert (row.input_tokens, row.output_tokens, row.usage_source) == (8, 5, "provider")
+
+
 def test_body_is_given_to_the_app_as_it_came() -> None:
     """A body that was read ahead reaches the app message by message, and nothing is invented after it."""
     got: list[Message] = []

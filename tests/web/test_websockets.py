@@ -342,3 +342,21 @@ def test_an_app_that_waits_for_so_long_only_loses_nothing(late: str, at: int, mo
 
     assert sorted(seen) == ["disconnect", "receive", "waited"]
     assert made.core.health().open_reservations == 0
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_an_answer_of_any_kind_of_bytes_is_read(kind: Any) -> None:
+    """What an app sends as bytes may be a view of memory, as in a response."""
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "bytes": kind(json.dumps({"usage": USAGE}).encode())})
+
+    made = Rig(answering, routes=ROUTES)
+    talk(
+        made, says(json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]})), BYE, path="/chat"
+    )
+
+    assert (8, 5) in {(row.input_tokens, row.output_tokens) for row in made.rows()}
