@@ -12,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
+from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import abound, bound
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
@@ -158,9 +159,9 @@ class _Exchange:
         if not self.call.wants_body:
             return b""
         most, accepted = self.call.core.settings.max_body, django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        length = self._request.META.get("CONTENT_LENGTH") or ""
+        length = length_of(self._request.META.get("CONTENT_LENGTH"))
         # above Django's own bound `body` raises, though a view may read such a request piece by piece
-        if length.isdecimal() and int(length) > (most if accepted is None else accepted):
+        if length is not None and length > (most if accepted is None else accepted):
             self.call.read(b"", False)
             return b""
         body: bytes = self._request.body

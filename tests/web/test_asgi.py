@@ -134,6 +134,15 @@ def test_long_body_is_not_read_whole() -> None:
     assert seen == [600, 600, 600, 600, 3]
 
 
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_a_length_beyond_all_numbers_is_a_length(digits: int) -> None:
+    """A body that is too long to be read is bounded by what it says of its length, whatever that is."""
+    rig = Rig(answering, max_body=1000)
+    sent = rig.run(chat(messages=[{"content": "x" * 2000}]), headers={"content-length": "9" * digits})
+
+    assert status_of(sent) == 200
+
+
 def test_unmetered_paths_pass_untouched() -> None:
     """A path that no route names is none of our business."""
     rig = Rig(answering)
