@@ -143,6 +143,24 @@ def test_a_length_beyond_all_numbers_is_a_length(digits: int) -> None:
     assert status_of(sent) == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Büro — 東", "B%C3%BCro %E2%80%94 %E6%9D%B1"),
+        ('a "b" \\ c', 'a \\"b\\" \\\\ c'),
+        ("a\r\nset-cookie: x", "a%0D%0Aset-cookie: x"),
+    ],
+)
+def test_a_limit_of_any_name_is_in_the_headers(name: str, shown: str) -> None:
+    """Whatever a limit is called: headers hold one line of ASCII, and requests pass."""
+    rig = Rig(answering, plans={"one": [{"limit": "1 request/minute", "name": name}]})
+    admitted, refused = [dict(rig.run(chat())[0]["headers"]) for _ in "ab"]
+
+    for headers in (admitted, refused):
+        assert headers[b"ratelimit-policy"] == f'"{shown}";q=1;w=60'.encode()
+        assert headers[b"ratelimit"].startswith(f'"{shown}";r=0;'.encode())
+
+
 def test_unmetered_paths_pass_untouched() -> None:
     """A path that no route names is none of our business."""
     rig = Rig(answering)
