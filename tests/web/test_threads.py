@@ -1,28 +1,37 @@
-"""Where no thread can start: a container may have few, and no request fails for the want of one of ours."""
+"""Where no thread can start, which no request may fail for; and what a thread may meet in the midst of a request."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgi_rig import Rig, chat, status_of
+from wsgi_rig import Rig as WSGIRig
+from wsgi_rig import environ_of
 
-from tokenbudget_mw import prices
+from tokenbudget_mw import call, current, prices
 from tokenbudget_mw.accounting.segments import Segment
 from tokenbudget_mw.accounting.syncing import Syncer
+from tokenbudget_mw.backends import memory
 from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
+from tokenbudget_mw.backends.leased import make_stock
+from tokenbudget_mw.backends.limits_steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.outcomes import Outcomes
 from tokenbudget_mw.testing.asks import ask, check, settlement
 from tokenbudget_mw.values import Price
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PRICE = Price("ceiling", "*", 10, 20)
@@ -119,3 +128,64 @@ def test_a_spool_is_synced_from_when_a_thread_can_start(lacking: pytest.MonkeyPa
 
     assert "tokenbudget-sync" in {thread.name for thread in threading.enumerate()}
     syncer.close(list[Segment]())
+
+
+def dropped(rig: WSGIRig) -> None:
+    """A stream that is in the midst of a reservation, and that nothing but the garbage collector will close."""
+    stream = iter(rig.open(environ_of({}, PATH_INFO="/plain/x")))
+    next(stream)
+    cycle: list[object] = [stream]
+    cycle.append(cycle)
+
+
+def test_a_stream_that_the_collector_closes_within_an_admission_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The collector may run in any step of a thread, and what it closes settles what it holds."""
+
+    def app(_environ: object, start_response: Callable[..., object]) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        with current().reserve(model="gpt-4o", prompt=400, max_output=200):
+            yield b"x"
+            yield b"y"
+
+    take, statuses = memory.TAKE["strict_log"], list[int]()
+
+    def collecting(*arguments: Any) -> Any:
+        gc.collect()
+        return take(*arguments)
+
+    rig = WSGIRig(app, plans={"one": ["1000 tokens/minute"]})
+
+    def ask_again() -> None:
+        dropped(rig)
+        with monkeypatch.context() as patched:
+            patched.setitem(memory.TAKE, "strict_log", collecting)
+            statuses.append(rig.run({}, PATH_INFO="/plain/x").status)
+
+    gc.collect()
+    asking = threading.Thread(target=ask_again, daemon=True)
+    asking.start()
+    asking.join(30)
+
+    assert statuses == [200]
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        MemoryBackend()._lock,
+        make_stock()._lock,
+        Refusals(1.0)._lock,
+        Steps()._lock,
+        Circuit("it")._lock,
+        Outcomes()._lock,
+        call._ending,
+    ],
+    ids=["memory", "leased", "refusals", "limits", "circuit", "outcomes", "call"],
+)
+def test_what_the_end_of_a_call_takes_may_be_taken_again(lock: Any) -> None:
+    """Each lock on the way of a settlement, by the thread that holds it already."""
+    with lock:
+        assert lock.acquire(blocking=False)
+        lock.release()
