@@ -266,7 +266,8 @@ class Call:
                 return
             self.first_byte = self.core.timer() - self.started
         if self.tap is not None:
-            self.tap.feed(chunk if type(chunk) is bytes else bytes(chunk))  # Starlette's may be a view of memory
+            # Starlette's may be a view of memory; `bytes` would make zeros of a number, which is no chunk
+            self.tap.feed(chunk if type(chunk) is bytes else b"".join((chunk,)))
 
     def tag(self, **tags: str) -> None:
         """
