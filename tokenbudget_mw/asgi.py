@@ -227,8 +227,10 @@ class _Connection:
             self._timed_out = is_timeout(error)
             raise
         finally:
-            running.reset(token)
-            await self._end(failed=failed)
+            try:
+                await self._end(failed=failed)
+            finally:
+                running.reset(token)  # last: it fails where a closed loop's task ends, in another's context
 
     def _metered(self, call: Call) -> ASGIApp:
         route = call.route
@@ -259,9 +261,8 @@ class _Connection:
         return None
 
     async def _read_head(self) -> tuple[bytes, bool]:
-        pieces: list[bytes] = []
         seen = self._seen = deque()
-        length, most = 0, self._core.settings.max_body
+        pieces, length, most = list[bytes](), 0, self._core.settings.max_body
         while True:
             message = await self._receive()
             seen.append(message)
@@ -343,8 +344,7 @@ class _Connection:
     def _start(self, message: Message) -> Message:
         given = message.get("headers", ())
         headers = list(given)
-        call = self._call
-        read = []
+        call, read = self._call, []
         for key, value in headers:
             name = key.lower()
             if name in READ_HEADERS:

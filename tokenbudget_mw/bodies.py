@@ -11,7 +11,10 @@ from tokenbudget_mw.errors import PayloadError
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
 
-__all__ = ["parse_body", "read_body"]
+__all__ = ["length_of", "parse_body", "read_body"]
+
+MOST_DIGITS = 15
+"""Digits of a length that are read: a petabyte is more than anybody sends."""
 
 
 def parse_body(call: Call, body: bytes) -> Any:
@@ -35,8 +38,18 @@ def read_body(call: Call, body: bytes, parsed: Any, *, is_whole: bool) -> None:
         if route.count == "async":
             call.counting = meter.recount_aside(route, body, path, is_cancelled=call.is_refused)
     else:
-        length = call.facts.header("content-length") or ""
-        call.prompt = meter.bound_prompt(route, int(length) if length.isdecimal() else None, body, path)
+        call.prompt = meter.bound_prompt(route, length_of(call.facts.header("content-length")), body, path)
+
+
+def length_of(text: str | None) -> int | None:
+    """
+    Return how many bytes the ``Content-Length`` *text* says; None where it is no number.
+
+    >>> length_of("12"), length_of("0012"), length_of("9" * 5000), length_of("-1")
+    (12, 12, 999999999999999, None)
+    """
+    # Python makes no number of thousands of digits, and no float of hundreds
+    return int(text.lstrip("0")[:MOST_DIGITS] or "0") if text and text.isdecimal() else None
 
 
 def _check_encoding(call: Call) -> None:

@@ -86,7 +86,7 @@ class _Bounds:
         stream = self._stream
         if stream is None:
             return chunk
-        passing, rest = stream.split(chunk)
+        passing, rest = stream.split(chunk if type(chunk) is bytes else b"".join((chunk,)))
         while rest:
             refusal = yield from self._extend(stream)
             if refusal is not None:

@@ -41,8 +41,11 @@ __all__ = ["Call", "current", "running"]
 running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
 
-_ending = threading.Lock()
-"""Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own."""
+_ending = threading.RLock()
+"""
+Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
+others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
+"""
 
 NOTHING = Cost()
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
@@ -263,7 +266,8 @@ class Call:
                 return
             self.first_byte = self.core.timer() - self.started
         if self.tap is not None:
-            self.tap.feed(chunk)
+            # Starlette's may be a view of memory; `bytes` would make zeros of a number, which is no chunk
+            self.tap.feed(chunk if type(chunk) is bytes else b"".join((chunk,)))
 
     def tag(self, **tags: str) -> None:
         """

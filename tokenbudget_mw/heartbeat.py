@@ -12,6 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.processes import call_in_children
 from tokenbudget_mw.errors import BackendUnavailableError
 
@@ -82,8 +83,8 @@ class Heartbeat:
         renewed = 0
         for reservation in list(self._open.values()):  # the oldest first
             age = now - (reservation.expires_at - self._lease)
-            if age < self._lease / BEATS:
-                break
+            if 0 <= age < self._lease / BEATS:
+                break  # below 0 the clock was set back meanwhile: nobody knows how old it is
             if age > self._lease + LONGEST:
                 self.drop(reservation)
                 continue
@@ -110,12 +111,7 @@ class Heartbeat:
                 return
             self._stopped = threading.Event()
             arguments = (weakref.ref(self), self._stopped, self._lease / BEATS)
-            thread = threading.Thread(target=_run, args=arguments, name="tokenbudget-heartbeat", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter ends, or the system has no thread left: the next call tries again
-                return
-            self._thread = thread
+            self._thread = threads.start(_run, *arguments, name="tokenbudget-heartbeat")
 
     def forget(self) -> None:
         """

@@ -4,7 +4,7 @@ How often calls ended in which way, and for what they were refused: counted wher
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,6 @@ class Outcomes:
         return MappingProxyType(dict(self._refused))
 
     def _renew(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._ended: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self._refused: dict[str, int] = dict.fromkeys(REASONS, 0)

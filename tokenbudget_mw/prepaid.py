@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.processes import PerProcess
 
 __all__ = ["Balances", "Prepaid"]
@@ -157,14 +158,7 @@ class Prepaid:
                 return
             mine.stopped = threading.Event()
             arguments = (weakref.ref(self), self._balances, mine.stopped, self._every)
-            thread = threading.Thread(target=_run, args=arguments, name="tokenbudget-prepaid", daemon=True)
-            try:
-                thread.start()
-            except (
-                RuntimeError
-            ):  # the interpreter ends, or the system has no thread left: the next question tries again
-                return
-            mine.thread = thread
+            mine.thread = threads.start(_run, *arguments, name="tokenbudget-prepaid")
 
 
 class _Known:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.seeding import questions, seed_of
@@ -104,12 +105,13 @@ class _Mine:
         """
         return sum(job.is_late for job in self.jobs.values()) >= THREADS
 
-    def submit(self, work: Work) -> None:
-        self.queue.put(work)
-        if self.threads < THREADS:
+    def submit(self, work: Work) -> bool:
+        # daemons, because books that hang must not keep the process from its end
+        if self.threads < THREADS and threads.start(_run, self.queue, name="tokenbudget-seed") is not None:
             self.threads += 1
-            # a daemon, because books that hang must not keep the process from its end
-            threading.Thread(target=_run, args=(self.queue,), name="tokenbudget-seed", daemon=True).start()
+        if self.threads:
+            self.queue.put(work)
+        return self.threads > 0
 
     def stop(self) -> None:
         with self.lock:
@@ -203,9 +205,11 @@ class Seeder(Starter):
                 return None if job.is_late else job
             if self._timer() < mine.quiet_until or len(mine.jobs) >= MOST_WAITING or mine.is_stuck:
                 return None
-            job = mine.jobs[key] = _Job()
             asked = questions(plan, unseeded, request, self._clock())
-            mine.submit(lambda: self._do(mine, key, plan, asked))
+            if not mine.submit(lambda: self._do(mine, key, plan, asked)):
+                return None
+            # whoever does it waits for the lock before it looks for its job
+            job = mine.jobs[key] = _Job()
         return job
 
     def _do(self, mine: _Mine, key: Key, plan: Plan, asked: dict[int, Question]) -> None:

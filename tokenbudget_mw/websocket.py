@@ -66,6 +66,7 @@ class MessagesApp:
         self._app = app
         self._connection = connection
         self._is_closed = False
+        self._come: Message | None = None  # what the server gave, and the app does not have yet
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """
@@ -77,7 +78,7 @@ class MessagesApp:
                 await self._end(is_whole=True)
             if self._is_closed:
                 return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
-            message: Message = await receive()
+            message = self._come = self._come or await receive()
             if message["type"] == "websocket.disconnect":
                 await self._end(client_gone=True)
             elif message["type"] == "websocket.receive":
@@ -87,6 +88,7 @@ class MessagesApp:
                     self._is_closed = True
                     await send(close_of(reason))
                     return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+            self._come = None  # not before: an app that waits for so long only is cancelled above, and asks again
             return message
 
         async def metered_send(message: Message) -> None:
@@ -175,7 +177,7 @@ def is_goodbye(message: Message) -> bool:
 
 def _body(message: Message) -> bytes:
     text: str | None = message.get("text")
-    return text.encode(errors="replace") if text is not None else message.get("bytes") or b""
+    return text.encode(errors="replace") if text is not None else bytes(message.get("bytes") or b"")
 
 
 def _line(message: Message) -> bytes:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import BoundedWSGI
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
@@ -200,11 +201,11 @@ class _Exchange:
 
     def _read_head(self) -> tuple[bytes, bool]:
         source, most = self._environ["wsgi.input"], self._core.settings.max_body
-        length = self._environ.get("CONTENT_LENGTH") or ""
-        if length.isdecimal():
-            wanted = min(int(length), most)
+        length = length_of(self._environ.get("CONTENT_LENGTH"))
+        if length is not None:
+            wanted = min(length, most)
             head = source.read(wanted) if wanted else b""
-            is_whole = int(length) <= most
+            is_whole = length <= most
         elif self._environ.get("wsgi.input_terminated"):
             head = source.read(most + 1)
             is_whole = len(head) <= most

@@ -12,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
+from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import abound, bound
 from tokenbudget_mw.call import NOTHING, Call, running
 from tokenbudget_mw.errors import RefusedError
@@ -21,6 +22,7 @@ from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
+from tokenbudget_mw.shielding import settle_held
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
@@ -157,9 +159,9 @@ class _Exchange:
         if not self.call.wants_body:
             return b""
         most, accepted = self.call.core.settings.max_body, django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        length = self._request.META.get("CONTENT_LENGTH") or ""
+        length = length_of(self._request.META.get("CONTENT_LENGTH"))
         # above Django's own bound `body` raises, though a view may read such a request piece by piece
-        if length.isdecimal() and int(length) > (most if accepted is None else accepted):
+        if length is not None and length > (most if accepted is None else accepted):
             self.call.read(b"", False)
             return b""
         body: bytes = self._request.body
@@ -245,10 +247,7 @@ class _Exchange:
         if call.is_ended:
             return
         actual = self._actual(**ending)
-        for reservation in call.held:
-            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, actual)))
-        for reservation in call.extensions:
-            await asyncio.shield(asyncio.ensure_future(call.core.async_guard.settle(reservation, NOTHING)))
+        await settle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
 

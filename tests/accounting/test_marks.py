@@ -251,6 +251,27 @@ def test_slots_are_made_ready_outside_of_requests(root):
     assert len(list(root.rglob("*.marks"))) == 2
 
 
+def test_a_call_that_begins_while_the_files_go_has_no_mark(root, monkeypatch):
+    """
+    A slot whose file is removed the moment it is taken is no error of the request.
+    """
+    spool = MmapSpool(root)
+    marks = spool._mine.get().marks
+    spool.unmark(spool.mark(opened()))
+    take = marks_module.Marks._take
+
+    def late(self):
+        slot = take(self)
+        for _, memory in self._files:
+            memory.close()
+        return slot
+
+    monkeypatch.setattr(marks_module.Marks, "_take", late)
+
+    assert spool.mark(opened("b" * 32)) is None
+    assert marks.unmarked == 1
+
+
 def test_more_calls_than_may_be_are_counted(root, monkeypatch):
     """
     Files are bounded: a call beyond them runs without a mark, and is counted.

@@ -307,6 +307,22 @@ class TestMemoryBound:
 
         assert seen == records
 
+    def test_memory_that_ends_with_a_file_does_not_hold_up_what_comes(self, root, feed, caplog):
+        """
+        Where the last record in memory is the last of its file as well, that file may go before the next is read.
+        """
+        fitting = MmapSpool(root / "measured", segment_bytes=SMALL)
+        while fitting.disk_bytes <= SMALL:
+            feed(fitting, 1)
+        last_of_file = len(fitting) - 1
+
+        spool = MmapSpool(root, segment_bytes=SMALL, memory=last_of_file)
+        records = feed(spool, last_of_file + 5)
+
+        assert drain(spool, last_of_file) == records
+        assert len(spool) == 0
+        assert not caplog.records
+
     def test_a_frame_that_cannot_be_read_back_is_not_waited_for(self, root, feed, caplog):
         """
         Damage in a segment of its own costs the record, is said, keeps the file, and leaves nothing that waits for ever.

@@ -15,12 +15,14 @@ from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.values import Cost, Facts, Reservation, Route, Subject
 from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
+from tokenbudget_mw_django import middleware as django_middleware
 from tokenbudget_mw_django.asgi import get_asgi_application
 
 CHAT = "/v1/chat/completions"
@@ -226,6 +228,30 @@ def test_t07_client_leaves_an_async_stream() -> None:
     (row,) = rows("aleaves")
     assert row["settle_reason"] == "client_gone"
     assert is_free("aleaves")
+
+
+def test_t09_a_client_that_leaves_while_it_is_settled_leaves_nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a call holds is settled, whichever settlement the client's leave finds under way."""
+
+    async def leaving() -> list[Any]:
+        call = Call(conf.core(), Facts("POST", "/plain/x"), Route("/plain/*"))
+        held = [Reservation(name, "t", (), (), Cost(), 1e12) for name in ("first", "second", "third")]
+        call.subject, call.held, settled = Subject(key="k"), tuple(held), []
+
+        async def settle(reservation: Reservation, actual: Cost) -> bool:
+            await asyncio.sleep(0.01)
+            settled.append(reservation.id)
+            return True
+
+        monkeypatch.setattr(conf.core().async_guard, "settle", settle)
+        ending = asyncio.ensure_future(django_middleware._Exchange(RequestFactory().get("/"), call).aend(is_whole=True))
+        await asyncio.sleep(0.015)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        return settled
+
+    assert {*asyncio.run(leaving())} == {"first", "second", "third"}
 
 
 def test_refused_head_has_no_body() -> None:

@@ -222,6 +222,36 @@ def test_t16_limits_follow_their_policy_while_the_storage_is_away(
     assert [record.getMessage().partition(" is away")[0] for record in caplog.records] == [f"Backend limits+{scheme}"]
 
 
+def test_t09_a_cancelled_settlement_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A caller that goes away while it is told leaves nothing that counts on.
+    """
+    _, backend = limits_storage.open_colours("limits+memory://", 5.0)
+    asked = ask(in_flight(1))
+
+    async def run() -> tuple[bool, bool]:
+        reply = await backend.reserve(asked, START)
+        counters, gate = backend._counters(), asyncio.Event()
+        usual = counters.do
+
+        async def late(step: Any) -> int:
+            await gate.wait()
+            answer: int = await usual(step)
+            return answer
+
+        monkeypatch.setattr(counters, "do", late)
+        settling = asyncio.ensure_future(backend.settle(settlement(asked, reply, 0), START))
+        await asyncio.sleep(0.01)
+        settling.cancel()
+        await asyncio.gather(settling, return_exceptions=True)
+        gate.set()
+        again = await backend.settle(settlement(asked, reply, 0), START)
+        await asyncio.gather(*backend._settling)
+        return again, (await backend.reserve(ask(in_flight(1)), START)).admitted
+
+    assert asyncio.run(run()) == (False, True)
+
+
 def test_a_call_that_is_late_ends_between_two_steps(opened: Opened) -> None:
     """
     Many quick answers may take too long together.

@@ -82,6 +82,20 @@ def test_a_key_is_asked_for_once_per_ttl(store: Store, cache: KeyCache, clock) -
     assert (lookups, late, store.lookups) == (1, None, 2)
 
 
+def test_t18_no_answer_is_good_for_longer_because_the_clock_went_back(store: Store, cache: KeyCache, clock) -> None:  # type: ignore[no-untyped-def]
+    """
+    A key that was revoked is asked for again, though the clock was set back by an hour since it was remembered.
+    """
+    made = store.create()
+    cache.resolve(made.text)
+    clock.now -= 3600.0
+    store.revoke(made.row.kid)
+    clock.now += TTL
+
+    assert cache.cached(made.text) is None
+    assert refusal(cache, made.text)[1] == "revoked_api_key"
+
+
 def test_a_typo_never_reaches_the_database(store: Store, cache: KeyCache) -> None:
     """
     The checksum finds a broken key, and the answer is that of an unknown one.

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from partition_rig import NOW, START, at, count, day, names
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from tokenbudget_mw.database import books, tables
+from tokenbudget_mw.database.partitions import conversion
 from tokenbudget_mw.database.partitions.catalog import BEFORE, EVENTS, REST
 from tokenbudget_mw.database.partitions.conversion import convert
 from tokenbudget_mw.database.partitions.schema import metadata_of
@@ -185,8 +187,55 @@ def test_a_conversion_that_was_broken_off_goes_on(whole: Engine, record: MakeRec
     meanwhile = DatabaseSink(whole).write([record(50, **at(9)), record(3, **at(3))])
     done = convert(whole, "day", now=NOW + timedelta(days=1))
 
-    assert (meanwhile, done.until) == (1, START + timedelta(days=11))
+    assert (meanwhile, done.until) == (1, START + timedelta(days=12))
     assert count(whole, EVENTS) == count(whole) == 11
+    assert books.verify(whole).verified
+
+
+@pytest.mark.parametrize("step", ["_copy", "_swap"])
+def test_a_conversion_that_was_broken_off_for_long_refuses_no_row(
+    whole: Engine, record: MakeRecord, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """
+    Whatever the day on which it is begun again, what was written meanwhile is there, and no part of it a dead letter.
+    """
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(conversion, step, fail)
+        with pytest.raises(KeyboardInterrupt):
+            convert(whole, "day", now=NOW)
+    meanwhile = DatabaseSink(whole).write([record(50, **at(20))])
+    done = convert(whole, "day", now=NOW + timedelta(days=11))
+
+    assert (meanwhile, done.until) == (1, START + timedelta(days=22))
+    assert count(whole, EVENTS) == count(whole) == 11
+    assert books.verify(whole).verified
+
+
+def test_a_row_that_a_dead_conversion_refuses_waits_for_the_next(
+    whole: Engine, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One that was killed just before the swap leaves its bound: what lies beyond is tried again, and no dead letter.
+    """
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(conversion, "_swap", fail)
+        killed.setattr(conversion, "_unbound", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            convert(whole, "day", now=NOW)
+    late, sink = record(50, **at(20)), DatabaseSink(whole)
+    with pytest.raises(IntegrityError):
+        sink.write([late])
+    convert(whole, "day", now=NOW + timedelta(days=11))
+
+    assert sink.write([late]) == 1
     assert books.verify(whole).verified
 
 

@@ -76,6 +76,15 @@ def test_admitted_request_holds_what_it_took() -> None:
     assert settlement_of(decision.reservation, Cost(1, 10, 20, 3, 1)).actual == (1, 30, 3, 30, 1)
 
 
+def test_a_settlement_is_no_more_than_a_counter_holds() -> None:
+    """A provider may report what no counter can hold; its sum, or its price, even more often."""
+    decision = decide(planned(), reply_to(planned()), now=0.0)
+
+    assert decision.reservation is not None
+    actual = settlement_of(decision.reservation, Cost(1, 2**53 - 1, 1, 2**80, 1)).actual
+    assert actual == (1, 2**53 - 1, 2**53 - 1, 2**53 - 1, 1)
+
+
 def test_windows_without_a_slot_are_not_held() -> None:
     """A check that charged nothing (a shadow limit that refused) is no part of the reservation."""
     plan = planned()

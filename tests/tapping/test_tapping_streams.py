@@ -167,6 +167,16 @@ class TestCuts:
 
         assert tap.usage() == expected
 
+    @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+    @pytest.mark.parametrize("is_cut", [False, True])
+    def test_the_end_alone_behind_a_full_batch(self, format: str, end: bytes, is_cut: bool) -> None:
+        """An end is seen that comes when all figures were read before it, also where no blank line follows."""
+        data, expected = STREAMS[format]
+        at = data.rstrip().rindex(b"\n\n") + 2
+        before, ending = data[:at] + b": " + b"." * BATCH + b"\n\n", data[at:].rstrip() if is_cut else data[at:]
+
+        assert read(before.replace(b"\n", end), ending.replace(b"\n", end), format=format) == expected
+
 
 def encode(coding: str, data: bytes) -> bytes:
     if coding == "gzip":

@@ -1,6 +1,7 @@
 """ASGI: what passes passes untouched, and whatever way a request ends, it is settled once."""
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
 from tokenbudget_mw.call import Call
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
-from tokenbudget_mw.values import Cost
+from tokenbudget_mw.values import Cost, Subject
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
 ANSWER = json.dumps(
@@ -73,6 +74,27 @@ def test_response_passes_with_headers_added() -> None:
     assert sent[1] == {"type": "http.response.body", "body": ANSWER}
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.parametrize("ending", ["pass", "finish"])
+@pytest.mark.parametrize("form", ["application/json", "text/event-stream", ""])
+def test_a_body_of_another_kind_than_bytes_is_read(kind: Any, ending: str, form: str) -> None:
+    """Starlette's streams may be of memory views, which servers take; what they say is metered all the same."""
+    body = ANSWER if form != "text/event-stream" else b"data: " + ANSWER.replace(b"\n", b"") + b"\n\n"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", form.encode())]})
+        await send({"type": "http.response.body", "body": kind(body[:9]), "more_body": True})
+        await send({"type": "http.response.body", "body": kind(body[9:])})
+
+    rig = Rig(app, routes=[{"path": CHAT, "format": "openai.chat", "on_budget_end": ending}])
+    sent = rig.run(chat())
+
+    (row,) = rig.rows()
+    assert b"".join(bytes(message["body"]) for message in sent[1:]) == body
+    assert (row.input_tokens, row.output_tokens, row.usage_source) == (8, 5, "provider")
+
+
 def test_body_is_given_to_the_app_as_it_came() -> None:
     """A body that was read ahead reaches the app message by message, and nothing is invented after it."""
     got: list[Message] = []
@@ -110,6 +132,33 @@ def test_long_body_is_not_read_whole() -> None:
 
     assert status_of(sent) == 200
     assert seen == [600, 600, 600, 600, 3]
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_a_length_beyond_all_numbers_is_a_length(digits: int) -> None:
+    """A body that is too long to be read is bounded by what it says of its length, whatever that is."""
+    rig = Rig(answering, max_body=1000)
+    sent = rig.run(chat(messages=[{"content": "x" * 2000}]), headers={"content-length": "9" * digits})
+
+    assert status_of(sent) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Büro — 東", "B%C3%BCro %E2%80%94 %E6%9D%B1"),
+        ('a "b" \\ c', 'a \\"b\\" \\\\ c'),
+        ("a\r\nset-cookie: x", "a%0D%0Aset-cookie: x"),
+    ],
+)
+def test_a_limit_of_any_name_is_in_the_headers(name: str, shown: str) -> None:
+    """Whatever a limit is called: headers hold one line of ASCII, and requests pass."""
+    rig = Rig(answering, plans={"one": [{"limit": "1 request/minute", "name": name}]})
+    admitted, refused = [dict(rig.run(chat())[0]["headers"]) for _ in "ab"]
+
+    for headers in (admitted, refused):
+        assert headers[b"ratelimit-policy"] == f'"{shown}";q=1;w=60'.encode()
+        assert headers[b"ratelimit"].startswith(f'"{shown}";r=0;'.encode())
 
 
 def test_unmetered_paths_pass_untouched() -> None:
@@ -237,6 +286,26 @@ def test_t08_app_raises_in_its_stream() -> None:
     assert row.settle_reason == "app_error_late"
     assert row.output_tokens > 2
     assert row.cost_pico > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_t08_a_call_that_a_closed_loop_leaves_behind_is_ended() -> None:
+    """What hangs when its loop is closed is taken off, in a context of somebody else's, and has a row all the same."""
+
+    async def hanging(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    rig, loop = Rig(hanging), asyncio.new_event_loop()
+    task = loop.create_task(rig.arun(chat()))
+    loop.run_until_complete(asyncio.sleep(0))
+    task.add_done_callback(print)  # nobody says of a task with a callback that it was pending
+    held = rig.core.health().open_reservations
+    loop.close()
+    del task
+    gc.collect()
+
+    assert (held, rig.core.health().open_reservations) == (1, 0)
+    assert [row.settle_reason for row in rig.rows()] == ["app_error"]
 
 
 def test_t08_empty_completion() -> None:
@@ -454,6 +523,29 @@ def test_a_full_spool_raises_after_all_is_settled(monkeypatch: pytest.MonkeyPatc
     assert in_flight(rig) == 0
 
 
+@pytest.mark.parametrize("limit", ["1000 tokens/minute", "$5/month"])
+def test_figures_beyond_all_counters_are_no_error_of_the_app(limit: str, redis_database: str) -> None:
+    """What a provider reports passes, though no counter can hold it: the limit is spent, and nothing stays reserved."""
+    figures = {"prompt_tokens": 2**53 - 1, "completion_tokens": 2**53 - 1}
+    body = json.dumps({"model": "gpt-4o", "usage": figures}).encode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body})
+
+    rig = Rig(app, backend=redis_database, plans={"one": [limit, "1 concurrent"]})
+
+    async def twice() -> list[list[Message]]:
+        sent = [await rig.arun(chat()), await rig.arun(chat())]
+        await rig.core.async_guard.backend.aclose()
+        return sent
+
+    first, second = asyncio.run(twice())
+    assert (status_of(first), first[-1]["body"]) == (200, body)
+    assert status_of(second) == 429
+    assert rig.core.health().open_reservations == 0
+
+
 def test_lifespan_passes_and_drains() -> None:
     """The app's lifespan passes, and by the end of it everything is written."""
 
@@ -589,6 +681,8 @@ def test_t01_parallel_requests_never_settle_above_the_limit() -> None:
     settled = sum(row.input_tokens + row.output_tokens for row in rig.rows() if row.decision == "admitted")
     refused = [row for row in rig.records if row.decision == "refused"]
     assert 10 <= statuses.count(200) < 200
+    (spent,) = rig.core.explain(Subject(key="k1")).limits
     assert settled <= 1000
-    assert {row.cost_pico for row in refused} == {0}
+    assert spent.remaining == 1000 - settled
+    assert {(row.cost_pico, row.input_tokens, row.output_tokens) for row in refused} == {(0, 0, 0)}
     assert CHAT in {row.route for row in rig.records}

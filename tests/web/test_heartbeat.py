@@ -263,6 +263,21 @@ def test_only_what_is_older_than_a_quarter_is_renewed(made: Any, clock: FakeCloc
     assert len(heartbeat) == 1
 
 
+def test_p6_a_clock_that_goes_back_ends_no_lease(made: Any, clock: FakeClock) -> None:
+    """
+    A call from before the step is renewed at each beat, and those behind it when they are due.
+    """
+    heartbeat, backend = made
+    clock.advance(7200)
+    heartbeat.hold(reservation("before", clock()))
+    clock.now -= 7200
+    heartbeat.hold(reservation("behind", clock()))
+    clock.advance(900)
+
+    assert heartbeat.beat() == 2
+    assert backend.renewed == ["before", "behind"]
+
+
 def test_a_call_that_nobody_ends_is_given_up(made: Any, clock: FakeClock) -> None:
     """
     After a day the lease of a lost call ends like any other.

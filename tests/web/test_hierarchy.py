@@ -60,6 +60,25 @@ def test_t02_spent_tenant_refuses_every_key_on_every_worker(workers: list[Rig]) 
     assert spend(first, "other/red/k1", 0) == 200
 
 
+@pytest.mark.parametrize("scope", ["tenant", "team", "project", "user", "key"])
+def test_t02_each_spent_ancestor_refuses_what_is_below_it_and_nothing_else(scope: str, redis_db: str) -> None:
+    """Whichever of its ancestors is spent, another key below that one is refused by the other worker; its neighbours go on."""
+
+    def subject(facts: Facts) -> Subject:
+        named = dict(pair.split("=") for pair in (facts.header("x-subject") or "").split("/"))
+        return Subject(**{"tenant": "acme", "team": "red", "project": "p", "user": "u", "key": "k"} | named)
+
+    plan = {"identify": subject, "plans": {}, "default_plan": None, "backend": redis_db, "deadline": 5.0}
+    first, second = [Rig(spending, limits=[f"600 tokens/hour per {scope}"], **plan) for _ in "ab"]
+    below = "key=k2" if scope != "key" else "user=other"
+
+    assert spend(first, f"{scope}=spent", 600) == 200
+
+    assert spend(second, f"{scope}=spent/{below}", 0) == 429
+    assert spend(first, f"{scope}=spent/{below}", 0) == 429
+    assert spend(second, f"{scope}=other/{below}", 0) == 200
+
+
 def test_t02_spent_team_refuses_its_keys_only(workers: list[Rig]) -> None:
     """A spent team refuses its own keys; the tenant's other teams go on."""
     first, second = workers

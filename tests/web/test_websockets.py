@@ -313,3 +313,50 @@ def test_a_get_route_covers_its_websocket() -> None:
     sent = made.run(CONNECT, type="websocket", path="/open", subject=None)
 
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize(("late", "at"), [("admit", 1), ("settle", 0)], ids=["message", "leave"])
+def test_an_app_that_waits_for_so_long_only_loses_nothing(late: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message, or the client's leave, that had come when the app stopped waiting is there when it waits again."""
+    seen: list[str] = []
+
+    async def impatient(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while seen[-1:] != ["disconnect"]:
+            try:
+                seen.append((await asyncio.wait_for(receive(), 0.05))["type"].removeprefix("websocket."))
+            except TimeoutError:
+                seen.append("waited")
+
+    made = rig(impatient)
+    guard, waits = made.core.async_guard, iter([0.5 if turn == at else 0.0 for turn in range(2)])
+    usual = getattr(guard, late)
+
+    async def slow(*arguments: Any) -> Any:
+        await asyncio.sleep(next(waits, 0.0))
+        return await usual(*arguments)
+
+    monkeypatch.setattr(guard, late, slow)
+    talk(made, says("a"), BYE)
+
+    assert sorted(seen) == ["disconnect", "receive", "waited"]
+    assert made.core.health().open_reservations == 0
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_an_answer_of_any_kind_of_bytes_is_read(kind: Any) -> None:
+    """What an app sends as bytes may be a view of memory, as in a response."""
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "bytes": kind(json.dumps({"usage": USAGE}).encode())})
+
+    made = Rig(answering, routes=ROUTES)
+    talk(
+        made, says(json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]})), BYE, path="/chat"
+    )
+
+    assert (8, 5) in {(row.input_tokens, row.output_tokens) for row in made.rows()}

@@ -147,7 +147,7 @@ def test_t07_a_client_that_is_gone_at_write() -> None:
 def test_t08_a_list_that_cannot_be_read_holds_nothing() -> None:
     """A list of what is no bytes fails, and gives its place back."""
     rig = Rig(answering([7]))
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         rig.open(environ_of(chat()), Got())
 
     rig.middleware.app = answering([ANSWER])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
@@ -233,15 +234,11 @@ class Flusher:
             if worker.is_running() or not self._threads:
                 return
             worker.is_stopping = False
-            thread = threading.Thread(target=self._run, args=(worker,), name="tokenbudget-flusher", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter ends, or the system has no thread left: the next wake tries again
+            worker.thread = threads.start(self._run, worker, name="tokenbudget-flusher")
+            if worker.thread is None:
                 log.warning(
                     "The flusher's thread cannot start: usage records wait until it can, or for the last flush."
                 )
-            else:
-                worker.thread = thread
 
     def _run(self, worker: _Worker) -> None:
         while not worker.is_stopping:

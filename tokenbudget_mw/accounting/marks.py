@@ -108,9 +108,13 @@ class Marks:
             self._miss(slot)
             return None
         memory, start = slot
-        memory[start + 16 : start + 16 + length] = body
-        _put_number(memory, start + 8, next(self._numbers))
-        _put_frame(memory, start, crc32(body), length)
+        try:
+            memory[start + 16 : start + 16 + length] = body
+            _put_number(memory, start + 8, next(self._numbers))
+            _put_frame(memory, start, crc32(body), length)
+        except ValueError:  # the files were removed since the slot was taken: the app ends
+            self._miss(None)
+            return None
         return slot
 
     def _take(self) -> Slot | None:

@@ -263,7 +263,12 @@ class Store:
         """
         while self.sealed and self.sealed[0].is_done():
             with self.lock:
-                segment = self.sealed.popleft()
+                segment = self.sealed[0]
+                if (
+                    self.spill is not None and self.spill[0] is segment
+                ):  # memory held its last record, and none behind it
+                    self._move_spill(segment, segment.end)
+                self.sealed.popleft()
             remove(segment)
             with self.lock:
                 self.room.notify_all()

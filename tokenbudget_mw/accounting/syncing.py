@@ -11,6 +11,8 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -61,9 +63,9 @@ class Syncer:
         Sync every *every* seconds, in a thread of its own.
         """
         if self._stop is None:
-            self._stop = threading.Event()
-            arguments = (weakref.ref(self), self._stop, every)
-            threading.Thread(target=_run, args=arguments, name="tokenbudget-sync", daemon=True).start()
+            stop = threading.Event()
+            if threads.start(_run, weakref.ref(self), stop, every, name="tokenbudget-sync") is not None:
+                self._stop = stop
 
     def close(self, segments: Iterable[Segment]) -> None:
         """

@@ -14,6 +14,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, TypeVar
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.circuits import Circuit, Circuits
 from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -147,8 +148,7 @@ class Guarded:
         with self._start:
             if self._prober is None or not self._prober.is_alive():
                 self._closed.clear()  # used again after it was closed: a test client's next lifespan
-                self._prober = threading.Thread(target=self._probe, args=(now,), name="tokenbudget-probe", daemon=True)
-                self._prober.start()
+                self._prober = threads.start(self._probe, now, name="tokenbudget-probe")
 
     def _probe(self, now: float) -> None:
         while away := self._away():

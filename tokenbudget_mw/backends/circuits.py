@@ -100,7 +100,7 @@ class Circuit:
         self._since = 0.0
         self._opened = 0
         self._last_error = ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def state(self) -> CircuitState:

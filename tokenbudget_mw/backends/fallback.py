@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -251,8 +252,7 @@ class Fallback:
         with self._start:
             if self._teller is None or not self._teller.is_alive():
                 self._closed.clear()  # used again after it was closed
-                self._teller = threading.Thread(target=self._keep_telling, name="tokenbudget-settle", daemon=True)
-                self._teller.start()
+                self._teller = threads.start(self._keep_telling, name="tokenbudget-settle")
 
     def _keep_telling(self) -> None:
         while self._untold.waiting and not self._closed.wait(TELL_EVERY):

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends import leased_ways as ways
 from tokenbudget_mw.backends.leased_portions import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
@@ -160,8 +161,7 @@ class LeasedBackend:
             if not self._is_telling or self._teller is None or not self._teller.is_alive():
                 self._is_telling = True
                 self._closed.clear()  # used again after it was closed
-                self._teller = threading.Thread(target=self._keep_telling, name="tokenbudget-leases", daemon=True)
-                self._teller.start()
+                self._teller = threads.start(self._keep_telling, name="tokenbudget-leases")
 
     def _keep_telling(self) -> None:
         while not self._closed.wait(TELL_EVERY):

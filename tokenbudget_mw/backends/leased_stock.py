@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import deque
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -60,7 +60,7 @@ class Stock:
         """
         Hold nothing: what there was belongs to another process.
         """
-        self._lock = Lock()
+        self._lock = RLock()
         self._pid = os.getpid()
         self._shapes = Shapes()
         self._held = Portions()

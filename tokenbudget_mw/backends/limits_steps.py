@@ -11,7 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Generator
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from msgspec.structs import replace
@@ -84,7 +84,7 @@ class Steps:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._newest = 0
         self._start()
 

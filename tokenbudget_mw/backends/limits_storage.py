@@ -140,6 +140,7 @@ class AsyncLimitsBackend:
         self._steps = steps
         self._deadline = deadline
         self._opened: dict[asyncio.AbstractEventLoop, AsyncCounters] = {}
+        self._settling: set[asyncio.Future[bool]] = set()  # an event loop holds tasks weakly
 
     async def reserve(self, ask: Ask, now: float) -> Reply:
         """
@@ -157,7 +158,16 @@ class AsyncLimitsBackend:
         """
         Move every held window to its actual amount; False where that was done before, or the reservation is not ours.
         """
-        return await self._run(self._steps.settle(settlement, now))
+        # goes on where its caller is cancelled: what is under way would be lost, as one cannot know whether it was done
+        settling = asyncio.ensure_future(self._run(self._steps.settle(settlement, now)))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+        return await asyncio.shield(settling)
+
+    def _settled(self, settling: asyncio.Future[bool]) -> None:
+        self._settling.discard(settling)
+        if not settling.cancelled():
+            settling.exception()  # asyncio complains of errors that nobody looks at
 
     async def credit(self, ask: Ask, now: float) -> None:
         """

@@ -7,7 +7,7 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.base import MAX_OPEN
@@ -42,7 +42,7 @@ class MemoryBackend:
     """
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}

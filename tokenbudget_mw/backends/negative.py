@@ -9,7 +9,7 @@ back, or an operator resets, is seen when the memory ends: after a second, by de
 from __future__ import annotations
 
 import time
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -112,7 +112,7 @@ class Refusals:
         self._clock = None if is_virtual else time.monotonic
         self._known: dict[Key, _Refusal] = {}
         self._by_counter: dict[tuple[str, str], set[Key]] = {}
-        self._lock = Lock()
+        self._lock = RLock()
 
     def __len__(self) -> int:
         """

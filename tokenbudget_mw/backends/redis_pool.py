@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.hosts import threads_run
 
 if TYPE_CHECKING:
@@ -132,9 +133,12 @@ class Pool:
         return wire
 
     def _start(self, shelf: _Shelf) -> None:
-        shelf.open += 1
-        shelf.connecting += 1
-        threading.Thread(target=self._work, args=(shelf,), name="tokenbudget-connect", daemon=True).start()
+        # the thread waits for the lock before it counts on
+        if threads.start(self._work, shelf, name="tokenbudget-connect") is not None:
+            shelf.open += 1
+            shelf.connecting += 1
+        elif not shelf.open:
+            raise RedisConnectionError("No thread is left that could open a connection.")
 
     def _work(self, shelf: _Shelf) -> None:
         try:

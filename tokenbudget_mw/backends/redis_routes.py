@@ -5,13 +5,13 @@ Which connections a thread's call goes out on: those of the one server, of the s
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, connect, inquire
 from tokenbudget_mw.backends.redis_pool import Pool
@@ -19,6 +19,8 @@ from tokenbudget_mw.backends.redis_topology import REFRESH_EVERY, master_inquiry
 from tokenbudget_mw.backends.redis_wire import greetings
 
 if TYPE_CHECKING:
+    import threading
+
     from tokenbudget_mw.backends.redis_client import BlockingWire
     from tokenbudget_mw.backends.redis_script import Script
     from tokenbudget_mw.backends.redis_start import Inspection
@@ -111,8 +113,7 @@ class Routes:
         if not threads_run():
             self._refresh()
             return
-        self._refresher = threading.Thread(target=self._refresh, name="tokenbudget-slots", daemon=True)
-        self._refresher.start()
+        self._refresher = threads.start(self._refresh, name="tokenbudget-slots")
 
     def close(self) -> None:
         """
@@ -136,7 +137,7 @@ class Routes:
         hello = greetings(deployment.credentials.read(), deployment.db)
         wire = connect(at, deployment.tls, hello, self._seconds if seconds is None else seconds)
         if self._inspection.is_due(place):
-            threading.Thread(target=self._inspect, args=(at, hello), name="tokenbudget-inspect", daemon=True).start()
+            threads.start(self._inspect, at, hello, name="tokenbudget-inspect")
         return wire
 
     def _find(self) -> Place:

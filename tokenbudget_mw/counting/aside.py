@@ -10,6 +10,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,9 +46,10 @@ class Aside:
         """
         with self._lock:
             if self._process != os.getpid():  # a thread does not survive a fork
-                self._process = os.getpid()
-                self._waiting = queue.Queue(self._most)
-                threading.Thread(target=_run, args=(self._waiting,), name=self._name, daemon=True).start()
+                waiting: queue.Queue[Callable[[], object] | None] = queue.Queue(self._most)
+                if threads.start(_run, waiting, name=self._name) is None:
+                    return False
+                self._process, self._waiting = os.getpid(), waiting
         try:
             self._waiting.put_nowait(work)
         except queue.Full:

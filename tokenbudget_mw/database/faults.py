@@ -8,6 +8,8 @@ import re
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from tokenbudget_mw.database.partitions.catalog import BOUND
+
 __all__ = ["is_missing_schema", "is_permanent"]
 
 # 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
@@ -34,6 +36,8 @@ def is_permanent(exc: Exception) -> bool:
     """
     Whether writing the same rows again cannot help. Locks, deadlocks and lost connections are not permanent.
     """
+    if isinstance(exc, DBAPIError) and BOUND in str(exc.orig):
+        return False  # of a conversion that goes on, or is begun again
     if isinstance(exc, OverflowError | UnicodeError | IntegrityError | DataError):
         return True
     if not isinstance(exc, DBAPIError):

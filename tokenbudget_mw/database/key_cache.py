@@ -123,7 +123,9 @@ class KeyCache:
     def _fresh(self, name: bytes) -> _Answer | None:
         with self._lock:
             answer = self._good.get(name) or self._bad.get(name)
-        return answer if answer is not None and self._clock() < answer.expires_at else None
+        now = self._clock()
+        # one that is good for longer than any was made while the clock was wrong
+        return answer if answer is not None and now < answer.expires_at <= now + self._ttl else None
 
     def _ask(self, key: ApiKey, name: bytes) -> _Answer:
         generation = self._generation

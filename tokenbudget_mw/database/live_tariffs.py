@@ -5,15 +5,16 @@ Tariffs of the database in the app that runs: read in the background, so that no
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.rules.tariffs import Tariffs
 
 if TYPE_CHECKING:
+    import threading
     from typing import Literal
 
     from tokenbudget_mw.values import Price
@@ -122,11 +123,9 @@ class LiveTariffs(Tariffs):
                     FIRST_WAIT,
                 )
 
-    def _begin(self) -> threading.Thread:
-        thread = threading.Thread(target=self._read, name="tokenbudget-tariffs", daemon=True)
-        self._thread = thread
-        thread.start()
-        return thread
+    def _begin(self) -> threading.Thread | None:
+        self._thread = threads.start(self._read, name="tokenbudget-tariffs")
+        return self._thread
 
     def _read(self) -> None:
         try:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.rules.bound import Bound, is_for_good
 from tokenbudget_mw.rules.identity import why_not
-from tokenbudget_mw.units import format_usd
+from tokenbudget_mw.units import COUNTER_MAX, format_usd
 from tokenbudget_mw.values import (
     CROWDED,
     ONE_REQUEST,
@@ -299,6 +299,9 @@ def _over(limit: Limit) -> str:
 
 def settlement_of(reservation: Reservation, actual: Cost) -> Settlement:
     """
-    Say what each hold of *reservation* comes to when the call's true cost is *actual*.
+    Say what each hold of *reservation* comes to when the call's true cost is *actual*: no more than a counter can hold.
+
+    >>> settlement_of(Reservation("", "", (), ("tokens",), Cost(), 0.0), Cost(0, 2**53)).actual == (2**53 - 1,)
+    True
     """
-    return Settlement(reservation, tuple([actual.of(unit) for unit in reservation.units]))
+    return Settlement(reservation, tuple([min(actual.of(unit), COUNTER_MAX) for unit in reservation.units]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -180,8 +181,20 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
             remaining = state.remaining
             if limit.unit == "money" or remaining > MOST_INTEGER:
                 remaining = _whole(limit, remaining)
-            items.append(f'"{limit.name}";r={remaining};t={math.ceil(state.reset)}')
+            items.append(f"{_string(limit.name)};r={remaining};t={math.ceil(state.reset)}")
     return [("ratelimit-policy", policy), ("ratelimit", ", ".join(items))]
+
+
+@lru_cache(maxsize=1024)
+def _string(text: str) -> str:
+    r"""
+    Return *text* as a string of a structured field (RFC 9651, section 3.3.3), which takes ASCII alone: all else as in a URL.
+
+    >>> print(_string('a "big" one'), _string("Büro\r\n"))
+    "a \"big\" one" "B%C3%BCro%0D%0A"
+    """
+    plain = "".join([each if " " <= each <= "~" else quote(each, errors="replace") for each in text])
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @lru_cache(maxsize=1024)
@@ -190,7 +203,7 @@ def _policy(limits: tuple[Limit, ...]) -> str:
 
 
 def _policy_item(limit: Limit) -> str:
-    item = f'"{limit.name}";q={_whole(limit, limit.amount)}'
+    item = f"{_string(limit.name)};q={_whole(limit, limit.amount)}"
     seconds = _PERIODS.get(limit.window.period or "", limit.window.seconds) if limit.window else None
     if seconds is not None:
         item += f";w={max(1, math.ceil(seconds))}"

@@ -70,6 +70,7 @@ class StreamTap:
         """
         held, boundary = self._held, self._reader.boundary
         if not boundary or boundary not in held:
+            self._finish()  # it is little, and may end in another way: the end of the stream may be all of it
             return
         first = held.index(boundary) + len(boundary)
         begun = self._reader.feed(bytes(held[:first]))

@@ -17,11 +17,25 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ["BEFORE", "EVENTS", "GONE", "REST", "Partition", "grants", "in_their_schema", "is_partitioned", "partitions"]
+__all__ = [
+    "BEFORE",
+    "BOUND",
+    "EVENTS",
+    "GONE",
+    "REST",
+    "Partition",
+    "grants",
+    "in_their_schema",
+    "is_partitioned",
+    "partitions",
+]
 
 EVENTS = "tokenbudget_usage_events"
 BEFORE = "tokenbudget_usage_before"
 """The partition that was the whole table, up to some day after it became one."""
+
+BOUND = "tokenbudget_usage_before_ck"
+"""The constraint by which it is known, just before it becomes that partition, that no row lies beyond."""
 
 REST = "tokenbudget_usage_rest"
 """The partition of rows that no other has."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.partitions import leaves
-from tokenbudget_mw.database.partitions.catalog import BEFORE, EVENTS, grants, in_their_schema, is_partitioned
+from tokenbudget_mw.database.partitions.catalog import BEFORE, BOUND, EVENTS, grants, in_their_schema, is_partitioned
 from tokenbudget_mw.database.partitions.making import make_ahead
-from tokenbudget_mw.database.partitions.patience import patiently
+from tokenbudget_mw.database.partitions.patience import BusyTableError, patiently
 from tokenbudget_mw.database.partitions.spans import Every, span_of
 from tokenbudget_mw.errors import ConfigurationError
 
@@ -35,7 +37,7 @@ BATCH = 20_000
 OLDEST_VERSION = (13,)
 """Before, a partitioned table could not have the trigger that we need."""
 
-_CHECK = "tokenbudget_usage_before_ck"
+_HAS_EVENTS = text(f"SELECT TO_REGCLASS('{EVENTS}') IS NOT NULL")
 
 _DEPENDENTS = text("""
     SELECT DISTINCT COALESCE(rule.ev_class, key.conrelid)::regclass::text
@@ -117,13 +119,19 @@ def convert(
     """
     with engine.connect() as connection:
         _refuse(connection)
-        until = _until(connection, every, now)
-    until = patiently(engine, lambda connection: _prepare(connection, until))
+    patiently(engine, _prepare)
     rows = _copy(engine, told)
-    with engine.begin() as connection:
-        in_their_schema(connection)
-        connection.exec_driver_sql(f"ALTER TABLE tokenbudget_usage VALIDATE CONSTRAINT {_CHECK}")
-    swap_s = patiently(engine, lambda connection: _swap(connection, until, clock))
+    try:
+        # late: what is written beyond it is refused until the swap
+        until = patiently(engine, lambda connection: _bound(connection, every, now))
+        with engine.begin() as connection:
+            in_their_schema(connection)
+            connection.exec_driver_sql(f"ALTER TABLE tokenbudget_usage VALIDATE CONSTRAINT {BOUND}")
+        swap_s = patiently(engine, lambda connection: _swap(connection, until, clock))
+    except BaseException:
+        with suppress(SQLAlchemyError, BusyTableError):  # what it refuses waits, until the next run has moved it
+            patiently(engine, _unbound)
+        raise
     make_ahead(engine, every, now=now)
     return Conversion(rows, until, swap_s)
 
@@ -152,15 +160,10 @@ def _until(connection: Connection, every: Every, now: datetime) -> datetime:
 # -- the steps --------------------------------------------------------------------------------------------------------
 
 
-def _prepare(connection: Connection, until: datetime) -> datetime:
+def _prepare(connection: Connection) -> None:
     in_their_schema(connection)
-    known = connection.execute(
-        text("SELECT PG_GET_CONSTRAINTDEF(oid) FROM pg_constraint WHERE conname = :name"), {"name": _CHECK}
-    ).scalar()
-    if known is not None:  # of a conversion that was broken off
-        bound = text("SELECT SUBSTRING(CAST(:check AS text) FROM '''(.+)''')::timestamptz")
-        found: datetime = connection.execute(bound, {"check": known}).scalar_one()
-        return found.astimezone(UTC)
+    if connection.execute(_HAS_EVENTS).scalar():  # of a conversion that was broken off
+        return
     connection.exec_driver_sql(
         f"CREATE TABLE {EVENTS} (id varchar(36) PRIMARY KEY, instance_id varchar(36) NOT NULL, sequence bigint NOT NULL, "
         "CONSTRAINT tokenbudget_usage_events_uq UNIQUE (instance_id, sequence))"
@@ -174,10 +177,20 @@ def _prepare(connection: Connection, until: datetime) -> datetime:
         "FOR EACH STATEMENT EXECUTE FUNCTION tokenbudget_usage_note()"
     )
     leaves.forget_deleted(connection, "tokenbudget_usage")
+
+
+def _bound(connection: Connection, every: Every, now: datetime) -> datetime:
+    _unbound(connection)  # that of a conversion that was broken off
+    until = _until(connection, every, now)
     connection.exec_driver_sql(
-        f"ALTER TABLE tokenbudget_usage ADD CONSTRAINT {_CHECK} CHECK (created_at < '{until:%Y-%m-%d}Z') NOT VALID"
+        f"ALTER TABLE tokenbudget_usage ADD CONSTRAINT {BOUND} CHECK (created_at < '{until:%Y-%m-%d}Z') NOT VALID"
     )
     return until
+
+
+def _unbound(connection: Connection) -> None:
+    in_their_schema(connection)
+    connection.exec_driver_sql(f"ALTER TABLE tokenbudget_usage DROP CONSTRAINT IF EXISTS {BOUND}")
 
 
 def _copy(engine: Engine, told: Callable[[int], object]) -> int:
@@ -209,11 +222,11 @@ def _swap(connection: Connection, until: datetime, clock: Callable[[], float]) -
         "INCLUDING COMMENTS) PARTITION BY RANGE (created_at)"
     )
     run(f"ALTER TABLE tokenbudget_usage OWNER TO {owner}")
-    run(f"ALTER TABLE tokenbudget_usage DROP CONSTRAINT {_CHECK}")
+    run(f"ALTER TABLE tokenbudget_usage DROP CONSTRAINT {BOUND}")
     for made in indexes:
         run(made)
     run(f"ALTER TABLE tokenbudget_usage ATTACH PARTITION {BEFORE} FOR VALUES FROM (MINVALUE) TO ('{until:%Y-%m-%d}Z')")
-    run(f"ALTER TABLE {BEFORE} DROP CONSTRAINT {_CHECK}")
+    run(f"ALTER TABLE {BEFORE} DROP CONSTRAINT {BOUND}")
     leaves.create_rest(connection)
     leaves.forget_deleted(connection, "tokenbudget_usage")
     run(
