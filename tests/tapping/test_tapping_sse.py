@@ -123,6 +123,17 @@ class TestTextMeter:
         assert meter.tokens() == 999_000
         assert max(seen) == PIECE
 
+    def test_a_long_text_is_counted_as_one(self) -> None:
+        """A body of a megabyte is left to the tokenizer as one text, of which it may take a sample; the end waits."""
+        seen: list[int] = []
+        meter = TextMeter(lambda text: seen.append(len(text)) or len(text))
+
+        meter.add("x" * 1_000_000)
+
+        assert seen == [1_000_000 - HELD]
+        assert meter.tokens() == 1_000_000
+        assert seen[1:] == [PIECE, PIECE]
+
     def test_counts_late(self) -> None:
         """A short text is not counted before its count is asked for."""
         meter = TextMeter(lambda _: pytest.fail("counted"))

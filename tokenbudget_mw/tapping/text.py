@@ -14,10 +14,13 @@ from tokenbudget_mw.tapping.base import CountText
 __all__ = ["TAIL", "TextMeter", "endings", "joined", "strings_of"]
 
 PIECE = 16_384
-"""Characters that are counted at a time: what the tokenizer counts exactly."""
+"""Characters that are counted at a time: what the tokenizer counts exactly, in a millisecond or two."""
 
-HELD = 65_536
-"""Most characters that wait to be counted; few responses are longer, so most are never counted in vain."""
+HELD = 2 * PIECE
+"""
+Most characters that wait to be counted. Few responses are longer, so most that tell their usage are never counted in vain; and
+those that tell none keep an event loop for no longer than two pieces take.
+"""
 
 TAIL = 1 << 16
 """Bytes that are kept of the end of what is too long: providers write the usage last."""
@@ -31,8 +34,8 @@ class TextMeter:
     """
     Counts the tokens of a text that comes in pieces, in constant memory.
 
-    Counting waits until it must be: the text is counted and forgotten in pieces of `PIECE` characters when more than
-    `HELD` wait, or when the count is asked for.
+    Counting waits until it must be: what is more than `HELD` is counted and forgotten, a `PIECE` at least at a time, and the
+    rest when the count is asked for. What comes as one long text is counted as one, so the tokenizer may take a sample of it.
 
     Args:
         count_text: Counts a piece; without it, one token is counted every four UTF-8 bytes, rounded up.
@@ -54,20 +57,21 @@ class TextMeter:
             self._waiting.append(text)
             self._length += len(text)
             if self._length > HELD:
-                self._fold()
+                self._fold(max(PIECE, self._length - HELD))
 
     def tokens(self) -> int:
         """
         Return the tokens of all text until now.
         """
-        self._fold()
+        while self._length:
+            self._fold(PIECE)
         return self._tokens
 
-    def _fold(self) -> None:
+    def _fold(self, most: int) -> None:
         text = "".join(self._waiting)
-        self._waiting.clear()
-        self._length = 0
-        self._tokens += sum(self._count(text[at : at + PIECE]) for at in range(0, len(text), PIECE))
+        self._tokens += self._count(text[:most])
+        self._waiting = [text[most:]]
+        self._length = len(self._waiting[0])
 
 
 def joined(texts: Iterable[object]) -> str:
