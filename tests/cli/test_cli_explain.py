@@ -189,3 +189,14 @@ def test_a_reset_of_a_lost_counter_holds(run, kid, spent, config):
     shown = run("explain", kid, "--config", config, "--reset", "money-month", "--json").json
 
     assert {line["name"]: line["remaining"] for line in shown["limits"]}["money-month"] == 5 * 10**9
+
+
+def test_an_account_that_pays_before_is_told_what_it_has(run, kid, spent, config):
+    """Limits may all have room while the balance refuses: with `prepaid` it stands beside them."""
+    without = run("explain", kid, "--config", config, "--json").json
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prepaid": True}))
+
+    shown = run("explain", kid, "--config", config)
+    assert f"Balance: key:{kid} has -$2.00; it is refused until it is topped up.\n" in shown.out
+    assert run("explain", kid, "--config", config, "--json").json["balance_pico"] == -2 * 10**12
+    assert "balance_pico" not in without

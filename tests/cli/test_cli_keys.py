@@ -47,6 +47,17 @@ def test_json_gives_the_key_and_its_row(keys):
     assert "key" not in listed[0]
 
 
+def test_a_whole_key_stands_for_its_id(keys, run):
+    """A key may be pasted where its id is asked for: it is found, and no more of it than the id is told."""
+    made = keys("create", "--json").json
+    revoked = keys("revoke", made["key"])
+    unknown = keys("suspend", f"tb_live_{'0' * 12}{made['key'][20:]}")
+
+    assert revoked.out.startswith(f"Key {made['kid']} is revoked.")
+    assert (unknown.code, made["key"][21:] in unknown.err) == (2, False)
+    assert run("usage", "--key", made["key"]).code == 0
+
+
 def test_a_key_is_suspended_resumed_and_revoked(keys):
     """The status follows, and what is revoked stays so."""
     kid = keys("create", "--json").json["kid"]

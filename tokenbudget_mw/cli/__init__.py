@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,13 @@ def main(
         args, parser = _parse(list(sys.argv[1:] if argv is None else argv), prog)
     except SystemExit as exc:  # argparse has printed its help or its error
         return exc.code if isinstance(exc.code, int) else BAD_USE
+    context = Context(args, settings, engine)
     try:
-        return int(args.run(Context(args, settings, engine)))
+        code = int(args.run(context))
+        sys.stdout.flush()  # whoever reads may have gone: told here, not when the interpreter ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PROBLEMS
     except BadUseError as exc:
         return _complain(f"{parser.format_usage()}{exc}")
     except TokenBudgetError as exc:
@@ -87,10 +93,11 @@ def main(
     except KeyboardInterrupt:
         return _complain("Interrupted.")
     except Exception as exc:
-        fault = database_fault(exc)
+        fault = database_fault(exc, context.place())
         if fault is None:
             raise
         return _complain(fault)
+    return code
 
 
 def _parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, argparse.ArgumentParser]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
+from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.describe import describe_limit
 from tokenbudget_mw.settings.limit_times import read_until
@@ -27,6 +28,7 @@ __all__ = ["add_arguments", "curl", "run"]
 PURPOSES = ("realtime", "batch", "playground", "platform")
 OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
+KID = "public id: tb_live_<KID>_…; or the whole key"
 STATES = ("active", "suspended", "revoked")
 
 
@@ -54,14 +56,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("revoke", "refuse a key, or all keys of an owner, for ever"),
     ):
         change = actions.add_parser(name, help=what)
-        change.add_argument("kid", metavar="KID", nargs="?", help="public id: tb_live_<KID>_…")
+        change.add_argument("kid", metavar="KID", nargs="?", type=kid_in, help=KID)
         for scope in OWNERS:
             change.add_argument(f"--{scope}", metavar="ID", help=f"all keys of this {scope}")
     for name, what in (
         ("rotate", "make a key that takes the place of another"),
         ("limit", "give a key limits of its own, or take them away"),
     ):
-        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
+        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", type=kid_in, help=KID)
     actions.choices["rotate"].add_argument(
         "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
     )
