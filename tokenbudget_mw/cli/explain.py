@@ -200,9 +200,18 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.counter,
         _amount(line.limit.unit, line.remaining),
         _amount(line.limit.unit, line.limit.amount),
-        _wait(line.reset),
-        "now" if not line.is_spent else "never" if line.frees is None else f"in {_wait(line.frees)}",
+        "-" if line.limit.unit == "concurrent" else _wait(line.reset),
+        _frees(line),
     )
+
+
+def _frees(line: Explained) -> str:
+    if not line.is_spent:
+        return "now"
+    if line.frees is None:
+        return "never"
+    # the second that a client is told to wait for a call to end is no forecast
+    return "when a call ends" if line.limit.unit == "concurrent" else f"in {_wait(line.frees)}"
 
 
 def _wait(seconds: float) -> str:
