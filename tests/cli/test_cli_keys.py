@@ -47,6 +47,15 @@ def test_json_gives_the_key_and_its_row(keys):
     assert "key" not in listed[0]
 
 
+def test_bad_use_of_an_action_shows_its_own_usage(keys):
+    """Not the command's, which only lists the actions; and a key that would be dead from the start is not made."""
+    ran = keys("create", "--expires", "2020-01-01")
+
+    assert (ran.code, "--expires: '2020-01-01' is past." in ran.err) == (2, True)
+    assert "keys create [-h]" in ran.err
+    assert keys("list").out.strip() == "There are no keys."
+
+
 def test_a_whole_key_stands_for_its_id(keys, run):
     """A key may be pasted where its id is asked for: it is found, and no more of it than the id is told."""
     made = keys("create", "--json").json

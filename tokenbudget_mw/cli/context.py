@@ -118,6 +118,7 @@ def add_source(parser: ArgumentParser, *, backend: bool = False) -> None:
     """
     Add the arguments that say which settings hold.
     """
+    parser.set_defaults(parser=parser)  # of a command with actions, the action's: its usage is what helps
     parser.add_argument(
         "--config",
         metavar="FILE",

@@ -65,6 +65,8 @@ def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, da
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     start = parse_moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
     end = parse_moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
+    if end <= start:
+        raise BadUseError("--until does not lie after --since.")
     return start, end
 
 

@@ -79,7 +79,11 @@ def _sentences(settings: Settings) -> Iterator[str]:
         return
     if settings.mode == "shadow":
         yield "Shadow mode: limits are decided and recorded, and nobody is refused."
-    yield f"Counters live in {redact_url(settings.backend)}; while it does not answer, the middleware {_BACKEND_ERRORS[settings.on_backend_error]}."
+    if settings.backend.startswith("memory:"):
+        yield "Counters live in memory://, in each process its own."
+    else:
+        away = _BACKEND_ERRORS[settings.on_backend_error]
+        yield f"Counters live in {redact_url(settings.backend)}; while it does not answer, the middleware {away}."
     yield f"The books are kept in {describe_database(settings)}."
     yield f"A request's subject is found by {_IDENTIFY.get(str(settings.identify), 'a function of the host')}."
     yield from _routes(settings)
