@@ -47,6 +47,15 @@ def test_json_gives_the_key_and_its_row(keys):
     assert "key" not in listed[0]
 
 
+def test_a_limit_of_an_owner_that_the_key_lacks_is_told(keys):
+    """It is kept, since the key's plan may be anybody's, and it is said that it holds nobody."""
+    made = keys("create", "--tenant", "acme", "--limit", "$5/month per user", "--limit", "$9/month per tenant").out
+
+    told = [line for line in made.splitlines() if line.endswith("It holds nobody: the key has no user.")]
+    assert len(told) == 1
+    assert "$5.00" in told[0]
+
+
 def test_bad_use_of_an_action_shows_its_own_usage(keys):
     """Not the command's, which only lists the actions; and a key that would be dead from the start is not made."""
     ran = keys("create", "--expires", "2020-01-01")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.database.keys import KeyRow, KeyStore, NewKey
     from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Limit
 
 __all__ = ["add_arguments", "curl", "run"]
 
@@ -135,7 +136,8 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         expires_at=None if args.expires is None else _moment(args.expires, time.time()),
         limits=[_limit_of(text) for text in args.limit],
     )
-    return _shown(made), _announce(made, settings)
+    own = _own_lines(made.row, settings, store, time.time()) if args.limit else []
+    return _shown(made), [*_announce(made, settings), *own]
 
 
 def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
@@ -249,8 +251,16 @@ def _own_lines(row: KeyRow, settings: Settings, store: KeyStore, now: float) -> 
     instead = {each.limit: ", ".join(former.limit.text for former in each.replaced) for each in held}
     for limit in limits:
         others = instead.get(limit)
-        lines.append(f"  {describe_limit(limit)}{f' In the place of: {others}.' if others else ''}")
+        lines.append(f"  {describe_limit(limit)}{f' In the place of: {others}.' if others else ''}{_idle(limit, row)}")
     return lines
+
+
+def _idle(limit: Limit, row: KeyRow) -> str:
+    """
+    Say so where *limit* counts for an owner that the key does not have.
+    """
+    lacking = [scope for scope in limit.per if scope in OWNERS and getattr(row, f"{scope}_id") is None]
+    return f" It holds nobody: the key has no {' and no '.join(lacking)}." if lacking else ""
 
 
 _ACTIONS = {
