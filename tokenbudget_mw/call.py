@@ -325,6 +325,8 @@ class Call:
 
         Raises:
             BudgetExceeded: On entry, if a limit refuses.
+
+            ValueError: A number of tokens is none.
         """
         return Reserved(self, model=model, prompt=prompt, max_output=max_output)
 

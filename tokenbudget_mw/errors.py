@@ -56,7 +56,12 @@ class MissingExtraError(ConfigurationError):
 class RefusedError(TokenBudgetError):
     """
     The request may not run, or not go on. Whoever serves it answers with the refusal.
+
+    Attributes:
+        asked: The request that was refused, where no call stands for it; `refusal_of` answers it as the settings want.
     """
+
+    asked: object | None = None
 
 
 class CredentialError(RefusedError):

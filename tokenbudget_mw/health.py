@@ -23,7 +23,8 @@ class Health:
     Attributes:
         backend_away_since: Since when the backend is known not to answer, in epoch seconds; None while it answers.
 
-        books_away: Whether the books did not answer when a lost counter was last to be started from them.
+        books_away: Whether the books did not answer when a lost counter was last to be started from them, within the last
+            half minute.
 
         open_reservations: Calls and reservations that run.
 

@@ -4,14 +4,16 @@ Limits on single endpoints, as the adapters' decorators and dependencies declare
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokenbudget_mw.call import running
-from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
+from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, RefusedError
 from tokenbudget_mw.recording import new_id
+from tokenbudget_mw.refusing import Unmetered, refusal_for
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.settings.limits import parse_limit
@@ -20,11 +22,12 @@ from tokenbudget_mw.values import ONE_REQUEST, Route
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.errors import RefusedError
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.values import Decision, Facts, Limit, Subject
 
 __all__ = ["EndpointLimit", "refusal_of"]
+
+log = logging.getLogger("tokenbudget_mw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,13 @@ class EndpointLimit:
         limits: The limits.
 
         name: The endpoint, as it stands in counters.
+
+        told: Names of which the log has said that something here does not hold them.
     """
 
     limits: tuple[Limit, ...]
     name: str
+    told: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def parse(cls, texts: tuple[str, ...], *, name: str) -> EndpointLimit:
@@ -76,9 +82,13 @@ class EndpointLimit:
 
             CredentialError: Nobody knows who asks.
         """
-        subject = self._subject_here() or core.identifier.resolve(facts)
-        decision = core.guard.admit(self._request(core, subject))
-        self._take(core, decision)
+        try:
+            subject = self._subject_here() or core.identifier.resolve(facts)
+            decision = core.guard.admit(self._request(core, subject))
+            self._take(decision)
+        except RefusedError as error:
+            self._note(error, core, facts)
+            raise
         if _running() is None and decision.reservation is not None:
             core.guard.settle(decision.reservation, ONE_REQUEST)
 
@@ -86,9 +96,13 @@ class EndpointLimit:
         """
         Admit a request to the endpoint, on an event loop.
         """
-        subject = self._subject_here() or await core.identifier.aresolve(facts)
-        decision = await core.async_guard.admit(self._request(core, subject))
-        self._take(core, decision)
+        try:
+            subject = self._subject_here() or await core.identifier.aresolve(facts)
+            decision = await core.async_guard.admit(self._request(core, subject))
+            self._take(decision)
+        except RefusedError as error:
+            self._note(error, core, facts)
+            raise
         if _running() is None and decision.reservation is not None:
             await core.async_guard.settle(decision.reservation, ONE_REQUEST)
 
@@ -100,17 +114,32 @@ class EndpointLimit:
         call = _running()
         route = Route(self.name)
         if call is None:
+            self._tell()
             return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
         return msgspec.structs.replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
 
-    def _take(self, core: Core, decision: Decision) -> None:
-        call = _running()
+    def _tell(self) -> None:
+        idle = [limit.text for limit in self.limits if limit.unit != "requests"]
+        if idle and self.name not in self.told:
+            self.told.add(self.name)
+            log.error(
+                "limit(%s) on %s holds nobody: no route of the settings covers this request, so that nothing but requests is "
+                "counted there. Add the path to `routes`.",
+                ", ".join(map(repr, idle)),
+                self.name,
+            )
+
+    def _take(self, decision: Decision) -> None:
         if not decision.admitted:
-            if call is None:  # else the call counts it, when it is rendered
-                core.outcomes.refuse(decision.code)
             raise BudgetExceeded(decision)
+        call = _running()
         if call is not None:
             call.hold(decision)
+
+    def _note(self, error: RefusedError, core: Core, facts: Facts) -> None:
+        if _running() is None:  # else the call counts it and answers, when it is rendered
+            error.asked = Unmetered(new_id(core.clock()), core, facts, Route(self.name))
+            core.outcomes.refuse(refusals.decision_of_error(error).code)
 
 
 def _running() -> Call | None:
@@ -127,4 +156,6 @@ def refusal_of(error: RefusedError) -> Refusal:
     call = running.get()
     if call is not None:
         return call.exceed(decision)
+    if isinstance(error.asked, Unmetered):
+        return refusal_for(error.asked, decision)
     return refusals.render(decision, style="hybrid", request_id=new_id(0.0))

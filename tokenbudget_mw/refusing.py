@@ -5,7 +5,7 @@ The response to a call that is refused, and the headers of one that is not: as t
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbudget_mw.call import Call
+    from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
-    from tokenbudget_mw.values import Decision, Tally
+    from tokenbudget_mw.values import Decision, Facts, Route, Tally
 
-__all__ = ["EXPOSE", "RESPONSE_HEADERS", "headers_for", "refusal_for"]
+__all__ = ["EXPOSE", "RESPONSE_HEADERS", "Unmetered", "headers_for", "refusal_for"]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -30,6 +31,18 @@ RESPONSE_HEADERS = (*refusals.LIMIT_HEADERS, *VENDOR_HEADERS, EXPOSE)
 """All that `headers_for` may return."""
 
 _RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Unmetered:
+    """
+    A request that is refused and has no call: one to an endpoint with limits of its own that no route covers.
+    """
+
+    id: str
+    core: Core
+    facts: Facts
+    route: Route
 
 
 def headers_for(call: Call, tallies: Sequence[Tally]) -> list[tuple[str, str]]:
@@ -46,7 +59,7 @@ def headers_for(call: Call, tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     return headers
 
 
-def _limit_headers(call: Call, tallies: Sequence[Tally]) -> list[tuple[str, str]]:
+def _limit_headers(call: Call | Unmetered, tallies: Sequence[Tally]) -> list[tuple[str, str]]:
     headers: list[tuple[str, str]] = []
     vendor = (call.route.format or "").partition(".")[0]
     for style in call.core.settings.limit_headers:
@@ -60,7 +73,7 @@ def _limit_headers(call: Call, tallies: Sequence[Tally]) -> list[tuple[str, str]
     return list(dict.fromkeys(headers))
 
 
-def refusal_for(call: Call, decision: Decision) -> Refusal:
+def refusal_for(call: Call | Unmetered, decision: Decision) -> Refusal:
     """
     Build the response to *call*, refused by *decision*.
     """
@@ -80,7 +93,7 @@ def refusal_for(call: Call, decision: Decision) -> Refusal:
     return refusal if call.core.render_refusal is None else _own(call, refusal, decision)
 
 
-def _style(call: Call) -> str:
+def _style(call: Call | Unmetered) -> str:
     style = call.core.settings.refusals
     if style != "auto":
         return style
@@ -89,7 +102,7 @@ def _style(call: Call) -> str:
     return "hybrid"
 
 
-def _cors_headers(call: Call, refusal: Refusal) -> list[tuple[str, str]]:
+def _cors_headers(call: Call | Unmetered, refusal: Refusal) -> list[tuple[str, str]]:
     origin = _origin_of(call)
     if origin is None:
         return []
@@ -99,7 +112,7 @@ def _cors_headers(call: Call, refusal: Refusal) -> list[tuple[str, str]]:
     return headers if origin == "*" else [*headers, ("vary", "Origin")]
 
 
-def _origin_of(call: Call) -> str | None:
+def _origin_of(call: Call | Unmetered) -> str | None:
     """
     Return the origin whose scripts may read the response; None where the request comes of none, or of one that may not.
     """
@@ -114,7 +127,7 @@ def _origin_of(call: Call) -> str | None:
     return origin if origin.lower() in allowed else None
 
 
-def _own(call: Call, refusal: Refusal, decision: Decision) -> Refusal:
+def _own(call: Call | Unmetered, refusal: Refusal, decision: Decision) -> Refusal:
     """
     Return the host's own rendering; the usual one where its function has none, or fails.
     """

@@ -56,6 +56,10 @@ class Reserved:
     _place = -1
 
     def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
+        if max_output is not None:
+            _check("max_output", max_output)
+        if isinstance(prompt, int):
+            _check("prompt", prompt)
         self._call = call
         self._asked = prompt
         self._charges: list[Charge] = []
@@ -166,6 +170,12 @@ def take_from(core: Core, subject: Subject, route: Route | None, cost: Cost, mod
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)
+
+
+def _check(name: str, tokens: object) -> None:
+    # what a handler passes on may come out of its request's body
+    if not isinstance(tokens, int) or tokens < 0:
+        raise ValueError(f"`{name}` is a whole number of tokens from 0, not {tokens!r}.")
 
 
 def _count(call: Call, model: str, prompt: str | int | Sequence[object]) -> TokenCount:

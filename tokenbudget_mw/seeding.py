@@ -37,6 +37,12 @@ MOST_WAITING = 1_000
 QUIET = 1.0
 """Seconds for which books that failed are not asked."""
 
+REMEMBERED = 30.0
+"""
+Seconds after that for which they count as away. Only a request asks them again, and none may come to a process that says of
+itself that it is not well.
+"""
+
 Key = tuple[object, ...]
 Work = Callable[[], None]
 
@@ -165,9 +171,10 @@ class Seeder(Starter):
     @property
     def is_away(self) -> bool:
         """
-        Whether the books failed when they were last asked.
+        Whether the books failed when they were last asked, some seconds ago.
         """
-        return self._process.get().is_away
+        mine = self._process.get()
+        return mine.is_away and self._timer() < mine.quiet_until + REMEMBERED
 
     def start(self, request: Request, plan: Plan, unseeded: Sequence[int]) -> bool:
         """

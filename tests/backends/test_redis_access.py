@@ -355,6 +355,8 @@ def is_inspected(server: RedisServer) -> bool:
         ("redis+cluster://a:1,b:2/3", "one database, 0"),
         ("redis+cluster://a:1,,b:2/", "A host is missing"),
         ("redis+sentinel://a:1/", "names the service"),
+        ("redis://:hunter2@a:1/zero", "is a number such as 0, not 'zero'"),
+        ("redis+sentinel://a:1/mymaster/db0", "is a number such as 0, not 'db0'"),
         ("redis://a:1/0?socket_timeuot=1", "Unknown option in the backend's URL: socket_timeuot"),
         ("redis://a:1/0?credentials=nowhere.to.be.found", "cannot be imported"),
         ("redis+cluster://app:hunter2@a:x,b:2/", "cannot be read"),

@@ -225,9 +225,10 @@ def test_rerate_shows_then_posts(run, write, engine, sqlite_database):
         assert whole["total"]["cost_pico"] == part["total"]["cost_pico"] == 20 * 10**6 + 3
 
 
-def test_rerate_refuses_a_time_that_ends_before_it_begins(run, engine, sqlite_database):
+@pytest.mark.parametrize("command", ["rerate", "usage"])
+def test_a_time_that_ends_before_it_begins_is_refused(run, engine, sqlite_database, command):
     """Nothing is looked at, and it says why."""
-    ran = run("rerate", "--database", sqlite_database, "--since", "2023-11-15", "--until", "2023-11-14")
+    ran = run(command, "--database", sqlite_database, "--since", "2023-11-15", "--until", "2023-11-14")
 
     assert (ran.code, ran.err.splitlines()[-1]) == (2, "--until does not lie after --since.")
 

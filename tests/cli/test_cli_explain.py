@@ -11,7 +11,7 @@ import pytest
 
 from tokenbudget_mw.backends import open_backend
 from tokenbudget_mw.database.writer import DatabaseSink
-from tokenbudget_mw.testing.asks import ask, check
+from tokenbudget_mw.testing.asks import ask, check, in_flight
 from tokenbudget_mw.values import UsageRecord
 
 
@@ -189,3 +189,33 @@ def test_a_reset_of_a_lost_counter_holds(run, kid, spent, config):
     shown = run("explain", kid, "--config", config, "--reset", "money-month", "--json").json
 
     assert {line["name"]: line["remaining"] for line in shown["limits"]}["money-month"] == 5 * 10**9
+
+
+def test_an_account_that_pays_before_is_told_what_it_has(run, kid, spent, config):
+    """Limits may all have room while the balance refuses: with `prepaid` it stands beside them."""
+    without = run("explain", kid, "--config", config, "--json").json
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prepaid": True}))
+
+    shown = run("explain", kid, "--config", config)
+    assert f"Balance: key:{kid} has -$2.00; it is refused until it is topped up.\n" in shown.out
+    assert run("explain", kid, "--config", config, "--json").json["balance_pico"] == -2 * 10**12
+    assert "balance_pico" not in without
+
+
+def test_calls_in_flight_end_when_they_end(run, kid, config):
+    """A full limit on concurrency names no moment, and a reset gives back what a process that died still holds."""
+    settings = json.loads(config.read_text())
+    settings["plans"]["free"].append("1 concurrent")
+    config.write_text(json.dumps(settings))
+    backend = open_backend(settings["backend"], deadline=5.0)
+    assert backend.reserve(ask(in_flight(1, counter=f"key={kid}"), tag=f"key:{kid}"), 0.0).admitted
+    backend.close()
+
+    full = run("explain", kid, "--config", config).out
+    freed = run("explain", kid, "--config", config, "--reset", "concurrent").out
+
+    ends = {
+        line.split()[0]: line.split("  ")[-1].strip() for line in (full + freed).splitlines() if "concurrent" in line
+    }
+    assert "when a call ends" in full
+    assert ends == {"concurrent": "now"}

@@ -47,6 +47,35 @@ def test_json_gives_the_key_and_its_row(keys):
     assert "key" not in listed[0]
 
 
+def test_a_limit_of_an_owner_that_the_key_lacks_is_told(keys):
+    """It is kept, since the key's plan may be anybody's, and it is said that it holds nobody."""
+    made = keys("create", "--tenant", "acme", "--limit", "$5/month per user", "--limit", "$9/month per tenant").out
+
+    told = [line for line in made.splitlines() if line.endswith("It holds nobody: the key has no user.")]
+    assert len(told) == 1
+    assert "$5.00" in told[0]
+
+
+def test_bad_use_of_an_action_shows_its_own_usage(keys):
+    """Not the command's, which only lists the actions; and a key that would be dead from the start is not made."""
+    ran = keys("create", "--expires", "2020-01-01")
+
+    assert (ran.code, "--expires: '2020-01-01' is past." in ran.err) == (2, True)
+    assert "keys create [-h]" in ran.err
+    assert keys("list").out.strip() == "There are no keys."
+
+
+def test_a_whole_key_stands_for_its_id(keys, run):
+    """A key may be pasted where its id is asked for: it is found, and no more of it than the id is told."""
+    made = keys("create", "--json").json
+    revoked = keys("revoke", made["key"])
+    unknown = keys("suspend", f"tb_live_{'0' * 12}{made['key'][20:]}")
+
+    assert revoked.out.startswith(f"Key {made['kid']} is revoked.")
+    assert (unknown.code, made["key"][21:] in unknown.err) == (2, False)
+    assert run("usage", "--key", made["key"]).code == 0
+
+
 def test_a_key_is_suspended_resumed_and_revoked(keys):
     """The status follows, and what is revoked stays so."""
     kid = keys("create", "--json").json["kid"]

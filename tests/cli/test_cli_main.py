@@ -67,7 +67,18 @@ def test_missing_tables_name_the_command_that_makes_them(run, sqlite_database):
 
     assert ran.code == BAD_USE
     assert "tokenbudget-mw migrate" in ran.err
+    assert f"missing in {sqlite_database}" in ran.err
     assert ran.out == ""
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(sqlite_database):
+    """Output into a pipe that nobody reads any more, as with `| head`, ends without a traceback."""
+    command = [sys.executable, "-m", "tokenbudget_mw", "migrate", "--sql", "--database", sqlite_database]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        err = running.stderr.read()
+
+    assert (running.returncode, err) == (1, b"")
 
 
 def test_a_database_that_does_not_answer_is_said_without_its_password(run):

@@ -39,23 +39,33 @@ def test_money_goes_in_once_by_its_key(money, run, sqlite_database):
 
 def test_a_wrong_entry_is_reversed(money):
     """The balance is what it was, and a second time nothing is posted."""
-    money("topup", "a", "25", "--key", "pay_1")
+    money("topup", "user:a", "25", "--key", "pay_1")
     first = money("reverse", "topup", "--key", "pay_1", "--note", "of another customer")
     again = money("reverse", "topup", "--key", "pay_1", "--json").json
     unknown = money("reverse", "refund", "--key", "pay_1")
 
-    assert first.out == "Posted.\na has $0.00.\n"
+    assert first.out == "Posted.\nuser:a has $0.00.\n"
     assert (again["is_new"], again["change_pico"], again["balance_pico"]) == (False, -25 * DOLLAR, 0)
     assert (unknown.code, "No refund was posted by this key" in unknown.err) == (2, True)
+
+
+def test_a_key_used_for_something_else_is_told_in_dollars(money):
+    """What the key has posted, and what was asked for, as they are typed."""
+    money("topup", "user:a", "25", "--key", "pay_1")
+
+    assert (
+        "used for user:a and $25.00, not for user:a and $26.00" in money("topup", "user:a", "26", "--key", "pay_1").err
+    )
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("topup", "a", "much", "--key", "k"), "'much' is no amount of dollars"),
-        (("topup", "a", "-1", "--key", "k"), "above 0"),
-        (("topup", "a", "1", "--key", " "), "idempotency key"),
-        (("grant", "a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
+        (("topup", "a", "1", "--key", "k"), "'a' is no account; write it like tenant:… or team:…"),
+        (("topup", "user:a", "much", "--key", "k"), "'much' is no amount of dollars"),
+        (("topup", "user:a", "-1", "--key", "k"), "'-1' is not above 0"),
+        (("topup", "user:a", "1", "--key", " "), "idempotency key"),
+        (("grant", "user:a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
         (("topup", "a", "1"), "--key"),
     ],
 )
@@ -64,7 +74,7 @@ def test_what_makes_no_sense_ends_with_2(money, argv, message):
     ran = money(*argv)
 
     assert (ran.code, message in ran.err) == (2, True)
-    assert money("balance", "a", "--json").json["balance_pico"] == 0
+    assert money("balance", "user:a", "--json").json["balance_pico"] == 0
 
 
 @pytest.fixture

@@ -75,6 +75,20 @@ def test_words_for_people(run, sink, postgres_database):
     assert "0 partitions" not in run("purge", "--older-than", "90d", *database).out
 
 
+def test_partition_in_use_is_not_dropped(run, sink, postgres_database):
+    """
+    The partition to which rows of this moment go stays, with its rows, and it is said what deletes old ones.
+    """
+    database = "--database", postgres_database
+    sink.write([record(1, datetime.now(UTC))])
+    run("partitions", "on", *database)
+
+    ran = run("partitions", "drop", "tokenbudget_usage_before", *database)
+
+    assert (ran.code, "rows of this moment go there" in ran.err) == (BAD_USE, True)
+    assert "1 rows" in run("verify", *database).out.splitlines()[0]
+
+
 def test_what_cannot_be_done_is_said(run, engine, sqlite_database):
     """
     Another database, a count below zero, no action: a sentence and the code of bad use.

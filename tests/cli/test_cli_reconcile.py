@@ -88,7 +88,7 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
     [
         (("date,model", "2023-11-15,m"), "no column 'cost_usd'"),
         ((), "no column 'date', 'model', 'cost_usd'"),
-        ((HEAD, "15.11.2023,m,1,,"), "Line 2 of the invoice: time data '15.11.2023'"),
+        ((HEAD, "15.11.2023,m,1,,"), "Line 2 of the invoice: '15.11.2023' is no day; write it like 2027-01-31"),
         ((HEAD, RIGHT[0], "2023-11-15,m,many,,"), "Line 3 of the invoice: 'many' is not a number"),
         ((HEAD, "2023-11-15,m,1,1.5,"), "Line 2 of the invoice"),
         ((HEAD, "2023-11-15,,1,,"), "Line 2 of the invoice names no model"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tokenbudget_mw.database import key_cache
+from tokenbudget_mw.database import key_cache, tables
 from tokenbudget_mw.database.keys import KeyCache, KeyStore
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.identity import new_key
@@ -233,6 +233,22 @@ def test_known_keys_go_on_while_the_database_is_away(
         "The key table does not answer (OperationalError)",
         "The key table answers again.",
     ]
+
+
+def test_a_key_table_that_is_missing_says_who_makes_it(
+    sqlite_engine: Engine,
+    store: Store,
+    cache: KeyCache,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    An app that was started before its tables were made names the command, not the driver's error.
+    """
+    unseen = store.create()
+    tables.keys.drop(sqlite_engine)
+
+    assert refusal(cache, unseen.text)[:2] == (503, "keys_unavailable")
+    assert "run `tokenbudget-mw migrate`" in caplog.records[-1].getMessage()
 
 
 def test_no_ttl_asks_each_time(store: Store, clock) -> None:  # type: ignore[no-untyped-def]

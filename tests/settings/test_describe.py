@@ -58,6 +58,7 @@ def test_no_limits_and_no_routes_are_said():
     """
     lines = described()
 
+    assert lines[0] == "Counters live in memory://, in each process its own."
     assert "No routes are named, so every path is metered, as requests." in lines
     assert "There are no limits: requests are metered, and nobody is refused." in lines
 

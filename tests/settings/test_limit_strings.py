@@ -92,6 +92,7 @@ def test_limit_strings(text, expected):
         ("9007199254740992 tokens/day", "too large"),
         ("CHF 5/month", "no rate is known for CHF"),
         ("$5 tokens/month", "not counted in 'tokens'"),
+        ("5€/month", "'€' stands before the amount: write '€5/month'"),
         ("5/2 months", "calendar periods are not counted"),
         ("5/calendar minute", "the calendar has no"),
         ("5/0 minutes", "from 1 second to 366 days"),

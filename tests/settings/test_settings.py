@@ -123,6 +123,8 @@ def test_all_problems_are_told_at_once():
         ("routes", "/v1", "a list of routes is expected"),
         ("tariffs", {}, "a list of prices is expected"),
         ("exempt", [5], "a text is expected"),
+        ("exempt", ["healthz"], "'healthz' is no exact path; write it like '/healthz'"),
+        ("exempt", ["/static/*"], "'/static/*' is no exact path"),
         ("pepper", 5, "a text is expected"),
         ("refusals", "plain", "known: auto"),
         ("ceiling", "150", "a price is a dict"),

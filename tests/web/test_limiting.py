@@ -166,6 +166,43 @@ def test_endpoint_outside_of_routes() -> None:
     assert rig.rows() == []
 
 
+def test_refusal_outside_of_routes_is_as_the_settings_want_it() -> None:
+    """What no route covers is refused in the settings' shape and words, readable for their origins, and is counted."""
+    rig = Rig(
+        lambda environ, start: [],
+        **WIDE,
+        refusals="openai",
+        messages={"limit": "Slower, please."},
+        cors_origins=["https://app.example.com"],
+    )
+    app = limited(rig, "1 request/minute")
+    environ = environ_of(b"", PATH_INFO="/free", HTTP_ORIGIN="https://app.example.com")
+    app(environ, Got().start_response)
+    with pytest.raises(BudgetExceeded) as spent:
+        app(environ, Got().start_response)
+    with pytest.raises(CredentialError) as unknown:
+        app(environ_of(b"", PATH_INFO="/free", subject=None), Got().start_response)
+
+    refusal, headers = refusal_of(spent.value), dict(refusal_of(spent.value).headers)
+    error = json.loads(refusal.body)["error"]
+    assert (set(json.loads(refusal.body)), error["message"]) == ({"error"}, "Slower, please.")
+    assert headers["access-control-allow-origin"] == "https://app.example.com"
+    assert set(json.loads(refusal_of(unknown.value).body)) == {"error"}
+    assert sum(rig.core.outcomes.refused().values()) == 2
+
+
+def test_limit_that_holds_nobody_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A limit on tokens counts nothing where no route covers the request; the log says so, once for each endpoint."""
+    rig = Rig(lambda environ, start: [], **WIDE)
+    app = limited(rig, "5 requests/minute", "100 tokens/minute")
+    for _ in range(2):
+        app(environ_of(b"", PATH_INFO="/free"), Got().start_response)
+
+    told = [record.getMessage() for record in caplog.records if "holds nobody" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("limit('100 tokens/minute') on search")
+
+
 def test_call_that_has_ended_holds_nothing_more() -> None:
     """A background task of a request that has ended is limited like one outside of any, and leaves nothing held."""
     rig = Rig(lambda environ, start: [], **WIDE)

@@ -206,6 +206,23 @@ def test_the_limits_policy_holds_while_the_books_are_away(
     assert len(rig.books.asked) == 1
 
 
+def test_books_that_nobody_asks_again_are_not_away_for_ever(colour: str) -> None:
+    """
+    A process that gets no requests, for saying that it is not well, would never learn that they are back.
+    """
+    rig = Rig(colour)
+    rig.books.error = OSError("gone")
+    rig.admit()
+    at_once = rig.seeder.is_away
+    rig.timer.advance(seeding.QUIET + seeding.REMEMBERED)
+    later = rig.seeder.is_away
+    rig.admit()
+    again = rig.seeder.is_away
+    rig.close()
+
+    assert (at_once, later, again) == (True, False, True)
+
+
 def test_each_transition_is_one_line_and_books_that_return_are_used(
     colour: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -566,6 +566,21 @@ def test_refused_reservation_becomes_the_response(app: Any) -> None:
     assert is_free(rig)
 
 
+@pytest.mark.parametrize("held", [{"max_output": -5}, {"max_output": "500"}, {"max_output": 0.5}, {"prompt": -5}])
+def test_reservation_of_no_number_of_tokens_names_it(held: dict[str, Any]) -> None:
+    """What came out of a body unchecked is named, and nothing is held for it."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with current().reserve(model="gpt-4o", **held):
+            raise AssertionError
+
+    rig = Rig(app)
+    with pytest.raises(ValueError, match=f"`{next(iter(held))}` is a whole number of tokens from 0, not"):
+        rig.run(b"", PATH_INFO="/plain/x")
+
+    assert is_free(rig)
+
+
 def test_refused_reservation_after_the_start_is_an_error() -> None:
     """Once the response began, a refused reservation can only end it."""
 

@@ -171,8 +171,8 @@ class Inheritance:
             return []
         self.orphaned += len(orphans)
         log.warning(
-            "%s calls were under way in a process that ended: instance %s. Each gets a row with the reason 'orphaned', "
-            "charged by its route's rule for that.",
+            "%s calls were under way in a process that ended: instance %s. Each gets a row, charged by its route's rule for "
+            "'orphaned'; `tokenbudget-mw orphans list` shows those that wait for a decision.",
             len(orphans),
             instance_id,
         )

@@ -163,12 +163,20 @@ def read_url(url: str) -> Deployment:
     else:
         port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
         places = [_place(host, port, is_alone=kind == "server") for host in hosts.split(",")]
+        _refuse_path(tail)
     db = int(options.get("db") or 0)
     if kind == "cluster" and db:
         raise ConfigurationError(f"A Redis cluster has one database, 0; the backend's URL asks for {db}.")
     return Deployment(
         kind, tuple(places), _credentials(options), _sentinel_credentials(options), service, db, _tls(options)
     )
+
+
+def _refuse_path(tail: str) -> None:
+    # redis-py passes over what is no number, and takes database 0
+    path = tail.partition("?")[0].strip("/")
+    if path and not path.isdecimal():
+        raise ConfigurationError(f"The database in the backend's URL is a number such as 0, not {path!r}.")
 
 
 def _split_service(tail: str) -> tuple[str, str]:

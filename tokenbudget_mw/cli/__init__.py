@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -75,25 +76,31 @@ def main(
         The exit code: 0 all is well, 1 the command found problems, 2 it could not do its work.
     """
     try:
-        args, parser = _parse(list(sys.argv[1:] if argv is None else argv), prog)
+        args = _parse(list(sys.argv[1:] if argv is None else argv), prog)
     except SystemExit as exc:  # argparse has printed its help or its error
         return exc.code if isinstance(exc.code, int) else BAD_USE
+    context = Context(args, settings, engine)
     try:
-        return int(args.run(Context(args, settings, engine)))
+        code = int(args.run(context))
+        sys.stdout.flush()  # whoever reads may have gone: told here, not when the interpreter ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PROBLEMS
     except BadUseError as exc:
-        return _complain(f"{parser.format_usage()}{exc}")
+        return _complain(f"{args.parser.format_usage()}{exc}")
     except TokenBudgetError as exc:
         return _complain(str(exc))
     except KeyboardInterrupt:
         return _complain("Interrupted.")
     except Exception as exc:
-        fault = database_fault(exc)
+        fault = database_fault(exc, context.place())
         if fault is None:
             raise
         return _complain(fault)
+    return code
 
 
-def _parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     """
     Choose the command by the top parser, then read its arguments by its own: only that command is imported.
     """
@@ -110,9 +117,10 @@ def _parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, argparse.Arg
     chosen = parser.parse_args(argv)
     command = importlib.import_module(f"tokenbudget_mw.cli.{_MODULES.get(chosen.command, chosen.command)}")
     own = argparse.ArgumentParser(prog=f"{prog} {chosen.command}", description=COMMANDS[chosen.command])
+    own.set_defaults(parser=own)
     command.add_arguments(own)
     own.set_defaults(run=command.run)
-    return own.parse_args(chosen.arguments), own
+    return own.parse_args(chosen.arguments)
 
 
 def _complain(message: str) -> int:

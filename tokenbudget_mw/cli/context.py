@@ -91,6 +91,14 @@ class Context:
         finally:
             engine.dispose()
 
+    def place(self) -> str:
+        """
+        Return which database it is, for people: its URL without the password.
+        """
+        from tokenbudget_mw.settings.describe import describe_database
+
+        return describe_database(self.settings())
+
     def emit(self, result: Mapping[str, Any], lines: Iterable[str]) -> None:
         """
         Print *result* as one JSON object with ``--json``, else *lines*.
@@ -110,6 +118,7 @@ def add_source(parser: ArgumentParser, *, backend: bool = False) -> None:
     """
     Add the arguments that say which settings hold.
     """
+    parser.set_defaults(parser=parser)  # of a command with actions, the action's: its usage is what helps
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -182,9 +191,9 @@ def _dict(found: Any, source: str) -> dict[str, Any]:
     return dict(found)
 
 
-def database_fault(exc: Exception) -> str | None:
+def database_fault(exc: Exception, place: str) -> str | None:
     """
-    Say in a sentence what is wrong where *exc* comes from a database; None where it does not.
+    Say in a sentence what is wrong where *exc* comes from the database *place*; None where it comes from none.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -193,7 +202,7 @@ def database_fault(exc: Exception) -> str | None:
     if not isinstance(exc, DBAPIError):
         return None
     if is_missing_schema(exc):
-        return f"The tables are missing in this database, or older than this version. {MIGRATE}"
+        return f"The tables are missing in {place}, or older than this version. {MIGRATE}"
     # the driver's words name host, user and reason, never the password; the statement is left out
     reason = str(exc.orig).strip().partition("\n")[0]
     return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"

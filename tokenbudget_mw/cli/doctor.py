@@ -62,8 +62,8 @@ def run(context: Context) -> int:
     """
     settings = context.settings()
     findings = list(_settings(settings))
-    findings += _guarded("backend", lambda: _backend(settings))
-    findings += _guarded("database", lambda: _database(context, settings))
+    findings += _guarded(context, "backend", lambda: _backend(settings))
+    findings += _guarded(context, "database", lambda: _database(context, settings))
     is_well = all(finding.state != "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     lines = [f"{marks[finding.state]}  {finding.part:8}  {finding.message}" for finding in findings]
@@ -71,7 +71,7 @@ def run(context: Context) -> int:
     return 0 if is_well else 1
 
 
-def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(context: Context, part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """
     Give what *look* finds; what keeps it from looking is a finding, too.
     """
@@ -80,7 +80,7 @@ def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     except TokenBudgetError as exc:
         yield Finding(part, "problem", str(exc))
     except Exception as exc:
-        fault = database_fault(exc)
+        fault = database_fault(exc, context.place())
         if fault is None:
             raise
         yield Finding(part, "problem", fault)

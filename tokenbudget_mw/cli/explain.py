@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
@@ -32,7 +33,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the command's arguments.
     """
-    parser.add_argument("key", metavar="KEY", help="public id of the key (tb_live_<KEY>_…), or of another holder")
+    parser.add_argument(
+        "key",
+        metavar="KEY",
+        type=kid_in,
+        help="public id of the key (tb_live_<KEY>_…), or the whole key; or id of another holder",
+    )
     for scope in ("user", "team", "project", "tenant", "plan"):
         parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
     parser.add_argument("--model", help="with its limits per model")
@@ -75,7 +81,9 @@ def run(context: Context) -> int:
         finally:
             seeder.close()
             backend.close()
-    context.emit(_fields(args.key, found), _lines(found))
+        balance = _balance(settings, engine, subject)
+    told = {} if balance is None else {"balance_pico": balance}
+    context.emit(_fields(args.key, found) | told, _lines(found, _owed(subject, balance)))
     return int(found.degraded)
 
 
@@ -90,6 +98,24 @@ def _subject(context: Context, settings: Settings, engine: Engine) -> Subject:
 
     keys = open_keys(settings, engine)
     return keys.subject_of(keys.get(args.key))
+
+
+def _balance(settings: Settings, engine: Engine, subject: Subject) -> int | None:
+    """
+    Return what the account of *subject* has left, in pico-dollars; None where it need not have anything.
+    """
+    if not settings.prepaid or subject.account is None:
+        return None
+    from tokenbudget_mw.database.ledger import balance
+
+    return balance(engine, subject.account)
+
+
+def _owed(subject: Subject, balance: int | None) -> list[str]:
+    if balance is None:
+        return []
+    refused = "" if balance > 0 else "; it is refused until it is topped up"
+    return [f"Balance: {subject.account} has {format_usd(balance)}{refused}."]
 
 
 def _route(settings: Settings, path: str | None) -> Route | None:
@@ -128,8 +154,8 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
     }
 
 
-def _lines(found: Explanation) -> list[str]:
-    head = [f"Plan: {found.plan or 'none'}.", _backend(found)]
+def _lines(found: Explanation, owed: list[str]) -> list[str]:
+    head = [f"Plan: {found.plan or 'none'}.", _backend(found), *owed]
     if not found.limits:
         return [*head, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
@@ -174,9 +200,33 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.counter,
         _amount(line.limit.unit, line.remaining),
         _amount(line.limit.unit, line.limit.amount),
-        format_duration(round(line.reset)),
-        "now" if not line.is_spent else "never" if line.frees is None else f"in {format_duration(round(line.frees))}",
+        "-" if line.limit.unit == "concurrent" else _wait(line.reset),
+        _frees(line),
     )
+
+
+def _frees(line: Explained) -> str:
+    if not line.is_spent:
+        return "now"
+    if line.frees is None:
+        return "never"
+    # the second that a client is told to wait for a call to end is no forecast
+    return "when a call ends" if line.limit.unit == "concurrent" else f"in {_wait(line.frees)}"
+
+
+def _wait(seconds: float) -> str:
+    """
+    Return *seconds* for people, in its two largest units.
+
+    >>> _wait(61), _wait(257_161)
+    ('1 minute 1 second', '2 days 23 hours')
+    """
+    whole = round(seconds)
+    for large, small in ((86_400, 3_600), (3_600, 60), (60, 1)):
+        if whole >= large:
+            rest = whole % large // small * small
+            return format_duration(whole - whole % large) + (f" {format_duration(rest)}" if rest else "")
+    return format_duration(whole)
 
 
 def _amount(unit: Unit, amount: int) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_source
 from tokenbudget_mw.cli.usage import parse_moment
+from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.units import usd_from_pico
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--since", required=True, metavar="DATE", help="from this moment on, in ISO 8601, UTC")
     parser.add_argument("--until", metavar="DATE", help="up to this moment, not included (default: now)")
     parser.add_argument("--account", metavar="ACCOUNT", help="only this account, such as tenant:acme")
-    for name in ("key", "user", "team", "project", "tenant"):
+    parser.add_argument("--key", metavar="KID", dest="key_id", type=kid_in, help="only this key")
+    for name in ("user", "team", "project", "tenant"):
         parser.add_argument(f"--{name}", metavar="ID", dest=f"{name}_id", help=f"only this {name}")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
+from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.describe import describe_limit
 from tokenbudget_mw.settings.limit_times import read_until
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.database.keys import KeyRow, KeyStore, NewKey
     from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Limit
 
 __all__ = ["add_arguments", "curl", "run"]
 
 PURPOSES = ("realtime", "batch", "playground", "platform")
 OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
+KID = "public id: tb_live_<KID>_…; or the whole key"
 STATES = ("active", "suspended", "revoked")
 
 
@@ -54,14 +57,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("revoke", "refuse a key, or all keys of an owner, for ever"),
     ):
         change = actions.add_parser(name, help=what)
-        change.add_argument("kid", metavar="KID", nargs="?", help="public id: tb_live_<KID>_…")
+        change.add_argument("kid", metavar="KID", nargs="?", type=kid_in, help=KID)
         for scope in OWNERS:
             change.add_argument(f"--{scope}", metavar="ID", help=f"all keys of this {scope}")
     for name, what in (
         ("rotate", "make a key that takes the place of another"),
         ("limit", "give a key limits of its own, or take them away"),
     ):
-        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
+        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", type=kid_in, help=KID)
     actions.choices["rotate"].add_argument(
         "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
     )
@@ -133,7 +136,8 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         expires_at=None if args.expires is None else _moment(args.expires, time.time()),
         limits=[_limit_of(text) for text in args.limit],
     )
-    return _shown(made), _announce(made, settings)
+    own = _own_lines(made.row, settings, store, time.time()) if args.limit else []
+    return _shown(made), [*_announce(made, settings), *own]
 
 
 def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
@@ -247,8 +251,16 @@ def _own_lines(row: KeyRow, settings: Settings, store: KeyStore, now: float) -> 
     instead = {each.limit: ", ".join(former.limit.text for former in each.replaced) for each in held}
     for limit in limits:
         others = instead.get(limit)
-        lines.append(f"  {describe_limit(limit)}{f' In the place of: {others}.' if others else ''}")
+        lines.append(f"  {describe_limit(limit)}{f' In the place of: {others}.' if others else ''}{_idle(limit, row)}")
     return lines
+
+
+def _idle(limit: Limit, row: KeyRow) -> str:
+    """
+    Say so where *limit* counts for an owner that the key does not have.
+    """
+    lacking = [scope for scope in limit.per if scope in OWNERS and getattr(row, f"{scope}_id") is None]
+    return f" It holds nobody: the key has no {' and no '.join(lacking)}." if lacking else ""
 
 
 _ACTIONS = {
@@ -288,7 +300,10 @@ def _moment(text: str, now: float) -> float:
             raise BadUseError(
                 f"--expires: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if end <= now:
+        raise BadUseError(f"--expires: {text!r} is past.")
+    return end
 
 
 def _shown(made: NewKey) -> dict[str, Any]:

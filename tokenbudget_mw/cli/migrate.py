@@ -39,5 +39,7 @@ def run(context: Context) -> int:
         after = current(engine)
     changed = before != after
     what = f"upgraded from {before or 'nothing'} to {after}" if changed else f"at {after} already"
-    context.emit({"before": before, "after": after, "changed": changed}, [f"The tables are {what}."])
+    context.emit(
+        {"before": before, "after": after, "changed": changed}, [f"The tables in {context.place()} are {what}."]
+    )
     return 0

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "parse_usd", "run"]
 
+PAYERS = ("tenant", "team", "user", "key")
+"""What the accounts of subjects begin with (`Subject.account`)."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
@@ -83,7 +86,14 @@ def _post(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:
     from tokenbudget_mw.database import grants, ledger
 
     args = context.args
+    if args.account.partition(":")[0] not in PAYERS:
+        raise BadUseError(
+            f"{args.account!r} is no account; write it like {' or '.join(f'{payer}:…' for payer in PAYERS)}. "
+            "`tokenbudget-mw usage --by account` lists those with usage."
+        )
     amount = parse_usd(args.amount)
+    if amount <= 0 and args.action != "adjust":
+        raise BadUseError(f"{args.amount!r} is not above 0. `adjust` takes money off an account.")
     if args.action == "grant":
         ends = parse_moment("--expires", args.expires).timestamp()
         entry = grants.grant(engine, args.account, amount, key=args.key, expires_at=ends, note=args.note)

@@ -101,7 +101,10 @@ def _change(context: Context, engine: Engine) -> Answer:
     from tokenbudget_mw.database.partitions import retiring
 
     action, name = context.args.action, context.args.name
-    rows = {"attach": retiring.attach, "detach": retiring.detach, "drop": retiring.drop}[action](engine, name)
+    if action == "drop":
+        rows = retiring.drop(engine, name, now=datetime.now(UTC))
+    else:
+        rows = {"attach": retiring.attach, "detach": retiring.detach}[action](engine, name)
     done = {"attach": "attached: it has", "detach": "detached: it has", "drop": "dropped: it had"}[action]
     return {"name": name, "action": action, "rows": rows}, [f"{name} is {done} {rows:,} rows."]
 

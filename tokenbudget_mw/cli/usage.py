@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="DATE", help="from this moment on, in ISO 8601, UTC; instead of --days")
     parser.add_argument("--until", metavar="DATE", help="up to this moment, not included")
-    parser.add_argument("--key", metavar="KID", help="only this key")
+    parser.add_argument("--key", metavar="KID", type=kid_in, help="only this key")
 
 
 def run(context: Context) -> int:
@@ -64,6 +65,8 @@ def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, da
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     start = parse_moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
     end = parse_moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
+    if end <= start:
+        raise BadUseError("--until does not lie after --since.")
     return start, end
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
+from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key, why_not
 
@@ -163,7 +164,8 @@ class KeyCache:
         return _Answer(subject, row.status, min(until, dead_at), dead_at)
 
     def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
-        self._tell(is_away=True, reason=type(exc).__name__)
+        missing = "it is missing, or older than this version; run `tokenbudget-mw migrate`"
+        self._tell(is_away=True, reason=missing if is_missing_schema(exc) else type(exc).__name__)
         with self._lock:
             answer = self._good.get(name)
         if answer is not None and self._clock() < min(answer.expires_at + STALE_SECONDS, answer.dead_at):

@@ -19,6 +19,7 @@ from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.rows import clean_id, clean_text, moment
 from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -268,8 +269,8 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
         return Entry(row["id"], row["account"], -row["amount_pico"], row["kind"], row["created_at"], is_new=True)
     if (known.account, known.amount_pico) != (row["account"], row["amount_pico"]):
         raise EntryConflictError(
-            f"The idempotency key of this {row['kind']} was used for {known.account} and {-known.amount_pico} "
-            f"pico-dollars, not for {row['account']} and {-row['amount_pico']}. Use a new key."
+            f"The idempotency key of this {row['kind']} was used for {known.account} and "
+            f"{format_usd(-known.amount_pico)}, not for {row['account']} and {format_usd(-row['amount_pico'])}. Use a new key."
         )
     return Entry(row["id"], row["account"], -known.amount_pico, row["kind"], known.created_at, is_new=False)
 

@@ -125,8 +125,12 @@ def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
 
 
 def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
+    date = (row["date"] or "").strip()
     try:
-        day = datetime.strptime((row["date"] or "").strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+        day = datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as exc:
+        raise InvoiceError(f"Line {number} of the invoice: {date!r} is no day; write it like 2027-01-31.") from exc
+    try:
         figures = {"cost_pico": pico_from_usd((row["cost_usd"] or "").strip().removeprefix("$"))}
         figures |= {
             name: exact_int(parse_decimal(value)) for name in _COUNTS if (value := (row.get(name) or "").strip())

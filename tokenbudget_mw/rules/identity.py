@@ -30,6 +30,7 @@ __all__ = [
     "client_address",
     "digest",
     "find_credential",
+    "kid_in",
     "networks_of",
     "new_key",
     "parse_key",
@@ -106,6 +107,16 @@ def parse_key(text: str) -> ApiKey:
     kid_at = len(_PREFIX)
     secret_at = kid_at + _KID + 1
     return ApiKey(text[kid_at : kid_at + _KID], text[secret_at : secret_at + _SECRET], text)
+
+
+def kid_in(text: str) -> str:
+    """
+    Return the public id that *text* begins with, be it a whole key; any other text as it is.
+
+    >>> kid_in("tb_live_kJyYQcQN9856_Fz65"), kid_in("kJyYQcQN9856")
+    ('kJyYQcQN9856', 'kJyYQcQN9856')
+    """
+    return text.removeprefix(_PREFIX).partition("_")[0] if text.startswith(_PREFIX) else text
 
 
 def why_not(status: str) -> CredentialError:

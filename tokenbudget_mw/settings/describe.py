@@ -17,7 +17,7 @@ from tokenbudget_mw.settings.secret import redact_url
 from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Limit, Route, Unit
 
-__all__ = ["describe", "describe_limit", "reference", "warnings_of"]
+__all__ = ["describe", "describe_database", "describe_limit", "reference", "warnings_of"]
 
 _NOUNS: dict[Unit, str] = {
     "requests": "requests",
@@ -79,8 +79,12 @@ def _sentences(settings: Settings) -> Iterator[str]:
         return
     if settings.mode == "shadow":
         yield "Shadow mode: limits are decided and recorded, and nobody is refused."
-    yield f"Counters live in {redact_url(settings.backend)}; while it does not answer, the middleware {_BACKEND_ERRORS[settings.on_backend_error]}."
-    yield f"The books are kept in {_database(settings)}."
+    if settings.backend.startswith("memory:"):
+        yield "Counters live in memory://, in each process its own."
+    else:
+        away = _BACKEND_ERRORS[settings.on_backend_error]
+        yield f"Counters live in {redact_url(settings.backend)}; while it does not answer, the middleware {away}."
+    yield f"The books are kept in {describe_database(settings)}."
     yield f"A request's subject is found by {_IDENTIFY.get(str(settings.identify), 'a function of the host')}."
     yield from _routes(settings)
     for plan in settings.plans.values():
@@ -105,7 +109,10 @@ def _sentences(settings: Settings) -> Iterator[str]:
         yield f"Calendar periods begin at midnight in {settings.timezone}."
 
 
-def _database(settings: Settings) -> str:
+def describe_database(settings: Settings) -> str:
+    """
+    Say which database it is, without its password.
+    """
     if settings.database is None:
         return f"Django's database '{settings.database_alias}'"
     return redact_url(settings.database)

@@ -232,6 +232,8 @@ def _unit(prefix: str | None, what: str, rates: Mapping[str, Decimal] | None) ->
         return _SYMBOLS.get(prefix, prefix.upper()), "money"
     unit = _WHATS.get(words)
     if unit is None:
+        if what[:1] in _SYMBOLS:
+            raise Invalid(f"'{what[:1]}' stands before the amount: write '{what[:1]}5/month'")
         raise Invalid(f"unknown unit '{what}'{did_you_mean(words, [word for word in _WHATS if word])}")
     return None, unit
 

@@ -279,7 +279,7 @@ class Settings:
     )
     record_refusals: bool = _setting("Whether refused requests are recorded, too.", True, reading.boolean)
     exempt: tuple[str, ...] = _setting(
-        "Exact paths that are never metered, such as `/healthz`.", (), reading.items(reading.text)
+        "Exact paths that are never metered, such as `/healthz`.", (), reading.items(reading.exact_path)
     )
 
     @classmethod

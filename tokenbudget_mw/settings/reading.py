@@ -27,6 +27,7 @@ __all__ = [
     "choice",
     "counter",
     "did_you_mean",
+    "exact_path",
     "function",
     "identify",
     "items",
@@ -130,6 +131,16 @@ def text(value: Any) -> str:
     if not value.strip():
         raise Invalid("the text is empty")
     return value
+
+
+def exact_path(value: Any) -> str:
+    """
+    Read a path that stands for itself alone.
+    """
+    path = text(value)
+    if not path.startswith("/") or "*" in path:
+        raise Invalid(f"'{path}' is no exact path; write it like '/healthz'")
+    return path
 
 
 def url(example: str) -> Reader[str]:

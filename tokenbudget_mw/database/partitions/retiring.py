@@ -38,20 +38,29 @@ _LEFTOVERS = text("""
 """)
 
 
-def drop(engine: Engine, name: str) -> int:
+def drop(engine: Engine, name: str, *, now: datetime | None = None) -> int:
     """
     Drop the partition *name*. Its sums and its events' ranges are kept.
+
+    Args:
+        engine: The database.
+
+        name: The partition.
+
+        now: This moment: the partition to which its rows go is not dropped. None drops any.
 
     Returns:
         How many rows it had.
 
     Raises:
-        ConfigurationError: There is no such partition.
+        ConfigurationError: There is no such partition, or rows of *now* go there.
 
         BusyTableError: Somebody holds the table and does not let go of it.
     """
     _finish(engine)
     _require(engine, name, is_attached=True)
+    if now is not None:
+        _require_idle(engine, name, now)
     gone = GONE + name.removeprefix("tokenbudget_usage")
     rows = _retire(engine, name, gone)
     _finish(engine)
@@ -210,6 +219,17 @@ def _require(engine: Engine, name: str, *, is_attached: bool) -> None:
     if name not in known:
         kind = "partition" if is_attached else "detached partition"
         raise ConfigurationError(f"There is no {kind} {name!r}. Known: {', '.join(sorted(known)) or 'none'}.")
+
+
+def _require_idle(engine: Engine, name: str, now: datetime) -> None:
+    with engine.connect() as connection:
+        in_their_schema(connection)
+        part = next(part for part in partitions(connection) if part.name == name)
+        is_idle = _is_old(connection, part, now) or (part.span is not None and part.span.start > now)
+    if not is_idle:
+        raise ConfigurationError(
+            f"{name!r} is not dropped: rows of this moment go there. `tokenbudget-mw purge --by-rows` deletes what is old in it."
+        )
 
 
 def _span(name: str) -> Span:
