@@ -369,7 +369,8 @@ def test_the_environment_alone_is_enough():
     [
         ("TOKENBUDGET_BACKND", "x://", "at `TOKENBUDGET_BACKND`: unknown setting; did you mean 'TOKENBUDGET_BACKEND'?"),
         ("TOKENBUDGET_ENABLED", "maybe", "at `TOKENBUDGET_ENABLED`: true or false is expected"),
-        ("TOKENBUDGET_WORKERS", "many", "at `workers`: a whole number is expected, not a str"),
+        ("TOKENBUDGET_WORKERS", "many", "at `workers` (TOKENBUDGET_WORKERS): a whole number is expected, not a str"),
+        ("TOKENBUDGET_LIMITS", "5/never", "at `limits[0]` (TOKENBUDGET_LIMITS): "),
         ("TOKENBUDGET_PLANS", "{", "at `TOKENBUDGET_PLANS`: this is no JSON"),
     ],
 )

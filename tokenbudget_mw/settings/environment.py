@@ -34,6 +34,7 @@ def from_environment(
         if variable in known:
             with problems.at(variable):
                 found[known[variable].name] = _value(value, known[variable])
+                problems.variables[known[variable].name] = variable
         elif variable.startswith(PREFIX):
             near = difflib.get_close_matches(variable, known, n=1, cutoff=_NEAR)
             if near:

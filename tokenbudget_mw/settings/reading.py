@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,16 +81,21 @@ def kind_of(value: object) -> str:
 class Problems:
     """
     What is wrong with the settings, so far.
+
+    Attributes:
+        variables: Environment variables that settings come from, by the setting's name: a problem there tells both.
     """
 
     def __init__(self) -> None:
+        self.variables: dict[str, str] = {}
         self._found: list[str] = []
 
     def add(self, path: str, message: str) -> None:
         """
         Note that *message* is the matter at *path*.
         """
-        self._found.append(f"at `{path}`: {message}")
+        variable = self.variables.get(re.split(r"[.\[]", path, maxsplit=1)[0])
+        self._found.append(f"at `{path}`{f' ({variable})' if variable else ''}: {message}")
 
     @contextmanager
     def at(self, path: str) -> Iterator[None]:
