@@ -16,7 +16,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw_django.conf import database_url, read_settings
+from tokenbudget_mw_django.conf import read_settings
+from tokenbudget_mw_django.databases import database_url
 
 __all__ = ["check_deployment", "check_migrations", "check_settings"]
 

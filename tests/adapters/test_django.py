@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.core.management.base import SystemCheckError
+from django.core.management.base import CommandError, SystemCheckError
 from django.test import AsyncClient, Client, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
@@ -22,6 +22,8 @@ from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
 from tokenbudget_mw_django.asgi import get_asgi_application
+from tokenbudget_mw_django.databases import database_url
+from tokenbudget_mw_django.management.commands.tokenbudget import Command
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
@@ -219,6 +221,38 @@ def test_sync_stream_under_asgi() -> None:
     assert is_free("gathered")
 
 
+def test_async_stream_under_wsgi() -> None:
+    """An async stream under WSGI passes as Django passes it: with its warning, gathered, and booked once."""
+    answered = post("/plain/astreamed", "agathered")
+    with pytest.warns(Warning, match="must consume asynchronous iterators"):
+        body = b"".join(answered)
+    answered.close()
+
+    assert body == b"".join(PIECES)
+    assert [row["settle_reason"] for row in rows("agathered")] == ["complete"]
+    assert running.get() is None
+    assert is_free("agathered")
+
+
+def test_t08_async_stream_that_fails_under_wsgi() -> None:
+    """An async stream that raises under WSGI is booked as such, and its error passes through."""
+    answered = post("/plain/abreaking", "abreaks")
+    with pytest.warns(Warning, match="asynchronous iterators"), pytest.raises(RuntimeError, match="the stream fails"):
+        b"".join(answered)
+    answered.close()
+
+    assert [row["settle_reason"] for row in rows("abreaks")] == ["app_error_late"]
+    assert is_free("abreaks")
+
+
+def test_t07_async_stream_under_wsgi_that_nobody_reads() -> None:
+    """An async stream under WSGI that is closed unread is one row, and its slot is free."""
+    post("/plain/astreamed", "unread").close()
+
+    assert [row["settle_reason"] for row in rows("unread")] == ["client_gone_early"]
+    assert is_free("unread")
+
+
 def test_t07_client_leaves_an_async_stream() -> None:
     """A client that disconnects from an async stream is one row, and its slot is free."""
     serve("/plain/astreamed", "aleaves", leave_after=1)
@@ -250,7 +284,7 @@ ENDING: dict[str, Any] = TOKENBUDGET | {
 
 
 def test_stream_is_ended_with_its_budget() -> None:
-    """A sync and an async stream end where the budget does, in their format, and their generators are closed."""
+    """A sync and an async stream end where the budget does, also under WSGI, in their format, and their generators are closed."""
     body = {name: value for name, value in BODY.items() if name != "max_tokens"}
     with override_settings(TOKENBUDGET=ENDING):
         sync = b"".join(post("/endless", "ends", body).streaming_content)
@@ -262,12 +296,14 @@ def test_stream_is_ended_with_its_budget() -> None:
 
         of_loop = asyncio.run(read())
         ended_async = rows("aends")
+        with pytest.warns(Warning, match="asynchronous iterators"):
+            gathered = b"".join(post("/aendless", "gathers", body))
 
     assert sync.endswith(b"data: [DONE]\n\n")
-    assert of_loop == sync
+    assert of_loop == sync == gathered
     assert [row["settle_reason"] for row in (*ended_sync, *ended_async)] == ["budget_end", "budget_end"]
     assert 60 <= ended_sync[0]["output_tokens"] == ended_async[0]["output_tokens"] <= 92
-    assert ENDLESS_CLOSED == ["ends", "aends"]
+    assert ENDLESS_CLOSED == ["ends", "aends", "gathers"]
 
 
 def test_t08_view_raises() -> None:
@@ -378,13 +414,43 @@ def test_other_settings_leave_the_core() -> None:
             {"ENGINE": "mysql", "NAME": "app", "HOST": "/run/my.sock"},
             "mysql+pymysql:///app?unix_socket=%2Frun%2Fmy.sock",
         ),
+        (
+            {"ENGINE": "postgresql", "NAME": "", "OPTIONS": {"service": "shop", "passfile": ".pgpass"}},
+            "postgresql+psycopg://?passfile=.pgpass&service=shop",
+        ),
+        (
+            {
+                "ENGINE": "postgresql",
+                "NAME": "app",
+                "HOST": "db",
+                "OPTIONS": {"sslmode": "verify-full", "connect_timeout": 3, "pool": True, "assume_role": "shop"},
+            },
+            "postgresql+psycopg://db/app?connect_timeout=3&options=-c+role%3Dshop&sslmode=verify-full",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "", "OPTIONS": {"read_default_file": "/etc/my.cnf", "init_command": "SET x"}},
+            "mysql+pymysql://?read_default_file=%2Fetc%2Fmy.cnf",
+        ),
+        (
+            {
+                "ENGINE": "mysql",
+                "NAME": "app",
+                "HOST": "db",
+                "OPTIONS": {"ssl": {"ca": "/ca.pem"}, "charset": "utf8mb4"},
+            },
+            "mysql+pymysql://db/app?charset=utf8mb4&ssl_ca=%2Fca.pem",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "app", "HOST": "db", "OPTIONS": {"ssl_mode": "REQUIRED"}},
+            "mysql+pymysql://db/app?ssl_check_hostname=false",
+        ),
     ],
 )
-def test_alias_becomes_a_url(config: dict[str, str], url: str) -> None:
+def test_alias_becomes_a_url(config: dict[str, Any], url: str) -> None:
     """Every form of Django's database settings is SQLAlchemy's URL of the same database."""
     whole = config | {"ENGINE": f"django.db.backends.{config['ENGINE']}"}
     with patch.dict(settings.DATABASES, {"other": whole}):
-        assert conf.database_url("other").render_as_string(hide_password=False) == url
+        assert database_url("other").render_as_string(hide_password=False) == url
 
 
 def test_alias_with_a_file_uri_opens_that_file(tmp_path: Path) -> None:
@@ -494,6 +560,26 @@ def _execute(statement: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
+
+
+def test_command_names_itself_and_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of ``manage.py tokenbudget`` lists the commands, and theirs says how they are called."""
+    Command().print_help("manage.py", "tokenbudget")
+    assert "reconcile" in capsys.readouterr().out
+
+    call_command("tokenbudget", "verify", "--help")
+    assert capsys.readouterr().out.startswith("usage: manage.py tokenbudget verify")
+
+
+def test_command_says_what_is_wrong_with_the_settings() -> None:
+    """Settings that are wrong end the command with a sentence and the code of bad use."""
+    with (
+        override_settings(TOKENBUDGET={"rutes": []}),
+        pytest.raises(CommandError, match="did you mean") as caught,
+    ):
+        call_command("tokenbudget", "check")
+
+    assert caught.value.returncode == 2
 
 
 def test_command_keys_uses_the_projects_database(capsys: pytest.CaptureFixture[str]) -> None:

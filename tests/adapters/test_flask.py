@@ -354,6 +354,7 @@ def test_command_passes_its_exit_code_on(booked: Flask) -> None:
     """A command that fails ends with its code, and its own usage text is shown for ``--help``."""
     assert flask(booked, "tokenbudget", "nonsense").exit_code == 2
     assert "verify" in flask(booked, "tokenbudget", "--help").output
+    assert "usage: flask tokenbudget verify" in flask(booked, "tokenbudget", "verify", "--help").output
 
 
 def test_command_group_is_found_by_entry_point(booked: Flask) -> None:

@@ -156,6 +156,16 @@ def breaking(_: Any) -> StreamingHttpResponse:
     return StreamingHttpResponse(pieces(), content_type="text/plain")
 
 
+async def abreaking(_: Any) -> StreamingHttpResponse:
+    """Stream, and fail after the first piece, on a loop."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield PIECES[0]
+        raise RuntimeError("the stream fails")
+
+    return StreamingHttpResponse(pieces(), content_type="text/plain")
+
+
 def fail(_: Any) -> HttpResponse:
     """Fail."""
     raise RuntimeError("the view fails")
@@ -222,6 +232,7 @@ urlpatterns = [
     path("plain/streamed", streamed),
     path("plain/astreamed", astreamed),
     path("plain/breaking", breaking),
+    path("plain/abreaking", abreaking),
     path("plain/fail", fail),
     path("plain/filed", filed),
     path("plain/leave", leave),
