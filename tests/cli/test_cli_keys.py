@@ -47,6 +47,18 @@ def test_json_gives_the_key_and_its_row(keys):
     assert "key" not in listed[0]
 
 
+def test_a_whole_key_is_taken_as_its_public_id(keys):
+    """Who gives the whole key in the place of its id is understood, and its secret is never repeated."""
+    made = keys("create", "--json").json
+
+    suspended = keys("suspend", made["key"])
+    unknown = keys("revoke", "tb_live_unknown00000_canary-secret")
+
+    assert suspended.out.startswith(f"Key {made['kid']} is suspended.")
+    assert (unknown.code, "canary" in unknown.err) == (2, False)
+    assert "'unknown00000'" in unknown.err
+
+
 def test_a_key_is_suspended_resumed_and_revoked(keys):
     """The status follows, and what is revoked stays so."""
     kid = keys("create", "--json").json["kid"]

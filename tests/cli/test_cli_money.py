@@ -39,12 +39,12 @@ def test_money_goes_in_once_by_its_key(money, run, sqlite_database):
 
 def test_a_wrong_entry_is_reversed(money):
     """The balance is what it was, and a second time nothing is posted."""
-    money("topup", "a", "25", "--key", "pay_1")
+    money("topup", "user:a", "25", "--key", "pay_1")
     first = money("reverse", "topup", "--key", "pay_1", "--note", "of another customer")
     again = money("reverse", "topup", "--key", "pay_1", "--json").json
     unknown = money("reverse", "refund", "--key", "pay_1")
 
-    assert first.out == "Posted.\na has $0.00.\n"
+    assert first.out == "Posted.\nuser:a has $0.00.\n"
     assert (again["is_new"], again["change_pico"], again["balance_pico"]) == (False, -25 * DOLLAR, 0)
     assert (unknown.code, "No refund was posted by this key" in unknown.err) == (2, True)
 
@@ -52,11 +52,14 @@ def test_a_wrong_entry_is_reversed(money):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("topup", "a", "much", "--key", "k"), "'much' is no amount of dollars"),
-        (("topup", "a", "-1", "--key", "k"), "above 0"),
-        (("topup", "a", "1", "--key", " "), "idempotency key"),
-        (("grant", "a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
-        (("topup", "a", "1"), "--key"),
+        (("topup", "user:a", "much", "--key", "k"), "'much' is no amount of dollars"),
+        (("topup", "user:a", "-1", "--key", "k"), "The amount of a topup is above $0.00, got -$1.00."),
+        (("topup", "acme", "1", "--key", "k"), "'acme' is no account; write it like tenant:acme."),
+        (("topup", "project:x", "1", "--key", "k"), "Accounts begin with tenant:, team:, user:, key:."),
+        (("adjust", "user:a", "9300000", "--key", "k"), "more than the database can hold"),
+        (("topup", "user:a", "1", "--key", " "), "idempotency key"),
+        (("grant", "user:a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
+        (("topup", "user:a", "1"), "--key"),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(money, argv, message):
@@ -64,7 +67,7 @@ def test_what_makes_no_sense_ends_with_2(money, argv, message):
     ran = money(*argv)
 
     assert (ran.code, message in ran.err) == (2, True)
-    assert money("balance", "a", "--json").json["balance_pico"] == 0
+    assert money("balance", "user:a", "--json").json["balance_pico"] == 0
 
 
 @pytest.fixture

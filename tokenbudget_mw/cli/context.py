@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tomllib
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +23,25 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.settings import Settings
 
-__all__ = ["BadUseError", "Context", "add_json", "add_source", "database_fault", "read_config", "table"]
+__all__ = [
+    "BadUseError",
+    "Context",
+    "account",
+    "add_json",
+    "add_source",
+    "database_fault",
+    "kid",
+    "read_config",
+    "table",
+]
 
 MIGRATE = "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
 
 _TABLES = ("tokenbudget", "tool.tokenbudget")
 """Tables of a TOML or JSON file that may hold the settings; else the whole file does."""
+
+_PAYING = ("tenant", "team", "user", "key")
+"""Scopes that pay, see `Subject.account`."""
 
 
 class BadUseError(TokenBudgetError):
@@ -125,6 +138,24 @@ def add_json(parser: ArgumentParser) -> None:
     Add ``--json``.
     """
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def account(text: str) -> str:
+    """
+    Read an account as usage names it: money on any other would pay for nothing.
+    """
+    scope, _, name = text.partition(":")
+    if scope not in _PAYING or not name.strip():
+        known = ", ".join(f"{scope}:" for scope in _PAYING)
+        raise ArgumentTypeError(f"{text!r} is no account; write it like tenant:acme. Accounts begin with {known}.")
+    return text
+
+
+def kid(text: str) -> str:
+    """
+    Read the public id of a key. Who gives the whole key means it, and its secret is not to be repeated.
+    """
+    return text.removeprefix("tb_live_").partition("_")[0] if text.startswith("tb_live_") else text
 
 
 def read_config(source: str) -> dict[str, Any]:

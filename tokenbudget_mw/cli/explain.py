@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, kid, table
 from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
@@ -32,7 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the command's arguments.
     """
-    parser.add_argument("key", metavar="KEY", help="public id of the key (tb_live_<KEY>_…), or of another holder")
+    parser.add_argument(
+        "key", metavar="KEY", type=kid, help="public id of the key (tb_live_<KEY>_…), or of another holder"
+    )
     for scope in ("user", "team", "project", "tenant", "plan"):
         parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
     parser.add_argument("--model", help="with its limits per model")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_source
+from tokenbudget_mw.cli.context import BadUseError, add_source, kid
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import usd_from_pico
 
@@ -34,7 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--until", metavar="DATE", help="up to this moment, not included (default: now)")
     parser.add_argument("--account", metavar="ACCOUNT", help="only this account, such as tenant:acme")
     for name in ("key", "user", "team", "project", "tenant"):
-        parser.add_argument(f"--{name}", metavar="ID", dest=f"{name}_id", help=f"only this {name}")
+        given = kid if name == "key" else str
+        parser.add_argument(f"--{name}", metavar="ID", type=given, dest=f"{name}_id", help=f"only this {name}")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, table
 from tokenbudget_mw.cli.money import parse_usd
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd, usd_from_pico
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     add_source(parser)
     add_json(parser)
-    parser.add_argument("account", metavar="ACCOUNT", help="such as tenant:acme")
+    parser.add_argument("account", metavar="ACCOUNT", type=account, help="such as tenant:acme")
     parser.add_argument("--month", metavar="YYYY-MM", help="the month, UTC")
     parser.add_argument("--from", dest="starts", metavar="DATE", help="instead of a month: the first day, UTC")
     parser.add_argument("--until", dest="ends", metavar="DATE", help="and the day after the last")

@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, kid, table
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.describe import describe_limit
@@ -54,14 +54,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("revoke", "refuse a key, or all keys of an owner, for ever"),
     ):
         change = actions.add_parser(name, help=what)
-        change.add_argument("kid", metavar="KID", nargs="?", help="public id: tb_live_<KID>_…")
+        change.add_argument("kid", metavar="KID", type=kid, nargs="?", help="public id: tb_live_<KID>_…")
         for scope in OWNERS:
             change.add_argument(f"--{scope}", metavar="ID", help=f"all keys of this {scope}")
     for name, what in (
         ("rotate", "make a key that takes the place of another"),
         ("limit", "give a key limits of its own, or take them away"),
     ):
-        actions.add_parser(name, help=what).add_argument("kid", metavar="KID", help="public id: tb_live_<KID>_…")
+        actions.add_parser(name, help=what).add_argument(
+            "kid", metavar="KID", type=kid, help="public id: tb_live_<KID>_…"
+        )
     actions.choices["rotate"].add_argument(
         "--grace", default="1 day", metavar="DURATION", help="how long the old key stays good (default: 1 day)"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, kid, table
 from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="DATE", help="from this moment on, in ISO 8601, UTC; instead of --days")
     parser.add_argument("--until", metavar="DATE", help="up to this moment, not included")
-    parser.add_argument("--key", metavar="KID", help="only this key")
+    parser.add_argument("--key", metavar="KID", type=kid, help="only this key")
 
 
 def run(context: Context) -> int:
