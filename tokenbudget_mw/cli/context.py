@@ -29,6 +29,7 @@ __all__ = [
     "account",
     "add_json",
     "add_source",
+    "cell",
     "database_fault",
     "kid",
     "read_config",
@@ -42,6 +43,9 @@ _TABLES = ("tokenbudget", "tool.tokenbudget")
 
 _PAYING = ("tenant", "team", "user", "key")
 """Scopes that pay, see `Subject.account`."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would work out (OWASP, "CSV Injection")."""
 
 
 class BadUseError(TokenBudgetError):
@@ -230,12 +234,23 @@ def database_fault(exc: Exception) -> str | None:
     return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
 
 
+def cell(value: Any) -> Any:
+    """
+    Return *value* as a cell of CSV: clients choose models, tags and ids, and somebody may open the file in a spreadsheet.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
 def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
     """
     Lay *rows* out under *heads*; numbers are set to the right.
 
-    >>> table(("model", "rows"), [("gpt-4o", 2)])
-    ['model   rows', 'gpt-4o     2']
+    >>> table(("model", "rows"), [("gpt-4o", 2), ("o3", None)])
+    ['model   rows', 'gpt-4o     2', 'o3         -']
     """
     columns = [_column(head, [row[at] for row in rows]) for at, head in enumerate(heads)]
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
@@ -244,7 +259,9 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[st
 def _column(head: str, values: list[object]) -> list[str]:
     cells = [head, *map(_shown, values)]
     width = max(map(len, cells))
-    is_number = bool(values) and all(isinstance(value, int) for value in values)
+    is_number = any(isinstance(value, int) for value in values) and all(
+        isinstance(value, int | None) for value in values
+    )
     return [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]
 
 

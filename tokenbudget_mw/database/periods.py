@@ -26,6 +26,7 @@ from tokenbudget_mw.database.ledger import REVERSAL
 from tokenbudget_mw.database.rollups import floor_day
 from tokenbudget_mw.database.rows import clean_id, moment
 from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine
@@ -221,9 +222,8 @@ def _known(
             raise PeriodError(f"{row.starts_at:%Y-%m-%d} to {row.ends_at:%Y-%m-%d} is closed for {account} already.")
         found = _decode(row.document)
         if found.included_pico != included_pico:
-            raise PeriodError(
-                f"The period was closed with {found.included_pico} pico-dollars included, not {included_pico}."
-            )
+            ours, given = format_usd(found.included_pico), format_usd(included_pico)
+            raise PeriodError(f"The period was closed with {ours} included, not {given}.")
         return found
     last = _last(connection, account)
     if last is not None and last.ends_at != starts:
