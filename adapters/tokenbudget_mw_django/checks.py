@@ -16,6 +16,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
+from tokenbudget_mw.settings.describe import warnings_of
 from tokenbudget_mw_django.conf import read_settings
 from tokenbudget_mw_django.databases import database_url
 
@@ -148,7 +149,7 @@ def check_migrations(
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """
-    Check what only production needs: a backend that processes share.
+    Check what only production needs: a backend that processes share, and settings of which nothing is suspicious.
     """
     del app_configs
     try:
@@ -156,4 +157,5 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
     except ConfigurationError:
         return []
     # where the environment names the number of workers, `check_settings` has said it
-    return [_alone("")] if _is_of_one_process(settings) and not list(_check_workers(settings)) else []
+    alone = [_alone("")] if _is_of_one_process(settings) and not list(_check_workers(settings)) else []
+    return [*alone, *(Warning(told, id="tokenbudget.W007") for told in warnings_of(settings))]

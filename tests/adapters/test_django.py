@@ -498,12 +498,24 @@ def test_checks_find_nothing_in_a_sound_project() -> None:
         assert found() == []
 
 
+def test_a_deployment_is_told_what_is_suspicious() -> None:
+    """``check --deploy`` says what ``doctor`` says of the settings, such as that no API key can be recognized."""
+    with override_settings(TOKENBUDGET={"backend": "redis://localhost/0"}):
+        messages = run_checks(tags=["tokenbudget"], include_deployment_checks=True)
+        every_day = run_checks(tags=["tokenbudget"])
+
+    assert [(message.id, message.msg.partition(":")[0]) for message in messages] == [
+        ("tokenbudget.W007", "`pepper` is not set")
+    ]
+    assert every_day == []
+
+
 def test_unsupported_engine_is_an_error() -> None:
     """A database that we cannot write to is found before the first request."""
     oracle = {"ENGINE": "django.db.backends.oracle", "NAME": "x"}
     with (
         patch.dict(settings.DATABASES, {"oracle": oracle}),
-        override_settings(TOKENBUDGET={"database": {"alias": "oracle"}, "backend": "redis://x"}),
+        override_settings(TOKENBUDGET={"database": {"alias": "oracle"}, "backend": "redis://x", "identify": "ip"}),
     ):
         assert [id_ for id_, _ in found()] == ["tokenbudget.E002"]
         with pytest.raises(ConfigurationError, match="oracle"):

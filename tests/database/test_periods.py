@@ -99,6 +99,13 @@ def test_a_closed_period_stays_as_it_was(used: Engine, record: MakeRecord) -> No
     assert books.verify(used).verified
 
 
+def test_a_closed_period_needs_no_allowance_again(used: Engine) -> None:
+    """Whoever names no allowance gets the period as it was closed, with the one it was closed with."""
+    may = closed_at(used, MAY, JUNE, 2 * DOLLAR)
+
+    assert draft(used, ACME, MAY, JUNE) == close(used, ACME, MAY, JUNE, clock=lambda: AFTER) == may
+
+
 def test_refunds_come_off_once(used: Engine) -> None:
     """A refund lowers the invoice of its own period, below zero where it must."""
     at = (MAY + timedelta(days=3)).timestamp()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -79,11 +80,17 @@ def main(
     except SystemExit as exc:  # argparse has printed its help or its error
         return exc.code if isinstance(exc.code, int) else BAD_USE
     try:
-        return int(args.run(Context(args, settings, engine)))
+        code = int(args.run(Context(args, settings, engine)))
+        sys.stdout.flush()
+        return code  # noqa: TRY300 - whoever reads may have gone before the flush
     except BadUseError as exc:
         return _complain(f"{parser.format_usage()}{exc}")
     except TokenBudgetError as exc:
         return _complain(str(exc))
+    except BrokenPipeError:
+        # whoever read has gone; nothing is left for the flush at exit (Python's docs, "Note on SIGPIPE")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_USE
     except KeyboardInterrupt:
         return _complain("Interrupted.")
     except Exception as exc:

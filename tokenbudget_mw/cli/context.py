@@ -268,4 +268,4 @@ def _column(head: str, values: list[object]) -> list[str]:
 def _shown(cell: object) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
-    return "-" if cell is None else str(cell)
+    return "-" if cell in {None, ""} else str(cell)

@@ -131,11 +131,11 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
 
 
 def _lines(found: Explanation) -> list[str]:
-    head = [f"Plan: {found.plan or 'none'}.", _backend(found)]
-    if not found.limits:
-        return [*head, "No limit applies."]
+    plan = f"Plan: {found.plan or 'none'}."
+    if not found.limits:  # so the backend was not asked
+        return [plan, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
-    return [*head, *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
+    return [plan, _backend(found), *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
 
 
 def _notes(lines: Iterable[Explained]) -> list[str]:

@@ -36,7 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--from", dest="starts", metavar="DATE", help="instead of a month: the first day, UTC")
     parser.add_argument("--until", dest="ends", metavar="DATE", help="and the day after the last")
     parser.add_argument(
-        "--included", default="0", metavar="USD", help="what is free of charge in the period (default: 0)"
+        "--included",
+        metavar="USD",
+        help="what is free of charge in the period (default: 0, or what it was closed with)",
     )
     parser.add_argument("--close", action="store_true", help="close the period: its invoice never changes again")
     parser.add_argument("--csv", action="store_true", help="print CSV")
@@ -52,8 +54,9 @@ def run(context: Context) -> int:
     args = context.args
     starts, ends = _span(args.month, args.starts, args.ends)
     make = periods.close if args.close else periods.draft
+    included = None if args.included is None else parse_usd(args.included)
     with context.database() as engine:
-        invoice = make(engine, args.account, starts, ends, included_pico=parse_usd(args.included))
+        invoice = make(engine, args.account, starts, ends, included_pico=included)
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
     lines = _csv(invoice) if args.csv else _lines(invoice)
     context.emit({**msgspec.to_builtins(invoice), "without_price": missing}, lines)

@@ -290,7 +290,10 @@ def _moment(text: str, now: float) -> float:
             raise BadUseError(
                 f"--expires: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    ends = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if ends <= now:
+        raise BadUseError(f"--expires: {text!r} is past.")
+    return ends
 
 
 def _shown(made: NewKey) -> dict[str, Any]:
