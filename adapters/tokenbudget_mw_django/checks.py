@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
@@ -60,6 +60,14 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
         database_url(settings.database_alias)
     except ConfigurationError as error:
         yield Error(str(error), hint="Mend TOKENBUDGET['database'] or DATABASES.", id="tokenbudget.E002")
+        return
+    read = router.db_for_read(apps.get_model(LABEL, "Usage"))
+    if read != settings.database_alias:
+        yield Warning(
+            f"The books are kept in {settings.database_alias!r}, and Django reads their models, in the admin, too, from {read!r}.",
+            hint="DATABASE_ROUTERS = ['tokenbudget_mw_django.routers.BooksRouter']",
+            id="tokenbudget.W008",
+        )
 
 
 def _check_middleware() -> Iterator[CheckMessage]:
