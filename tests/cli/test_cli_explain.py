@@ -153,6 +153,16 @@ def test_a_holder_of_the_hosts_own_is_named_by_its_scopes(run, tmp_path, redis_d
     assert (told.code, "the key table knows" in told.err) == (2, True)
 
 
+def test_names_are_told_as_they_are_written(run, tmp_path, redis_db):
+    """A counter escapes what its holder is called; people read the name itself."""
+    path = tmp_path / "host.json"
+    path.write_text(
+        json.dumps({"backend": redis_db, "identify": "ip", "limits": ["$9/month per tenant"], "seed_from_books": False})
+    )
+
+    assert "tenant=Müller & Söhne " in run("explain", "k1", "--tenant", "Müller & Söhne", "--config", path).out
+
+
 def test_a_larger_limit_is_told_beside_the_one_that_holds(run, kid, config):
     """So that nobody wonders why it changes nothing."""
     settings = json.loads(config.read_text()) | {"limits": ["50 requests/minute"]}

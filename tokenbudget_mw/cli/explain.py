@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, kid, table
 from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
@@ -173,7 +174,7 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.limit.name + (" (shadow)" if line.limit.mode == "shadow" else ""),
         line.limit.text,
         line.source,
-        line.counter,
+        unquote(line.counter),
         _amount(line.limit.unit, line.remaining),
         _amount(line.limit.unit, line.limit.amount),
         format_duration(round(line.reset)),
