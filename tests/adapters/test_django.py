@@ -359,6 +359,21 @@ def test_limit_decorator_in_both_colours() -> None:
     assert [asyncio.run(apost("/plain/alimited", "v")).status_code for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_classes_are_limited_each_by_itself(is_async: bool) -> None:
+    """What ``method_decorator`` limits counts for its own class, though the method may be that of a common base class."""
+    paths = ["/class/limited", "/class/other", "/class/alimited"]
+
+    async def ask() -> list[int]:
+        asked = [await AsyncClient().get(path, headers={"x-subject": "aclasses"}) for path in paths * 2]
+        return [answered.status_code for answered in asked]
+
+    client = Client(headers={"x-subject": "classes"})
+    statuses = asyncio.run(ask()) if is_async else [client.get(path).status_code for path in paths * 2]
+
+    assert statuses == [200, 200, 200, 429, 429, 429]
+
+
 def test_limit_without_a_subject_outside_of_routes() -> None:
     """Where no route meters the path, a limited view still asks who is there."""
     assert post("/free/limited", None).status_code == 401
