@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from tokenbudget_mw.wiring import open_bars, wire
 from tokenbudget_mw_django.databases import database_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
@@ -38,8 +39,10 @@ def read_settings() -> Settings:
     Raises:
         ConfigurationError: The settings are wrong.
     """
-    given: dict[str, Any] = getattr(django_settings, "TOKENBUDGET", None) or {}
-    return Settings.from_mapping({"database": {"alias": "default"}, **given}, os.environ)
+    given: Any = getattr(django_settings, "TOKENBUDGET", None) or {}
+    if isinstance(given, Mapping):
+        given = {"database": {"alias": "default"}, **given}
+    return Settings.from_mapping(given, os.environ)
 
 
 def core() -> Core:

@@ -49,6 +49,7 @@ class TokenBudgetMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+        core()  # so that wrong settings end the start, and workers that are forked from it share the tokenizer
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """

@@ -87,6 +87,13 @@ def test_colour_follows_the_next_layer() -> None:
     assert TokenBudgetMiddleware.async_capable
 
 
+@pytest.mark.parametrize("wrong", [{"rutes": []}, {"identify": "nobody.has.it"}])
+def test_wrong_settings_end_the_start(wrong: dict[str, Any]) -> None:
+    """The middleware is not made with settings that are wrong, so that no request has to find them out."""
+    with override_settings(TOKENBUDGET=wrong), pytest.raises(ConfigurationError):
+        Client().handler.load_middleware()
+
+
 def test_sync_client() -> None:
     """Django's test client goes through the middleware, and its request is booked."""
     answered = post(CHAT, "sync")
@@ -493,6 +500,7 @@ def found() -> list[tuple[str, str]]:
     ("changed", "id_", "hint"),
     [
         ({"TOKENBUDGET": {"rutes": []}}, "E001", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": ["rutes"]}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": {"database": {"alias": "nowhere"}, "backend": "redis://x"}}, "E002", "Mend TOKENBUDGET"),
         ({"MIDDLEWARE": []}, "W001", "MIDDLEWARE.insert(0, 'tokenbudget_mw_django.TokenBudgetMiddleware')"),
         ({"MIDDLEWARE": [OURS, OURS]}, "E003", "Keep the first one"),
