@@ -8,15 +8,17 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw_django.conf import database_url, read_settings
+from tokenbudget_mw.settings.describe import warnings_of
+from tokenbudget_mw_django.conf import read_settings
+from tokenbudget_mw_django.databases import database_url
 
 __all__ = ["check_deployment", "check_migrations", "check_settings"]
 
@@ -58,6 +60,14 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
         database_url(settings.database_alias)
     except ConfigurationError as error:
         yield Error(str(error), hint="Mend TOKENBUDGET['database'] or DATABASES.", id="tokenbudget.E002")
+        return
+    read = router.db_for_read(apps.get_model(LABEL, "Usage"))
+    if read != settings.database_alias:
+        yield Warning(
+            f"The books are kept in {settings.database_alias!r}, and Django reads their models, in the admin, too, from {read!r}.",
+            hint="DATABASE_ROUTERS = ['tokenbudget_mw_django.routers.BooksRouter']",
+            id="tokenbudget.W008",
+        )
 
 
 def _check_middleware() -> Iterator[CheckMessage]:
@@ -147,7 +157,7 @@ def check_migrations(
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """
-    Check what only production needs: a backend that processes share.
+    Check what only production needs: a backend that processes share, and settings of which nothing is suspicious.
     """
     del app_configs
     try:
@@ -155,4 +165,5 @@ def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
     except ConfigurationError:
         return []
     # where the environment names the number of workers, `check_settings` has said it
-    return [_alone("")] if _is_of_one_process(settings) and not list(_check_workers(settings)) else []
+    alone = [_alone("")] if _is_of_one_process(settings) and not list(_check_workers(settings)) else []
+    return [*alone, *(Warning(told, id="tokenbudget.W007") for told in warnings_of(settings))]

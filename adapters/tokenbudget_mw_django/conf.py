@@ -6,35 +6,27 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
-from sqlalchemy.engine import URL
 
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.wiring import open_bars, wire
+from tokenbudget_mw_django.databases import database_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from sqlalchemy import Engine
 
     from tokenbudget_mw.barring import Bars
     from tokenbudget_mw.core import Core
 
-__all__ = ["bars", "change_limits", "core", "database_url", "engine_of", "forget", "read_settings", "using"]
-
-DRIVERS = {
-    "django.db.backends.sqlite3": "sqlite",
-    "django.db.backends.postgresql": "postgresql+psycopg",
-    "django.contrib.gis.db.backends.postgis": "postgresql+psycopg",
-    "django.db.backends.mysql": "mysql+pymysql",
-}
-"""Django's database engines -> SQLAlchemy's."""
+__all__ = ["bars", "change_limits", "core", "engine_of", "forget", "read_settings", "using"]
 
 _lock = threading.Lock()
 _cores: dict[str, Core] = {}
@@ -47,8 +39,10 @@ def read_settings() -> Settings:
     Raises:
         ConfigurationError: The settings are wrong.
     """
-    given: dict[str, Any] = getattr(django_settings, "TOKENBUDGET", None) or {}
-    return Settings.from_mapping({"database": {"alias": "default"}, **given}, os.environ)
+    given: Any = getattr(django_settings, "TOKENBUDGET", None) or {}
+    if isinstance(given, Mapping):
+        given = {"database": {"alias": "default"}, **given}
+    return Settings.from_mapping(given, os.environ)
 
 
 def core() -> Core:
@@ -95,42 +89,6 @@ def engine_of(alias: str) -> Engine:
         ConfigurationError: There is no such alias, or its engine is none that we know.
     """
     return open_engine(database_url(alias))
-
-
-def database_url(alias: str) -> URL:
-    """
-    Translate a Django database alias into SQLAlchemy's URL.
-    """
-    databases = django_settings.DATABASES
-    if alias not in databases:
-        known = ", ".join(sorted(databases))
-        raise ConfigurationError(f"at `database.alias`: no {alias!r} in DATABASES. There is: {known}.")
-    config = databases[alias]
-    driver = DRIVERS.get(config["ENGINE"])
-    if driver is None:
-        known = ", ".join(sorted(DRIVERS))
-        raise ConfigurationError(
-            f"at `database.alias`: the engine {config['ENGINE']!r} of {alias!r} is not supported. Supported: {known}."
-        )
-    return _url_of(driver, config)
-
-
-def _url_of(driver: str, config: dict[str, Any]) -> URL:
-    name, host, port = str(config["NAME"]), config.get("HOST") or None, config.get("PORT")
-    query: dict[str, str] = {}
-    if driver == "sqlite":
-        return URL.create(driver, database=name, query={"uri": "true"} if name.startswith("file:") else query)
-    if host is not None and host.startswith("/"):
-        query, host = {"host" if driver.startswith("postgresql") else "unix_socket": host}, None
-    return URL.create(
-        driver,
-        username=config.get("USER") or None,
-        password=config.get("PASSWORD") or None,
-        host=host,
-        port=int(port) if port else None,
-        database=name,
-        query=query,
-    )
 
 
 def forget() -> Core | None:

@@ -21,7 +21,7 @@ View = Callable[..., Any]
 
 def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
     """
-    Limit one view, sync or async: ``@limit("10/minute")``.
+    Limit one view, sync or async: ``@limit("10/minute")``; a class by ``@method_decorator(limit("10/minute"), name="dispatch")``.
 
     Args:
         texts: Limits, each counted for every key and this view alone.
@@ -31,9 +31,10 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
     Raises:
         ConfigurationError: A limit makes no sense.
     """
+    parsed = EndpointLimit.parse(texts, name=name or "")
 
     def decorate(view: View) -> View:
-        declared = EndpointLimit.parse(texts, name=name or f"{view.__module__}.{view.__qualname__}")
+        declared = parsed if name else parsed.named(_name_of(view))
         if iscoroutinefunction(view):
 
             @functools.wraps(view)
@@ -51,3 +52,12 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
         return limited
 
     return decorate
+
+
+def _name_of(view: View) -> str:
+    # method_decorator gives, for each request, a partial that is dressed up as the method, which may be a base class's
+    owner = getattr(view.func if isinstance(view, functools.partial) else view, "__self__", None)
+    if owner is None:
+        return f"{view.__module__}.{view.__qualname__}"
+    kind = type(owner)
+    return f"{kind.__module__}.{kind.__qualname__}.{view.__name__}"

@@ -51,6 +51,7 @@ class TokenBudgetMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+        core()  # so that wrong settings end the start, and workers that are forked from it share the tokenizer
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """
@@ -177,10 +178,8 @@ class _Exchange:
             self.end(is_whole=True)
             return response
         if response.streaming:
-            if self.call.route.on_budget_end != "pass":
-                content = bound(self.call, response.streaming_content, has_length="Content-Length" in response)  # type: ignore[attr-defined]
-                response.streaming_content = content  # type: ignore[attr-defined]
-            response.streaming_content = _Stream(self, response)  # type: ignore[attr-defined]
+            self._bind(response)
+            response.streaming_content = (_CollectedStream if response.is_async else _Stream)(self, response)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         self.end(is_whole=True)
@@ -191,14 +190,18 @@ class _Exchange:
             return self.pass_on(response)
         self._start(response)
         if response.streaming:
-            content = response.streaming_content  # type: ignore[attr-defined]
-            if self.call.route.on_budget_end != "pass":
-                content = abound(self.call, content, has_length="Content-Length" in response)
-            response.streaming_content = self._astream(content)  # type: ignore[attr-defined]
+            self._bind(response)
+            response.streaming_content = self._astream(response.streaming_content)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         await self.aend(is_whole=True)
         return response
+
+    def _bind(self, response: Any) -> None:
+        if self.call.route.on_budget_end != "pass":
+            binding: Callable[..., Any] = abound if response.is_async else bound
+            content = binding(self.call, response.streaming_content, has_length="Content-Length" in response)
+            response.streaming_content = content
 
     def _start(self, response: HttpResponseBase) -> None:
         self.call.respond(response.status_code, [(name.lower(), value) for name, value in response.items()])
@@ -255,15 +258,27 @@ class _Exchange:
         return self.call.end(Ending(self.call.status, has_body=self.call.first_byte is not None, **ending))
 
 
-class _Stream:
+class _Closing:
     """
-    A sync stream on its way out. Django closes it in the end, in whatever state it is.
+    A stream on its way out. Django closes it in the end, in whatever state it is.
     """
 
     def __init__(self, exchange: _Exchange, response: Any) -> None:
         # bound before the response's own is replaced
-        self._content = iter(response.streaming_content)
+        self._content = response.streaming_content
         self._exchange = exchange
+
+    def close(self) -> None:
+        """
+        End the stream where it stands; nothing happens where it has ended.
+        """
+        self._exchange.end(client_gone=True)
+
+
+class _Stream(_Closing):
+    """
+    A sync stream.
+    """
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -280,11 +295,26 @@ class _Stream:
         self._exchange.call.feed(chunk)
         return chunk
 
-    def close(self) -> None:
-        """
-        End the stream where it stands; nothing happens where it has ended.
-        """
-        self._exchange.end(client_gone=True)
+
+class _CollectedStream(_Closing):
+    """
+    An async stream under WSGI: Django collects it on a loop of its own, on which nothing else is kept waiting.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: bytes = await anext(self._content)
+        except StopAsyncIteration:
+            self._exchange.end(is_whole=True)
+            raise
+        except BaseException as error:
+            self._exchange.end(failed=True, timed_out=is_timeout(error))
+            raise
+        self._exchange.call.feed(chunk)
+        return chunk
 
 
 def _response_of(refusal: Refusal, request: HttpRequest) -> HttpResponse:

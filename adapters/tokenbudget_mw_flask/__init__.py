@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from flask import Response, current_app, got_request_exception, request
 
 from tokenbudget_mw.call import current, running
-from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.errors import ConfigurationError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.settlement import is_timeout
 from tokenbudget_mw.wiring import wire
@@ -58,8 +58,12 @@ class TokenBudget:
         Put the middleware around *app*.
 
         Raises:
-            ConfigurationError: The settings are wrong.
+            ConfigurationError: The settings are wrong, or *app* has the middleware already.
         """
+        if EXTENSION in app.extensions:
+            raise ConfigurationError(
+                "This app has a TokenBudget already: with another one every request is charged twice."
+            )
         core = wire(self._settings if self._settings is not None else app.config.get("TOKENBUDGET"))
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]

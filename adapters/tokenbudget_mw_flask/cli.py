@@ -26,4 +26,5 @@ def tokenbudget(arguments: tuple[str, ...]) -> None:
     Run a tokenbudget-mw command with the app's settings.
     """
     core = current_app.extensions.get(EXTENSION)
-    raise SystemExit(main(list(arguments), settings=core.settings if core else None))
+    settings = core.settings if core else None
+    raise SystemExit(main(list(arguments), settings=settings, prog="flask tokenbudget"))

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.core.management.base import SystemCheckError
+from django.core.management.base import CommandError, SystemCheckError
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
@@ -24,6 +24,8 @@ from tokenbudget_mw.values import Cost, Facts, Reservation, Route, Subject
 from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
 from tokenbudget_mw_django import middleware as django_middleware
 from tokenbudget_mw_django.asgi import get_asgi_application
+from tokenbudget_mw_django.databases import database_url
+from tokenbudget_mw_django.management.commands.tokenbudget import Command
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
@@ -85,6 +87,13 @@ def test_colour_follows_the_next_layer() -> None:
     assert not iscoroutinefunction(TokenBudgetMiddleware(lambda request: None))
     assert TokenBudgetMiddleware.sync_capable
     assert TokenBudgetMiddleware.async_capable
+
+
+@pytest.mark.parametrize("wrong", [{"rutes": []}, {"identify": "nobody.has.it"}])
+def test_wrong_settings_end_the_start(wrong: dict[str, Any]) -> None:
+    """The middleware is not made with settings that are wrong, so that no request has to find them out."""
+    with override_settings(TOKENBUDGET=wrong), pytest.raises(ConfigurationError):
+        Client().handler.load_middleware()
 
 
 def test_sync_client() -> None:
@@ -221,6 +230,38 @@ def test_sync_stream_under_asgi() -> None:
     assert is_free("gathered")
 
 
+def test_async_stream_under_wsgi() -> None:
+    """An async stream under WSGI passes as Django passes it: with its warning, gathered, and booked once."""
+    answered = post("/plain/astreamed", "agathered")
+    with pytest.warns(Warning, match="must consume asynchronous iterators"):
+        body = b"".join(answered)
+    answered.close()
+
+    assert body == b"".join(PIECES)
+    assert [row["settle_reason"] for row in rows("agathered")] == ["complete"]
+    assert running.get() is None
+    assert is_free("agathered")
+
+
+def test_t08_async_stream_that_fails_under_wsgi() -> None:
+    """An async stream that raises under WSGI is booked as such, and its error passes through."""
+    answered = post("/plain/abreaking", "abreaks")
+    with pytest.warns(Warning, match="asynchronous iterators"), pytest.raises(RuntimeError, match="the stream fails"):
+        b"".join(answered)
+    answered.close()
+
+    assert [row["settle_reason"] for row in rows("abreaks")] == ["app_error_late"]
+    assert is_free("abreaks")
+
+
+def test_t07_async_stream_under_wsgi_that_nobody_reads() -> None:
+    """An async stream under WSGI that is closed unread is one row, and its slot is free."""
+    post("/plain/astreamed", "unread").close()
+
+    assert [row["settle_reason"] for row in rows("unread")] == ["client_gone_early"]
+    assert is_free("unread")
+
+
 def test_t07_client_leaves_an_async_stream() -> None:
     """A client that disconnects from an async stream is one row, and its slot is free."""
     serve("/plain/astreamed", "aleaves", leave_after=1)
@@ -276,7 +317,7 @@ ENDING: dict[str, Any] = TOKENBUDGET | {
 
 
 def test_stream_is_ended_with_its_budget() -> None:
-    """A sync and an async stream end where the budget does, in their format, and their generators are closed."""
+    """A sync and an async stream end where the budget does, also under WSGI, in their format, and their generators are closed."""
     body = {name: value for name, value in BODY.items() if name != "max_tokens"}
     with override_settings(TOKENBUDGET=ENDING):
         sync = b"".join(post("/endless", "ends", body).streaming_content)
@@ -288,12 +329,14 @@ def test_stream_is_ended_with_its_budget() -> None:
 
         of_loop = asyncio.run(read())
         ended_async = rows("aends")
+        with pytest.warns(Warning, match="asynchronous iterators"):
+            gathered = b"".join(post("/aendless", "gathers", body))
 
     assert sync.endswith(b"data: [DONE]\n\n")
-    assert of_loop == sync
+    assert of_loop == sync == gathered
     assert [row["settle_reason"] for row in (*ended_sync, *ended_async)] == ["budget_end", "budget_end"]
     assert 60 <= ended_sync[0]["output_tokens"] == ended_async[0]["output_tokens"] <= 92
-    assert ENDLESS_CLOSED == ["ends", "aends"]
+    assert ENDLESS_CLOSED == ["ends", "aends", "gathers"]
 
 
 def test_t08_view_raises() -> None:
@@ -347,6 +390,21 @@ def test_limit_decorator_in_both_colours() -> None:
     assert [post("/plain/limited", "v").status_code for _ in range(2)] == [200, 429]
     assert post("/free/limited", "v").status_code == 429
     assert [asyncio.run(apost("/plain/alimited", "v")).status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_classes_are_limited_each_by_itself(is_async: bool) -> None:
+    """What ``method_decorator`` limits counts for its own class, though the method may be that of a common base class."""
+    paths = ["/class/limited", "/class/other", "/class/alimited"]
+
+    async def ask() -> list[int]:
+        asked = [await AsyncClient().get(path, headers={"x-subject": "aclasses"}) for path in paths * 2]
+        return [answered.status_code for answered in asked]
+
+    client = Client(headers={"x-subject": "classes"})
+    statuses = asyncio.run(ask()) if is_async else [client.get(path).status_code for path in paths * 2]
+
+    assert statuses == [200, 200, 200, 429, 429, 429]
 
 
 def test_limit_without_a_subject_outside_of_routes() -> None:
@@ -404,13 +462,43 @@ def test_other_settings_leave_the_core() -> None:
             {"ENGINE": "mysql", "NAME": "app", "HOST": "/run/my.sock"},
             "mysql+pymysql:///app?unix_socket=%2Frun%2Fmy.sock",
         ),
+        (
+            {"ENGINE": "postgresql", "NAME": "", "OPTIONS": {"service": "shop", "passfile": ".pgpass"}},
+            "postgresql+psycopg://?passfile=.pgpass&service=shop",
+        ),
+        (
+            {
+                "ENGINE": "postgresql",
+                "NAME": "app",
+                "HOST": "db",
+                "OPTIONS": {"sslmode": "verify-full", "connect_timeout": 3, "pool": True, "assume_role": "shop"},
+            },
+            "postgresql+psycopg://db/app?connect_timeout=3&options=-c+role%3Dshop&sslmode=verify-full",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "", "OPTIONS": {"read_default_file": "/etc/my.cnf", "init_command": "SET x"}},
+            "mysql+pymysql://?read_default_file=%2Fetc%2Fmy.cnf",
+        ),
+        (
+            {
+                "ENGINE": "mysql",
+                "NAME": "app",
+                "HOST": "db",
+                "OPTIONS": {"ssl": {"ca": "/ca.pem"}, "charset": "utf8mb4"},
+            },
+            "mysql+pymysql://db/app?charset=utf8mb4&ssl_ca=%2Fca.pem",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "app", "HOST": "db", "OPTIONS": {"ssl_mode": "REQUIRED"}},
+            "mysql+pymysql://db/app?ssl_check_hostname=false",
+        ),
     ],
 )
-def test_alias_becomes_a_url(config: dict[str, str], url: str) -> None:
+def test_alias_becomes_a_url(config: dict[str, Any], url: str) -> None:
     """Every form of Django's database settings is SQLAlchemy's URL of the same database."""
     whole = config | {"ENGINE": f"django.db.backends.{config['ENGINE']}"}
     with patch.dict(settings.DATABASES, {"other": whole}):
-        assert conf.database_url("other").render_as_string(hide_password=False) == url
+        assert database_url("other").render_as_string(hide_password=False) == url
 
 
 def test_alias_with_a_file_uri_opens_that_file(tmp_path: Path) -> None:
@@ -438,6 +526,7 @@ def found() -> list[tuple[str, str]]:
     ("changed", "id_", "hint"),
     [
         ({"TOKENBUDGET": {"rutes": []}}, "E001", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": ["rutes"]}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": {"database": {"alias": "nowhere"}, "backend": "redis://x"}}, "E002", "Mend TOKENBUDGET"),
         ({"MIDDLEWARE": []}, "W001", "MIDDLEWARE.insert(0, 'tokenbudget_mw_django.TokenBudgetMiddleware')"),
         ({"MIDDLEWARE": [OURS, OURS]}, "E003", "Keep the first one"),
@@ -458,12 +547,24 @@ def test_checks_find_nothing_in_a_sound_project() -> None:
         assert found() == []
 
 
+def test_a_deployment_is_told_what_is_suspicious() -> None:
+    """``check --deploy`` says what ``doctor`` says of the settings, such as that no API key can be recognized."""
+    with override_settings(TOKENBUDGET={"backend": "redis://localhost/0"}):
+        messages = run_checks(tags=["tokenbudget"], include_deployment_checks=True)
+        every_day = run_checks(tags=["tokenbudget"])
+
+    assert [(message.id, message.msg.partition(":")[0]) for message in messages] == [
+        ("tokenbudget.W007", "`pepper` is not set")
+    ]
+    assert every_day == []
+
+
 def test_unsupported_engine_is_an_error() -> None:
     """A database that we cannot write to is found before the first request."""
     oracle = {"ENGINE": "django.db.backends.oracle", "NAME": "x"}
     with (
         patch.dict(settings.DATABASES, {"oracle": oracle}),
-        override_settings(TOKENBUDGET={"database": {"alias": "oracle"}, "backend": "redis://x"}),
+        override_settings(TOKENBUDGET={"database": {"alias": "oracle"}, "backend": "redis://x", "identify": "ip"}),
     ):
         assert [id_ for id_, _ in found()] == ["tokenbudget.E002"]
         with pytest.raises(ConfigurationError, match="oracle"):
@@ -520,6 +621,26 @@ def _execute(statement: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
+
+
+def test_command_names_itself_and_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of ``manage.py tokenbudget`` lists the commands, and theirs says how they are called."""
+    Command().print_help("manage.py", "tokenbudget")
+    assert "reconcile" in capsys.readouterr().out
+
+    call_command("tokenbudget", "verify", "--help")
+    assert capsys.readouterr().out.startswith("usage: manage.py tokenbudget verify")
+
+
+def test_command_says_what_is_wrong_with_the_settings() -> None:
+    """Settings that are wrong end the command with a sentence and the code of bad use."""
+    with (
+        override_settings(TOKENBUDGET={"rutes": []}),
+        pytest.raises(CommandError, match="did you mean") as caught,
+    ):
+        call_command("tokenbudget", "check")
+
+    assert caught.value.returncode == 2
 
 
 def test_command_keys_uses_the_projects_database(capsys: pytest.CaptureFixture[str]) -> None:

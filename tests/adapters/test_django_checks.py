@@ -1,11 +1,13 @@
 """What the system checks find: the order of the middleware, workers that do not share, migrations that are missing."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from django.conf import settings
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, router
 from django.test import override_settings
 from django_rig import OURS, TOKENBUDGET, rows
 
@@ -21,6 +23,31 @@ def found(**changed: Any) -> dict[str, str]:
     with override_settings(**{"TOKENBUDGET": SHARED, **changed}):
         messages = run_checks(tags=["tokenbudget"])
     return {(message.id or "").removeprefix("tokenbudget."): message.msg for message in messages}
+
+
+def test_models_that_are_read_from_another_database_are_found() -> None:
+    """Where the books have a database of their own, Django's models are to be sent there, which the router does."""
+    from django.contrib.auth.models import User  # models are there once the project is set up
+
+    from tokenbudget_mw_django.models import Usage
+
+    apart = {**SHARED, "database": {"alias": "usage"}}
+    databases = {**settings.DATABASES, "usage": {"ENGINE": "django.db.backends.sqlite3", "NAME": "usage.db"}}
+    with patch.dict(settings.DATABASES, databases):
+        without = found(TOKENBUDGET=apart)
+        routed = {"DATABASE_ROUTERS": ["tokenbudget_mw_django.routers.BooksRouter"]}
+        with_it = found(TOKENBUDGET=apart, **routed)
+        with override_settings(TOKENBUDGET=apart, **routed):
+            placed = [
+                (router.db_for_write(Usage), router.db_for_read(User)),
+                [router.allow_migrate(db, "tokenbudget_mw_django") for db in ("default", "usage")],
+                [router.allow_migrate(db, "auth") for db in ("default", "usage")],
+            ]
+
+    assert without == {"W008": without["W008"]}
+    assert "kept in 'usage', and Django reads their models, in the admin, too, from 'default'" in without["W008"]
+    assert with_it == {}
+    assert placed == [("usage", "default"), [False, True], [True, True]]
 
 
 @pytest.mark.parametrize(

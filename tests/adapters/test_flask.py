@@ -96,6 +96,16 @@ def test_one_object_serves_two_apps() -> None:
     assert [get(two, "/free").status_code for _ in range(2)] == [200, 429]
 
 
+def test_an_app_takes_one_middleware() -> None:
+    """A second one, which would charge every request again, is refused at start."""
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = WIDE
+    TokenBudget(app)
+
+    with pytest.raises(ConfigurationError, match="charged twice"):
+        TokenBudget().init_app(app)
+
+
 def test_core_of_an_app_without_the_extension() -> None:
     """An app that was never initialised has no core, and says so as extensions do."""
     with pytest.raises(KeyError, match="tokenbudget"):
@@ -354,6 +364,7 @@ def test_command_passes_its_exit_code_on(booked: Flask) -> None:
     """A command that fails ends with its code, and its own usage text is shown for ``--help``."""
     assert flask(booked, "tokenbudget", "nonsense").exit_code == 2
     assert "verify" in flask(booked, "tokenbudget", "--help").output
+    assert "usage: flask tokenbudget verify" in flask(booked, "tokenbudget", "verify", "--help").output
 
 
 def test_command_group_is_found_by_entry_point(booked: Flask) -> None:

@@ -164,6 +164,21 @@ def test_usage_refuses_what_is_no_date(run, engine, sqlite_database):
     assert "--since" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--days", "0"), "--days: 0 is no number of days"),
+        (("--days", "99999999999"), "--days: 99999999999 is no number of days"),
+        (("--since", "2026-05-02", "--until", "2026-05-01"), "--until does not lie after --since."),
+    ],
+)
+def test_usage_refuses_what_is_no_time(run, engine, sqlite_database, argv, message):
+    """A time that holds no moment, or too many, ends with 2 and says so."""
+    ran = run("usage", "--database", sqlite_database, *argv)
+
+    assert (ran.code, message in ran.err) == (2, True)
+
+
 def test_the_books_read_the_same_on_every_database(run, database_url):
     """Migrate, verify and usage run on SQLite, PostgreSQL and MySQL."""
     from tokenbudget_mw.database.writer import DatabaseSink

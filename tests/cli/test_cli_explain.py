@@ -109,6 +109,17 @@ def test_an_absent_backend_is_said(run, kid, config):
     assert "Backend: away" in shown.out
 
 
+def test_a_backend_that_is_not_asked_is_not_called_up(run, engine, config):
+    """Where no limit applies, nothing is said of the backend."""
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "identify": "ip", "plans": {}, "default_plan": None})
+    )
+
+    shown = run("explain", "k", "--config", config, "--backend", "redis://127.0.0.1:1/0")
+
+    assert shown.out == "Plan: none.\nNo limit applies.\n"
+
+
 def test_a_keys_own_limits_are_told(run, kid, config):
     """Whose they are, until when, and what holds without them; what was counted before counts."""
     run("keys", "limit", kid, "--limit", "9 requests/minute", "--until", "2090-12-24T00:00Z", "--config", config)
@@ -140,6 +151,16 @@ def test_a_holder_of_the_hosts_own_is_named_by_its_scopes(run, tmp_path, redis_d
         ("override tenant:acme", 70),
     ]
     assert (told.code, "the key table knows" in told.err) == (2, True)
+
+
+def test_names_are_told_as_they_are_written(run, tmp_path, redis_db):
+    """A counter escapes what its holder is called; people read the name itself."""
+    path = tmp_path / "host.json"
+    path.write_text(
+        json.dumps({"backend": redis_db, "identify": "ip", "limits": ["$9/month per tenant"], "seed_from_books": False})
+    )
+
+    assert "tenant=Müller & Söhne " in run("explain", "k1", "--tenant", "Müller & Söhne", "--config", path).out
 
 
 def test_a_larger_limit_is_told_beside_the_one_that_holds(run, kid, config):

@@ -76,6 +76,17 @@ def test_a_whole_key_stands_for_its_id(keys, run):
     assert run("usage", "--key", made["key"]).code == 0
 
 
+@pytest.mark.parametrize(
+    ("expires", "message"), [("2020-01-01", "'2020-01-01' is past"), ("soon", "'soon' is neither a date")]
+)
+def test_a_key_ends_in_the_time_to_come(keys, expires, message):
+    """A key that would be refused from the start is not made."""
+    said = keys("create", "--expires", expires)
+
+    assert (said.code, f"--expires: {message}" in said.err) == (2, True)
+    assert keys("list").out.strip() == "There are no keys."
+
+
 def test_a_key_is_suspended_resumed_and_revoked(keys):
     """The status follows, and what is revoked stays so."""
     kid = keys("create", "--json").json["kid"]

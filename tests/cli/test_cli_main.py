@@ -4,6 +4,7 @@ The command line itself: choosing a command, exit codes, what goes wrong and how
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(sqlite_database):
         running.stdout.close()
         err = running.stderr.read()
 
-    assert (running.returncode, err) == (1, b"")
+    assert (running.returncode, err) == (2, b"")
 
 
 def test_a_database_that_does_not_answer_is_said_without_its_password(run):
@@ -122,6 +123,17 @@ def test_an_interrupt_ends_quietly(run, monkeypatch):
     monkeypatch.setattr(verify, "run", interrupted)
 
     assert run("verify").code == BAD_USE
+
+
+def test_a_reader_that_goes_ends_it_quietly():
+    """Where the output goes to a reader that has left, as ``| head`` does, it ends with 2 and says nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tokenbudget_mw", "check"]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, text=True)
+    os.close(writer)
+
+    assert (ran.returncode, ran.stderr) == (BAD_USE, "")
 
 
 def test_help_imports_no_command_and_no_driver():

@@ -6,8 +6,14 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+
+from tokenbudget_mw.database.rerating import Selection, rerate
+from tokenbudget_mw.rules.tariffs import Tariffs
+from tokenbudget_mw.values import Price
 
 DAY = 86_400_000_000
 START = 1_700_006_400_000_000  # 2023-11-15T00:00Z
@@ -61,12 +67,14 @@ def test_a_key_used_for_something_else_is_told_in_dollars(money):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("topup", "a", "1", "--key", "k"), "'a' is no account; write it like tenant:… or team:…"),
+        (("topup", "a", "1", "--key", "k"), "'a' is no account; write it like tenant:acme."),
+        (("topup", "project:x", "1", "--key", "k"), "Accounts begin with tenant:, team:, user:, key:."),
         (("topup", "user:a", "much", "--key", "k"), "'much' is no amount of dollars"),
         (("topup", "user:a", "-1", "--key", "k"), "'-1' is not above 0"),
+        (("adjust", "user:a", "9300000", "--key", "k"), "more than the database can hold"),
         (("topup", "user:a", "1", "--key", " "), "idempotency key"),
         (("grant", "user:a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
-        (("topup", "a", "1"), "--key"),
+        (("topup", "user:a", "1"), "--key"),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(money, argv, message):
@@ -113,6 +121,34 @@ def test_an_invoice_is_csv_that_adds_up(invoice):
     assert (due["line"], due["usd"]) == ("due", "2.00")
     assert sum(Decimal(part["usd"]) for part in parts) == Decimal("2.00")
     assert [part["model"] for part in parts[:2]] == ["gpt-4o", "gpt-4o-mini"]
+
+
+def test_an_invoice_tells_of_models_without_a_price(invoice, write, engine):
+    """What is charged nothing, or the ceiling, because no price is known is told beside the invoice, until it has one."""
+    write(created_at_us=START, cost_pico=0, price_kind="unpriced", request_model="riddle")
+    write(created_at_us=START, cost_pico=9, price_kind="ceiling", request_model="mystery")
+    write(created_at_us=START - 30 * DAY, price_kind="ceiling", request_model="mystery")
+    write(created_at_us=START, account="key:other", price_kind="ceiling", request_model="mystery")
+
+    draft = invoice("--month", "2023-11", "--csv")
+    assert "1 are charged nothing, 1 the ceiling" in draft.err
+    assert "ceiling" not in draft.out
+    assert invoice("--month", "2023-11", "--json").json["without_price"] == {"unpriced": 1, "ceiling": 1}
+    assert invoice("--month", "2023-12").err == ""
+
+    november = Selection(datetime(2023, 11, 1, tzinfo=UTC), datetime(2023, 12, 1, tzinfo=UTC), account="key:k1")
+    tariffs = Tariffs(
+        [Price("p", name, 1, 1) for name in ("riddle", "mystery", "gpt-4o")], lambda _: (), "flag", None, str
+    )
+    rerate(engine, tariffs, replace(november, unpriced=True), apply=True)
+    assert invoice("--month", "2023-11").err == ""
+
+
+def test_a_model_that_looks_like_a_formula_is_text(invoice, write):
+    """A client may name a model so that a spreadsheet would work it out; the CSV says that it is text."""
+    write(created_at_us=START, cost_pico=1, request_model="=1+1")
+
+    assert ",'=1+1," in invoice("--month", "2023-11", "--csv").out
 
 
 def test_a_closed_month_is_the_same_for_ever(invoice, write):

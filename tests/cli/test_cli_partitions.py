@@ -98,4 +98,5 @@ def test_what_cannot_be_done_is_said(run, engine, sqlite_database):
     for words in (["on"], ["list"], ["drop", "x"], ["ahead", "--count", "-1"], []):
         ran = run("partitions", *words, *database)
         assert (ran.code, bool(ran.err)) == (BAD_USE, True)
-    assert "Partitions are for PostgreSQL; this database is sqlite." in run("partitions", "on", *database).err
+    for words in (["on"], ["drop", "x"], ["attach", "x"]):
+        assert "Partitions are for PostgreSQL; this database is sqlite." in run("partitions", *words, *database).err

@@ -53,7 +53,7 @@ def test_an_invoice_that_agrees(reconciled):
     result = reconciled(HEAD, *RIGHT, argv=("--models", "*gpt-4o", "--json")).json
 
     assert ran.code == 0
-    assert "3 lines of the invoice, $2.504: the books agree, within $0.01" in ran.out
+    assert "3 lines of the invoice, 2023-11-15 to 2023-11-16, $2.504: the books agree, within $0.01" in ran.out
     assert result == {"lines": 3, "invoice_pico": 2_504_000_000_000, "reconciled": True, "differences": []}
 
 
@@ -88,7 +88,9 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
     [
         (("date,model", "2023-11-15,m"), "no column 'cost_usd'"),
         ((), "no column 'date', 'model', 'cost_usd'"),
-        ((HEAD, "15.11.2023,m,1,,"), "Line 2 of the invoice: '15.11.2023' is no day; write it like 2027-01-31"),
+        ((HEAD, "15.11.2023,m,1,,"), "Line 2 of the invoice: '15.11.2023' is no day; write it like"),
+        ((HEAD, "2023-11-32,m,1,,"), "Line 2 of the invoice: '2023-11-32' is no day"),
+        ((HEAD,), "The invoice has no line behind its head"),
         ((HEAD, RIGHT[0], "2023-11-15,m,many,,"), "Line 3 of the invoice: 'many' is not a number"),
         ((HEAD, "2023-11-15,m,1,1.5,"), "Line 2 of the invoice"),
         ((HEAD, "2023-11-15,,1,,"), "Line 2 of the invoice names no model"),

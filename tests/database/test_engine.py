@@ -4,8 +4,10 @@ The engine: what URLs mean, and how each database is set up.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,6 +158,22 @@ def test_sqlite_takes_the_write_lock_at_begin(sqlite_database: str) -> None:
         second.invalidate()
 
     engine.dispose()
+
+
+def test_a_file_that_cannot_be_opened_leaves_nothing_to_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where SQLite's file cannot be opened, the error says so, and nothing is printed behind it.
+    """
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+
+    with pytest.raises(OperationalError, match="unable to open database file"):
+        open_engine(f"sqlite:///{tmp_path}/nowhere/x.db").connect()
+    gc.collect()
+
+    assert printed == []
 
 
 def test_memory_database_is_one_for_all_connections() -> None:

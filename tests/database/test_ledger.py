@@ -86,7 +86,7 @@ def test_a_key_is_not_used_for_something_else(engine: Engine, account: str, amou
     """
     ledger.topup(engine, ACME, 100, key="pay_1")
 
-    with pytest.raises(EntryConflictError, match=r"used for tenant:acme and \$0.0000000001,"):
+    with pytest.raises(EntryConflictError, match=r"used for tenant:acme and \$0.0000000001, not for"):
         ledger.topup(engine, account, amount, key="pay_1")
 
     assert books.totals(engine)["balance_pico"] == 100
@@ -157,6 +157,21 @@ def test_amounts_are_whole_and_above_zero(sqlite_engine: Engine, amount: int) ->
             post(sqlite_engine, ACME, amount, key="k")
     with pytest.raises(ValueError, match="other than 0"):
         ledger.adjust(sqlite_engine, ACME, 0, key="k")
+
+
+def test_a_sum_that_the_database_cannot_hold_is_refused(engine: Engine) -> None:
+    """
+    A balance that would pass what its column holds stays as it is, and nothing is posted.
+    """
+    most = 2**63 - 1 if engine.dialect.name == "sqlite" else 10**38 - 1
+    ledger.topup(engine, ACME, most, key="pay_1")
+
+    for amount in (1, most + 1):
+        with pytest.raises(ValueError, match="more than the database can hold"):
+            ledger.topup(engine, ACME, amount, key="pay_2")
+
+    assert ledger.balance(engine, ACME) == most
+    assert books.verify(engine).verified
 
 
 @pytest.mark.parametrize("key", ["", "  ", "k" * 256, "a\x00", "\ud800"])

@@ -99,6 +99,13 @@ def test_a_closed_period_stays_as_it_was(used: Engine, record: MakeRecord) -> No
     assert books.verify(used).verified
 
 
+def test_a_closed_period_needs_no_allowance_again(used: Engine) -> None:
+    """Whoever names no allowance gets the period as it was closed, with the one it was closed with."""
+    may = closed_at(used, MAY, JUNE, 2 * DOLLAR)
+
+    assert draft(used, ACME, MAY, JUNE) == close(used, ACME, MAY, JUNE, clock=lambda: AFTER) == may
+
+
 def test_refunds_come_off_once(used: Engine) -> None:
     """A refund lowers the invoice of its own period, below zero where it must."""
     at = (MAY + timedelta(days=3)).timestamp()
@@ -146,7 +153,7 @@ def test_periods_follow_one_another(used: Engine, starts: datetime, ends: dateti
 
     with pytest.raises(PeriodError, match=message):
         closed_at(used, starts, ends)
-    with pytest.raises(PeriodError, match=r"closed with 0 pico-dollars included, not 1"):
+    with pytest.raises(PeriodError, match=r"closed with \$0.00 included, not \$0.000000000001"):
         closed_at(used, MAY, JUNE, 1)
     assert len(closed(used, ACME)) == 1
 

@@ -78,6 +78,15 @@ def test_a_tariff_holds_from_now_on(store: TariffStore) -> None:
     assert store.find(at=NOW) == [added]
 
 
+def test_a_tariff_begins_at_a_whole_microsecond(engine: Engine) -> None:
+    """What is told of a tariff is what the database holds, however fine the clock is."""
+    store = TariffStore(engine, clock=lambda: NOW + 0.0000009)
+
+    added = store.add(PLAIN)
+
+    assert added == store.get(added.id)
+
+
 def test_an_ended_tariff_holds_until_its_end(store: TariffStore) -> None:
     """The end is a moment that may be moved, and it is not included."""
     added = store.add(PLAIN)

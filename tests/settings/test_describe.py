@@ -107,7 +107,7 @@ def test_keys_without_a_pepper_are_warned_of():
     """
     Only where keys are used does the missing pepper matter.
     """
-    assert ["hashed without a secret" in warning for warning in warnings_of(Settings())] == [True]
+    assert ["no API key can be made" in warning for warning in warnings_of(Settings())] == [True]
     assert warnings_of(Settings(identify="ip")) == []
 
 

@@ -67,6 +67,8 @@ from django.contrib import admin
 from django.core.management import call_command
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
 
 from tokenbudget_mw_django import current, limit
 from tokenbudget_mw_django.conf import core
@@ -156,6 +158,16 @@ def breaking(_: Any) -> StreamingHttpResponse:
     return StreamingHttpResponse(pieces(), content_type="text/plain")
 
 
+async def abreaking(_: Any) -> StreamingHttpResponse:
+    """Stream, and fail after the first piece, on a loop."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield PIECES[0]
+        raise RuntimeError("the stream fails")
+
+    return StreamingHttpResponse(pieces(), content_type="text/plain")
+
+
 def fail(_: Any) -> HttpResponse:
     """Fail."""
     raise RuntimeError("the view fails")
@@ -213,6 +225,33 @@ async def alimited(_: Any) -> HttpResponse:
     return HttpResponse("limited")
 
 
+@method_decorator(limit("1 request/minute"), name="dispatch")
+class Limited(View):
+    """Answers once a minute."""
+
+    def get(self, _: Any) -> HttpResponse:
+        """Answer."""
+        return HttpResponse("limited")
+
+
+class AlsoLimited(View):
+    """Answers once a minute, on a loop."""
+
+    @method_decorator(limit("1 request/minute"))
+    async def get(self, _: Any) -> HttpResponse:
+        """Answer."""
+        return HttpResponse("limited")
+
+
+@method_decorator(limit("1 request/minute"), name="dispatch")
+class Other(View):
+    """Answers once a minute, by the method of the same base class."""
+
+    def get(self, _: Any) -> HttpResponse:
+        """Answer."""
+        return HttpResponse("other")
+
+
 urlpatterns = [
     path("endless", endless),
     path("aendless", aendless),
@@ -222,6 +261,7 @@ urlpatterns = [
     path("plain/streamed", streamed),
     path("plain/astreamed", astreamed),
     path("plain/breaking", breaking),
+    path("plain/abreaking", abreaking),
     path("plain/fail", fail),
     path("plain/filed", filed),
     path("plain/leave", leave),
@@ -232,6 +272,9 @@ urlpatterns = [
     path("plain/limited", limited),
     path("free/limited", limited),
     path("plain/alimited", alimited),
+    path("class/limited", Limited.as_view()),
+    path("class/alimited", AlsoLimited.as_view()),
+    path("class/other", Other.as_view()),
     path("free", chat),
     path("plain/drain", drain),
 ]

@@ -82,14 +82,16 @@ def main(
     context = Context(args, settings, engine)
     try:
         code = int(args.run(context))
-        sys.stdout.flush()  # whoever reads may have gone: told here, not when the interpreter ends
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PROBLEMS
+        sys.stdout.flush()
+        return code  # noqa: TRY300 - whoever reads may have gone before the flush
     except BadUseError as exc:
         return _complain(f"{args.parser.format_usage()}{exc}")
     except TokenBudgetError as exc:
         return _complain(str(exc))
+    except BrokenPipeError:
+        # whoever read has gone; nothing is left for the flush at exit (Python's docs, "Note on SIGPIPE")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_USE
     except KeyboardInterrupt:
         return _complain("Interrupted.")
     except Exception as exc:
@@ -97,7 +99,6 @@ def main(
         if fault is None:
             raise
         return _complain(fault)
-    return code
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:

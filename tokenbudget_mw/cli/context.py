@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tomllib
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +23,28 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.settings import Settings
 
-__all__ = ["BadUseError", "Context", "add_json", "add_source", "database_fault", "read_config", "table"]
+__all__ = [
+    "BadUseError",
+    "Context",
+    "account",
+    "add_json",
+    "add_source",
+    "cell",
+    "database_fault",
+    "read_config",
+    "table",
+]
 
 MIGRATE = "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
 
 _TABLES = ("tokenbudget", "tool.tokenbudget")
 """Tables of a TOML or JSON file that may hold the settings; else the whole file does."""
+
+_PAYING = ("tenant", "team", "user", "key")
+"""Scopes that pay, see `Subject.account`."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would work out (OWASP, "CSV Injection")."""
 
 
 class BadUseError(TokenBudgetError):
@@ -136,6 +152,17 @@ def add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def account(text: str) -> str:
+    """
+    Read an account as usage names it: money on any other would pay for nothing.
+    """
+    scope, _, name = text.partition(":")
+    if scope not in _PAYING or not name.strip():
+        known = ", ".join(f"{scope}:" for scope in _PAYING)
+        raise ArgumentTypeError(f"{text!r} is no account; write it like tenant:acme. Accounts begin with {known}.")
+    return text
+
+
 def read_config(source: str) -> dict[str, Any]:
     """
     Read the settings' dict from *source*: a ``.toml`` or ``.json`` file, or ``module:NAME``.
@@ -208,12 +235,23 @@ def database_fault(exc: Exception, place: str) -> str | None:
     return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
 
 
+def cell(value: Any) -> Any:
+    """
+    Return *value* as a cell of CSV: clients choose models, tags and ids, and somebody may open the file in a spreadsheet.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
 def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
     """
     Lay *rows* out under *heads*; numbers are set to the right.
 
-    >>> table(("model", "rows"), [("gpt-4o", 2)])
-    ['model   rows', 'gpt-4o     2']
+    >>> table(("model", "rows"), [("gpt-4o", 2), ("o3", None)])
+    ['model   rows', 'gpt-4o     2', 'o3         -']
     """
     columns = [_column(head, [row[at] for row in rows]) for at, head in enumerate(heads)]
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
@@ -222,11 +260,13 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[st
 def _column(head: str, values: list[object]) -> list[str]:
     cells = [head, *map(_shown, values)]
     width = max(map(len, cells))
-    is_number = bool(values) and all(isinstance(value, int) for value in values)
+    is_number = any(isinstance(value, int) for value in values) and all(
+        isinstance(value, int | None) for value in values
+    )
     return [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]
 
 
 def _shown(cell: object) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
-    return "-" if cell is None else str(cell)
+    return "-" if cell in {None, ""} else str(cell)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from tokenbudget_mw.cli.context import BadUseError
 from tokenbudget_mw.errors import UnknownKeyError
@@ -80,7 +81,7 @@ def told_counters(compared: Sequence[Compared]) -> list[str]:
     for each in differing:
         counted, booked = _amount(each.unit, each.counted), _amount(each.unit, each.booked)
         why = "the limit admits too much" if each.lacks else "calls may run, or wait to be written"
-        lines.append(f"  {each.limit} of {each.counter}: counted {counted}, booked {booked}; {why}")
+        lines.append(f"  {each.limit} of {unquote(each.counter)}: counted {counted}, booked {booked}; {why}")
     return lines
 
 

@@ -186,7 +186,8 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
         with engine.connect() as connection:
             there = set(inspect(connection).get_table_names())
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
-        yield Finding("database", "ok", f"{engine.dialect.name} {version} answers")
+        name = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
+        yield Finding("database", "ok", f"{name} {version} answers")
         missing = sorted(set(metadata.tables) - there)
         if missing:
             yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")

@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
 from tokenbudget_mw.rules.identity import kid_in
@@ -155,11 +156,11 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
 
 
 def _lines(found: Explanation, owed: list[str]) -> list[str]:
-    head = [f"Plan: {found.plan or 'none'}.", _backend(found), *owed]
-    if not found.limits:
-        return [*head, "No limit applies."]
+    plan = f"Plan: {found.plan or 'none'}."
+    if not found.limits:  # so the backend was not asked
+        return [plan, *owed, "No limit applies."]
     heads = ("name", "limit", "from", "counter", "left", "of", "empty in", "frees")
-    return [*head, *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
+    return [plan, _backend(found), *owed, *table(heads, [_cells(line) for line in found.limits]), *_notes(found.limits)]
 
 
 def _notes(lines: Iterable[Explained]) -> list[str]:
@@ -197,7 +198,7 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.limit.name + (" (shadow)" if line.limit.mode == "shadow" else ""),
         line.limit.text,
         line.source,
-        line.counter,
+        unquote(line.counter),
         _amount(line.limit.unit, line.remaining),
         _amount(line.limit.unit, line.limit.amount),
         "-" if line.limit.unit == "concurrent" else _wait(line.reset),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_source
+from tokenbudget_mw.cli.context import BadUseError, add_source, cell
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.units import usd_from_pico
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
 
 __all__ = ["add_arguments", "run"]
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would work out (OWASP, "CSV Injection")."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,16 +70,7 @@ def _write_csv(rows: Iterable[dict[str, Any]]) -> None:
     names = (*COLUMNS, "cost_usd")
     writer.writerow(names)
     for row in rows:
-        writer.writerow([_cell(row[name]) for name in names])
-
-
-def _cell(value: Any) -> Any:
-    # clients choose models, tags and ids, and somebody may open the file in a spreadsheet
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value) else value
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+        writer.writerow([cell(row[name]) for name in names])
 
 
 def _write_lines(rows: Iterable[dict[str, Any]]) -> None:

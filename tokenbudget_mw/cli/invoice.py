@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, cell, table
 from tokenbudget_mw.cli.money import parse_usd
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd, usd_from_pico
@@ -30,12 +31,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     """
     add_source(parser)
     add_json(parser)
-    parser.add_argument("account", metavar="ACCOUNT", help="such as tenant:acme")
+    parser.add_argument("account", metavar="ACCOUNT", type=account, help="such as tenant:acme")
     parser.add_argument("--month", metavar="YYYY-MM", help="the month, UTC")
     parser.add_argument("--from", dest="starts", metavar="DATE", help="instead of a month: the first day, UTC")
     parser.add_argument("--until", dest="ends", metavar="DATE", help="and the day after the last")
     parser.add_argument(
-        "--included", default="0", metavar="USD", help="what is free of charge in the period (default: 0)"
+        "--included",
+        metavar="USD",
+        help="what is free of charge in the period (default: 0, or what it was closed with)",
     )
     parser.add_argument("--close", action="store_true", help="close the period: its invoice never changes again")
     parser.add_argument("--csv", action="store_true", help="print CSV")
@@ -46,15 +49,27 @@ def run(context: Context) -> int:
     Run the command.
     """
     from tokenbudget_mw.database import periods
+    from tokenbudget_mw.database.rerating import Selection, without_price
 
     args = context.args
     starts, ends = _span(args.month, args.starts, args.ends)
     make = periods.close if args.close else periods.draft
+    included = None if args.included is None else parse_usd(args.included)
     with context.database() as engine:
-        invoice = make(engine, args.account, starts, ends, included_pico=parse_usd(args.included))
+        invoice = make(engine, args.account, starts, ends, included_pico=included)
+        missing = without_price(engine, Selection(starts, ends, account=invoice.account))
     lines = _csv(invoice) if args.csv else _lines(invoice)
-    context.emit(msgspec.to_builtins(invoice), lines)
+    context.emit({**msgspec.to_builtins(invoice), "without_price": missing}, lines)
+    if any(missing.values()):
+        print(_told(missing), file=sys.stderr)  # beside the CSV
     return 0
+
+
+def _told(missing: dict[str, int]) -> str:
+    return (
+        f"Requests of models without a price: {missing['unpriced']:,} are charged nothing, {missing['ceiling']:,} the ceiling. "
+        "`tokenbudget-mw tariffs add` gives them one, `tokenbudget-mw rerate --unpriced` charges it."
+    )
 
 
 def _span(month: str | None, starts: str | None, ends: str | None) -> tuple[datetime, datetime]:
@@ -107,7 +122,7 @@ def _csv(invoice: Invoice) -> list[str]:
     head = invoice.account, invoice.starts_at, invoice.ends_at
     for item in invoice.items:
         figures = item.requests, item.input_tokens, item.output_tokens, usd_from_pico(item.cost_pico)
-        writer.writerow((*head, "model", item.model, *figures))
+        writer.writerow((*head, "model", cell(item.model), *figures))
     for name, pico in _amounts(invoice)[1:]:
         writer.writerow((*head, name, "", "", "", "", usd_from_pico(pico)))
     writer.writerow((*head, "due", "", "", "", "", _dollars(invoice.due_cents).replace("$", "").replace(",", "")))

@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     create.add_argument(
         "--purpose", choices=PURPOSES, default="realtime", help="what it is for; tariffs may depend on it"
     )
-    create.add_argument("--expires", metavar="WHEN", help="from when it is refused: 2027-01-31, or in '30 days'")
+    create.add_argument("--expires", metavar="WHEN", help="from when it is refused: 2027-01-31 (UTC), or in '30 days'")
     create.add_argument("--name", default="", help="what its owner calls it")
     _add_limit(create)
     listing = actions.add_parser("list", help="list the keys, the oldest first")

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, table
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd, pico_from_usd
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.ledger import Entry
 
 __all__ = ["add_arguments", "parse_usd", "run"]
-
-PAYERS = ("tenant", "team", "user", "key")
-"""What the accounts of subjects begin with (`Subject.account`)."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("grant", "give money for a time"),
     ):
         action = actions.add_parser(name, help=what)
-        action.add_argument("account", metavar="ACCOUNT", help="such as tenant:acme")
+        action.add_argument("account", metavar="ACCOUNT", type=account, help="such as tenant:acme")
         action.add_argument("amount", metavar="USD", help="such as 25 or 0.50")
         action.add_argument("--key", required=True, help="yours, such as the payment's id: the same again does nothing")
         action.add_argument("--note", help="for people")
@@ -86,11 +83,6 @@ def _post(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:
     from tokenbudget_mw.database import grants, ledger
 
     args = context.args
-    if args.account.partition(":")[0] not in PAYERS:
-        raise BadUseError(
-            f"{args.account!r} is no account; write it like {' or '.join(f'{payer}:…' for payer in PAYERS)}. "
-            "`tokenbudget-mw usage --by account` lists those with usage."
-        )
     amount = parse_usd(args.amount)
     if amount <= 0 and args.action != "adjust":
         raise BadUseError(f"{args.amount!r} is not above 0. `adjust` takes money off an account.")
@@ -130,12 +122,12 @@ def _expire(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]
 def _balance(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:
     from tokenbudget_mw.database import grants, ledger
 
-    account = context.args.account
-    left, granted = ledger.balance(engine, account), grants.unused(engine, account)
+    name = context.args.account
+    left, granted = ledger.balance(engine, name), grants.unused(engine, name)
     more = f", {format_usd(granted)} of it granted for a time" if granted else ""
     return (
-        {"account": account, "balance_pico": left, "granted_pico": granted},
-        [f"{account} has {format_usd(left)}{more}."],
+        {"account": name, "balance_pico": left, "granted_pico": granted},
+        [f"{name} has {format_usd(left)}{more}."],
     )
 
 

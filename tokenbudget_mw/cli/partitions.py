@@ -52,7 +52,11 @@ def run(context: Context) -> int:
     """
     Run the command.
     """
+    from tokenbudget_mw.database.partitions.catalog import in_their_schema
+
     with context.database() as engine:
+        with engine.connect() as connection:
+            in_their_schema(connection)  # another database is told as such, whatever the action
         result, lines = _ACTIONS.get(context.args.action, _change)(context, engine)
     context.emit(result, lines)
     return 0

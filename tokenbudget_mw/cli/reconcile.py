@@ -63,7 +63,7 @@ def run(context: Context) -> int:
         "reconciled": not found,
         "differences": [asdict(mismatch) for mismatch in found],
     }
-    context.emit(result, _lines(found, len(invoice), total, args.tolerance))
+    context.emit(result, _lines(found, invoice, total, args.tolerance))
     return 1 if found else 0
 
 
@@ -93,8 +93,9 @@ def _tolerance(text: str) -> Tolerance:
     return tolerance
 
 
-def _lines(found: list[Mismatch], lines: int, total: int, tolerance: str) -> list[str]:
-    head = f"{lines:,} lines of the invoice, {format_usd(total)}"
+def _lines(found: list[Mismatch], invoice: list[InvoiceLine], total: int, tolerance: str) -> list[str]:
+    days = [line.day for line in invoice]
+    head = f"{len(invoice):,} lines of the invoice, {min(days):%Y-%m-%d} to {max(days):%Y-%m-%d}, {format_usd(total)}"
     if not found:
         return [f"{head}: the books agree, within {tolerance} a day and model."]
     cells = [

@@ -25,6 +25,10 @@ _Sums = dict[str | None, dict[str, int]]
 FIGURES = ("requests", "refused", "input_tokens", "output_tokens", "cost_pico")
 
 
+MOST_DAYS = 100_000
+"""More lie before the calendar."""
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the command's arguments.
@@ -63,7 +67,9 @@ def run(context: Context) -> int:
 def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    start = parse_moment("--since", since) if since else midnight - timedelta(days=max(days, 1) - 1)
+    if not 1 <= days <= MOST_DAYS:
+        raise BadUseError(f"--days: {days} is no number of days from 1 to {MOST_DAYS:,}.")
+    start = parse_moment("--since", since) if since else midnight - timedelta(days=days - 1)
     end = parse_moment("--until", until) if until else max(now, start) + timedelta(seconds=1)
     if end <= start:
         raise BadUseError("--until does not lie after --since.")

@@ -8,6 +8,7 @@ import functools
 import os
 import sqlite3
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
@@ -132,7 +133,8 @@ class _Connection(sqlite3.Connection):
     """
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(sqlite3.ProgrammingError):  # of one that could not be opened
+            self.close()
 
 
 def _sqlite(url: URL) -> dict[str, Any]:

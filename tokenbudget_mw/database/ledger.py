@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
@@ -121,7 +121,7 @@ def topup(
     Raises:
         EntryConflictError: *key* was used for another account or amount.
 
-        ValueError: An amount that is not above zero, or no key.
+        ValueError: An amount that is not above zero, a sum that the database cannot hold, or no key.
     """
     return post(engine, "topup", FUNDING, account, positive(amount_pico), key=key, note=note, clock=clock)
 
@@ -257,6 +257,8 @@ def _post(  # noqa: PLR0917 - the columns of one row
             # somebody was quicker, with the same key or with the account's first entry
             if attempt == _ATTEMPTS:
                 raise
+        except (DataError, OverflowError) as exc:
+            raise ValueError("this amount, or the balance with it, is more than the database can hold") from exc
 
 
 def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
@@ -269,8 +271,8 @@ def _post_once(connection: Connection, row: dict[str, Any]) -> Entry:
         return Entry(row["id"], row["account"], -row["amount_pico"], row["kind"], row["created_at"], is_new=True)
     if (known.account, known.amount_pico) != (row["account"], row["amount_pico"]):
         raise EntryConflictError(
-            f"The idempotency key of this {row['kind']} was used for {known.account} and "
-            f"{format_usd(-known.amount_pico)}, not for {row['account']} and {format_usd(-row['amount_pico'])}. Use a new key."
+            f"The idempotency key of this {row['kind']} was used for {known.account} and {format_usd(-known.amount_pico)}, "
+            f"not for {row['account']} and {format_usd(-row['amount_pico'])}. Use a new key."
         )
     return Entry(row["id"], row["account"], -known.amount_pico, row["kind"], known.created_at, is_new=False)
 

@@ -26,6 +26,7 @@ from tokenbudget_mw.database.ledger import REVERSAL
 from tokenbudget_mw.database.rollups import floor_day
 from tokenbudget_mw.database.rows import clean_id, moment
 from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine
@@ -123,7 +124,9 @@ class Invoice:
         return self.usage_pico + self.earlier_pico - self.refunds_pico
 
 
-def draft(engine: Engine, account: str, starts: datetime, ends: datetime, *, included_pico: int = 0) -> Invoice:
+def draft(
+    engine: Engine, account: str, starts: datetime, ends: datetime, *, included_pico: int | None = None
+) -> Invoice:
     """
     Return what *account* owes for its usage from *starts* until *ends* by what the books hold now.
 
@@ -138,7 +141,7 @@ def draft(engine: Engine, account: str, starts: datetime, ends: datetime, *, inc
 
         ends: A later midnight, not included.
 
-        included_pico: What is free of charge in the period.
+        included_pico: What is free of charge in the period: nothing, where None, or what it was closed with.
 
     Raises:
         PeriodError: The days overlap closed ones, or leave some out after these.
@@ -147,7 +150,7 @@ def draft(engine: Engine, account: str, starts: datetime, ends: datetime, *, inc
     _check(starts, ends, included_pico)
     with snapshot(engine) as connection:
         return _known(connection, account, starts, ends, included_pico) or _drafted(
-            connection, account, starts, ends, included_pico
+            connection, account, starts, ends, included_pico or 0
         )
 
 
@@ -157,7 +160,7 @@ def close(
     starts: datetime,
     ends: datetime,
     *,
-    included_pico: int = 0,
+    included_pico: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Invoice:
     """
@@ -178,7 +181,7 @@ def close(
             known = _known(connection, account, starts, ends, included_pico)
             if known is not None:
                 return known
-            made = _drafted(connection, account, starts, ends, included_pico, closed_at=_iso(now))
+            made = _drafted(connection, account, starts, ends, included_pico or 0, closed_at=_iso(now))
             before = _last(connection, account)
         try:
             with engine.begin() as connection:
@@ -198,13 +201,13 @@ def closed(engine: Engine, account: str) -> list[Invoice]:
         return [_decode(document) for document in connection.scalars(wanted)]
 
 
-def _check(starts: datetime, ends: datetime, included_pico: int) -> None:
+def _check(starts: datetime, ends: datetime, included_pico: int | None) -> None:
     for at in (starts, ends):
         if at.utcoffset() != timedelta(0) or at != floor_day(at):
             raise PeriodError(f"A period begins and ends at midnight UTC, got {at}.")
     if ends <= starts:
         raise PeriodError("A period ends after its beginning.")
-    if included_pico < 0:
+    if included_pico is not None and included_pico < 0:
         raise PeriodError("What is included in a period is not below 0.")
 
 
@@ -212,7 +215,7 @@ def _check(starts: datetime, ends: datetime, included_pico: int) -> None:
 
 
 def _known(
-    connection: Connection, account: str, starts: datetime, ends: datetime, included_pico: int
+    connection: Connection, account: str, starts: datetime, ends: datetime, included_pico: int | None
 ) -> Invoice | None:
     periods = tables.periods.c
     overlapping = periods.account == account, periods.starts_at < ends, periods.ends_at > starts
@@ -220,10 +223,9 @@ def _known(
         if (row.starts_at, row.ends_at) != (starts, ends):
             raise PeriodError(f"{row.starts_at:%Y-%m-%d} to {row.ends_at:%Y-%m-%d} is closed for {account} already.")
         found = _decode(row.document)
-        if found.included_pico != included_pico:
-            raise PeriodError(
-                f"The period was closed with {found.included_pico} pico-dollars included, not {included_pico}."
-            )
+        if included_pico is not None and found.included_pico != included_pico:
+            ours, given = format_usd(found.included_pico), format_usd(included_pico)
+            raise PeriodError(f"The period was closed with {ours} included, not {given}.")
         return found
     last = _last(connection, account)
     if last is not None and last.ends_at != starts:

@@ -110,7 +110,7 @@ def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
     ``input_tokens``, ``output_tokens``, ``requests``. Other columns are passed over.
 
     Raises:
-        InvoiceError: A column is missing, or a value makes no sense; says in which line.
+        InvoiceError: A column is missing, or every line, or a value makes no sense; says in which line.
     """
     table = csv.DictReader(lines)
     heads = [(head or "").strip().lstrip("\ufeff").lower() for head in table.fieldnames or ()]
@@ -121,16 +121,15 @@ def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
             f"{', '.join(_NEEDED)}, and as may be {', '.join(_COUNTS)}."
         )
     table.fieldnames = heads
-    return [_line(row, table.line_num) for row in table]
+    read = [_line(row, table.line_num) for row in table]
+    if not read:
+        raise InvoiceError("The invoice has no line behind its head, so there is no day to compare.")
+    return read
 
 
 def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
-    date = (row["date"] or "").strip()
     try:
-        day = datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as exc:
-        raise InvoiceError(f"Line {number} of the invoice: {date!r} is no day; write it like 2027-01-31.") from exc
-    try:
+        day = _day((row["date"] or "").strip())
         figures = {"cost_pico": pico_from_usd((row["cost_usd"] or "").strip().removeprefix("$"))}
         figures |= {
             name: exact_int(parse_decimal(value)) for name in _COUNTS if (value := (row.get(name) or "").strip())
@@ -141,6 +140,13 @@ def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
     if not model:
         raise InvoiceError(f"Line {number} of the invoice names no model.")
     return InvoiceLine(day, model, figures)
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f"{text!r} is no day; write it like 2027-01-31") from None
 
 
 # -- against the books ------------------------------------------------------------------------------------------------

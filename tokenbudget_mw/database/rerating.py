@@ -11,11 +11,11 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, insert, literal_column, or_, select
+from sqlalchemy import and_, func, insert, literal_column, or_, select
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.pricing import Priced
     from tokenbudget_mw.rules.tariffs import Tariffs
 
-__all__ = ["RerateReport", "Selection", "rerate"]
+__all__ = ["RerateReport", "Selection", "rerate", "without_price"]
 
 BATCH = 500
 """Rows of a transaction."""
@@ -132,17 +132,36 @@ def rerate(
         place = rows[-1].created_at, rows[-1].id
 
 
+def without_price(engine: Engine, selection: Selection) -> dict[str, int]:
+    """
+    Return how many rows of *selection* have no price to this day, by what they are charged: ``unpriced`` (nothing) or
+    ``ceiling``. Rows that retention has deleted are not known any more.
+    """
+    usage, corrections = tables.usage.c, tables.corrections.c
+    is_corrected = select(corrections.id).where(corrections.usage_id == usage.id).exists()
+    rows = _selected(select(usage.price_kind, func.count()), replace(selection, unpriced=True)).where(~is_corrected)
+    with reader(engine).connect() as connection:
+        found = {kind: int(number) for kind, number in connection.execute(rows.group_by(usage.price_kind))}
+    return {kind: found.get(kind, 0) for kind in ("unpriced", "ceiling")}
+
+
 def _batch(selection: Selection, place: tuple[datetime, str] | None, *, lock: bool) -> Select[Any]:
     usage = tables.usage.c
-    wanted = (
-        select(tables.usage)
-        .where(
-            usage.created_at >= selection.since,
-            usage.created_at < selection.until,
-            usage.input_tokens + usage.output_tokens > 0,
+    wanted = _selected(select(tables.usage), selection).order_by(usage.created_at, usage.id).limit(BATCH)
+    if place is not None:
+        at, last = place
+        wanted = wanted.where(
+            usage.created_at >= at, or_(usage.created_at > at, and_(usage.created_at == at, usage.id > last))
         )
-        .order_by(usage.created_at, usage.id)
-        .limit(BATCH)
+    return wanted.with_for_update() if lock else wanted
+
+
+def _selected(wanted: Select[Any], selection: Selection) -> Select[Any]:
+    usage = tables.usage.c
+    wanted = wanted.where(
+        usage.created_at >= selection.since,
+        usage.created_at < selection.until,
+        usage.input_tokens + usage.output_tokens > 0,
     )
     if selection.model is not None:
         wanted = wanted.where(model_of(usage) == selection.model)
@@ -150,12 +169,7 @@ def _batch(selection: Selection, place: tuple[datetime, str] | None, *, lock: bo
         wanted = wanted.where(usage.account == selection.account)
     if selection.unpriced:
         wanted = wanted.where(usage.price_kind != literal_column("'known'"))  # as the partial index has it
-    if place is not None:
-        at, last = place
-        wanted = wanted.where(
-            usage.created_at >= at, or_(usage.created_at > at, and_(usage.created_at == at, usage.id > last))
-        )
-    return wanted.with_for_update() if lock else wanted
+    return wanted
 
 
 # -- what changes -----------------------------------------------------------------------------------------------------

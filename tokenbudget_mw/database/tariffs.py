@@ -76,7 +76,7 @@ class TariffStore:
         Raises:
             TariffError: Another price for the same model, conditions and moment is there, or a name is too long.
         """
-        begins = self._clock() if price.valid_from is None else price.valid_from
+        begins = _moment(self._clock() if price.valid_from is None else price.valid_from).timestamp()
         stored = _named(replace(price, valid_from=begins, source="database"))
         _check(stored)
         row = {

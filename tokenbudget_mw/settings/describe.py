@@ -285,7 +285,7 @@ def _routeless(settings: Settings) -> Iterator[str]:
 
 def _pepperless(settings: Settings) -> Iterator[str]:
     if settings.identify == "api_key" and not settings.pepper:
-        yield "`pepper` is not set: API keys are hashed without a secret. Set TOKENBUDGET_PEPPER before you create keys."
+        yield "`pepper` is not set: no API key can be made or recognized. Set TOKENBUDGET_PEPPER, the same for app and commands."
 
 
 def _query_keys(settings: Settings) -> Iterator[str]:

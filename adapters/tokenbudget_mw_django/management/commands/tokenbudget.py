@@ -8,9 +8,10 @@ import argparse
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from tokenbudget_mw.cli import main
+from tokenbudget_mw.cli import BAD_USE, COMMANDS, main
+from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw_django.conf import engine_of, read_settings
 
 __all__ = ["Command"]
@@ -28,17 +29,25 @@ class Command(BaseCommand):
         """
         Take everything as it is: the commands have a parser of their own.
         """
-        parser.add_argument("arguments", nargs=argparse.REMAINDER)
+        parser.add_argument(
+            "arguments",
+            nargs=argparse.REMAINDER,
+            metavar="COMMAND ...",
+            help=f"{', '.join(COMMANDS)}; COMMAND --help tells more",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """
         Run the command, and end with its exit code.
         """
         del args
-        settings = read_settings()
-        engine = engine_of(settings.database_alias) if settings.database_alias else None
         try:
-            code = main(options["arguments"], settings=settings, engine=engine)
+            settings = read_settings()
+            engine = engine_of(settings.database_alias) if settings.database_alias else None
+        except ConfigurationError as error:
+            raise CommandError(str(error), returncode=BAD_USE) from error
+        try:
+            code = main(options["arguments"], settings=settings, engine=engine, prog="manage.py tokenbudget")
         finally:
             if engine is not None:
                 engine.dispose()
