@@ -408,10 +408,10 @@ def test_malformed_bodies_are_refused(body: bytes) -> None:
 
 
 def test_nested_arrays_are_bounded() -> None:
-    """Half a megabyte of nested arrays inside a chat is answered, not a crash."""
+    """A hundred thousand arrays inside a chat are a bounded estimate, not a crash."""
     body = b'{"model": "gpt-4o", "messages": [' + b"[]," * 100_000 + b"[]]}"
 
-    assert status_of(Rig(answering).run(request(body))) in (200, 400, 429)
+    assert status_of(Rig(answering).run(request(body))) == 200
 
 
 def test_compressed_request_is_refused() -> None:
