@@ -314,3 +314,15 @@ def test_wrong_middlewares_are_found(wrong: Any) -> None:
     )
 
     assert differs((program, client))
+
+
+def test_a_message_that_comes_late_is_found_by_the_order_alone() -> None:
+    """Where nobody leaves and nothing fails, whose turn it was tells of a delay, and nothing else does."""
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    chunks = [{"type": "http.response.body", "body": b"a", "more_body": more} for more in (True, True, False)]
+    program: Program = [("send", message) for message in (start, *chunks)]
+
+    without, through = [trace(make, program, Client(), scope_for("http", "/plain/x")) for make in (bare, delaying)]
+
+    assert (through.seen, through.got, through.end) == (without.seen, without.got, without.end)
+    assert through.order != without.order
