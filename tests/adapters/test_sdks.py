@@ -102,11 +102,14 @@ def test_anthropic_unary_and_stream(server: Server) -> None:
 def test_anthropic_async(server: Server) -> None:
     """The async Anthropic client, too."""
 
-    async def run() -> int:
+    async def run() -> list[int]:
         async with anthropic.AsyncAnthropic(**options(server, "anthropic-async")) as client:
-            return (await client.messages.create(**MESSAGE)).usage.output_tokens
+            unary = await client.messages.create(**MESSAGE)
+            async with client.messages.stream(**MESSAGE) as stream:
+                final = await stream.get_final_message()
+            return [unary.usage.output_tokens, final.usage.output_tokens]
 
-    assert asyncio.run(run()) == 12
+    assert asyncio.run(run()) == [12, 12]
 
 
 def test_anthropic_refusal(server: Server) -> None:

@@ -4,7 +4,6 @@ A dashboard's questions: answered rightly, from an index or a rollup.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from query_plans import is_scan, statements_of
 
 from tokenbudget_mw.cli import doctor
 from tokenbudget_mw.database import analytics, tables
@@ -274,31 +273,7 @@ def test_t15_no_question_reads_a_whole_table(full: Engine) -> None:
     asked: dict[str, list[tuple[str, Any]]] = {}
 
     for name, ask in QUESTIONS.items():
-        asked[name] = _statements_of(full, ask)
+        asked[name] = statements_of(full, ask)
 
     assert all(asked.values())
-    assert [(name, sql) for name, found in asked.items() for sql, values in found if _scans(full, sql, values)] == []
-
-
-def _statements_of(engine: Engine, ask: Callable[[Engine], object]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-
-    def note(_connection: object, _cursor: object, sql: str, values: Any, *_: object) -> None:
-        found.append((sql, values))
-
-    event.listen(engine, "before_cursor_execute", note)
-    ask(engine)
-    event.remove(engine, "before_cursor_execute", note)
-    return found
-
-
-def _scans(engine: Engine, sql: str, values: Any) -> bool:
-    name = engine.dialect.name
-    verb = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN (FORMAT JSON)"}.get(name, "EXPLAIN FORMAT=JSON")
-    with engine.connect() as connection:
-        if name == "postgresql":
-            connection.exec_driver_sql("SET enable_seqscan = off")
-        found = json.dumps([list(row) for row in connection.exec_driver_sql(f"{verb} {sql}", values)])
-    if name == "sqlite":
-        return '"SCAN ' in found and "USING INDEX" not in found
-    return "Seq Scan" in found or '\\"access_type\\": \\"ALL\\"' in found
+    assert [(name, sql) for name, found in asked.items() for sql, values in found if is_scan(full, sql, values)] == []

@@ -5,19 +5,22 @@ No hot query reads a table from end to end (`EXPLAIN` says so).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from query_plans import plan, scans
-from sqlalchemy import select, update
+from query_plans import is_scan, plan, scans, statements_of
+from sqlalchemy import select
 
+from tokenbudget_mw.database import ledger as money
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.balances import BalanceReader
+from tokenbudget_mw.database.keys import KeyStore
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Select
 
     from tokenbudget_mw.values import UsageRecord
 
@@ -25,8 +28,6 @@ usage, ledger = tables.usage.c, tables.ledger.c
 AT = datetime(2025, 10, 9, tzinfo=UTC)
 
 HOT = {
-    "key": select(tables.keys).where(tables.keys.c.kid == "k1"),
-    "balance": update(tables.balances).where(tables.balances.c.account == "tenant:1").values(balance_pico=1),
     "what a write added": select(usage.id).where(
         usage.instance_id == "i1", usage.sequence.between(3, 9), usage.write_id == "w"
     ),
@@ -84,6 +85,27 @@ def test_t15_no_hot_query_scans(full: Engine) -> None:
     assert {name: found for name, found in plans.items() if scans(found)} == {}
 
 
+def test_t15_no_statement_of_a_request_or_a_write_scans(full: Engine, record: Callable[..., UsageRecord]) -> None:
+    """
+    So does every statement that is made on the way of a request, a write and a top-up.
+    """
+    store = KeyStore(full, "pepper")
+    kid = [store.create(tenant=f"tenant-{number}").row.kid for number in range(50)][7]
+    batch = [record(9000 + number, account=f"tenant:{number}", key_id=f"k{number}") for number in range(5)]
+    asked: dict[str, Callable[[Engine], object]] = {
+        "key": lambda _: store.lookup(kid),
+        "funded": lambda engine: BalanceReader(engine).funded(["tenant:1", "tenant:2"]),
+        "balance": lambda engine: money.balance(engine, "tenant:1"),
+        "top-up": lambda engine: money.topup(engine, "tenant:1", 5, key="paid"),
+        "write": lambda engine: DatabaseSink(engine).write(batch),
+    }
+
+    made = {name: statements_of(full, ask) for name, ask in asked.items()}
+
+    assert all(made.values())
+    assert [sql for found in made.values() for sql, values in found if is_scan(full, sql, values)] == []
+
+
 def test_t15_a_scan_would_be_noticed(full: Engine) -> None:
     """
     The check itself finds a query that has no index.
@@ -92,3 +114,10 @@ def test_t15_a_scan_would_be_noticed(full: Engine) -> None:
         found = plan(connection, select(usage.id).where(usage.path == "/v1/chat/completions"))
 
     assert scans(found)
+    (made,) = statements_of(full, lambda engine: _ask(engine, select(usage.id).where(usage.path == "/v1/messages")))
+    assert is_scan(full, *made)
+
+
+def _ask(engine: Engine, statement: Select[Any]) -> None:
+    with engine.connect() as connection:
+        connection.execute(statement)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, event, insert, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from tokenbudget_mw.accounting.flusher import Flusher
+from tokenbudget_mw.accounting.spool import MemorySpool
 from tokenbudget_mw.database import books, tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.rollups import ROLLUPS
@@ -298,25 +300,30 @@ def test_postgresql_writes_a_batch_by_one_statement(postgres_database: str, reco
 
 def test_t14_a_poison_row_does_not_stay_in_the_way(engine: Engine, record: MakeRecord) -> None:
     """
-    Text that databases refuse is mended; a number that fits nowhere refuses its batch for good; the others commit.
+    Text that databases refuse is mended; a number that fits nowhere refuses its batch for good, and goes to the dead
+    letters alone; the others commit.
     """
-    sink = DatabaseSink(engine)
     mended = [
         record(1, path="/a\x00b", request_model="\ud800", cost_pico=1),
         record(2, path="/" + "x" * 5000, tags={"big": "y" * 1_000_000, "\x00": "\udfff"}, cost_pico=1),
         record(3, user_id="u" * 1000, custom_id="\x00", cost_pico=1),
     ]
-    poison = record(4, cost_pico=2**63)
-
+    poison = [record(4, cost_pico=2**63), record(5, cost_pico=float("nan")), record(6, input_tokens=10**30)]
     with pytest.raises(PermanentSinkError):
-        sink.write([*mended, poison])
+        DatabaseSink(engine).write([*mended, *poison])
     before = count(engine)
-    added = sink.write(mended)
+    spool = MemorySpool()
+    flusher = Flusher(spool, DatabaseSink(engine), threads=False)
+    for one in (poison[0], *mended, *poison[1:], record(7, cost_pico=1)):
+        spool.put(one)
+    assert flusher.flush()
 
-    assert (before, added) == (0, 3)
-    assert balances(engine) == {"tenant:acme": -3}
+    assert (before, count(engine)) == (0, 4)
+    assert [letter.record.sequence for letter in flusher.dead_letters.letters()] == [4, 5, 6]
+    assert balances(engine) == {"tenant:acme": -4}
     with engine.connect() as connection:
         assert connection.scalar(select(tables.usage.c.path).where(tables.usage.c.id == "r1")) == "/a\ufffdb"
+    assert books.verify(engine).verified
 
 
 def test_t14_what_the_database_itself_refuses_is_permanent(engine: Engine, record: MakeRecord) -> None:

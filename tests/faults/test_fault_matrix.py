@@ -341,7 +341,7 @@ def test_t16_a_full_memory_is_seen_by_no_request(
 @pytest.mark.parametrize(
     ("bench", "status"), [(("allow", DEADLINE), 200), (("deny", DEADLINE), 503)], indirect=["bench"]
 )
-@pytest.mark.parametrize("fault", ["refuse", "blackhole", "read-only"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_t16_the_policy_holds_while_redis_is_away(bench: ProxyBench, status: int, fault: str) -> None:
     """
     ``allow`` admits everybody; ``deny`` refuses with 503 and says when to come again.

@@ -39,6 +39,7 @@ async def play(program: Program, receive: Any, send: Any, note: Callable[[Any], 
         match word:
             case "send":
                 await send(dict(rest[0]))
+                note(("sent",))
             case "start":  # headers that can be read once, as the specification allows
                 await send({**rest[0], "headers": iter(rest[0]["headers"])})
             case "receive":
@@ -113,6 +114,8 @@ class Trace:
 
         got: What the server got.
 
+        order: Whose turn it was: the app's, each time that it saw something, or the server's, with each message.
+
         end: How it ended: the type of what came out, its words, and what it came of.
 
         is_own: Whether what came out is the very object that the app, or the server, has raised.
@@ -120,6 +123,7 @@ class Trace:
 
     seen: list[Any] = field(default_factory=list)
     got: list[dict[str, Any]] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
     end: tuple[Any, ...] = ()
     is_own: bool = True
 
@@ -141,6 +145,7 @@ def trace(make: Callable[[App], App], program: Program, client: Client, scope: d
             raised.append(event)
         else:
             found.seen.append(event)
+            found.order.append("app")
 
     async def run() -> None:
         incoming = list(client.messages)
@@ -164,6 +169,7 @@ def trace(make: Callable[[App], App], program: Program, client: Client, scope: d
                 raise error
             if at == client.cancels_at:
                 await _cancelled()
+            found.order.append("server")
             found.got.append(
                 {**message, "headers": list(message["headers"])} if "headers" in message else dict(message)
             )

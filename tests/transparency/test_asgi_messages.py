@@ -72,6 +72,7 @@ def compare(core: Core, program: Program, client: Client, scope: dict[str, Any])
 def assert_same(plan: str, through: Trace, without: Trace) -> None:
     """Both traces are the same, but for the headers of limits where there are limits."""
     assert through.seen == without.seen
+    assert through.order == without.order
     assert through.end == without.end
     assert through.is_own is without.is_own
     if plan == "none":
@@ -112,7 +113,12 @@ def test_websockets_pass_as_they_are(path: str, conversation: tuple[Program, Cli
     program, client = conversation
     without, through = compare(CORES["many"], program, client, scope_for("websocket", path))
 
-    assert (through.seen, through.end, through.is_own) == (without.seen, without.end, without.is_own)
+    assert (through.seen, through.order, through.end, through.is_own) == (
+        without.seen,
+        without.order,
+        without.end,
+        without.is_own,
+    )
     assert through.got == without.got
 
 
@@ -206,6 +212,26 @@ def gathering(app: Any) -> Any:
     return wrong
 
 
+def delaying(app: Any) -> Any:
+    """A wrong middleware: sends each message when the next one comes."""
+
+    async def wrong(scope: Any, receive: Any, send: Any) -> None:
+        held: list[Any] = []
+
+        async def later(message: Any) -> None:
+            held.append(message)
+            if len(held) > 1:
+                await send(held.pop(0))
+
+        try:
+            await app(scope, receive, later)
+        finally:
+            for message in held:
+                await send(message)
+
+    return wrong
+
+
 def forging(app: Any) -> Any:
     """A wrong middleware: ends a response that broke off."""
 
@@ -268,16 +294,17 @@ def choosing(app: Any) -> Any:
     return wrong
 
 
-@pytest.mark.parametrize("wrong", [gathering, forging, hiding, inventing, choosing])
+@pytest.mark.parametrize("wrong", [gathering, delaying, forging, hiding, inventing, choosing])
 def test_wrong_middlewares_are_found(wrong: Any) -> None:
     """The corpus finds each of the classical mistakes."""
 
     def differs(drawn: tuple[Program, Client]) -> bool:
         scope = scope_for("http", "/plain/x")
         without, through = trace(bare, *drawn, scope), trace(wrong, *drawn, scope)
-        return (through.seen, through.got, through.end, through.is_own) != (
+        return (through.seen, through.got, through.order, through.end, through.is_own) != (
             without.seen,
             without.got,
+            without.order,
             without.end,
             without.is_own,
         )
@@ -287,3 +314,15 @@ def test_wrong_middlewares_are_found(wrong: Any) -> None:
     )
 
     assert differs((program, client))
+
+
+def test_a_message_that_comes_late_is_found_by_the_order_alone() -> None:
+    """Where nobody leaves and nothing fails, whose turn it was tells of a delay, and nothing else does."""
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    chunks = [{"type": "http.response.body", "body": b"a", "more_body": more} for more in (True, True, False)]
+    program: Program = [("send", message) for message in (start, *chunks)]
+
+    without, through = [trace(make, program, Client(), scope_for("http", "/plain/x")) for make in (bare, delaying)]
+
+    assert (through.seen, through.got, through.end) == (without.seen, without.got, without.end)
+    assert through.order != without.order

@@ -253,7 +253,7 @@ def test_t07_client_gone_in_a_unary_call() -> None:
     asyncio.run(run(rig))
 
     (row,) = rig.rows()
-    assert row.settle_reason == "client_gone_early"
+    assert (row.settle_reason, row.input_tokens, row.output_tokens) == ("client_gone_early", 8, 0)
     assert in_flight(rig) == 0
 
 
@@ -369,14 +369,16 @@ def test_t09_random_aborts_leave_no_slot_taken() -> None:
 
 def test_t09_refusal_changes_no_counter() -> None:
     """A refused request leaves every limit as it was."""
-    rig = Rig(answering, plans={"one": ["10 requests/minute", "200 tokens/minute"]})
-    before = dict(rig.run(chat(max_tokens=150))[0]["headers"])[b"ratelimit"]
+    limits = ["10 requests/minute", "200 tokens/minute", "$1/month", "3 concurrent"]
+    rig = Rig(answering, plans={"one": limits}, limits=["50 concurrent per global"])
+    rig.run(chat(max_tokens=150))
+    before = rig.core.explain(Subject(key="k1")).limits
+
     refused = rig.run(chat(max_tokens=190))
-    again = dict(refused[0]["headers"])[b"ratelimit"]
 
     assert status_of(refused) == 429
-    assert b'"requests-minute";r=9;' in before
-    assert b'"requests-minute";r=9;' in again
+    assert [line.remaining for line in before] == [9, 187, 10**9 - 70_000, 3, 50]
+    assert rig.core.explain(Subject(key="k1")).limits == before
 
 
 @pytest.mark.parametrize(
@@ -406,10 +408,10 @@ def test_malformed_bodies_are_refused(body: bytes) -> None:
 
 
 def test_nested_arrays_are_bounded() -> None:
-    """Half a megabyte of nested arrays inside a chat is answered, not a crash."""
+    """A hundred thousand arrays inside a chat are a bounded estimate, not a crash."""
     body = b'{"model": "gpt-4o", "messages": [' + b"[]," * 100_000 + b"[]]}"
 
-    assert status_of(Rig(answering).run(request(body))) in (200, 400, 429)
+    assert status_of(Rig(answering).run(request(body))) == 200
 
 
 def test_compressed_request_is_refused() -> None:

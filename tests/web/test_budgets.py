@@ -48,27 +48,39 @@ def test_t04_no_budget_never_blocks() -> None:
     assert spent_after(rig, 20, max_tokens=100_000) == [200] * 20
 
 
+@pytest.mark.parametrize("limit", ["1000 tokens/minute", "1000 output tokens/hour", "$0.01/day", "$0.01/month"])
 @pytest.mark.parametrize("asked", [1_000, 100_000, 10**9])
-def test_t06_an_estimate_refuses_nothing_that_fits_an_empty_window(asked: int) -> None:
+def test_t06_an_estimate_refuses_nothing_that_fits_an_empty_window(asked: int, limit: str) -> None:
     """However much a call may take, it takes no more than all of an empty window, and is settled at the truth."""
-    rig = Rig(answering_as("gpt-4o"), plans={"one": ["1000 tokens/minute"]})
+    rig = Rig(answering_as("gpt-4o"), plans={"one": [limit]})
     first = rig.run(chat(max_tokens=asked))
     second = rig.run(chat(max_tokens=900))
+    third = rig.run(chat(max_tokens=1, max_completion_tokens=500, n=2))
 
-    assert (status_of(first), status_of(second)) == (200, 200)
+    assert (status_of(first), status_of(second), status_of(third)) == (200, 200, 429)
 
 
-def test_t06_the_answer_says_when_and_means_it() -> None:
-    """A millisecond before the announced moment the same request is refused, at it it is served."""
-    rig = Rig(answering_as("gpt-4o"), plans={"one": ["30 tokens/minute"]})
+@pytest.mark.parametrize(
+    ("limit", "header", "unit"),
+    [
+        ("30 tokens/minute", b"retry-after-ms", 0.001),
+        ({"limit": "30 tokens/minute", "algorithm": "gcra"}, b"retry-after-ms", 0.001),
+        ("$0.0003/minute", b"retry-after", 1.0),
+        ("2 requests/calendar day", b"retry-after", 1.0),
+    ],
+    ids=["trailing", "smooth", "money", "calendar"],
+)
+def test_t06_the_answer_says_when_and_means_it(limit: Any, header: bytes, unit: float) -> None:
+    """A unit of the header before the announced moment the same request is refused, at it it is served."""
+    rig = Rig(answering_as("gpt-4o"), plans={"one": [limit]})
     rig.run(chat(max_tokens=20))
     rig.clock.advance(7.5)
     rig.run(chat(max_tokens=20))
     refused = rig.run(chat(max_tokens=20))
-    wait_ms = int(dict(refused[0]["headers"])[b"retry-after-ms"])
-    rig.clock.advance((wait_ms - 1) / 1000)
+    wait = int(dict(refused[0]["headers"])[header])
+    rig.clock.advance((wait - 1) * unit)
     early = status_of(rig.run(chat(max_tokens=20)))
-    rig.clock.advance(0.001)
+    rig.clock.advance(unit)
 
     assert status_of(refused) == 429
     assert early == 429

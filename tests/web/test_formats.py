@@ -7,6 +7,7 @@ import pytest
 from asgi_rig import Rig, request, status_of
 
 from tokenbudget_mw.testing.provider import FakeProvider, Script
+from tokenbudget_mw.values import Subject
 
 CHAT = {"messages": [{"role": "user", "content": "just three words"}]}
 GEMINI = {"contents": [{"role": "user", "parts": [{"text": "just three words"}]}]}
@@ -79,14 +80,17 @@ def test_without_figures_input_is_estimated_and_output_counted(name: str) -> Non
     assert row.output_tokens == pytest.approx(5, abs=3)
 
 
+@pytest.mark.parametrize("is_stream", [(True, False), (False, True), (True, True), (False, False)])
 @pytest.mark.parametrize("name", CALLS)
-def test_t05_streamed_and_unary_share_a_limit(name: str) -> None:
-    """Two calls of 49 tokens, one streamed and one not, leave no room for a third below 100."""
-    bench = rig(name, Script(usage="always", input_tokens=44), plans={"one": ["100 tokens/minute"]})
+def test_t05_streamed_and_unary_share_a_limit(name: str, is_stream: tuple[bool, bool]) -> None:
+    """Of 15 tokens a minute a call of 8 leaves too little for another, whichever of the two is streamed."""
+    bench = rig(name, plans={"one": ["15 tokens/minute"]})
 
-    sent = [status_of(send(bench, name, stream=stream)) for stream in (True, False, True)]
+    sent = [status_of(send(bench, name, stream=stream)) for stream in is_stream]
 
-    assert sent == [200, 200, 429]
+    assert sent == [200, 429]
+    assert [row.input_tokens + row.output_tokens for row in bench.rows()] == [8, 0]
+    assert [line.remaining for line in bench.core.explain(Subject(key="k1")).limits] == [7]
 
 
 @pytest.mark.parametrize("name", CALLS)

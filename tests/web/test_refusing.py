@@ -267,3 +267,13 @@ def test_an_accepted_websocket_is_closed_with_the_reason() -> None:
     assert (accepted["type"], closed["type"], closed["code"]) == ("websocket.accept", "websocket.close", 1008)
     assert closed["reason"].startswith("Limit 'tokens-minute' allows 1000 tokens")
     assert len(closed["reason"].encode()) <= 123
+
+
+@pytest.mark.parametrize("ask", [asgi, wsgi])
+def test_two_credentials_are_nobodys(ask: Any) -> None:
+    """A request with a second credential is refused as such, whichever of the two is somebody's."""
+    settings = {"identify": "api_key", "database": "sqlite://", "pepper": "pepper"}
+
+    found = ask(settings, authorization="Bearer one", x_api_key="two")
+
+    assert [(got.status, got.json()["error"]["code"]) for got in found] == [(400, "multiple_credentials")] * 2

@@ -15,6 +15,7 @@ from wsgi_rig import Got, Rig, chat, environ_of
 from tokenbudget_mw import current
 from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.values import Subject
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
@@ -474,17 +475,16 @@ def test_t07_client_goes_away(drawn: int, reason: str) -> None:
     assert is_free(rig)
 
 
-def test_t05_stream_and_unary_share_counters() -> None:
+@pytest.mark.parametrize("is_stream", [(True, False), (False, True), (True, True), (False, False)])
+def test_t05_stream_and_unary_share_counters(is_stream: tuple[bool, bool]) -> None:
     """15 tokens/minute are 15 tokens a minute, streamed or not."""
-    rig = Rig(answering, plans={"one": ["30 tokens/minute"]})
-    body = chat(max_tokens=5)
-    rig.run(body)
-    rig.middleware = WSGIMiddleware(streaming(Stream(pieces(2))), rig.core)
-    streamed = rig.run(body | {"stream": True})
-    refused = rig.run(body)
+    rig = Rig(answering, plans={"one": ["15 tokens/minute"]})
+    statuses = []
+    for stream in is_stream:
+        rig.middleware = WSGIMiddleware(streaming(Stream(pieces(2))) if stream else answering, rig.core)
+        statuses.append(rig.run(chat(max_tokens=7, stream=stream)).status)
 
-    assert streamed.status == 200
-    assert refused.status == 429
+    assert statuses == [200, 429]
 
 
 def test_t09_aborts_leave_nothing_behind() -> None:
@@ -512,12 +512,15 @@ def test_t09_aborts_leave_nothing_behind() -> None:
 
 
 def test_t09_refusal_changes_no_counter() -> None:
-    """However often a request is refused, what is left stays what it was."""
-    rig = Rig(answering, plans={"one": ["2 requests/minute", "1000 tokens/minute"]})
+    """However often a request is refused, what is left of every limit stays what it was."""
+    limits = ["2 requests/minute", "1000 tokens/minute", "$1/month", "3 concurrent"]
+    rig = Rig(answering, plans={"one": limits}, limits=["50 concurrent per global"])
     rig.run(chat())
+    before = rig.core.explain(Subject(key="k1")).limits
     for _ in range(5):
         assert rig.run(chat(max_tokens=990)).status == 429
 
+    assert rig.core.explain(Subject(key="k1")).limits == before
     passed = rig.run(chat())
     assert passed.status == 200
     assert '"requests-minute";r=0' in dict(passed.headers)["RateLimit"]

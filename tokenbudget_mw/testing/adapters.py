@@ -18,6 +18,7 @@ import json
 import socket
 import sqlite3
 import struct
+import time
 from typing import Any
 
 from tokenbudget_mw.testing.talk import (
@@ -106,6 +107,23 @@ class AdapterContract:
         assert answered.body.endswith(b"data: [DONE]\n\n")
         assert (row["output_tokens"], row["usage_source"], row["is_stream"]) == (12, "provider", 1)
         assert row["first_byte_us"] <= row["duration_us"]
+
+    def test_stream_keeps_its_time(self, server: Running) -> None:
+        """
+        A chunk reaches the client when it is sent, not when the stream has ended.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST_WAIT)
+        headers = {"x-subject": "slow-stream", "x-pause": "0.02", "content-type": "application/json"}
+        connection.request("POST", CHAT, json.dumps(chat(stream=True)), headers)
+        response = connection.getresponse()
+        first = response.read1()
+        begun = time.monotonic()
+        rest = response.read()
+        connection.close()
+
+        assert first.startswith(b"data:")
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert time.monotonic() - begun > 0.1  # of 12 pauses and more
 
     def test_anthropic(self, server: Running) -> None:
         """
