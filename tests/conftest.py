@@ -57,6 +57,7 @@ SLOW_FILES = frozenset({
     "test_bars_processes",
     "test_bodies",
     "test_books",
+    "test_busy_database",
     "test_cli_books",
     "test_cli_demo",
     "test_cli_replay",
@@ -68,10 +69,13 @@ SLOW_FILES = frozenset({
     "test_grants",
     "test_histories",
     "test_key_limits",
+    "test_keys",
+    "test_leased_contract",
     "test_leased_exact",
     "test_leased_processes",
     "test_ledger",
     "test_letters",
+    "test_limits_contract",
     "test_partition_keeping",
     "test_partitions",
     "test_paths",
@@ -89,6 +93,7 @@ SLOW_FILES = frozenset({
     "test_stored_tariffs",
     "test_tapping_bounded",
     "test_windows_reference",
+    "test_writer",
 })  # fmt: skip
 """Files of the same kind elsewhere: most wait for servers."""
 
