@@ -123,6 +123,14 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("format", STREAMS)
+def test_comments_before_the_first_event(format: str) -> None:
+    """What keeps the connection alive until the first event hides nothing that this event says."""
+    data, expected = STREAMS[format]
+
+    assert read(b": waiting\n\n" * 5 + data, format=format) == expected
+
+
+@pytest.mark.parametrize("format", STREAMS)
 class TestCuts:
     def test_every_boundary(self, format: str) -> None:
         """A stream cut in two at any byte gives the same usage."""

@@ -39,13 +39,12 @@ def openai(fields: Fields) -> Usage | None:
     output = _output(fields, "completion_tokens", prompt)
     if prompt is None or output is None:
         return None
-    return _usage(
-        prompt,
-        output,
-        inputs=_details(fields, "prompt_tokens_details") or _deepseek(fields),
-        outputs=_details(fields, "completion_tokens_details"),
-        provider="openai",
-    )
+    inputs = _details(fields, "prompt_tokens_details") or _deepseek(fields)
+    outputs = _details(fields, "completion_tokens_details")
+    more = (figure(fields.get("total_tokens")) or 0) - prompt - output
+    if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
+        output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
+    return _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
 
 
 def openai_responses(fields: Fields) -> Usage | None:
