@@ -62,6 +62,10 @@ CASES = {
         {"type": "response.completed", "response": {"model": "o3", "usage": RESPONSES, "service_tier": "priority"}}, 100, 30, 64, 8, 0, 20, "o3", "openai", "priority",
     ),
     "anthropic": ({"model": "claude", "usage": ANTHROPIC}, 100, 5, 70, 20, 20, 3, "claude", "anthropic", "priority"),
+    "anthropic, compacted": (
+        {"model": "claude", "usage": ANTHROPIC | {"iterations": [{"type": "message", **ANTHROPIC}, {"type": "compaction", **ANTHROPIC}]}},
+        200, 10, 140, 40, 40, 3, "claude", "anthropic", "priority",
+    ),
     "gemini": ({"modelVersion": "gemini-3", "usageMetadata": GEMINI}, 100, 20, 50, 0, 0, 13, "gemini-3", "google", "ON_DEMAND"),
     "bedrock, tier": ({"output": {}, "usage": BEDROCK, "serviceTier": {"type": "flex"}}, 100, 5, 70, 20, 15, 0, None, "aws", "flex"),
     "bedrock event, tier": (
@@ -207,6 +211,14 @@ class TestSDKs:
         found = read_response(made({"usage_metadata": usage, "model_version": "g"}))
 
         assert (found.audio_input_tokens, found.audio_output_tokens) == (80, 6)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_transcription(self, made) -> None:
+        """What was heard is read in the transcriptions' own spelling."""
+        usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+        found = read_response(made({"text": "x", "usage": usage | {"input_token_details": {"audio_tokens": 10}}}))
+
+        assert (found.input_tokens, found.audio_input_tokens) == (14, 10)
 
     def test_usage_itself(self) -> None:
         """A Usage passes, as reported."""

@@ -44,7 +44,9 @@ _NESTED = (
     "cache_creation",
     "candidates_tokens_details",
     "completion_tokens_details",
+    "input_token_details",
     "input_tokens_details",
+    "iterations",
     "output_tokens_details",
     "prompt_tokens_details",
 )
@@ -186,7 +188,7 @@ def _opened(name: str, value: object) -> tuple[str, object]:
     if name not in _NESTED:
         return wire, value
     if isinstance(value, list | tuple):
-        entries = [{_GEMINI.get(key, key): figure for key, figure in (_fields(item) or {}).items()} for item in value]
+        entries = [dict(_opened(key, item) for key, item in (_fields(entry) or {}).items()) for entry in value]
         return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, entries
     return wire, _fields(value)
 
