@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from tokenbudget_mw.bodies import parse_body, read_body
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.marking import Marking, end_marks
-from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.recording import charge_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take
 from tokenbudget_mw.rules.admission import Request
-from tokenbudget_mw.rules.pricing import estimate, moment_of, price_usage
+from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
 from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.rules.pricing import Priced
+    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
-__all__ = ["Call", "current", "running"]
+__all__ = ["Call", "current", "running", "running_call"]
 
 running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
@@ -58,10 +58,18 @@ def current() -> Call:
     Raises:
         TokenBudgetError: No metered request runs here.
     """
-    call = running.get()
+    call = running_call()
     if call is None:
         raise TokenBudgetError("No metered request runs here: is the middleware installed, and is this path a route?")
-    return call.part or call
+    return call
+
+
+def running_call() -> Call | None:
+    """
+    Return the same, or None.
+    """
+    call = running.get()
+    return None if call is None else call.part or call
 
 
 class Call:
@@ -298,8 +306,7 @@ class Call:
         """
         Charge *usage* as it is, its source included: for what has read a response itself. *model* as of `charge`.
         """
-        asked = model or (self.prompt.model if self.prompt else None)
-        charge = Charge(usage, self.price(usage, asked))
+        charge = charge_of(self, usage, model or (self.prompt.model if self.prompt else None))
         if self._is_late(charge):
             self._charge_late(charge)
 
@@ -329,13 +336,6 @@ class Call:
             ValueError: A number of tokens is none.
         """
         return Reserved(self, model=model, prompt=prompt, max_output=max_output)
-
-    def price(self, usage: Usage, asked: str | None) -> Priced:
-        """
-        Price what this call used of a model, *asked* for by that name.
-        """
-        moment = moment_of(self.payer, self.prompt, self.started_at)
-        return price_usage(self.core.tariffs, usage, moment, asked=asked)
 
     def add_settled(self, charge: Charge, place: int) -> None:
         """

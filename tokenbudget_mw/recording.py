@@ -10,9 +10,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from tokenbudget_mw.chance import chance
-from tokenbudget_mw.rules.pricing import Priced, created_of
+from tokenbudget_mw.rules.pricing import Priced, created_of, moment_of, price_usage
 from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Charge",
+    "charge_of",
     "cost_of",
     "decision_of",
     "id_of_row",
@@ -32,6 +34,7 @@ __all__ = [
     "merge",
     "new_id",
     "origin_of",
+    "price_of",
     "provider_of",
     "records_of",
     "trail_of",
@@ -65,6 +68,23 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     priced: Priced
     is_settled: bool = False
     tags: Mapping[str, str] = msgspec.field(default_factory=labels.get)
+
+
+def charge_of(call: Call, usage: Usage, model: str | None, *, is_settled: bool = False) -> Charge:
+    """
+    Return the charge for *usage*, of the *model* that it was asked of where the response names none.
+    """
+    if usage.model is None and model is not None:
+        usage = replace(usage, model=model)
+    return Charge(usage, price_of(call, usage, model), is_settled)
+
+
+def price_of(call: Call, usage: Usage, asked: str | None) -> Priced:
+    """
+    Price what *call* used of a model, *asked* for by that name.
+    """
+    moment = moment_of(call.payer, call.prompt, call.started_at)
+    return price_usage(call.core.tariffs, usage, moment, asked=asked)
 
 
 NOBODY = Subject(source="unauthenticated")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from tokenbudget_mw.errors import BudgetExceeded
-from tokenbudget_mw.recording import Charge, cost_of, new_id
+from tokenbudget_mw.recording import charge_of, cost_of, new_id
 from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Decision, Subject
 
 __all__ = ["Reserved", "take", "take_from"]
@@ -144,7 +145,7 @@ class Reserved:
         return Usage(self.prompt.input.upper, output, model=self.prompt.model, source="estimated", complete=False)
 
     def _charge_of(self, usage: Usage) -> Charge:
-        return Charge(usage, self._call.price(usage, self.prompt.model), is_settled=True)
+        return charge_of(self._call, usage, self.prompt.model, is_settled=True)
 
 
 def take(call: Call, cost: Cost, model: str | None) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from tokenbudget_mw.call import Call, current, running
 from tokenbudget_mw.errors import TokenBudgetError
-from tokenbudget_mw.recording import Charge, cost_of, labels
+from tokenbudget_mw.recording import charge_of, cost_of, labels
 from tokenbudget_mw.reserving import take
 from tokenbudget_mw.values import Decision, Facts, Limit, Route, Subject
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Usage
 
 __all__ = ["TaskCall", "hand_over", "task"]
@@ -127,10 +128,9 @@ class TaskCall(Call):
         """
         Charge *usage*, now.
         """
-        charge = Charge(usage, self.price(usage, model))
+        charge = charge_of(self, usage, model)
         self.add_settled(charge, -1)
-        cost, name = cost_of([charge]), usage.model or model
-        self.core.off_loop(lambda: take(self, cost, name))
+        self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
 
     def add_settled(self, charge: Charge, place: int) -> None:
         """

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
@@ -25,7 +26,7 @@ from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.settings import Settings
@@ -53,7 +54,8 @@ class TokenBudget:
 
     def __init__(self, app: Starlette, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
         self.core = wire(settings)
-        app.add_middleware(ASGIMiddleware, settings=self.core)
+        self._mounted: dict[Starlette, str] = {}
+        app.add_middleware(self._middleware, outer=app)
         app.add_exception_handler(RefusedError, _refuse)
 
     def limit(self, *texts: str, name: str | None = None) -> Dependency:
@@ -69,11 +71,11 @@ class TokenBudget:
             ConfigurationError: A limit makes no sense.
         """
         declared = EndpointLimit.parse(texts, name=name or "")
-        core = self.core
+        core, mounted = self.core, self._mounted
 
         async def limited(connection: HTTPConnection) -> None:
             path: str = getattr(connection.scope.get("route"), "path", None) or connection.scope["path"]
-            found = declared if name else declared.named(path)
+            found = declared if name else declared.named(mounted.get(connection.scope["app"], "") + path)
             await found.aadmit(core, facts_of(connection.scope))
 
         return limited
@@ -89,6 +91,23 @@ class TokenBudget:
             ConfigurationError: Something is wrong. Then nothing has changed.
         """
         self.core.change_limits(changes)
+
+    def _middleware(self, app: ASGIApp, *, outer: Starlette) -> ASGIMiddleware:
+        """
+        Make the middleware, as *outer* asks for it with its first message: what it mounts is there by then.
+        """
+        waiting: list[tuple[str, Any]] = [("", route) for route in outer.routes]
+        while waiting:
+            prefix, route = waiting.pop()
+            inner, path = getattr(route, "app", None), prefix + getattr(route, "path", "")
+            if isinstance(inner, Starlette):
+                if inner in self._mounted:
+                    continue
+                self._mounted[inner] = path
+                # it makes a 500 of what it has no handler for, before anybody around it hears of that
+                inner.exception_handlers.setdefault(RefusedError, _refuse)
+            waiting += [(path, route) for route in getattr(inner, "routes", ())]
+        return ASGIMiddleware(app, self.core)
 
 
 async def _refuse(connection: Any, error: Exception) -> Any:

@@ -18,6 +18,9 @@ ENDINGS: tuple[tuple[str, str], ...] = (
 )
 """End of a path -> format; the first that fits holds. All are asked by POST: what only looks something up is free."""
 
+BEDROCK = "/model/", "/invoke"
+"""Before and behind the model in a path of Bedrock's, which `anthropic` asks."""
+
 
 def format_of(method: str, path: str) -> str | None:
     """
@@ -29,4 +32,7 @@ def format_of(method: str, path: str) -> str | None:
     """
     if method != "POST":
         return None
+    before, behind = BEDROCK
+    if before in path and path.endswith(behind):
+        return "anthropic.messages"
     return next((spoken for end, spoken in ENDINGS if path.endswith(end)), None)

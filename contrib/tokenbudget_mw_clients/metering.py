@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.call import running_call
 from tokenbudget_mw.charging import open_call, tags
 from tokenbudget_mw.errors import PayloadError
 from tokenbudget_mw.recording import labels
@@ -68,7 +68,7 @@ class Payer:
         wire_format = format_of(request.method, request.url.path)
         if wire_format is None or response.status_code not in SUCCESS:
             return None
-        call = running.get()
+        call = running_call()
         core = self.core if call is None else call.core
         if core is None or (call is None and self.subject is None):
             self.complain("it ran outside of any metered request; give instrument() a core and a subject for those")

@@ -281,6 +281,35 @@ def test_mounted_app_is_metered_by_its_whole_path() -> None:
     assert [(row.path, row.route) for row in host.rows()] == [("/plain/inner/ask", "/plain/*")]
 
 
+def test_mounted_apps_refuse_and_count_on_their_own() -> None:
+    """A mounted app answers refusals as the app around it does, and its endpoints count apart from those of others."""
+    host, first, second = Host(WIDE | {"plans": {"one": ["10 tokens/minute"]}}), FastAPI(), FastAPI()
+    once = Depends(host.budget.limit("1 request/minute"))
+
+    async def ask() -> None:
+        async with current().reserve(model="gpt-4o", prompt=100, max_output=100):
+            raise AssertionError
+
+    for inner in (first, second):
+        inner.get("/search", dependencies=[once])(lambda: "x")
+        inner.get("/ask")(ask)
+    first.mount("/deep", second)
+    host.app.mount("/plain/{tenant}", first)
+    host.app.mount("/open", FastAPI(routes=second.routes))
+
+    paths = (
+        "/plain/a/search",
+        "/plain/b/search",
+        "/plain/a/deep/search",
+        "/open/search",
+        "/plain/a/ask",
+        "/plain/a/deep/ask",
+    )
+    assert [host.get(path).status_code for path in paths] == [200, 429, 200, 200, 429, 429]
+    assert "requests-minute" in host.get("/plain/a/search").text
+    host.core.close()
+
+
 def test_middleware_of_a_mounted_app_meets_its_whole_path() -> None:
     """Where the extension is on the mounted app itself, its routes still name whole paths, prefix included."""
     outer, host = FastAPI(), Host()

@@ -25,6 +25,7 @@ from tokenbudget_mw_clients.tees import tee
 
 CHAT: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}]}
 STREAM: Any = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+BYE = {"type": "websocket.disconnect", "code": 1000}
 ABORT = {"x-fake": '{"abort_at": 5}'}
 
 
@@ -74,6 +75,27 @@ def test_request_pays_rather_than_the_subject_that_was_given(provider: ProviderS
 
     assert (row.key_id, row.output_tokens) == ("ann", 12)
     assert books.rows() == []
+
+
+@pytest.mark.parametrize("route", [{}, {"format": "openai.chat"}], ids=["without a format", "with a format"])
+def test_message_of_a_websocket_pays(provider: ProviderServer, route: dict[str, str]) -> None:
+    """Where messages are metered, the call that works at one is charged to it, and once."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        async with openai.AsyncOpenAI(**provider.options("/v1")) as made:
+            instrument(made)
+            while (await receive())["type"] == "websocket.receive":
+                await made.chat.completions.create(**CHAT)
+
+    rig = Rig(app, routes=[{"path": "/talk", "websocket": "message", **route}])
+    says = {"type": "websocket.receive", "text": json.dumps({**CHAT, "max_tokens": 50})}
+    rig.run({"type": "websocket.connect"}, says, says, BYE, type="websocket", path="/talk", method="GET")
+    rows = rig.rows()
+    rig.core.close()
+
+    assert [(row.input_tokens, row.output_tokens) for row in rows] == [(3, 12), (3, 12), (0, 0)]
 
 
 def test_one_row_for_a_model_and_its_labels(provider: ProviderServer) -> None:
@@ -182,6 +204,8 @@ def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
         ("GET", "/v1/responses", None),
         ("POST", "/v1/responses/r1/cancel", None),
         ("POST", "/openai/deployments/d/chat/completions", "openai.chat"),
+        ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke", "anthropic.messages"),
+        ("POST", "/chains/answer/invoke", None),
         ("POST", "/v1/projects/p/publishers/anthropic/models/m:streamRawPredict", "anthropic.messages"),
     ],
 )

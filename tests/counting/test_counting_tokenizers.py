@@ -167,6 +167,38 @@ class TestFactors:
 
         assert factors.resolve("gemini-2.5-pro") == resolve("gemini-2.5-pro")
 
+    @pytest.mark.parametrize(
+        ("format", "more", "teaches"),
+        [
+            ("openai.responses", {}, True),
+            ("openai.responses", {"tools": [{"type": "function", "name": "look"}]}, True),
+            ("openai.responses", {"tools": [{"type": "web_search"}]}, False),
+            ("openai.responses", {"previous_response_id": "r1"}, False),
+            ("openai.responses", {"conversation": "c1"}, False),
+            ("openai.responses", {"prompt": {"id": "p1"}}, False),
+            ("anthropic.messages", {}, True),
+            ("anthropic.messages", {"tools": [{"name": "look", "input_schema": {}}]}, True),
+            ("anthropic.messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, False),
+            ("anthropic.messages", {"mcp_servers": [{"url": "https://example.org"}]}, False),
+            ("anthropic.messages", {"context_management": {"edits": []}}, False),
+            ("gemini", {}, True),
+            ("gemini", {"tools": [{"functionDeclarations": [{"name": "look"}]}]}, True),
+            ("gemini", {"tools": [{"googleSearch": {}}]}, False),
+            ("gemini", {"cachedContent": "cachedContents/c1"}, False),
+        ],
+    )
+    def test_what_a_request_does_not_hold_teaches_nothing(self, format, more, teaches):  # noqa: A002
+        """What the provider adds to a prompt, such as its conversation or what its tools find, is none of the text's tokens."""
+        text = "The quick brown fox jumps over the lazy dog. " * 1_000
+        asked = {
+            "model": "mine",
+            "input": text,
+            "messages": [{"content": text}],
+            "contents": [{"parts": [{"text": text}]}],
+        }
+
+        assert (payloads.read(format, json.dumps(asked | more).encode()).input.base > 0) == teaches
+
     def test_a_models_own_encoding_has_nothing_to_learn(self):
         """OpenAI's models stay exact whatever usage says."""
         factors = Factors()

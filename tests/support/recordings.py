@@ -308,7 +308,7 @@ def transcript() -> Recording:
     usage |= {"input_token_details": {"text_tokens": 4, "audio_tokens": 10}}
     events = [{"type": "transcript.text.delta", "delta": f"{word} ", "logprobs": []} for word in text.split(" ")]
     events += [{"type": "transcript.text.done", "text": text, "usage": usage}]
-    meant = Usage(14, 45, provider="openai")
+    meant = Usage(14, 45, provider="openai", audio_input_tokens=10)
     body = {"text": text, "usage": usage}
     return Recording("openai.audio", tuple(map(sse, events)), meant, len(text.split()), body, framing="transcript")
 

@@ -122,6 +122,24 @@ def test_deepseek_cache() -> None:
     assert read(sse({"model": "m", "choices": [], "usage": usage})).cache_read_tokens == 64
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"total_tokens": 170, "completion_tokens_details": {"reasoning_tokens": 40}}, (70, 40)),
+        ({"total_tokens": 170}, (70, 0)),
+        ({"total_tokens": 170, "prompt_tokens_details": {"cached_tokens": 40}}, (30, 0)),
+        ({"completion_tokens_details": {"reasoning_tokens": 40}}, (30, 30)),
+    ],
+    ids=["xai", "gemini", "what was cached stands in the total", "a detail that passes its total"],
+)
+def test_reasoning_that_stands_in_the_total_only(usage: dict, expected: tuple[int, int]) -> None:
+    """xAI counts reasoning apart from the completion, and Gemini's compatible API does not say where it counts it."""
+    answer = {"model": "m", "choices": [], "usage": FIGURES | usage}
+
+    for found in (read(sse(answer)), read(json.dumps(answer).encode(), type="application/json")):
+        assert (found.input_tokens, found.output_tokens, found.reasoning_tokens) == (100, *expected)
+
+
 def test_groq_error_within_the_stream() -> None:
     """An error event ends a stream that is not complete."""
     data = (

@@ -58,8 +58,19 @@ CASES = {
         {"type": "response.completed", "response": {"model": "o3", "usage": RESPONSES}}, 100, 30, 64, 8, 0, 20, "o3", "openai", None,
     ),
     "openai embeddings": ({"model": "e", "usage": {"prompt_tokens": 9, "total_tokens": 9}}, 9, 0, 0, 0, 0, 0, "e", "openai", None),
+    "openai responses event, tier": (
+        {"type": "response.completed", "response": {"model": "o3", "usage": RESPONSES, "service_tier": "priority"}}, 100, 30, 64, 8, 0, 20, "o3", "openai", "priority",
+    ),
     "anthropic": ({"model": "claude", "usage": ANTHROPIC}, 100, 5, 70, 20, 20, 3, "claude", "anthropic", "priority"),
+    "anthropic, compacted": (
+        {"model": "claude", "usage": ANTHROPIC | {"iterations": [{"type": "message", **ANTHROPIC}, {"type": "compaction", **ANTHROPIC}]}},
+        200, 10, 140, 40, 40, 3, "claude", "anthropic", "priority",
+    ),
     "gemini": ({"modelVersion": "gemini-3", "usageMetadata": GEMINI}, 100, 20, 50, 0, 0, 13, "gemini-3", "google", "ON_DEMAND"),
+    "bedrock, tier": ({"output": {}, "usage": BEDROCK, "serviceTier": {"type": "flex"}}, 100, 5, 70, 20, 15, 0, None, "aws", "flex"),
+    "bedrock event, tier": (
+        {"metadata": {"usage": BEDROCK, "serviceTier": {"type": "flex"}}}, 100, 5, 70, 20, 15, 0, None, "aws", "flex",
+    ),
     "bedrock": ({"output": {}, "usage": BEDROCK}, 100, 5, 70, 20, 15, 0, None, "aws", None),
     "cohere": (
         {"id": "c", "usage": {"billed_units": {"input_tokens": 9.0, "output_tokens": 4.0}, "tokens": {"input_tokens": 99.0}, "cached_tokens": 2.0}},
@@ -77,6 +88,14 @@ CASES = {
     "vllm": (
         {"usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 3, "created_cache_tokens": 4}}},
         9, 1, 3, 4, 0, 0, None, "openai", None,
+    ),
+    "sglang": (
+        {"model": "m", "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "reasoning_tokens": 0}},
+        9, 4, 0, 0, 0, 0, "m", "openai", None,
+    ),
+    "xai": (
+        {"model": "grok-4", "usage": {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 94}}},
+        32, 103, 0, 0, 0, 94, "grok-4", "openai", None,
     ),
     "usage alone": (CHAT, 100, 30, 64, 0, 0, 0, None, "openai", None),
     "plain": ({"input_tokens": 12, "output_tokens": 34}, 12, 34, 0, 0, 0, 0, None, None, None),
@@ -176,6 +195,30 @@ class TestSDKs:
         usage = {"prompt_token_count": 90, "candidates_token_count": 7, "thoughts_token_count": 13}
 
         assert figures(read_response({"usage_metadata": usage, "model_version": "g"}))[:2] == (90, 20)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_gemini_audio_in_python(self, made) -> None:
+        """What was heard and spoken is read in Python's spelling, too."""
+        usage = {
+            "prompt_token_count": 90,
+            "candidates_token_count": 7,
+            "prompt_tokens_details": [
+                {"modality": "AUDIO", "token_count": 80},
+                {"modality": "TEXT", "token_count": 10},
+            ],
+            "candidates_tokens_details": [{"modality": "AUDIO", "token_count": 6}],
+        }
+        found = read_response(made({"usage_metadata": usage, "model_version": "g"}))
+
+        assert (found.audio_input_tokens, found.audio_output_tokens) == (80, 6)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_transcription(self, made) -> None:
+        """What was heard is read in the transcriptions' own spelling."""
+        usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
+        found = read_response(made({"text": "x", "usage": usage | {"input_token_details": {"audio_tokens": 10}}}))
+
+        assert (found.input_tokens, found.audio_input_tokens) == (14, 10)
 
     def test_usage_itself(self) -> None:
         """A Usage passes, as reported."""

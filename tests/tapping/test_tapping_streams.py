@@ -122,6 +122,26 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
+def test_compaction_is_charged() -> None:
+    """What Anthropic took to compact the conversation stands in no other figure; its other iterations do."""
+    compacted = {"type": "compaction", "input_tokens": 1000, "output_tokens": 200, "cache_read_input_tokens": 5}
+    final = {"output_tokens": 42, "iterations": [compacted, {**compacted, "type": "message"}, "x"]}
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": final}
+    found = read(
+        anthropic(delta=False, stop=False) + f"data: {json.dumps(event)}\n\n".encode(), format="anthropic.messages"
+    )
+
+    assert (found.input_tokens, found.output_tokens, found.cache_read_tokens) == (1210 + 1005, 42 + 200, 1000 + 5)
+
+
+@pytest.mark.parametrize("format", STREAMS)
+def test_comments_before_the_first_event(format: str) -> None:
+    """What keeps the connection alive until the first event hides nothing that this event says."""
+    data, expected = STREAMS[format]
+
+    assert read(b": waiting\n\n" * 5 + data, format=format) == expected
+
+
 @pytest.mark.parametrize("format", STREAMS)
 class TestCuts:
     def test_every_boundary(self, format: str) -> None:

@@ -612,6 +612,31 @@ def test_background_work_may_charge_late() -> None:
     assert status_of(refused) == 429
 
 
+def test_rows_name_the_model_that_its_handler_named() -> None:
+    """Where a response names no model, that which the handler gives stands on a row of its own, and counts if late, too."""
+    usage = {"usage": {"inputTokens": 600, "outputTokens": 100}}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for model in ("gpt-4o", "my-own", "my-other"):
+            current().charge(usage, model=model)
+        async with current().reserve(model="gpt-4o-mini", prompt=1, max_output=1) as held:
+            held.charge(usage)
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": b"{}"})
+        current().charge(usage, model="gpt-4o")
+
+    rig = Rig(app, plans={"one": ["1000 tokens/minute per model"]})
+    rig.run(request(b""), path="/plain/x")
+    rig.core.aside(lambda: None)
+    rig.core.close()
+    (left,) = rig.core.explain(Subject(key="k1"), model="gpt-4o").limits
+
+    names = ["gpt-4o", "my-own", "my-other", "gpt-4o-mini", "gpt-4o"]
+    assert [row.response_model for row in rig.records] == names
+    assert left.remaining == 300
+
+
 def test_current_needs_a_request() -> None:
     """Outside of any metered request, `current` says what is missing."""
     with pytest.raises(TokenBudgetError, match="No metered request runs here"):

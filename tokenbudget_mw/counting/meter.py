@@ -94,6 +94,9 @@ class Meter(msgspec.Struct, gc=False):
         counted: UTF-8 bytes of what was tokenised; only kept where *ratio* wants to learn.
 
         weighed: UTF-8 bytes of the text that was not tokenised.
+
+        is_whole: Whether the model reads nothing beside what was added: what the request refers to, or what the provider's own
+            tools find. Otherwise its usage teaches nothing of the text.
     """
 
     family: ModelFamily
@@ -104,6 +107,7 @@ class Meter(msgspec.Struct, gc=False):
     frame: int = 0
     counted: int = 0
     weighed: int = 0
+    is_whole: bool = True
     _new: list[str] = msgspec.field(default_factory=list)
     _steps: int = MAX_STEPS
     _extra: int = 0
@@ -187,7 +191,7 @@ class Meter(msgspec.Struct, gc=False):
             upper += min(math.ceil(rest.upper * family.ceiling), rest.size)
         estimate = min(math.ceil(base * family.factor), upper) + self.frame
         # images and files blur what a usage figure says of the text
-        teaches = self._extra * LEAST_SHARE <= base
+        teaches = self.is_whole and self._extra * LEAST_SHARE <= base
         return TokenCount(
             estimate,
             upper + self.frame + self._extra,

@@ -127,7 +127,7 @@ class AnthropicStream:
         if not isinstance(usage, Mapping):
             return False
         for name, value in usage.items():
-            if isinstance(value, Mapping | str) or shapes.figure(value) is not None:
+            if isinstance(value, Mapping | str | list) or shapes.figure(value) is not None:
                 self._fields[name] = value
         return shapes.figure(usage.get("output_tokens")) is not None
 

@@ -29,16 +29,24 @@ _GEMINI = {
     "thoughts_token_count": "thoughtsTokenCount",
     "tool_use_prompt_token_count": "toolUsePromptTokenCount",
     "cached_content_token_count": "cachedContentTokenCount",
+    "candidates_tokens_details": "candidatesTokensDetails",
+    "token_count": "tokenCount",
     "traffic_type": "trafficType",
 }
 """Python's spelling of Gemini's fields -> the wire's."""
+
+_GEMINI_PROMPT = "promptTokensDetails"
+"""What Python spells as OpenAI's object of another meaning; Gemini's is a list."""
 
 _NESTED = (
     "billed_units",
     "cacheDetails",
     "cache_creation",
+    "candidates_tokens_details",
     "completion_tokens_details",
+    "input_token_details",
     "input_tokens_details",
+    "iterations",
     "output_tokens_details",
     "prompt_tokens_details",
 )
@@ -91,13 +99,7 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
             f"No token figures in {type(response).__name__!r}: looked in it and in its {', '.join(_CONTAINERS)} for "
             f"{known}, as whole numbers from 0. A stream has them in its last chunk only; else pass Usage(...)."
         )
-    tier = found.get("service_tier")
-    return replace(
-        usage,
-        model=_model(found),
-        service_tier=tier if isinstance(tier, str) else usage.service_tier,
-        source="reported",
-    )
+    return replace(usage, model=_model(found), service_tier=_tier(found) or usage.service_tier, source="reported")
 
 
 def _checked(usage: Usage) -> Usage:
@@ -122,10 +124,10 @@ def _containers(found: Fields) -> list[Fields]:
 
 
 def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
-    part = {_GEMINI.get(name, name): _opened(name, value) for name, value in part.items()}
+    part = dict(_opened(name, value) for name, value in part.items())
     if format == "anthropic.messages":
         return shapes.anthropic(part)
-    if any(part.get(name) is not None for name in _OWN):
+    if "input_tokens" in part and any(part.get(name) is not None for name in _OWN):
         return _own(part)
     found = (shape(part) for name, shape in _SHAPES if name in part)
     return next((usage for usage in found if usage is not None), None)
@@ -178,15 +180,17 @@ def _fields(value: object) -> Fields | None:
     return {name: item for name, item in attributes.items() if not name.startswith("_")} or None
 
 
-def _opened(name: str, value: object) -> object:
+def _opened(name: str, value: object) -> tuple[str, object]:
     """
-    Return the fields of *value* where the field *name* holds further figures, else *value*.
+    Return the wire's *name* and its *value*: the fields of it where it holds further figures.
     """
+    wire = _GEMINI.get(name, name)
     if name not in _NESTED:
-        return value
+        return wire, value
     if isinstance(value, list | tuple):
-        return [_fields(item) for item in value]
-    return _fields(value)
+        entries = [dict(_opened(key, item) for key, item in (_fields(entry) or {}).items()) for entry in value]
+        return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, entries
+    return wire, _fields(value)
 
 
 def _model(found: Fields) -> str | None:
@@ -195,6 +199,17 @@ def _model(found: Fields) -> str | None:
             return value
     inner = _fields(found.get("response"))
     return None if inner is None else _model(inner)
+
+
+def _tier(found: Fields) -> str | None:
+    """
+    Return the tier that served the response, wherever it stands: Bedrock has an object around it.
+    """
+    around = _fields(found.get("serviceTier")) or {}
+    if isinstance(tier := found.get("service_tier") or around.get("type"), str):
+        return tier
+    inner = (_fields(found.get(name)) for name in ("response", "metadata"))
+    return next((tier for part in inner if part is not None and (tier := _tier(part))), None)
 
 
 _SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (

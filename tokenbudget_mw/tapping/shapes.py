@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from tokenbudget_mw.values import Usage
 
 __all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "openai", "openai_responses"]
@@ -39,13 +41,12 @@ def openai(fields: Fields) -> Usage | None:
     output = _output(fields, "completion_tokens", prompt)
     if prompt is None or output is None:
         return None
-    return _usage(
-        prompt,
-        output,
-        inputs=_details(fields, "prompt_tokens_details") or _deepseek(fields),
-        outputs=_details(fields, "completion_tokens_details"),
-        provider="openai",
-    )
+    inputs = _details(fields, "prompt_tokens_details") or _deepseek(fields)
+    outputs = _details(fields, "completion_tokens_details")
+    more = (figure(fields.get("total_tokens")) or 0) - prompt - output
+    if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
+        output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
+    return _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
 
 
 def openai_responses(fields: Fields) -> Usage | None:
@@ -59,7 +60,7 @@ def openai_responses(fields: Fields) -> Usage | None:
     return _usage(
         prompt,
         output,
-        inputs=_details(fields, "input_tokens_details"),
+        inputs=_details(fields, "input_tokens_details") or _details(fields, "input_token_details"),  # transcriptions'
         outputs=_details(fields, "output_tokens_details"),
         provider="openai",
     )
@@ -67,8 +68,24 @@ def openai_responses(fields: Fields) -> Usage | None:
 
 def anthropic(fields: Fields) -> Usage | None:
     """
-    Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache.
+    Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache, and all of whose figures
+    leave out what it took to compact the conversation.
     """
+    found = _message(fields)
+    if found is None:
+        return None
+    for entry in _entries(fields, "iterations"):
+        more = _message(entry) if entry.get("type") == "compaction" else None
+        if more is not None:
+            sums = {name: getattr(found, name) + getattr(more, name) for name in _MESSAGE}
+            found = replace(found, **sums)
+    return found
+
+
+_MESSAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
+
+
+def _message(fields: Fields) -> Usage | None:
     fresh, output = figure(fields.get("input_tokens")), figure(fields.get("output_tokens"))
     if fresh is None or output is None:
         return None
@@ -197,22 +214,14 @@ def _output(fields: Fields, name: str, prompt: int | None) -> int | None:
 
 
 def _bedrock_hour(fields: Fields) -> int:
-    details = fields.get("cacheDetails")
-    entries = details if isinstance(details, list | tuple) else ()
     return sum(
-        figure(entry.get("inputTokens")) or 0
-        for entry in entries
-        if isinstance(entry, Mapping) and entry.get("ttl") == "1h"
+        figure(entry.get("inputTokens")) or 0 for entry in _entries(fields, "cacheDetails") if entry.get("ttl") == "1h"
     )
 
 
 def _gemini_audio(fields: Fields, name: str) -> int:
-    details = fields.get(name)
-    entries = details if isinstance(details, list | tuple) else ()
     return sum(
-        figure(entry.get("tokenCount")) or 0
-        for entry in entries
-        if isinstance(entry, Mapping) and entry.get("modality") == "AUDIO"
+        figure(entry.get("tokenCount")) or 0 for entry in _entries(fields, name) if entry.get("modality") == "AUDIO"
     )
 
 
@@ -224,6 +233,11 @@ def _deepseek(fields: Fields) -> Fields:
 def _details(fields: Fields, name: str) -> Fields:
     value = fields.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _entries(fields: Fields, name: str) -> list[Fields]:
+    value = fields.get(name)
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _whole(value: object) -> int | None:

@@ -72,9 +72,7 @@ class StreamTap:
         if not boundary or boundary not in held:
             self._finish()  # it is little, and may end in another way: the end of the stream may be all of it
             return
-        first = held.index(boundary) + len(boundary)
-        begun = self._reader.feed(bytes(held[:first]))
-        del held[:first]
+        begun = self._begin(held, boundary)
         at = len(held)
         for _ in range(_LAST + 1):  # the last one has a boundary behind it, as a rule
             at = max(0, held.rfind(boundary, 0, at))
@@ -83,6 +81,20 @@ class StreamTap:
                 self._stream.note(data)
         if not self._stream.settled:
             self._add_text(begun)
+
+    def _begin(self, held: bytearray, boundary: bytes) -> list[bytes]:
+        """
+        Cut the events up to the first one that has data out of *held*: comments may keep a slow stream alive until then.
+        """
+        begun: list[bytes] = []
+        has_data = False
+        while not has_data and (end := held.find(boundary)) >= 0:
+            end += len(boundary)
+            events = self._reader.feed(bytes(held[:end]))
+            del held[:end]
+            has_data = any(map(self._reader.data, events))
+            begun += events
+        return begun
 
     def _read(self) -> tuple[bytes, list[bytes]]:
         data = bytes(self._held)

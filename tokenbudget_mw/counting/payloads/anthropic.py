@@ -13,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import media
 from tokenbudget_mw.counting.payloads.fields import Request
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.counting.payloads.parts import add_json, add_strings, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,8 @@ SYSTEM_FRAME = (0, 4)
 BLOCK_FRAME = (2, 8)
 TOOLS_FRAME = (346, 530)
 """The system prompt that tools bring along, by Anthropic's table: 159 to 530 tokens, 346 for current models."""
+
+CLIENT_TOOLS = (None, "custom")
 
 
 class Message(msgspec.Struct):
@@ -47,6 +49,8 @@ class MessagesRequest(Request):
     messages: list[Message] = msgspec.field(default_factory=list)
     system: str | list[Any] | None = None
     tools: list[Any] | None = None
+    mcp_servers: Any = None
+    context_management: Any = None
 
 
 MESSAGES = msgspec.json.Decoder(MessagesRequest)
@@ -63,7 +67,10 @@ def add_messages(request: MessagesRequest, meter: Meter) -> None:
     for message in request.messages:
         meter.guess(*MESSAGE_FRAME)
         add_content(message.content, meter)
+    if request.mcp_servers or request.context_management:
+        meter.is_whole = False
     if request.tools:
+        meter.is_whole = meter.is_whole and is_own(request.tools, CLIENT_TOOLS)
         meter.guess(*TOOLS_FRAME)
         for tool in request.tools:
             meter.step()

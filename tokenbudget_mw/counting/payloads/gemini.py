@@ -32,6 +32,8 @@ AUDIO_BYTES_A_SECOND = (16_000, 1_000)
 VIDEO_BYTES_A_SECOND = (250_000, 12_500)
 """2 Mbit/s is usual, 100 kbit/s the least that anything can be seen at."""
 
+FUNCTIONS = {"functionDeclarations", "function_declarations"}
+
 ACTION = re.compile(r"/models/+([^/:]+):+(\w+)|/tunedmodels/+([^/:]+):+(\w+)", re.IGNORECASE)
 
 
@@ -87,6 +89,8 @@ class GenerateRequest(GenerateHead):
     system: Any = msgspec.field(default=None, name="systemInstruction")
     system_instruction: Any = None
     tools: Any = None
+    cached: Any = msgspec.field(default=None, name="cachedContent")
+    cached_content: Any = None
 
 
 HEAD = msgspec.json.Decoder(GenerateHead)
@@ -116,12 +120,24 @@ def add_generate(request: GenerateRequest, meter: Meter) -> None:
     for content in (request.system, request.system_instruction, request.contents, request.content, request.requests):
         if content is not None:
             _add_contents(content, meter)
+    if request.cached is not None or request.cached_content is not None:
+        meter.is_whole = False
     if request.tools is not None:
+        meter.is_whole = meter.is_whole and _is_functions(request.tools)
         add_json(meter, request.tools)
     for config in request.configs():
         for schema in (config.schema, config.json_schema):
             if schema is not None:
                 add_json(meter, schema)
+
+
+def _is_functions(tools: Any) -> bool:
+    """
+    Return whether *tools* are functions of the app's, so that Gemini finds nothing by itself.
+    """
+    return all(
+        isinstance(tool, dict) and tool.keys() <= FUNCTIONS for tool in (tools if isinstance(tools, list) else [tools])
+    )
 
 
 def _add_contents(content: Any, meter: Meter) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import openai
 from tokenbudget_mw.counting.payloads.fields import Request
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.counting.payloads.parts import add_json, add_strings, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokenbudget_mw.counting.meter import Meter
 
 __all__ = ["RESPONSES", "add_responses"]
+
+CLIENT_TOOLS = ("function", "custom")
 
 
 class ResponsesRequest(Request):
@@ -33,6 +35,8 @@ class ResponsesRequest(Request):
     tools: list[Any] | None = None
     text: Any = None
     prompt: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
 
 
 RESPONSES = msgspec.json.Decoder(ResponsesRequest)
@@ -49,8 +53,11 @@ def add_responses(request: ResponsesRequest, meter: Meter) -> None:
         for item in field if isinstance(field, list) else ():
             _add_item(item, meter)
     meter.frame += openai.REPLY_PRIMING
+    if request.previous_response_id is not None or request.conversation is not None or request.prompt is not None:
+        meter.is_whole = False
     if request.tools:
         openai.add_tools(request.tools, meter)
+        meter.is_whole = meter.is_whole and is_own(request.tools, CLIENT_TOOLS)
     if isinstance(request.text, dict) and "format" in request.text:
         add_json(meter, request.text["format"])
     if isinstance(request.prompt, dict) and "variables" in request.prompt:

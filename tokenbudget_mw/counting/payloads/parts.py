@@ -11,9 +11,11 @@ import msgspec
 from tokenbudget_mw.counting.payloads.media import FILE_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["add_json", "add_strings", "is_opaque"]
+__all__ = ["add_json", "add_strings", "is_opaque", "is_own"]
 
 OPAQUE_CHARS = 1_024
 _encode = msgspec.json.Encoder().encode
@@ -51,6 +53,13 @@ def add_strings(meter: Meter, value: Any) -> None:
             stack.extend(item)
         elif item is not None:
             meter.frame += 1
+
+
+def is_own(tools: list[Any], types: Container[object]) -> bool:
+    """
+    Return whether *tools* are all of these *types*, the app's own: what the provider's tools find is input, too.
+    """
+    return all(isinstance(tool, dict) and tool.get("type") in types for tool in tools)
 
 
 def is_opaque(text: str) -> bool:
