@@ -19,7 +19,7 @@ from tokenbudget_mw.marking import Marking, end_marks
 from tokenbudget_mw.recording import charge_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
-from tokenbudget_mw.reserving import Reserved, take
+from tokenbudget_mw.reserving import Reserved, take, take_per_model
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
@@ -41,11 +41,9 @@ __all__ = ["Call", "current", "running", "running_call"]
 running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
 
+# Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
+# others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
 _ending = threading.RLock()
-"""
-Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
-others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
-"""
 
 NOTHING = Cost()
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
@@ -388,7 +386,9 @@ class Call:
         except SpoolFullError as error:
             self.unrecorded = error
         end_marks(self._marking)
-        return cost_of([charge for charge in charges if not charge.is_settled], requests=1)
+        unsettled = [charge for charge in charges if not charge.is_settled]
+        take_per_model(self, unsettled)
+        return cost_of(unsettled, requests=1)
 
     def _record_late(self, charge: Charge) -> None:
         self.core.outcomes.end("late")

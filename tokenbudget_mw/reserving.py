@@ -4,6 +4,7 @@ A reservation that a handler makes for one model call.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -16,15 +17,15 @@ from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.values import Cost, Prompt, Route, TokenCount, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.recording import Charge
-    from tokenbudget_mw.values import Decision, Subject
+    from tokenbudget_mw.values import Decision, Limit, Subject
 
-__all__ = ["Reserved", "take", "take_from"]
+__all__ = ["Reserved", "take", "take_from", "take_per_model"]
 
 CHAT = Route("*", format="openai.chat")
 TEXT = Route("*", format="openai.completions")
@@ -162,12 +163,38 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
     take_from(call.core, call.payer, call.route, cost, model)
 
 
-def take_from(core: Core, subject: Subject, route: Route | None, cost: Cost, model: str | None) -> None:
+def take_per_model(call: Call, charges: Iterable[Charge]) -> None:
     """
-    The same for a *subject* whose call, on *route*, is not at hand.
+    Move the counters of limits per model, which a call did not meet whose model was not known before its *charges*.
+    """
+    models: dict[str, list[Charge]] = {}
+    if call.model_name is None:
+        for charge in charges:
+            if charge.usage.model is not None:
+                models.setdefault(charge.usage.model, []).append(charge)
+    if not models:
+        return
+    core, payer, route = call.core, call.payer, call.route
+    known = core.guard.admission.policy.limits_for(payer, route, core.clock())
+    limits = tuple([limit for limit in known if "model" in limit.per])
+    for model, some in models.items() if limits else ():
+        core.off_loop(partial(take_from, core, payer, route, cost_of(some), model, limits=limits))
+
+
+def take_from(
+    core: Core,
+    subject: Subject,
+    route: Route | None,
+    cost: Cost,
+    model: str | None,
+    *,
+    limits: tuple[Limit, ...] | None = None,
+) -> None:
+    """
+    The same as `take` for a *subject* whose call, on *route*, is not at hand; of certain *limits* only, where they are given.
     """
     name = None if model is None else core.model_name(model)
-    request = Request(new_id(core.clock()), subject, route, name, NOTHING, NOTHING, METERED_UNITS, is_used=True)
+    request = Request(new_id(core.clock()), subject, route, name, NOTHING, NOTHING, METERED_UNITS, limits, is_used=True)
     reservation = core.guard.admit(request).reservation
     if reservation is not None:
         core.guard.settle(reservation, cost)

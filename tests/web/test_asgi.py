@@ -613,7 +613,10 @@ def test_background_work_may_charge_late() -> None:
 
 
 def test_rows_name_the_model_that_its_handler_named() -> None:
-    """Where a response names no model, that which the handler gives stands on a row of its own, and counts if late, too."""
+    """
+    Where a response names no model, that which the handler gives stands on a row of its own, and limits per model count it:
+    of a request whose model was not known before, and late, too.
+    """
     usage = {"usage": {"inputTokens": 600, "outputTokens": 100}}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -626,15 +629,16 @@ def test_rows_name_the_model_that_its_handler_named() -> None:
         await send({"type": "http.response.body", "body": b"{}"})
         current().charge(usage, model="gpt-4o")
 
-    rig = Rig(app, plans={"one": ["1000 tokens/minute per model"]})
+    rig = Rig(app, plans={"one": ["3000 tokens/minute per model"]})
     rig.run(request(b""), path="/plain/x")
     rig.core.aside(lambda: None)
     rig.core.close()
-    (left,) = rig.core.explain(Subject(key="k1"), model="gpt-4o").limits
+    models = ("gpt-4o", "gpt-4o-mini", "my-own")
+    left = [rig.core.explain(Subject(key="k1"), model=model).limits[0].remaining for model in models]
 
     names = ["gpt-4o", "my-own", "my-other", "gpt-4o-mini", "gpt-4o"]
     assert [row.response_model for row in rig.records] == names
-    assert left.remaining == 300
+    assert left == [3000 - 1400, 3000 - 700, 3000 - 700]
 
 
 def test_current_needs_a_request() -> None:
