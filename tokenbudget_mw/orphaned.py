@@ -75,7 +75,7 @@ def rows_of(orphan: Orphan, tariffs: Tariffs) -> list[UsageRecord]:
     waiting = [
         charge for charge in charges if ORPHAN_AMOUNTS[0] in charge.tags
     ]  # a row each: each is decided on its own
-    merged = merge(known) if known else ()
+    merged = merge(known, tariffs.lengths) if known else ()
     return [_row(orphan, charge, place) for place, charge in enumerate((*merged, *waiting))]
 
 

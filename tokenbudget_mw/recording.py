@@ -18,10 +18,12 @@ from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.values import Decision, Route
+
+    Lengths = Callable[[str | None, int], Sequence[int]]
 
 __all__ = [
     "Charge",
@@ -108,7 +110,7 @@ def records_of(
     call: Call, charges: Sequence[Charge], *, settle_reason: str, is_first: bool = True
 ) -> list[UsageRecord]:
     """
-    Build the rows of *call*: one, and one more for each further model, or set of labels, that its handler charged.
+    Build the rows of *call*: one, and one more for each further model, price, or set of labels, that its handler charged.
 
     Args:
         call: The call.
@@ -119,7 +121,7 @@ def records_of(
 
         is_first: Whether the request's own row is among them (it takes the call's id).
     """
-    merged = merge(charges) if charges else (NO_CHARGE,)
+    merged = merge(charges, call.core.tariffs.lengths) if charges else (NO_CHARGE,)
     records: list[UsageRecord] = []
     for charge in merged:
         record_id = id_of_row(call.id, len(records)) if is_first else new_id(call.core.clock())
@@ -134,17 +136,45 @@ def id_of_row(call_id: str, place: int) -> str:
     return f"{int(call_id, 16) + place:032x}" if place else call_id
 
 
-def merge(charges: Sequence[Charge]) -> Sequence[Charge]:
+def merge(charges: Sequence[Charge], lengths: Lengths) -> Sequence[Charge]:
     """
-    Return one charge for each model, price and set of labels of *charges*, in their order.
+    Return one charge for each model, tier, price and set of labels of *charges*, in their order; more where they are together
+    as long as a prompt at another price: a row must cost the same when it is priced again.
+
+    Args:
+        charges: What was charged.
+
+        lengths: See `Tariffs.lengths`.
     """
     if len(charges) == 1:
         return charges
     groups: dict[tuple[object, ...], list[Charge]] = {}
     for charge in charges:
-        key = (charge.usage.model, charge.priced.price_id, frozenset(charge.tags.items()))
+        usage, tags = charge.usage, frozenset(charge.tags.items())
+        key = (usage.model, usage.service_tier, charge.priced.price_id, tags)
         groups.setdefault(key, []).append(charge)
-    return [group[0] if len(group) == 1 else _sum(group) for group in groups.values()]
+    parts = [part for group in groups.values() for part in _of_one_price(group, lengths)]
+    return [part[0] if len(part) == 1 else _sum(part) for part in parts]
+
+
+def _of_one_price(group: list[Charge], lengths: Lengths) -> list[list[Charge]]:
+    """
+    Cut *group* where the sum would be longer than a price holds.
+    """
+    model, total = group[0].usage.model, 0
+    if len(lengths(model, sum(charge.usage.input_tokens for charge in group))) == 1:
+        return [group]
+    parts: list[list[Charge]] = []
+    for charge in group:
+        tokens = charge.usage.input_tokens
+        total += tokens
+        own, together = len(lengths(model, tokens)), len(lengths(model, total))
+        if parts and own == together == len(lengths(model, parts[-1][0].usage.input_tokens)):
+            parts[-1].append(charge)
+        else:
+            parts.append([charge])
+            total = tokens
+    return parts
 
 
 def _sum(group: Sequence[Charge]) -> Charge:

@@ -5,11 +5,14 @@ Runs our migrations on a host's database.
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
+from tokenbudget_mw.database.faults import is_there_already
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
@@ -19,6 +22,7 @@ try:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
 except ModuleNotFoundError as exc:
     raise MissingExtraError("migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'") from exc
 
@@ -29,6 +33,9 @@ __all__ = ["VERSION_TABLE", "current", "head", "upgrade"]
 
 VERSION_TABLE = "tokenbudget_alembic_version"
 
+MOST_WAIT = 60.0
+"""Seconds that somebody else who makes a step at the same time may take for it."""
+
 _DJANGO_APP = "tokenbudget_mw_django"
 
 
@@ -37,6 +44,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     Bring our tables in the database of *engine* up to *revision*. Does nothing where they are.
 
     A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
+    Several at once, as when the replicas of an app start together, are as good as one.
     On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
 
     Args:
@@ -63,23 +71,56 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     with engine.connect() as connection:
         _refuse_second_chain(connection)
         connection.rollback()
+        config.attributes["connection"] = connection
         if engine.dialect.name == "postgresql":
             _upgrade_patiently(connection, config, revision)
         else:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            _upgrade_beside_others(connection, config, revision)
     return ""
 
 
-def _upgrade_patiently(connection: Connection, config: Config, revision: str) -> None:
-    config.attributes["connection"] = connection
+def _upgrade_beside_others(connection: Connection, config: Config, revision: str) -> None:
+    """
+    Upgrade, and go on where somebody else has come to who was quicker with a step.
+    """
+    while True:
+        before = _revision(connection)
+        try:
+            command.upgrade(config, revision)
+        except DBAPIError as exc:
+            connection.rollback()
+            if not is_there_already(exc) or not _moves_on(connection, before, MOST_WAIT):
+                raise
+        except CommandError:  # the revision is no longer the one that the step began at
+            connection.rollback()
+            if not _moves_on(connection, before, 0.0):
+                raise
+        else:
+            return
 
+
+def _moves_on(connection: Connection, before: str | None, wait: float) -> bool:
+    end = time.monotonic() + wait
+    while _revision(connection) == before:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _revision(connection: Connection) -> str | None:
+    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    connection.rollback()
+    return found
+
+
+def _upgrade_patiently(connection: Connection, config: Config, revision: str) -> None:
     def step() -> None:
         # each migration is a transaction of its own, so the next try goes on where this one has ended
         connection.rollback()
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_MS}ms'")
         connection.commit()
-        command.upgrade(config, revision)
+        _upgrade_beside_others(connection, config, revision)
 
     try:
         again(step)
@@ -95,7 +136,7 @@ def current(engine: Engine) -> str | None:
     Return the revision that the database of *engine* is at; None where our migrations have not run.
     """
     with engine.connect() as connection:
-        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+        return _revision(connection)
 
 
 def head() -> str | None:

@@ -307,6 +307,44 @@ class TestMemoryBound:
 
         assert seen == records
 
+    def test_what_spills_while_memory_is_emptied_comes_after_it(self, root, feed):
+        """
+        Records that fill memory just as the flusher has found it empty come before those that only the file holds: a commit of
+        the latter would pass the former, and a killed process would lose them.
+        """
+        spool, late = MmapSpool(root, segment_bytes=SMALL, memory=3), []
+
+        class Emptied(deque):
+            def __len__(self):
+                if not super().__len__() and not late:
+                    late.append(feed(spool, 5))
+                    return 0
+                return super().__len__()
+
+        spool._mine.get().waiting = Emptied()
+
+        assert drain(spool) == []
+        assert drain(spool) == late[0]
+
+    def test_a_put_while_the_file_is_read_is_not_written_over(self, root, feed):
+        """
+        The file is read back while a thread puts more into it: each record keeps its place, and all are there.
+        """
+        spool = MmapSpool(root, memory=1)
+        feed(spool, 3_000)
+        putting = threading.Thread(target=feed, args=(spool, 3_000))
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            putting.start()
+            seen = drain(spool, 10_000)
+            putting.join()
+        finally:
+            sys.setswitchinterval(before)
+        seen += drain(spool)
+
+        assert [record.sequence for record in seen] == list(range(1, 6_001))
+
     def test_memory_that_ends_with_a_file_does_not_hold_up_what_comes(self, root, feed, caplog):
         """
         Where the last record in memory is the last of its file as well, that file may go before the next is read.
@@ -555,6 +593,19 @@ class TestInheritance:
         assert records[0].instance_id == dead.instance_id != spool.instance_id
         assert spool.replayed == 500
         assert list(root.iterdir()) == []
+
+    def test_the_segment_that_stood_ready_is_cleared_away_too(self, root, leave, caplog):
+        """
+        A segment of which nothing is left to replay goes with the others, though it is the last.
+        """
+        dead, records = leave(3)
+        dead.tend()
+        assert [path.name for path in sorted(root.rglob("*.segment"))] == ["00000001.segment", "00000002.segment"]
+        spool = MmapSpool(root)
+
+        assert drain(spool) == records
+        assert list(root.iterdir()) == []
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
 
     def test_only_what_was_not_committed(self, root, feed):
         """

@@ -91,6 +91,22 @@ class TestJsonl:
             sink.write(batch(3))
         assert path.read_bytes() == before
 
+    def test_t12_a_batch_behind_a_torn_line_is_whole(self, tmp_path):
+        """
+        Behind the half line of a process that was killed while it wrote, each record of the batch has a line of its own.
+        """
+        path, records = tmp_path / "usage.jsonl", batch(2)
+        sink = JsonlSink(path)
+        sink.write(records)
+        torn = path.read_bytes()[:-100]
+        path.write_bytes(torn)
+
+        sink.write(records)
+
+        lines = path.read_bytes().removeprefix(torn).splitlines()
+        assert lines[0] == b""
+        assert [msgspec.json.decode(line) for line in lines[1:]] == [msgspec.structs.asdict(each) for each in records]
+
     def test_t14_a_lone_surrogate_is_permanent(self, tmp_path):
         """
         A record that is no JSON is refused for good, and the batch leaves nothing in the file.

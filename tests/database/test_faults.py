@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tokenbudget_mw.database.faults import is_missing_schema, is_permanent
+from tokenbudget_mw.database.faults import is_deadlock, is_missing_schema, is_permanent
 
 
 class Driver(Exception):
@@ -44,6 +44,16 @@ def test_what_can_never_be_stored_is_permanent(exc: Exception) -> None:
     """
     assert is_permanent(exc)
     assert not is_missing_schema(exc)
+
+
+def test_a_deadlock_is_told_from_other_errors() -> None:
+    """
+    Each server has its own word for it.
+    """
+    assert is_deadlock(error(OperationalError, sqlstate="40P01"))
+    assert is_deadlock(error(OperationalError, 1213, "Deadlock found"))
+    assert not is_deadlock(error(OperationalError, 1205, "Lock wait timeout"))
+    assert not is_deadlock(error(OperationalError, "database is locked"))
 
 
 @pytest.mark.parametrize(

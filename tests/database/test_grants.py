@@ -110,6 +110,25 @@ def test_usage_after_the_end_takes_paid_money(account: Books) -> None:
     assert account.balance == -30
 
 
+def test_what_was_taken_back_pays_for_nothing_that_a_slow_clock_writes(account: Books) -> None:
+    """Usage that is dated before the end of a grant which was taken back meanwhile takes from the next one."""
+    ledger.topup(account.engine, ACME, 1000, key="a", clock=account.clock)
+    account.grant(100, days=1, key="soon")
+    account.grant(100, days=2, key="late")
+    account.clock.advance(1)
+    account.use(30)
+    account.clock.advance(DAY)
+    taken_back = account.expire()
+    account.clock.advance(-DAY)
+    account.use(50)
+    account.clock.advance(2 * DAY)
+
+    assert taken_back == [-70]
+    assert account.expire() == [-50]
+    assert account.balance == 1000
+    assert books.verify(account.engine).verified
+
+
 def test_what_is_given_back_is_no_grant(account: Books) -> None:
     """A refund of what a grant has paid is money like any other: it does not end with the grant."""
     account.grant(100, days=1)

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from tokenbudget_mw.database import books, ledger, repair, tables
+from tokenbudget_mw.database import books, ledger, periods, repair, tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.periods import (
     PICO_PER_CENT,
@@ -198,6 +198,24 @@ def test_t15_two_at_once_close_once(database_url: str, record: MakeRecord) -> No
     engine.dispose()
     assert made == kept * 3
     assert (len(kept), kept[0].due_cents, verified) == (1, 100, True)
+
+
+def test_t15_somebody_else_closes_other_days_meanwhile(used: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days that were closed while this period was drafted are on no second invoice, though it begins on another day."""
+    drafted, others = periods._drafted, [(MAY + timedelta(days=5), JULY)]
+
+    def draft_slowly(*arguments: Any, **options: Any) -> Invoice:
+        made = drafted(*arguments, **options)
+        if others:
+            closed_at(used, *others.pop())
+        return made
+
+    monkeypatch.setattr(periods, "_drafted", draft_slowly)
+
+    with pytest.raises(PeriodError, match="2025-05-06 to 2025-07-01 is closed"):
+        closed_at(used, MAY, JUNE)
+    assert [invoice.starts_at[:10] for invoice in closed(used, ACME)] == ["2025-05-06"]
+    assert books.verify(used).verified
 
 
 @given(st.lists(st.integers(-(10**12), 10**12), max_size=30))

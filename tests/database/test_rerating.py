@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import delete, select, text
+from sqlalchemy.exc import OperationalError
 
 from tokenbudget_mw.database import books, ledger, rerating, tables
 from tokenbudget_mw.database.engine import open_engine
@@ -261,6 +262,23 @@ def test_a_fault_leaves_nothing_half_done(kept: Engine, monkeypatch: pytest.Monk
         rerate(kept, PLAIN, ALL, apply=True)
 
     assert (entries(kept), books.verify(kept).differences) == ([], ())
+
+
+def test_a_batch_that_a_deadlock_ends_is_begun_anew(kept: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the database has taken back is posted, and told, once."""
+    told = rerate(kept, PLAIN, ALL)
+    add_to, ended = rerating.add_to, [OperationalError("", None, Exception(1213, "Deadlock found"))]
+
+    def end_once(*arguments: Any) -> None:
+        add_to(*arguments)
+        if ended:
+            raise ended.pop()
+
+    monkeypatch.setattr(rerating, "add_to", end_once)
+
+    assert rerate(kept, PLAIN, ALL, apply=True) == told
+    assert (ended, books.verify(kept).differences) == ([], ())
+    assert rerate(kept, PLAIN, ALL).changed == 0
 
 
 def test_rollups_that_are_gone_are_told(kept: Engine) -> None:

@@ -155,6 +155,27 @@ def test_after_a_purge_changes_are_still_found(
     assert {difference.kind for difference in books.verify(engine).differences} == kinds
 
 
+def test_a_batch_that_a_deadlock_ends_is_begun_anew(
+    aged: tuple[Engine, list[UsageRecord]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where the database lets a purge give way to others, its batch goes all the same, once.
+    """
+    engine, _ = aged
+    keep_ranges, ended = retention.keep_ranges, [OperationalError("", None, Exception(1213, "Deadlock found"))]
+
+    def end_once(*arguments: Any) -> None:
+        keep_ranges(*arguments)
+        if ended:
+            raise ended.pop()
+
+    monkeypatch.setattr(retention, "keep_ranges", end_once)
+
+    assert purge(engine, before=START + timedelta(hours=60)).rows == 59
+    assert ended == []
+    assert books.verify(engine).verified
+
+
 def test_it_may_be_stopped_at_any_moment(
     aged: tuple[Engine, list[UsageRecord]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

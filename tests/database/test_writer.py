@@ -465,6 +465,42 @@ def test_t15_four_writers_never_deadlock(database_url: str, record: MakeRecord) 
     assert report.balance_pico == -4 * 15 * sum(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("balances", "account"), ("rollup_subjects", "account"), ("rollup_hours", "model"), ("rollup_days", "model")],
+)
+def test_t15_postgresql_locks_by_code_points_whatever_its_language(
+    postgres_database: str, record: MakeRecord, table: str, column: str
+) -> None:
+    """
+    A writer locks B before a, as a re-rating does, which Python sorts for; a database in English would sort a before B.
+    """
+    engine = open_engine(postgres_database)
+    tables.metadata.create_all(engine)
+    with engine.begin() as connection:
+        for name, texts in {"usage": ("account", "response_model"), "ledger": ("account",)}.items():
+            for each in texts:
+                english = f'ALTER COLUMN {each} TYPE varchar(255) COLLATE "en-x-icu"'
+                connection.execute(text(f"ALTER TABLE tokenbudget_{name} {english}"))
+
+    def write(first: int) -> None:
+        names = enumerate(("a", "B"), start=first)
+        DatabaseSink(engine).write([record(at, account=name, response_model=name) for at, name in names])
+
+    write(1)
+    writing = threading.Thread(target=write, args=(3,))
+    waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = CURRENT_DATABASE()"
+    lock = f"SELECT 1 FROM tokenbudget_{table} WHERE {column} = :name FOR UPDATE NOWAIT"
+    with engine.begin() as holder, engine.connect() as other:
+        holder.execute(text(lock), {"name": "B"})
+        writing.start()
+        while not other.scalar(text(waits)):
+            other.rollback()
+        assert other.execute(text(lock), {"name": "a"}).all()
+    writing.join()
+    engine.dispose()
+
+
 EVENTS = st.tuples(
     st.sampled_from(["a", "b"]),
     st.integers(1, 6),

@@ -4,6 +4,9 @@ Two migration chains, one schema: that of `tokenbudget_mw.database.tables`, on e
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +17,7 @@ from sqlalchemy.exc import DatabaseError
 
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database import books, tables
+from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.fitting import new_rows
 from tokenbudget_mw.database.keys import KeyStore
 from tokenbudget_mw.database.rerating import Selection, rerate
@@ -23,9 +27,9 @@ from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings.limits import Context
 from tokenbudget_mw.settings.own_limits import OwnLimits
 from tokenbudget_mw.values import Price, UsageRecord
+from tokenbudget_mw_alembic import chain
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
     from sqlalchemy import Engine
@@ -260,6 +264,52 @@ def test_upgrade_is_repeatable_and_knows_where_it_is(engine: Engine) -> None:
 
     assert (before, tokenbudget_mw_alembic.current(engine)) == (None, tokenbudget_mw_alembic.head())
     assert set(inspect(engine).get_table_names()) == {*tables.metadata.tables, "tokenbudget_alembic_version"}
+
+
+REPLICA = """
+import sys
+import tokenbudget_mw_alembic
+from tokenbudget_mw.database.engine import open_engine
+
+engine = open_engine(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+tokenbudget_mw_alembic.upgrade(engine)
+"""
+
+
+def test_replicas_upgrade_at_once(database_url: str) -> None:
+    """
+    Three processes that begin together all end well, whoever makes which step; the tables are those of one.
+    """
+    program = [sys.executable, "-c", REPLICA, database_url]
+    replicas = [subprocess.Popen(program, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for _ in range(3)]
+    ready = [replica.stdout.readline() for replica in replicas if replica.stdout is not None]
+    for replica in replicas:
+        assert replica.stdin is not None
+        replica.stdin.write("go\n")
+        replica.stdin.flush()
+    ends = [(replica.communicate()[1], replica.returncode) for replica in replicas]
+
+    engine = open_engine(database_url)
+    found = differences(engine), tokenbudget_mw_alembic.current(engine)
+    engine.dispose()
+    assert ready == ["ready\n"] * 3
+    assert ends == [("", 0)] * 3
+    assert found == ([], tokenbudget_mw_alembic.head())
+
+
+def test_a_table_that_is_nobodys_stays_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A table of our name that nobody is about to migrate is not waited for any longer than somebody may take.
+    """
+    monkeypatch.setattr(chain, "MOST_WAIT", 0.2)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tokenbudget_grants (id INTEGER)"))
+
+    with pytest.raises(DatabaseError, match="tokenbudget_grants"):
+        tokenbudget_mw_alembic.upgrade(engine)
+    assert tokenbudget_mw_alembic.current(engine) in (None, "0006")
 
 
 def test_sql_is_shown_and_not_run(engine: Engine) -> None:

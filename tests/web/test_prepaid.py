@@ -276,6 +276,22 @@ def test_a_balance_that_is_used_up_reaches_every_process(
     assert codes == [0, 0, 0]
 
 
+def test_an_account_of_an_odd_name_has_the_money_that_it_paid(database_url: str) -> None:
+    """What the books keep under another name is found by its own, and hides no other account's balance."""
+    from tokenbudget_mw.database.balances import BalanceReader
+
+    odd = ["tenant:space ", "tenant:nul\x00", "tenant:\ud800", "tenant:" + "long" * 99]
+    engine = open_engine(database_url)
+    tables.metadata.create_all(engine)
+    for account in (*odd, ACCOUNT):
+        ledger.topup(engine, account, 100, key=f"k{len(account)}")
+
+    found = BalanceReader(engine).funded([*odd, ACCOUNT, "tenant:poor\x00"])
+
+    engine.dispose()
+    assert found == {*odd, ACCOUNT}
+
+
 def test_postgresql_tells_before_anybody_looks(postgres_database: str) -> None:
     """A process that would look in an hour refuses the account as soon as PostgreSQL has told it."""
     from tokenbudget_mw.database.balances import BalanceReader

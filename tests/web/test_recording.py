@@ -10,7 +10,7 @@ from wsgi_rig import Rig, chat
 
 from tokenbudget_mw import current
 from tokenbudget_mw.recording import Charge, cost_of, new_id
-from tokenbudget_mw.rules.pricing import Priced
+from tokenbudget_mw.rules.pricing import Moment, Priced, price_usage
 from tokenbudget_mw.values import Subject, Usage, UsageRecord
 
 MOMENTS = st.floats(0, 4e9)
@@ -80,6 +80,34 @@ def test_charges_of_one_model_are_merged() -> None:
     assert first.id != second.id
     assert first.correlation_id == second.correlation_id == first.id
     assert second.sequence == first.sequence + 1
+
+
+LONG = [
+    {"model": "m", "input": 1, "output": 2},
+    {"model": "m", "input": 3, "output": 4, "above_input": 200_000},
+]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rows"),
+    [
+        ([150_000, 150_000, 30_000, 20_000], [150_000, 200_000]),
+        ([90_000, 90_000], [180_000]),
+        ([300_000, 250_000], [550_000]),
+        ([300_000, 50_000, 250_000, 60_000], [550_000, 110_000]),
+    ],
+)
+def test_charges_are_merged_as_long_as_their_price_holds(prompts: list[int], rows: list[int]) -> None:
+    """Short prompts that are a long one together are rows of their own: each row, priced again, costs what it says."""
+    rig = Rig(charging(*(usage("m", tokens, 7) for tokens in prompts)), tariffs=LONG)
+    rig.run(b"", PATH_INFO="/plain/x")
+    found = rig.rows()
+
+    assert [row.input_tokens for row in found] == rows
+    for row in found:
+        used = Usage(row.input_tokens, row.output_tokens, model="m")
+        priced = price_usage(rig.core.tariffs, used, Moment(row.created_at_us / 1e6), asked=None)
+        assert (priced.cost_pico, priced.price_id) == (row.cost_pico, row.price_id)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**6), st.integers(0, 10**9)), max_size=12))

@@ -104,7 +104,7 @@ class Inheritance:
                 items = self._open_marks()  # a call that has a record is no orphan: so first its record, then its mark
             if items:
                 return items
-            if not (self._paths or self._marks):
+            if not (self._paths or self._marks) and self._segment is None:
                 self._end()
         return []
 
@@ -143,7 +143,6 @@ class Inheritance:
         except OSError as exc:  # it stays where it is, for the next look
             log.error("A segment of the usage spool cannot be read now (%s).", type(exc).__name__)  # noqa: TRY400
             return []
-        segment.end = items[-1][2] if items else segment.committed  # what lies behind can never be committed
         self._segment = segment
         return items
 

@@ -330,9 +330,10 @@ class MmapSpool:
         """
         store = self._mine.get()
         taken, waiting = store.taken, store.waiting
+        is_spilled = store.spill is not None  # asked first: what spills later lies behind what waits
         while waiting and len(taken) < most:
             taken.append(waiting.popleft())
-        if store.spill is not None and len(taken) < most:
+        if is_spilled and len(taken) < most:
             store.reload(most - len(taken))
         while store.heirlooms and len(taken) < most:
             taken.append(store.heirlooms.popleft())

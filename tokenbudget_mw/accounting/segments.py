@@ -150,7 +150,10 @@ class Segment:
         data = path.read_bytes()
         segment = cls(path, len(data))
         segment.end = segment.committed = _read_header(data)
-        return segment, segment._load(data, segment.committed, len(data), len(data))
+        items = segment._load(data, segment.committed, len(data), len(data))
+        if items:
+            segment.end = items[-1][2]  # what lies behind can never be committed
+        return segment, items
 
     def warm(self) -> None:
         """
@@ -234,6 +237,7 @@ class Segment:
         self.path.unlink(missing_ok=True)
 
     def _load(self, data: bytes | mmap.mmap, start: int, stop: int, most: int) -> list[Item]:
+        # leaves `end` alone: whoever puts moves it meanwhile
         items: list[Item] = []
         for end, body in islice(_frames(data, start, stop), most):
             record = _read_body(body)
@@ -241,7 +245,6 @@ class Segment:
                 self.is_damaged = True
             else:
                 items.append((record, self, end))
-            self.end = max(self.end, end)
         return items
 
 

@@ -72,7 +72,8 @@ class JsonlSink:
     Appends records to a file, one JSON object a line, a whole batch or nothing of it.
 
     A process that is killed between the write and its commit writes the batch a second time when it has a spool that
-    outlives it: a reader tells such lines by ``instance_id`` and ``sequence``. Several processes may share the file.
+    outlives it: a reader tells such lines by ``instance_id`` and ``sequence``. Of one that is killed in the midst of the write
+    a part of a line may stay, which is no JSON; the next batch begins a new line. Several processes may share the file.
 
     Args:
         path: The file. It is made where it is missing, readable by its owner only.
@@ -91,7 +92,7 @@ class JsonlSink:
         """
         batch = _lines(records)
         # Opened for each batch: a rotated file is left alone, and nothing is carried over a fork.
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             _lock(file)
             _append(file, batch)
@@ -175,10 +176,16 @@ def _lock(file: int) -> None:
 
 def _append(file: int, batch: bytes) -> None:
     start = os.fstat(file).st_size
+    is_torn = start > 0 and not _ends_line(file)
     try:
-        rest = memoryview(batch)
+        rest = memoryview(b"\n" + batch if is_torn else batch)
         while rest:
             rest = rest[os.write(file, rest) :]
     except OSError:
         os.ftruncate(file, start)  # no half batch stays: it comes again as a whole
         raise
+
+
+def _ends_line(file: int) -> bool:
+    os.lseek(file, -1, os.SEEK_END)
+    return os.read(file, 1) == b"\n"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from tokenbudget_mw.database.engine import reader
+from tokenbudget_mw.database.rows import clean_id
 from tokenbudget_mw.database.tables import balances
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ class BalanceReader:
         Raises:
             SQLAlchemyError: The database does not answer.
         """
-        asked, found = sorted(accounts), set[str]()
+        names: dict[
+            str, list[str]
+        ] = {}  # as the books write them, so that an odd one neither misses its money nor is an error
+        for account in accounts:
+            names.setdefault(clean_id(account, 255), []).append(account)
+        asked, found = sorted(names), set[str]()
         wanted = select(balances.c.account).where(balances.c.balance_pico > 0)
         with reader(self._engine).connect() as connection:
             for at in range(0, len(asked), _AT_ONCE):
                 some = wanted.where(balances.c.account.in_(asked[at : at + _AT_ONCE]))
                 found.update(connection.execute(some).scalars())
-        return found
+        return {account for name in found for account in names[name]}
 
     def listen(self) -> Any | None:
         """

@@ -10,15 +10,18 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tokenbudget_mw.database.partitions.catalog import BOUND
 
-__all__ = ["is_missing_schema", "is_permanent"]
+__all__ = ["is_deadlock", "is_missing_schema", "is_permanent", "is_there_already"]
 
 # 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
 _MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
 _MYSQL_MISSING = frozenset({1054, 1146})
+_MYSQL_DEADLOCK, _PG_DEADLOCK = 1213, "40P01"
+_MYSQL_THERE = frozenset({1050, 1060, 1061, 1062})
 
 # data exceptions, integrity violations, program limits (a parameter that is too large: a smaller batch helps)
 _PG_PERMANENT = ("22", "23", "54")
 _PG_MISSING = frozenset({"42P01", "42703", "3F000"})
+_PG_THERE = frozenset({"42P07", "42701", "42710", "23505"})
 
 _SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
 
@@ -45,6 +48,13 @@ def is_permanent(exc: Exception) -> bool:
     return _mysql_code(exc) in _MYSQL_PERMANENT or _sqlstate(exc).startswith(_PG_PERMANENT)
 
 
+def is_deadlock(exc: DBAPIError) -> bool:
+    """
+    Whether the database has ended a transaction because it and another one waited for each other.
+    """
+    return _mysql_code(exc) == _MYSQL_DEADLOCK or _sqlstate(exc) == _PG_DEADLOCK
+
+
 def is_missing_schema(exc: Exception) -> bool:
     """
     Whether a table or column of ours is not there (yet).
@@ -56,3 +66,10 @@ def is_missing_schema(exc: Exception) -> bool:
         or _sqlstate(exc) in _PG_MISSING
         or _SQLITE_MISSING.search(str(exc.orig)) is not None
     )
+
+
+def is_there_already(exc: Exception) -> bool:
+    """
+    Whether a table, a column, an index or a row is there that was to be made.
+    """
+    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_THERE or _sqlstate(exc) in _PG_THERE)

@@ -135,7 +135,7 @@ class Granted:
 
         is_open: Whether it was not taken back yet.
 
-        left: What usage has not taken, in pico-dollars.
+        left: What usage has not taken, in pico-dollars, and nobody has taken back.
     """
 
     id: str
@@ -150,7 +150,8 @@ def _replay(connection: Connection, account: str) -> list[Granted]:
     """
     grants, ledger = tables.grants.c, tables.ledger.c
     kept = {
-        row.id: Granted(row.id, row.expires_at, row.expired_at is None, row.amount_pico)
+        # of one that was taken back nothing more can be used: not even by what was written a moment later, by a slow clock
+        row.id: Granted(row.id, row.expires_at, row.expired_at is None, row.amount_pico - (row.unused_pico or 0))
         for row in connection.execute(select(tables.grants).where(grants.account == account))
     }
     begun = select(ledger.created_at).where(ledger.account == account, ledger.id.in_(list(kept)))

@@ -32,6 +32,11 @@ _LEAVES = """
 _VALID = """
     SELECT indisvalid FROM pg_index WHERE indexrelid = TO_REGCLASS('{name}')
 """
+_KNOWN = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = '{name}'",
+    "mysql": "SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = '{table}' "
+    "AND index_name = '{name}' LIMIT 1",
+}
 _KIND = "SELECT relkind = 'p' FROM pg_class WHERE oid = TO_REGCLASS('{table}')"
 _ATTACHED = "SELECT 1 FROM pg_inherits WHERE inhrelid = TO_REGCLASS('{leaf}') AND inhparent = TO_REGCLASS('{name}')"
 
@@ -84,7 +89,9 @@ def create(run: Run, dialect: str, index: OnlineIndex) -> None:
     Make *index*, whatever an earlier run has left of it.
     """
     if dialect != "postgresql":
-        run(index.sql(dialect))
+        known = _KNOWN["mysql" if dialect == "mariadb" else dialect]
+        if not run(known.format(table=index.table, name=index.name)):
+            run(index.sql(dialect))
         return
     ((timeout,),) = run("SELECT CURRENT_SETTING('lock_timeout')")
     run("SET lock_timeout = 0")  # waits for transactions that are under way, and holds nobody up meanwhile

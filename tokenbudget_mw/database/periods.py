@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.differences import Difference, exact_sum, joined_pairs
 from tokenbudget_mw.database.engine import reader, snapshot
-from tokenbudget_mw.database.ledger import REVERSAL
+from tokenbudget_mw.database.ledger import REVERSAL, change_balance
 from tokenbudget_mw.database.rollups import floor_day
 from tokenbudget_mw.database.rows import clean_id, moment
 from tokenbudget_mw.errors import TokenBudgetError
@@ -185,10 +185,13 @@ def close(
             before = _last(connection, account)
         try:
             with engine.begin() as connection:
-                connection.execute(insert(tables.periods), _row(made, starts, ends, now, before))
+                change_balance(connection, account, 0, now)  # takes the account's lock: another `close` waits
+                if _last(connection, account) == before:
+                    connection.execute(insert(tables.periods), _row(made, starts, ends, now, before))
+                    return made
         except IntegrityError:
-            continue  # somebody was quicker; the next look finds it
-        return made
+            pass
+        # somebody was quicker; the next look finds it
 
 
 def closed(engine: Engine, account: str) -> list[Invoice]:

@@ -18,9 +18,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import insert, select, text, update
-from sqlalchemy.exc import DBAPIError
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.deadlocks import in_transaction
 from tokenbudget_mw.database.differences import (
     balance_differences,
     entry_gaps,
@@ -30,7 +30,6 @@ from tokenbudget_mw.database.differences import (
     rollup_gaps,
 )
 from tokenbudget_mw.database.engine import snapshot
-from tokenbudget_mw.database.faults import is_permanent
 from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, sum_rows
 from tokenbudget_mw.database.rows import COLUMNS, clean_text, moment
@@ -46,9 +45,6 @@ __all__ = ["RepairReport", "repair"]
 
 MOST = 1000
 """Entries of a transaction."""
-
-TRIES = 10
-"""How often a transaction is begun that writers deadlock with."""
 
 _LOCK_NAME, _LOCK_NUMBER = "tokenbudget_repair", 7_205_759_403_792_794  # the same lock, as databases name them
 _LOCK_SECONDS = 60
@@ -121,23 +117,8 @@ def _step(
     with snapshot(engine) as connection:
         found = look(connection)
     if found:
-        _write(engine, lambda connection: mend(connection, found))
+        in_transaction(engine, lambda connection: mend(connection, found))
     return found
-
-
-def _write(engine: Engine, mend: Callable[[Connection], object]) -> None:
-    """
-    Mend in one transaction, anew where it met writers that held what it needed and waited for what it held.
-    """
-    for left in reversed(range(TRIES)):
-        try:
-            with engine.begin() as connection:
-                mend(connection)
-        except DBAPIError as exc:
-            if not left or is_permanent(exc):
-                raise
-        else:
-            return
 
 
 def _steps(

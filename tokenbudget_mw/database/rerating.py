@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, insert, literal_column, or_, select
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.deadlocks import in_transaction
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, model_of
@@ -90,6 +91,17 @@ class RerateReport:
     change_pico: int = 0
     accounts: dict[str, int] = field(default_factory=dict)
 
+    def add(self, part: RerateReport) -> None:
+        """
+        Add what was done with some more rows.
+        """
+        self.rows += part.rows
+        self.changed += part.changed
+        self.unpriced += part.unpriced
+        self.change_pico += part.change_pico
+        for account, change in part.accounts.items():
+            self.accounts[account] = self.accounts.get(account, 0) + change
+
 
 def rerate(
     engine: Engine,
@@ -120,13 +132,18 @@ def rerate(
     """
     report = RerateReport()
     place: tuple[datetime, str] | None = None
-    while True:
+
+    def step(connection: Connection) -> tuple[Sequence[Any], RerateReport]:
         # with *apply*, rows are locked until their corrections are there; without it nobody waits
-        with engine.begin() if apply else reader(engine).connect() as connection:
-            rows = connection.execute(_batch(selection, place, lock=apply)).all()
-            changes = _changes(connection, tariffs, rows, report)
-            if apply and changes:
-                _post(connection, changes, moment(int(clock() * 1_000_000)), note)
+        rows, part = connection.execute(_batch(selection, place, lock=apply)).all(), RerateReport()
+        changes = _changes(connection, tariffs, rows, part)
+        if apply and changes:
+            _post(connection, changes, moment(int(clock() * 1_000_000)), note)
+        return rows, part
+
+    while True:
+        rows, part = in_transaction(engine if apply else reader(engine), step)
+        report.add(part)
         if len(rows) < BATCH:
             return report
         place = rows[-1].created_at, rows[-1].id

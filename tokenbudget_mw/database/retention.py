@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, delete, select, text
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.deadlocks import in_transaction
 from tokenbudget_mw.database.partitions.catalog import is_partitioned
 from tokenbudget_mw.database.partitions.retiring import by_rows_only, drop_old
 from tokenbudget_mw.database.ranges import Runs, keep_ranges
@@ -114,8 +115,8 @@ def _purge_rows(
     rows, batches, slowest, size = done.rows, done.batches, done.slowest_s, FIRST
     place = _EVER
     while True:
-        with engine.begin() as connection:
-            deleted, place_after, took = _purge_some(connection, (place, before), size, clock, name)
+        step = partial(_purge_some, span=(place, before), size=size, clock=clock, name=name)
+        deleted, place_after, took = in_transaction(engine, step)
         if not deleted and place == _EVER:
             return PurgeReport(rows, batches, slowest, done.partitions)
         if not deleted:  # and once more from the start: older rows may have come meanwhile

@@ -1,7 +1,8 @@
 -- One statement, one round trip: rows that are new, their ledger entries, the balances, the rollups.
 -- {columns} are those of tokenbudget_usage, {fields} those of the JSON with their types, {values} made of these; {figures},
 -- {bounds} are those of latencies, {sums}, {totals} and {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets.
--- :rows is a JSON array of objects. Every INSERT is ordered, so that concurrent writers lock in the same order.
+-- :rows is a JSON array of objects. Every INSERT is ordered, so that concurrent writers lock in the same order: that of the
+-- code points, as Python sorts, because a re-rating and a repair lock the same balances and rollups.
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
 ),
@@ -48,7 +49,7 @@ posted AS (
 ),
 taken AS (
     INSERT INTO tokenbudget_balances AS balance (account, balance_pico, updated_at)
-    SELECT account, -SUM(amount_pico), :at FROM posted GROUP BY account ORDER BY account
+    SELECT account, -SUM(amount_pico), :at FROM posted GROUP BY account ORDER BY account COLLATE "C"
     ON CONFLICT (account) DO UPDATE
     SET balance_pico = balance.balance_pico + excluded.balance_pico, updated_at = excluded.updated_at
     RETURNING account, balance_pico
@@ -67,17 +68,20 @@ fresh AS (
 ),
 by_subject AS (
     INSERT INTO tokenbudget_rollup_subjects AS rollup (account, day, key_id, model, {figures})
-    SELECT account, day, key_id, model, {totals} FROM fresh GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    SELECT account, day, key_id, model, {totals} FROM fresh GROUP BY 1, 2, 3, 4
+    ORDER BY account COLLATE "C", day, key_id COLLATE "C", model COLLATE "C"
     ON CONFLICT (account, day, key_id, model) DO UPDATE SET {added}
 ),
 by_hour AS (
     INSERT INTO tokenbudget_rollup_hours AS rollup (hour, model, route, {figures})
-    SELECT hour, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    SELECT hour, model, route, {totals} FROM fresh GROUP BY 1, 2, 3
+    ORDER BY hour, model COLLATE "C", route COLLATE "C"
     ON CONFLICT (hour, model, route) DO UPDATE SET {added}
 ),
 by_day AS (
     INSERT INTO tokenbudget_rollup_days AS rollup (day, model, route, {figures})
-    SELECT day, model, route, {totals} FROM fresh GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    SELECT day, model, route, {totals} FROM fresh GROUP BY 1, 2, 3
+    ORDER BY day, model COLLATE "C", route COLLATE "C"
     ON CONFLICT (day, model, route) DO UPDATE SET {added}
 ),
 timed AS (
