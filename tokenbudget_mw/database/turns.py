@@ -22,7 +22,7 @@ ROWS = 25
 SUMMED = 100
 """Rows of a turn that only adds them up."""
 
-PAUSE = 0.00005
+PAUSE = 0.0001
 """Seconds between two turns. Letting go without a pause is not enough: whoever waits must wake up before it is taken again."""
 
 
