@@ -49,8 +49,14 @@ def acall_all(jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _options(job: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     library = job["library"].partition("-")[0]
     base = f"{job['base']}/v1" if library == "openai" else job["base"]
-    headers = {"x-case": job["id"]}
-    return library, {"api_key": job["key"], "base_url": base, "default_headers": headers, "max_retries": RETRIES}
+    return library, {
+        "api_key": job["key"],
+        "base_url": base,
+        "default_headers": {"x-case": job["id"]},
+        "max_retries": RETRIES,
+        # theirs is five seconds to connect, which fifty clients that are made on one loop may take: a retry is lost to it
+        "timeout": 60.0,
+    }
 
 
 def _asked(library: str, job: dict[str, Any]) -> dict[str, Any]:
