@@ -56,8 +56,9 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
 
 def _name_of(view: View) -> str:
     # method_decorator gives, for each request, a partial that is dressed up as the method, which may be a base class's
-    owner = getattr(view.func if isinstance(view, functools.partial) else view, "__self__", None)
+    bound: Any = view
+    owner = getattr(bound.func if isinstance(view, functools.partial) else bound, "__self__", None)
     if owner is None:
-        return f"{view.__module__}.{view.__qualname__}"
+        return f"{bound.__module__}.{bound.__qualname__}"
     kind = type(owner)
-    return f"{kind.__module__}.{kind.__qualname__}.{view.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}.{bound.__name__}"

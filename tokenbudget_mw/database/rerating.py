@@ -156,9 +156,10 @@ def without_price(engine: Engine, selection: Selection) -> dict[str, int]:
     """
     usage, corrections = tables.usage.c, tables.corrections.c
     is_corrected = select(corrections.id).where(corrections.usage_id == usage.id).exists()
-    rows = _selected(select(usage.price_kind, func.count()), replace(selection, unpriced=True)).where(~is_corrected)
+    counted: Any = select(usage.price_kind, func.count().label("number"))
+    rows = _selected(counted, replace(selection, unpriced=True)).where(~is_corrected).group_by(usage.price_kind)
     with reader(engine).connect() as connection:
-        found = {kind: int(number) for kind, number in connection.execute(rows.group_by(usage.price_kind))}
+        found = {row.price_kind: int(row.number) for row in connection.execute(rows)}
     return {kind: found.get(kind, 0) for kind in ("unpriced", "ceiling")}
 
 

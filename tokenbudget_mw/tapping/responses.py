@@ -209,7 +209,7 @@ def _tier(found: Fields) -> str | None:
     if isinstance(tier := found.get("service_tier") or around.get("type"), str):
         return tier
     inner = (_fields(found.get(name)) for name in ("response", "metadata"))
-    return next((tier for part in inner if part is not None and (tier := _tier(part))), None)
+    return next((known for part in inner if part is not None and (known := _tier(part))), None)
 
 
 _SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
