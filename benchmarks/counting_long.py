@@ -78,7 +78,7 @@ def count_1mb(scale: Scale) -> Result:
     exact_us = cpu["exact"] * 10  # a tenth of the calls
     worst = max(_cpu(usual, text) for text in texts.values())
     worst_precise = max(_cpu(precise, text) for text in texts.values())
-    seen = list(_seen(encoder, MEGA, scale))
+    seen = list(_seen(encoder, _lengths(scale)[-1], scale))
     p95, precise_p95 = _p95(each.error for each in seen), _p95(each.precise for each in seen)
     bias = abs(fmean(each.error for each in seen))
     return Result(
@@ -113,8 +113,8 @@ def count_upper(scale: Scale) -> Result:
     The bound that a reservation holds, on natural texts and on layouts that were made to be miscounted.
     """
     encoder = default_encoders().get("o200k_base")
-    seen = [each for length in (MEGA // 10, MEGA) for each in _seen(encoder, length, scale)]
-    hostile = [each for length in (MEGA // 10, MEGA) for each in _hostile(encoder, length, scale)]
+    seen = [each for length in _lengths(scale) for each in _seen(encoder, length, scale)]
+    hostile = [each for length in _lengths(scale) for each in _hostile(encoder, length, scale)]
     held = fmean(each.excess >= 0 for each in seen)
     worst = min(each.excess for each in hostile)
     excess = fmean(each.excess for each in seen)
@@ -135,6 +135,10 @@ def count_upper(scale: Scale) -> Result:
             "adversarial_samples": len(hostile),
         },
     )
+
+
+def _lengths(scale: Scale) -> tuple[int, ...]:
+    return (MEGA // 10, MEGA) if scale.share >= 1 else (MEGA // 10,)
 
 
 def _seen(encoder: Encoder, length: int, scale: Scale) -> Iterable[Seen]:

@@ -75,6 +75,7 @@ SLOW_FILES = frozenset({
     "test_leased_processes",
     "test_ledger",
     "test_letters",
+    "test_life_cycle",
     "test_limits_contract",
     "test_partition_keeping",
     "test_partitions",
