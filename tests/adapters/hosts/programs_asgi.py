@@ -13,9 +13,14 @@ NEEDS = {
 }
 
 
-def fitting(program, extensions):
-    """*program* without what the server has not announced, and without waiting for a client that waits, too."""
-    is_drained = False
+def fitting(program, extensions, *, is_drained=False):
+    """
+    *program* without what the server has not announced, and without waiting for a client that waits, too.
+
+    A start has headers: without, granian says 500, and not where limits bring some. Nobody waits for two messages at once:
+    granian leaves both unanswered, if the second is asked for as soon as the first has brought the whole body, and any
+    function around its `receive` makes that happen.
+    """
     for word, *rest in program:
         if word == "receive" or (word == "drain" and is_drained):
             continue
@@ -29,15 +34,17 @@ def fitting(program, extensions):
                 message = {**NEEDS[kind], "more_body": message.get("more_body", False)}
             if "http.response.trailers" not in extensions:
                 message.pop("trailers", None)
+            if kind == "http.response.start":
+                message.setdefault("headers", [])
             if message["type"] == "http.response.pathsend":
                 message["path"] = str(shared.FILE)
             if message["type"] == "http.response.zerocopysend":
                 message["file"] = shared.FILE.open("rb")
             yield word, message
         elif word == "listen":
-            yield word, list(fitting(rest[0], extensions))
+            yield word, list(fitting(rest[0], extensions, is_drained=True))
         elif word == "try":
-            yield word, list(fitting(rest[0], extensions)), list(fitting(rest[1], extensions))
+            yield word, *(list(fitting(steps, extensions, is_drained=is_drained)) for steps in rest)
         else:
             yield word, *rest
 
