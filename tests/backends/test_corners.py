@@ -160,6 +160,18 @@ def test_a_charge_that_has_just_left_frees_nothing_more(backend: Backend) -> Non
         assert (refused.states[0].remaining, refused.states[0].retry_after) == (4, 10.0)
 
 
+def test_the_end_of_a_slot_belongs_to_the_next_one(backend: Backend) -> None:
+    """
+    A charge at the very end of the newest slot counts as long as one that comes a moment later.
+    """
+    one = check(1, 10)
+    length = one.params[0] / 1_000_000
+    first, late = admitted(backend, one, START), admitted(backend, one, START + length)
+
+    assert first[1].states[0].slot + one.params[0] == late[1].states[0].slot
+    assert late[1].states[0].reset == pytest.approx(length * (one.params[1] + 1))
+
+
 def test_a_finely_cut_slot_leaves_within_a_coarse_one(backend: Backend) -> None:
     """
     After new settings cut a window coarsely, old slots still leave at their own ends, to the microsecond.
