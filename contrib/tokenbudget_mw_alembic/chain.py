@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from tokenbudget_mw.database.faults import is_there_already
+from tokenbudget_mw.database.faults import is_deadlock, is_there_already
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
@@ -44,7 +44,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     Bring our tables in the database of *engine* up to *revision*. Does nothing where they are.
 
     A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
-    Several at once, as when the replicas of an app start together, are as good as one.
+    Several at once, as when the replicas of an app start together, are as good as one. One that was killed is run again.
     On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
 
     Args:
@@ -58,7 +58,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
         The statements with *sql*, otherwise nothing.
 
     Raises:
-        ConfigurationError: Django's migrations made these tables.
+        ConfigurationError: Django's migrations made these tables, or something else has a name that a step needs.
 
         BusyTableError: Somebody holds a table and does not let go of it.
     """
@@ -83,20 +83,34 @@ def _upgrade_beside_others(connection: Connection, config: Config, revision: str
     """
     Upgrade, and go on where somebody else has come to who was quicker with a step.
     """
+    waited_at: str | None = ""
     while True:
         before = _revision(connection)
         try:
             command.upgrade(config, revision)
         except DBAPIError as exc:
             connection.rollback()
-            if not is_there_already(exc) or not _moves_on(connection, before, MOST_WAIT):
+            if is_deadlock(exc):  # with those who write meanwhile
+                continue
+            if not is_there_already(exc):
                 raise
+            if not _moves_on(connection, before, 0.0 if waited_at == before else MOST_WAIT):
+                if waited_at == before:
+                    raise _in_the_way(before, exc) from exc
+                waited_at = before  # whoever made it may have been killed: what is left of it is gone on with
         except CommandError:  # the revision is no longer the one that the step began at
             connection.rollback()
             if not _moves_on(connection, before, 0.0):
                 raise
         else:
             return
+
+
+def _in_the_way(before: str | None, exc: DBAPIError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The step after revision {before or 'none'} makes what is there already, and not as it would be made: {exc.orig}. "
+        "No migration of ours has left that. Rename or drop it, or restore the tables from a backup; then migrate again."
+    )
 
 
 def _moves_on(connection: Connection, before: str | None, wait: float) -> bool:

@@ -7,13 +7,14 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0002_rollups")]
 
     operations = [
-        migrations.CreateModel(
+        CreateTable(
             name="PurgedDay",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -38,7 +39,7 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="PurgedRange",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),

@@ -7,13 +7,14 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0004_key_limits")]
 
     operations = [
-        migrations.CreateModel(
+        CreateTable(
             name="Tariff",
             fields=[
                 ("id", VarcharField(max_length=255, primary_key=True, serialize=False)),

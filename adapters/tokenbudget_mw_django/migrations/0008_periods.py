@@ -7,13 +7,14 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0007_grants")]
 
     operations = [
-        migrations.CreateModel(
+        CreateTable(
             name="Period",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import text
+from tokenbudget_mw_alembic.steps import add_column
 
 revision = "0004"
 down_revision = "0003"
@@ -19,7 +20,7 @@ def upgrade() -> None:
     """
     Add the column.
     """
-    op.add_column("tokenbudget_keys", sa.Column("limits", text()))
+    add_column("tokenbudget_keys", sa.Column("limits", text()))
 
 
 def downgrade() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from tokenbudget_mw_alembic.steps import add_column
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -18,7 +20,7 @@ def upgrade() -> None:
     Add the columns. They may be empty, so no row is rewritten.
     """
     for name in ("audio_input_tokens", "audio_output_tokens"):
-        op.add_column("tokenbudget_usage", sa.Column(name, sa.BigInteger))
+        add_column("tokenbudget_usage", sa.Column(name, sa.BigInteger))
 
 
 def downgrade() -> None:
