@@ -29,7 +29,7 @@ except ModuleNotFoundError as exc:
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["VERSION_TABLE", "current", "head", "upgrade"]
+__all__ = ["VERSION_TABLE", "current", "head", "is_known", "upgrade"]
 
 VERSION_TABLE = "tokenbudget_alembic_version"
 
@@ -45,6 +45,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
 
     A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
     Several at once, as when the replicas of an app start together, are as good as one. One that was killed is run again.
+    Tables that a newer version has made are left as they are: they serve this one, too.
     On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
 
     Args:
@@ -69,8 +70,12 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
         command.upgrade(config, revision, sql=True)
         return output.getvalue()
     with engine.connect() as connection:
-        _refuse_second_chain(connection)
-        connection.rollback()
+        before = _revision(connection)
+        if before is None:
+            _refuse_second_chain(connection)
+            connection.rollback()
+        elif not is_known(before):
+            return ""
         config.attributes["connection"] = connection
         if engine.dialect.name == "postgresql":
             _upgrade_patiently(connection, config, revision)
@@ -153,11 +158,22 @@ def current(engine: Engine) -> str | None:
         return _revision(connection)
 
 
+def is_known(revision: str) -> bool:
+    """
+    Whether *revision* is one of this version's; others are newer.
+    """
+    return any(script.revision == revision for script in _scripts().walk_revisions())
+
+
 def head() -> str | None:
     """
     Return the newest revision of this package.
     """
-    return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
+    return _scripts().get_current_head()
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(io.StringIO()))
 
 
 def _config(output: io.StringIO) -> Config:

@@ -7,13 +7,15 @@ There, what is left is looked for and not made again; on the other databases a m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
-__all__ = ["add_column", "create_index", "create_table"]
+from tokenbudget_mw.database.backward import refuse_loss
+
+__all__ = ["add_column", "create_index", "create_table", "keep_rows"]
 
 
 def create_table(name: str, *items: sa.schema.SchemaItem, **options: Any) -> None:
@@ -39,6 +41,14 @@ def add_column(table: str, column: sa.Column[Any]) -> None:
     """
     if column.name not in _columns(table):
         op.add_column(table, column)
+
+
+def keep_rows(doomed: Mapping[str, str]) -> None:
+    """
+    Stop a way back that would delete *doomed*, see `refuse_loss`.
+    """
+    if not op.get_context().as_sql:
+        refuse_loss(lambda sql: op.get_bind().exec_driver_sql(sql).all(), doomed)
 
 
 def _leaves_halves() -> bool:

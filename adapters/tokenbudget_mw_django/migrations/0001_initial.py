@@ -7,7 +7,7 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
-from tokenbudget_mw_django.migrations._guard import refuse_second_chain
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
 from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
     dependencies = []
 
     operations = [
-        migrations.RunPython(refuse_second_chain, migrations.RunPython.noop),
+        one_chain(),
         CreateTable(
             name="Balance",
             fields=[
@@ -166,4 +166,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_usage": "", "tokenbudget_ledger": "", "tokenbudget_keys": ""}),
     ]

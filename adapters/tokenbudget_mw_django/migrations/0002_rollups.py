@@ -10,6 +10,7 @@ from django.db import migrations, models
 
 from tokenbudget_mw.database.backfill import fill_rollups
 from tokenbudget_mw_django.fields import MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._guard import one_chain
 from tokenbudget_mw_django.migrations._tables import CreateTable
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0001_initial")]
 
     operations = [
+        one_chain(),
         CreateTable(
             name="RollupSubject",
             fields=[

@@ -7,6 +7,7 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
 from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
@@ -14,6 +15,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0004_key_limits")]
 
     operations = [
+        one_chain(),
         CreateTable(
             name="Tariff",
             fields=[
@@ -43,4 +45,5 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["model", "valid_from"], name="tokenbudget_tariffs_model_ix")],
             },
         ),
+        keep_rows({"tokenbudget_tariffs": ""}),
     ]

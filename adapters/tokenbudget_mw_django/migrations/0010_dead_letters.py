@@ -7,6 +7,7 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
 from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
@@ -14,6 +15,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0009_audio")]
 
     operations = [
+        one_chain(),
         CreateTable(
             name="DeadLetter",
             fields=[
@@ -29,4 +31,5 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["kept_at", "id"], name="tokenbudget_dead_letters_ix")],
             },
         ),
+        keep_rows({"tokenbudget_dead_letters": ""}),
     ]

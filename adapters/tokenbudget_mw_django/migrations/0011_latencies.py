@@ -10,6 +10,7 @@ from django.db import migrations, models
 
 from tokenbudget_mw.database.backfill import fill_latencies
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import one_chain
 from tokenbudget_mw_django.migrations._tables import CreateTable
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0010_dead_letters")]
 
     operations = [
+        one_chain(),
         _create("LatencyHour", "hour"),
         _create("LatencyDay", "day"),
         migrations.RunPython(_fill, migrations.RunPython.noop),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Pico, text, varchar
-from tokenbudget_mw_alembic.steps import create_index, create_table
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0001"
 down_revision = None
@@ -162,5 +162,6 @@ def downgrade() -> None:
     """
     Drop the tables, with the books in them.
     """
+    keep_rows({"tokenbudget_usage": "", "tokenbudget_ledger": "", "tokenbudget_keys": ""})
     for name in ("tokenbudget_keys", "tokenbudget_balances", "tokenbudget_ledger", "tokenbudget_usage"):
         op.drop_table(name)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Total, serial, varchar
-from tokenbudget_mw_alembic.steps import create_table
+from tokenbudget_mw_alembic.steps import create_table, keep_rows
 
 revision = "0003"
 down_revision = "0002"
@@ -60,5 +60,6 @@ def downgrade() -> None:
     """
     Drop the tables; the books of purged rows no longer close.
     """
+    keep_rows({"tokenbudget_purged_days": "", "tokenbudget_purged_ranges": ""})
     for name in ("tokenbudget_purged_ranges", "tokenbudget_purged_days"):
         op.drop_table(name)

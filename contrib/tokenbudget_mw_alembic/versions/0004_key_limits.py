@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import text
-from tokenbudget_mw_alembic.steps import add_column
+from tokenbudget_mw_alembic.steps import add_column, keep_rows
 
 revision = "0004"
 down_revision = "0003"
@@ -27,4 +27,5 @@ def downgrade() -> None:
     """
     Drop the column; keys have the limits of their plans again.
     """
+    keep_rows({"tokenbudget_keys": "limits"})
     op.drop_column("tokenbudget_keys", "limits")

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, varchar
-from tokenbudget_mw_alembic.steps import create_index, create_table
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0005"
 down_revision = "0004"
@@ -57,4 +57,5 @@ def downgrade() -> None:
     """
     Drop the table; only the settings' prices and the price book are left.
     """
+    keep_rows({"tokenbudget_tariffs": ""})
     op.drop_table("tokenbudget_tariffs")

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, varchar
-from tokenbudget_mw_alembic.steps import create_index, create_table
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0006"
 down_revision = "0005"
@@ -54,4 +54,5 @@ def downgrade() -> None:
     """
     Drop the table; the books of corrected rows no longer close.
     """
+    keep_rows({"tokenbudget_corrections": ""})
     op.drop_table("tokenbudget_corrections")

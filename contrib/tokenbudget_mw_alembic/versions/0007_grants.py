@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Pico, varchar
-from tokenbudget_mw_alembic.steps import create_index, create_table
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0007"
 down_revision = "0006"
@@ -46,4 +46,5 @@ def downgrade() -> None:
     """
     Drop the table; grants that have not expired stay for ever.
     """
+    keep_rows({"tokenbudget_grants": ""})
     op.drop_table("tokenbudget_grants")

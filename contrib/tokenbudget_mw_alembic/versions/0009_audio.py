@@ -7,7 +7,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from tokenbudget_mw_alembic.steps import add_column
+from tokenbudget_mw_alembic.steps import add_column, keep_rows
 
 revision = "0009"
 down_revision = "0008"
@@ -27,5 +27,7 @@ def downgrade() -> None:
     """
     Drop the columns; costs stay.
     """
+    keep_rows({"tokenbudget_usage": "audio_input_tokens"})
+    keep_rows({"tokenbudget_usage": "audio_output_tokens"})
     for name in ("audio_output_tokens", "audio_input_tokens"):
         op.drop_column("tokenbudget_usage", name)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, text, varchar
-from tokenbudget_mw_alembic.steps import create_index, create_table
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0010"
 down_revision = "0009"
@@ -43,4 +43,5 @@ def downgrade() -> None:
     """
     Drop the table, and with it the usage that nobody has mended.
     """
+    keep_rows({"tokenbudget_dead_letters": ""})
     op.drop_table("tokenbudget_dead_letters")
