@@ -180,10 +180,11 @@ def _cluster(settings: Settings, nodes: int) -> Iterator[Finding]:
 def _database(context: Context, settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import inspect
 
+    from tokenbudget_mw.database.engine import reader
     from tokenbudget_mw.database.tables import metadata
 
     with context.database() as engine:
-        with engine.connect() as connection:
+        with reader(engine).connect() as connection:
             there = set(inspect(connection).get_table_names())
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
         name = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
