@@ -32,7 +32,9 @@ SUMS = ("rollup_subjects", "rollup_hours", "rollup_days", "latency_hours", "late
 PROCESSES = """
 import os, sys
 
-WRITES = ("CREATE", "ALTER", "INSERT INTO tokenbudget", "UPDATE", "DELETE")
+WRITES = ("CREATE INDEX", "ALTER", "UPDATE")
+if os.environ["HOST_DATABASE"].startswith("mysql"):  # which keeps each of them
+    WRITES = ("CREATE", "ALTER", "INSERT INTO tokenbudget", "UPDATE", "DELETE")
 done = set()
 news, tell = os.pipe()
 
@@ -117,7 +119,7 @@ def test_it_is_killed_behind_every_statement(engine: Engine, django: Django, cha
     done = django(code=PROCESSES + (ALEMBIC if chain == "alembic" else DJANGO))
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) > 30
+    assert int(done.stdout) > (30 if engine.dialect.name == "mysql" else 10)
     assert differences(engine) == []
     assert requests(engine) == [1] * len(SUMS)
 

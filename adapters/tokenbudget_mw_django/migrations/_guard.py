@@ -37,7 +37,8 @@ def keep_rows(doomed: Mapping[str, str]) -> migrations.RunPython:
 
             def run(sql: str) -> Sequence[Any]:
                 cursor.execute(sql)
-                return cursor.fetchall()
+                rows: Sequence[Any] = cursor.fetchall()
+                return rows
 
             refuse_loss(run, doomed)
 
