@@ -28,7 +28,7 @@ SUFFIX = "-o"
 """Behind the instance id of a dead process it names its orphans: their numbers are not those of its records."""
 
 MOST_ROWS = 1000
-"""Rows that one call can leave; numbers of calls are so far apart."""
+"""Numbers of calls are so far apart. Of a call that leaves more rows, each further thousand has an instance id of its own."""
 
 MICRO = 1_000_000
 
@@ -136,10 +136,11 @@ def _row(orphan: Orphan, charge: Charge, place: int) -> UsageRecord:
     opened, usage, priced = orphan.opened, charge.usage, charge.priced
     subject, batch = subject_of(opened), opened.batch or {}
     created = created_of(batch) if batch else None
+    further, number = divmod(place, MOST_ROWS)
     return UsageRecord(
         id=id_of_row(opened.call_id, place),
-        instance_id=f"{orphan.instance_id}{SUFFIX}",
-        sequence=orphan.number * MOST_ROWS + min(place, MOST_ROWS - 1),
+        instance_id=f"{orphan.instance_id}{SUFFIX}{further or ''}",
+        sequence=orphan.number * MOST_ROWS + number,
         created_at_us=opened.created_at_us,
         method=opened.method,
         path=opened.path,

@@ -15,7 +15,7 @@ from tokenbudget_mw.database.types import MYSQL_CHARSET, MYSQL_COLLATION
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-__all__ = ["LongTextField", "MomentField", "PicoField", "VarcharField"]
+__all__ = ["DocumentField", "LongTextField", "MomentField", "PicoField", "VarcharField"]
 
 _MYSQL_TEXT = f"CHARACTER SET {MYSQL_CHARSET} COLLATE {MYSQL_COLLATION}"
 
@@ -46,6 +46,18 @@ class LongTextField(models.TextField):
         Return the column's type.
         """
         return f"text {_MYSQL_TEXT}" if connection.vendor == "mysql" else "text"
+
+
+class DocumentField(models.TextField):
+    """
+    Text without a bound (16 MiB on MySQL).
+    """
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        """
+        Return the column's type.
+        """
+        return f"mediumtext {_MYSQL_TEXT}" if connection.vendor == "mysql" else "text"
 
 
 class MomentField(models.DateTimeField):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Index, UniqueConstraint
 
-from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.fields import DocumentField, MomentField, PicoField, VarcharField
 
 __all__ = ["Correction", "Grant", "Period", "Tariff"]
 
@@ -82,7 +82,7 @@ class Period(models.Model):
     usage_pico = PicoField()
     refunds_pico = PicoField()
     remainder_pico = PicoField()
-    document = LongTextField()
+    document = DocumentField()
     digest = VarcharField(max_length=64)
 
     class Meta:

@@ -10,7 +10,7 @@ our tables for left-overs and proposes to drop them::
 
 from __future__ import annotations
 
-from tokenbudget_mw_alembic.chain import VERSION_TABLE, current, head, upgrade
+from tokenbudget_mw_alembic.chain import VERSION_TABLE, current, head, is_known, upgrade
 from tokenbudget_mw_alembic.hooks import include_name, include_object
 
-__all__ = ["VERSION_TABLE", "current", "head", "include_name", "include_object", "upgrade"]
+__all__ = ["VERSION_TABLE", "current", "head", "include_name", "include_object", "is_known", "upgrade"]

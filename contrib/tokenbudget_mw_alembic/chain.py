@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from tokenbudget_mw.database.faults import is_there_already
+from tokenbudget_mw.database.faults import is_deadlock, is_there_already
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
@@ -29,7 +29,7 @@ except ModuleNotFoundError as exc:
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-__all__ = ["VERSION_TABLE", "current", "head", "upgrade"]
+__all__ = ["VERSION_TABLE", "current", "head", "is_known", "upgrade"]
 
 VERSION_TABLE = "tokenbudget_alembic_version"
 
@@ -44,7 +44,8 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     Bring our tables in the database of *engine* up to *revision*. Does nothing where they are.
 
     A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
-    Several at once, as when the replicas of an app start together, are as good as one.
+    Several at once, as when the replicas of an app start together, are as good as one. One that was killed is run again.
+    Tables that a newer version has made are left as they are: they serve this one, too.
     On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
 
     Args:
@@ -58,7 +59,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
         The statements with *sql*, otherwise nothing.
 
     Raises:
-        ConfigurationError: Django's migrations made these tables.
+        ConfigurationError: Django's migrations made these tables, or something else has a name that a step needs.
 
         BusyTableError: Somebody holds a table and does not let go of it.
     """
@@ -69,8 +70,12 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
         command.upgrade(config, revision, sql=True)
         return output.getvalue()
     with engine.connect() as connection:
-        _refuse_second_chain(connection)
-        connection.rollback()
+        before = _revision(connection)
+        if before is None:
+            _refuse_second_chain(connection)
+            connection.rollback()
+        elif not is_known(before):
+            return ""
         config.attributes["connection"] = connection
         if engine.dialect.name == "postgresql":
             _upgrade_patiently(connection, config, revision)
@@ -83,20 +88,34 @@ def _upgrade_beside_others(connection: Connection, config: Config, revision: str
     """
     Upgrade, and go on where somebody else has come to who was quicker with a step.
     """
+    waited_at: str | None = ""
     while True:
         before = _revision(connection)
         try:
             command.upgrade(config, revision)
         except DBAPIError as exc:
             connection.rollback()
-            if not is_there_already(exc) or not _moves_on(connection, before, MOST_WAIT):
+            if is_deadlock(exc):  # with those who write meanwhile
+                continue
+            if not is_there_already(exc):
                 raise
+            if not _moves_on(connection, before, 0.0 if waited_at == before else MOST_WAIT):
+                if waited_at == before:
+                    raise _in_the_way(before, exc) from exc
+                waited_at = before  # whoever made it may have been killed: what is left of it is gone on with
         except CommandError:  # the revision is no longer the one that the step began at
             connection.rollback()
             if not _moves_on(connection, before, 0.0):
                 raise
         else:
             return
+
+
+def _in_the_way(before: str | None, exc: DBAPIError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The step after revision {before or 'none'} makes what is there already, and not as it would be made: {exc.orig}. "
+        "No migration of ours has left that. Rename or drop it, or restore the tables from a backup; then migrate again."
+    )
 
 
 def _moves_on(connection: Connection, before: str | None, wait: float) -> bool:
@@ -139,11 +158,22 @@ def current(engine: Engine) -> str | None:
         return _revision(connection)
 
 
+def is_known(revision: str) -> bool:
+    """
+    Whether *revision* is one of this version's; others are newer.
+    """
+    return any(script.revision == revision for script in _scripts().walk_revisions())
+
+
 def head() -> str | None:
     """
     Return the newest revision of this package.
     """
-    return ScriptDirectory.from_config(_config(io.StringIO())).get_current_head()
+    return _scripts().get_current_head()
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(io.StringIO()))
 
 
 def _config(output: io.StringIO) -> Config:

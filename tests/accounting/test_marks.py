@@ -140,6 +140,29 @@ def test_records_come_before_orphans(root, heir, feed):
     assert [each.instance_id for each in drain(spool)] == [record.instance_id, f"{dead.instance_id}-o"]
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_call_that_has_its_record_is_no_orphan(root, heir, is_written):
+    """
+    Killed between a call's record and the end of its mark, it is neither written again nor charged to counters again: also
+    where the sink has its record already, and may have deleted the row since.
+    """
+    dead = MmapSpool(root)
+    dead.mark(opened("b" * 32))
+    dead.mark(opened("c" * 32))
+    row = {"id": "b" * 32, "instance_id": dead.instance_id, "sequence": dead.next_sequence()}
+    dead.put(UsageRecord(**row, created_at_us=0, method="POST", path="/"))
+    if is_written:
+        drain(dead)
+    kill(dead)
+    spool = MmapSpool(root, heir=heir)
+
+    written = drain(spool)
+    spool.tend()
+
+    assert [each.id for each in written] == ["b" * 32] * (not is_written) + ["c" * 32]
+    assert [each.opened.call_id for each in heir.taken_over] == ["c" * 32]
+
+
 def test_adopted_twice_is_the_same_row(root, heir):
     """
     Who adopts may die as well, before or after the row is written: the next one gets the same row.

@@ -73,6 +73,16 @@ def test_a_decision_is_charged_once(orphans, orphan, run, sqlite_database, how, 
     assert run("verify", "--database", sqlite_database).code == 0
 
 
+def test_rows_of_one_call_beyond_a_thousand_are_decided_each(orphans, orphan, run, sqlite_database):
+    """What is decided of a row with the same number and another instance is charged, too."""
+    orphan(1, sequence=7), orphan(2, sequence=7, instance_id="a" * 32 + "-o1")
+
+    ran = orphans("settle", "--all", "--as", "input", "--json").json
+
+    total = run("usage", "--database", sqlite_database, "--days", "2", "--json").json["total"]["cost_pico"]
+    assert (ran["settled"], ran["cost_pico"], total) == (2, 2 * 90 * INPUT, 2 * 90 * INPUT)
+
+
 def test_all_that_wait_are_settled(orphans, orphan, write):
     """`--all` takes those that wait, and no other row."""
     orphan(1), orphan(2, request_model="gpt-4o-mini")

@@ -221,3 +221,21 @@ def test_a_forked_child_leaves_the_parents_connections_alone(postgres_database: 
     engine.dispose()
     assert os.waitstatus_to_exitcode(status) == 0
     assert after == before
+
+
+def test_a_copy_that_can_only_be_read_is_read(tmp_path: Path) -> None:
+    """
+    A copy of the books on a read-only medium is not asked to change its journal, and answers.
+    """
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "copy.db") as copy:
+        copy.execute("CREATE TABLE a (b)")
+    copy.close()
+    engine = open_engine(f"sqlite:///file:{tmp_path}/copy.db?mode=ro&uri=true")
+
+    with reader(engine).connect() as connection:
+        rows = connection.exec_driver_sql("SELECT COUNT(*) FROM a").scalar_one()
+    engine.dispose()
+
+    assert rows == 0

@@ -99,6 +99,21 @@ def test_a_closed_period_stays_as_it_was(used: Engine, record: MakeRecord) -> No
     assert books.verify(used).verified
 
 
+def test_an_invoice_of_many_models_is_closed(used: Engine, record: MakeRecord) -> None:
+    """
+    Models are named by clients, too: however many of them a period has, its invoice has a place.
+    """
+    names = [f"model-with-quite-a-long-name-{number}" for number in range(900)]
+    DatabaseSink(used).write(
+        [record(number, request_model=name, cost_pico=1, **on(MAY)) for number, name in enumerate(names, 10)]
+    )
+
+    closed_at(used, MAY, JUNE)
+
+    assert len(closed(used, ACME)[0].items) == 902
+    assert books.verify(used).verified
+
+
 def test_a_closed_period_needs_no_allowance_again(used: Engine) -> None:
     """Whoever names no allowance gets the period as it was closed, with the one it was closed with."""
     may = closed_at(used, MAY, JUNE, 2 * DOLLAR)

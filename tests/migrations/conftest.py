@@ -52,7 +52,7 @@ def django(database_url: str) -> Django:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
 
     return run

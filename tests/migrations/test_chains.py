@@ -10,8 +10,7 @@ from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
+from migration_rig import differences
 from sqlalchemy import MetaData, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 
@@ -52,15 +51,6 @@ def run_chain(chain: str, engine: Engine, django: Django) -> None:
         done = django("migrate", "--verbosity=0")
         assert (done.returncode, done.stderr) == (0, "")
         engine.dispose()  # SQLite's PRAGMAs answer from a connection's own memory of the schema
-
-
-def differences(engine: Engine) -> list[Any]:
-    def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
-        return type_ != "table" or name in tables.metadata.tables
-
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": is_ours})
-        return list(compare_metadata(context, tables.metadata))
 
 
 MYSQL_TYPES = """

@@ -20,10 +20,10 @@ from tokenbudget_mw import current
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.errors import ConfigurationError
-from tokenbudget_mw.orphaned import Executor
+from tokenbudget_mw.orphaned import Executor, rows_of
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.tasks import task
-from tokenbudget_mw.values import Facts, Opened, Orphan, Subject
+from tokenbudget_mw.values import Facts, Held, Opened, Orphan, Subject
 from tokenbudget_mw.wiring import wire
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -295,6 +295,17 @@ def test_a_backend_that_is_away_does_not_bring_orphans_again(caplog: pytest.LogC
     Executor(wire({"identify": "ip", "database": "sqlite://"}).tariffs, away).take_over([orphan, orphan])
 
     assert caplog.text.count("was not told of all orphaned calls (OSError)") == 1
+
+
+def test_a_call_of_many_rows_loses_none() -> None:
+    """Beyond a thousand reservations that one call held, each still has a row that is like no other."""
+    held = tuple(Held("b" * 32, place, "gpt-4o", 1, 1, 1) for place in range(1, 2502))
+    calls = [Orphan("a" * 32, number, Opened("b" * 32, 0, "review", "POST", "/"), held) for number in (1, 2)]
+
+    rows = [row for call in calls for row in rows_of(call, wire({"identify": "ip", "database": "sqlite://"}).tariffs)]
+
+    assert len({(row.instance_id, row.sequence) for row in rows}) == len(rows) == 2 * 2501
+    assert {row.instance_id for row in rows} == {"a" * 32 + suffix for suffix in ("-o", "-o1", "-o2")}
 
 
 @pytest.mark.parametrize(("outcome", "rule"), [("orphaned", "actual"), ("complete", "review")])

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from tokenbudget_mw.accounting.claims import Claim, seize_dead
 from tokenbudget_mw.accounting.marks import read_orphans
-from tokenbudget_mw.accounting.segments import DamagedSegmentError, Item, Segment
+from tokenbudget_mw.accounting.segments import DamagedSegmentError, Item, Segment, ids_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tokenbudget_mw.values import Orphan, UsageRecord
@@ -24,6 +24,10 @@ log = logging.getLogger("tokenbudget_mw")
 
 DAMAGED = "damaged"
 """Folder that segments go to of which not everything could be read. Nobody but a person looks into it."""
+
+
+_ALIKE = -4
+"""Where ids of one call's rows begin to differ: they are numbered from the call's id on."""
 
 
 class Heir(Protocol):
@@ -77,6 +81,8 @@ class Inheritance:
         self._paths: deque[Path] = deque()  # of the first claim, not opened yet
         self._segment: Segment | None = None
         self._count = 0  # records of the first claim
+        self._under_way: frozenset[str] = frozenset()  # how the ids of its marked calls begin
+        self._recorded: set[str] = set()  # ids of its records that may be of these
 
     def claim(self) -> None:
         """
@@ -120,6 +126,8 @@ class Inheritance:
         self._paths = deque(claim.segments())
         self._marks = deque(claim.marks() if self._heir is not None else ())
         self._count = 0
+        self._recorded.clear()
+        self._under_way = frozenset(_beginnings(claim.instance_id, self._marks))
 
     def _end(self) -> None:
         claim = self._claims.popleft()
@@ -137,6 +145,8 @@ class Inheritance:
     def _open(self, path: Path) -> list[Item]:
         try:
             segment, items = Segment.open(path)
+            if self._under_way:
+                self._recorded.update(each for each in ids_in(path) if each[:_ALIKE] in self._under_way)
         except DamagedSegmentError:
             self._quarantine(path)
             return []
@@ -153,13 +163,16 @@ class Inheritance:
             return []
         instance_id = self._claims[0].instance_id
         try:
-            orphans = read_orphans(instance_id, [path.read_bytes() for path in paths])
+            rows = [
+                (orphan, [row for row in heir.records_of(orphan) if row.id not in self._recorded])
+                for orphan in read_orphans(instance_id, [path.read_bytes() for path in paths])
+            ]
+            orphans = [
+                orphan for orphan, some in rows if some
+            ]  # the process was killed behind the records of the others
             remains = _Remains(paths, orphans, heir)
             items: list[Item] = [
-                (record, remains, place)
-                for place, record in enumerate(
-                    (each for orphan in orphans for each in heir.records_of(orphan)), start=1
-                )
+                (row, remains, place) for place, row in enumerate((each for _, some in rows for each in some), start=1)
             ]
         except Exception as exc:  # noqa: BLE001 - prices may be out of reach: the marks stay, for the next look
             log.error("The marks of calls that were under way cannot be read now (%s).", type(exc).__name__)  # noqa: TRY400
@@ -201,6 +214,14 @@ class Inheritance:
             path.rename(folder / f"{path.parent.name}-{path.name}")
         except OSError as exc:
             log.error("The damaged segment could not be put aside (%s).", type(exc).__name__)  # noqa: TRY400
+
+
+def _beginnings(instance_id: str, paths: Iterable[Path]) -> Iterator[str]:
+    try:
+        for orphan in read_orphans(instance_id, [path.read_bytes() for path in paths]):
+            yield orphan.opened.call_id[:_ALIKE]
+    except OSError:
+        return  # it is said when they are read for their rows
 
 
 class _Remains(Segment):

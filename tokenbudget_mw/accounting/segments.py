@@ -26,7 +26,17 @@ from tokenbudget_mw.values import UsageRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FRAME", "HEADER_SIZE", "DamagedSegmentError", "Item", "Segment", "allocate", "checksum", "sync_folder"]
+__all__ = [
+    "FRAME",
+    "HEADER_SIZE",
+    "DamagedSegmentError",
+    "Item",
+    "Segment",
+    "allocate",
+    "checksum",
+    "ids_in",
+    "sync_folder",
+]
 
 MAGIC = b"TBSPOOL\x01"
 VERSION = 1
@@ -263,6 +273,20 @@ def _frames(data: bytes | mmap.mmap, start: int, stop: int) -> Iterator[tuple[in
         body = data[start + FRAME.size : end]
         yield end, body if crc32(body) == check else None
         start = end
+
+
+def ids_in(path: Path) -> Iterator[str]:
+    """
+    Give the ids of the records in the segment at *path*, also of those that are in the sink.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    data = path.read_bytes()
+    for _, body in _frames(data, HEADER_SIZE, len(data)):
+        record = _read_body(body)
+        if record is not None:
+            yield record.id
 
 
 def _read_body(body: bytes | None) -> UsageRecord | None:

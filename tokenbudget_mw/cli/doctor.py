@@ -180,10 +180,11 @@ def _cluster(settings: Settings, nodes: int) -> Iterator[Finding]:
 def _database(context: Context, settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import inspect
 
+    from tokenbudget_mw.database.engine import reader
     from tokenbudget_mw.database.tables import metadata
 
     with context.database() as engine:
-        with engine.connect() as connection:
+        with reader(engine).connect() as connection:
             there = set(inspect(connection).get_table_names())
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
         name = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
@@ -201,17 +202,21 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
 
 
 def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
-    if "django_migrations" in there:
+    if "django_migrations" in there and "tokenbudget_alembic_version" not in there:
         yield Finding("database", "ok", "the tables are Django's to migrate")
         return
     try:
-        from tokenbudget_mw_alembic import current, head
+        from tokenbudget_mw_alembic import current, head, is_known
     except MissingExtraError as exc:
         yield Finding("database", "warning", f"the schema's version cannot be read: {exc}")
         return
     at, newest = current(engine), head()
     if at == newest:
         yield Finding("database", "ok", f"the schema is at {at}, the newest")
+    elif at is not None and not is_known(at):
+        yield Finding(
+            "database", "ok", f"the schema is at {at}, which a newer version has made; it serves this one, too"
+        )
     else:
         yield Finding("database", "problem", f"the schema is at {at}, and {newest} is needed. {MIGRATE}")
 

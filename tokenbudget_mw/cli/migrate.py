@@ -28,7 +28,7 @@ def run(context: Context) -> int:
     """
     Run the command.
     """
-    from tokenbudget_mw_alembic import current, upgrade
+    from tokenbudget_mw_alembic import current, is_known, upgrade
 
     with context.database() as engine:
         if context.args.sql:
@@ -39,6 +39,8 @@ def run(context: Context) -> int:
         after = current(engine)
     changed = before != after
     what = f"upgraded from {before or 'nothing'} to {after}" if changed else f"at {after} already"
+    if after is not None and not is_known(after):
+        what = f"at {after}, which a newer version has made; it serves this one, too"
     context.emit(
         {"before": before, "after": after, "changed": changed}, [f"The tables in {context.place()} are {what}."]
     )

@@ -53,10 +53,20 @@ _FIGURES = {
 
 def fill_rollups(dialect: str) -> list[str]:
     """
-    Return a statement for each rollup, in the SQL of *dialect*.
+    Return the statements that fill the rollups, in the SQL of *dialect*.
+
+    They empty them first, so they may run again, in one transaction, where they were broken off, or where newer rows are in.
     """
     starts = _STARTS["mysql" if dialect == "mariadb" else dialect]
-    return [_fill(table, {name: sql or starts[name] for name, sql in keys.items()}) for table, keys in _KEYS.items()]
+    return [
+        statement
+        for table, keys in _KEYS.items()
+        for statement in (_empty(table), _fill(table, {name: sql or starts[name] for name, sql in keys.items()}))
+    ]
+
+
+def _empty(table: str) -> str:
+    return f"DELETE FROM {table}"  # noqa: S608 - a name of our own
 
 
 def _fill(table: str, keys: dict[str, str]) -> str:
@@ -69,10 +79,15 @@ def _fill(table: str, keys: dict[str, str]) -> str:
 
 def fill_latencies(dialect: str) -> list[str]:
     """
-    Return a statement for each table of latencies, in the SQL of *dialect*.
+    Return the statements that fill the tables of latencies, in the SQL of *dialect*, as `fill_rollups` does.
     """
     starts = _STARTS["mysql" if dialect == "mariadb" else dialect]
-    return [_fill_latency(f"tokenbudget_latency_{start}s", start, starts[start]) for start in ("hour", "day")]
+    return [
+        statement
+        for start in ("hour", "day")
+        for table in (f"tokenbudget_latency_{start}s",)
+        for statement in (_empty(table), _fill_latency(table, start, starts[start]))
+    ]
 
 
 def _fill_latency(table: str, start: str, sql: str) -> str:

@@ -195,7 +195,8 @@ def _set_up_sqlite(engine: Engine) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout = 10000")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
-            cursor.execute("PRAGMA journal_mode = WAL")
+            with suppress(sqlite3.OperationalError):  # a copy that can only be read is read as it is
+                cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 

@@ -123,7 +123,7 @@ def _charged(row: UsageRecord, usage: Usage, priced: Priced) -> UsageRecord:
     return msgspec.structs.replace(
         row,
         id=hashlib.md5(f"decided:{row.id}".encode(), usedforsecurity=False).hexdigest(),
-        instance_id=f"{row.instance_id[:32]}{DECIDED}",
+        instance_id=f"{row.instance_id[:32]}{DECIDED}{row.instance_id[34:]}",  # "-o" is "-d" now
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,

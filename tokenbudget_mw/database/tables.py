@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import text as sql_text
 
-from tokenbudget_mw.database.types import Moment, Pico, Total, serial, text, varchar
+from tokenbudget_mw.database.types import Moment, Pico, Total, document, serial, text, varchar
 
 __all__ = [
     "CHARGES", "FIGURES", "PREFIX", "PURGED", "REVENUE", "TOKENS", "balances", "corrections", "dead_letters",
@@ -215,7 +215,7 @@ periods = Table(
     Column("usage_pico", Pico, nullable=False),
     Column("refunds_pico", Pico, nullable=False),
     Column("remainder_pico", Pico, nullable=False),
-    Column("document", text(), nullable=False),
+    Column("document", document(), nullable=False),
     Column("digest", varchar(64), nullable=False),
     UniqueConstraint("account", "starts_at", name="tokenbudget_periods_uq"),
     **_MYSQL_TABLE,

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["MAX_BIGINT", "MYSQL_CHARSET", "MYSQL_COLLATION", "Moment", "Pico", "Total", "serial", "text", "varchar"]
+__all__ = [
+    "MAX_BIGINT",
+    "MYSQL_CHARSET",
+    "MYSQL_COLLATION",
+    "Moment",
+    "Pico",
+    "Total",
+    "document",
+    "serial",
+    "text",
+    "varchar",
+]
 
 MAX_BIGINT = 2**63 - 1
 
@@ -38,6 +49,13 @@ def text() -> TypeEngine[str]:
     Return the type of a longer text (64 KiB on MySQL).
     """
     return Text().with_variant(mysql.TEXT(charset=MYSQL_CHARSET, collation=MYSQL_COLLATION), *_MYSQL)
+
+
+def document() -> TypeEngine[str]:
+    """
+    Return the type of a text without a bound (16 MiB on MySQL).
+    """
+    return Text().with_variant(mysql.MEDIUMTEXT(charset=MYSQL_CHARSET, collation=MYSQL_COLLATION), *_MYSQL)
 
 
 def serial() -> TypeEngine[int]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
-from tokenbudget_mw_django.migrations._guard import refuse_second_chain
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
@@ -16,8 +17,8 @@ class Migration(migrations.Migration):
     dependencies = []
 
     operations = [
-        migrations.RunPython(refuse_second_chain, migrations.RunPython.noop),
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="Balance",
             fields=[
                 ("account", VarcharField(max_length=255, primary_key=True, serialize=False)),
@@ -30,7 +31,7 @@ class Migration(migrations.Migration):
                 "db_table": "tokenbudget_balances",
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="Key",
             fields=[
                 ("kid", VarcharField(max_length=32, primary_key=True, serialize=False)),
@@ -58,7 +59,7 @@ class Migration(migrations.Migration):
                 "db_table": "tokenbudget_keys",
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="LedgerEntry",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -83,7 +84,7 @@ class Migration(migrations.Migration):
                 "constraints": [models.UniqueConstraint(fields=("source_id",), name="tokenbudget_ledger_source_uq")],
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="Usage",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -165,4 +166,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_usage": "", "tokenbudget_ledger": "", "tokenbudget_keys": ""}),
     ]

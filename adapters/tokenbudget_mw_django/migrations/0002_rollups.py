@@ -10,6 +10,8 @@ from django.db import migrations, models
 
 from tokenbudget_mw.database.backfill import fill_rollups
 from tokenbudget_mw_django.fields import MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._guard import one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 if TYPE_CHECKING:
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -25,7 +27,8 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0001_initial")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="RollupSubject",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -60,7 +63,7 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="RollupHour",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -88,7 +91,7 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="RollupDay",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),

@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0002_rollups")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="PurgedDay",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -38,7 +41,7 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.CreateModel(
+        CreateTable(
             name="PurgedRange",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -57,4 +60,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_purged_days": "", "tokenbudget_purged_ranges": ""}),
     ]

@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0004_key_limits")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="Tariff",
             fields=[
                 ("id", VarcharField(max_length=255, primary_key=True, serialize=False)),
@@ -42,4 +45,5 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["model", "valid_from"], name="tokenbudget_tariffs_model_ix")],
             },
         ),
+        keep_rows({"tokenbudget_tariffs": ""}),
     ]

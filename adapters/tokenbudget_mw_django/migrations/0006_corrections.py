@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0005_tariffs")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="Correction",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -41,4 +44,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_corrections": ""}),
     ]

@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0006_corrections")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="Grant",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -33,4 +36,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_grants": ""}),
     ]

@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, PicoField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0007_grants")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="Period",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -36,4 +39,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        keep_rows({"tokenbudget_periods": ""}),
     ]

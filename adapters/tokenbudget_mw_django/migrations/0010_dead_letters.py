@@ -7,13 +7,16 @@ from __future__ import annotations
 from django.db import migrations, models
 
 from tokenbudget_mw_django.fields import LongTextField, MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import keep_rows, one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 
 class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0009_audio")]
 
     operations = [
-        migrations.CreateModel(
+        one_chain(),
+        CreateTable(
             name="DeadLetter",
             fields=[
                 ("id", VarcharField(max_length=36, primary_key=True, serialize=False)),
@@ -28,4 +31,5 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["kept_at", "id"], name="tokenbudget_dead_letters_ix")],
             },
         ),
+        keep_rows({"tokenbudget_dead_letters": ""}),
     ]

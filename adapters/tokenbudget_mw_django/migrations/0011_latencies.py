@@ -10,6 +10,8 @@ from django.db import migrations, models
 
 from tokenbudget_mw.database.backfill import fill_latencies
 from tokenbudget_mw_django.fields import MomentField, VarcharField
+from tokenbudget_mw_django.migrations._guard import one_chain
+from tokenbudget_mw_django.migrations._tables import CreateTable
 
 if TYPE_CHECKING:
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -21,8 +23,8 @@ def _fill(_apps: Any, schema_editor: BaseDatabaseSchemaEditor) -> None:
             cursor.execute(statement)
 
 
-def _create(name: str, start: str) -> migrations.CreateModel:
-    return migrations.CreateModel(
+def _create(name: str, start: str) -> CreateTable:
+    return CreateTable(
         name=name,
         fields=[
             ("id", models.BigAutoField(primary_key=True, serialize=False)),
@@ -46,6 +48,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0010_dead_letters")]
 
     operations = [
+        one_chain(),
         _create("LatencyHour", "hour"),
         _create("LatencyDay", "day"),
         migrations.RunPython(_fill, migrations.RunPython.noop),

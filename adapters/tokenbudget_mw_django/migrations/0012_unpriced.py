@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from django.db import migrations, models
 
+from tokenbudget_mw_django.migrations._guard import one_chain
 from tokenbudget_mw_django.migrations._indexes import AddIndexOnline
 
 
@@ -15,6 +16,7 @@ class Migration(migrations.Migration):
     dependencies = [("tokenbudget_mw_django", "0011_latencies")]
 
     operations = [
+        one_chain(),
         AddIndexOnline(
             "usage",
             models.Index(fields=["price_kind", "created_at"], name="tokenbudget_usage_unpriced_ix"),

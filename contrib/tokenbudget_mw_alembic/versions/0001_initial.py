@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Pico, text, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0001"
 down_revision = None
@@ -34,7 +35,7 @@ def upgrade() -> None:
 
 
 def _create_usage() -> None:
-    op.create_table(
+    create_table(
         "tokenbudget_usage",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("instance_id", varchar(36), nullable=False),
@@ -95,13 +96,13 @@ def _create_usage() -> None:
         ),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_usage_account_ix", "tokenbudget_usage", ["account", "created_at", "id"])
-    op.create_index("tokenbudget_usage_created_ix", "tokenbudget_usage", ["created_at"])
-    op.create_index("tokenbudget_usage_key_ix", "tokenbudget_usage", ["key_id", "created_at", "id"])
+    create_index("tokenbudget_usage_account_ix", "tokenbudget_usage", ["account", "created_at", "id"])
+    create_index("tokenbudget_usage_created_ix", "tokenbudget_usage", ["created_at"])
+    create_index("tokenbudget_usage_key_ix", "tokenbudget_usage", ["key_id", "created_at", "id"])
 
 
 def _create_ledger() -> None:
-    op.create_table(
+    create_table(
         "tokenbudget_ledger",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("account", varchar(255), nullable=False),
@@ -119,11 +120,11 @@ def _create_ledger() -> None:
         sa.UniqueConstraint("source_id", name="tokenbudget_ledger_source_uq"),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_ledger_account_ix", "tokenbudget_ledger", ["account", "created_at", "id"])
+    create_index("tokenbudget_ledger_account_ix", "tokenbudget_ledger", ["account", "created_at", "id"])
 
 
 def _create_balances() -> None:
-    op.create_table(
+    create_table(
         "tokenbudget_balances",
         sa.Column("account", varchar(255), primary_key=True),
         sa.Column("balance_pico", Pico, nullable=False),
@@ -133,7 +134,7 @@ def _create_balances() -> None:
 
 
 def _create_keys() -> None:
-    op.create_table(
+    create_table(
         "tokenbudget_keys",
         sa.Column("kid", varchar(32), primary_key=True),
         sa.Column("digest", varchar(128), nullable=False),
@@ -161,5 +162,6 @@ def downgrade() -> None:
     """
     Drop the tables, with the books in them.
     """
+    keep_rows({"tokenbudget_usage": "", "tokenbudget_ledger": "", "tokenbudget_keys": ""})
     for name in ("tokenbudget_keys", "tokenbudget_balances", "tokenbudget_ledger", "tokenbudget_usage"):
         op.drop_table(name)

@@ -11,6 +11,7 @@ from alembic import op
 
 from tokenbudget_mw.database.backfill import fill_rollups
 from tokenbudget_mw.database.types import Moment, Total, serial, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table
 
 revision = "0002"
 down_revision = "0001"
@@ -30,8 +31,8 @@ def upgrade() -> None:
     """
     subjects = "tokenbudget_rollup_subjects"
     _create(subjects, ("account", "day", "key_id", "model"), account=255, key_id=128, model=255)
-    op.create_index("tokenbudget_rollup_key_ix", subjects, ["key_id", "day"])
-    op.create_index("tokenbudget_rollup_day_ix", subjects, ["day"])
+    create_index("tokenbudget_rollup_key_ix", subjects, ["key_id", "day"])
+    create_index("tokenbudget_rollup_day_ix", subjects, ["day"])
     _create("tokenbudget_rollup_hours", ("hour", "model", "route"), model=255, route=255)
     _create("tokenbudget_rollup_days", ("day", "model", "route"), model=255, route=255)
     for statement in fill_rollups(op.get_context().dialect.name):
@@ -39,7 +40,7 @@ def upgrade() -> None:
 
 
 def _create(name: str, unique: tuple[str, ...], **texts: int) -> None:
-    op.create_table(
+    create_table(
         name,
         sa.Column("id", serial(), sa.Identity(), primary_key=True),
         sa.Column("hour" if "hour" in unique else "day", Moment, nullable=False),

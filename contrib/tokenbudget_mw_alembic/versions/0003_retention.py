@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Total, serial, varchar
+from tokenbudget_mw_alembic.steps import create_table, keep_rows
 
 revision = "0003"
 down_revision = "0002"
@@ -27,7 +28,7 @@ def upgrade() -> None:
     """
     Make the tables.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_purged_days",
         sa.Column("id", serial(), sa.Identity(), primary_key=True),
         sa.Column("day", Moment, nullable=False),
@@ -44,7 +45,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("account", "day", "model", name="tokenbudget_purged_days_uq"),
         **_MYSQL,
     )
-    op.create_table(
+    create_table(
         "tokenbudget_purged_ranges",
         sa.Column("id", serial(), sa.Identity(), primary_key=True),
         sa.Column("instance_id", varchar(36), nullable=False),
@@ -59,5 +60,6 @@ def downgrade() -> None:
     """
     Drop the tables; the books of purged rows no longer close.
     """
+    keep_rows({"tokenbudget_purged_days": "", "tokenbudget_purged_ranges": ""})
     for name in ("tokenbudget_purged_ranges", "tokenbudget_purged_days"):
         op.drop_table(name)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0005"
 down_revision = "0004"
@@ -27,7 +28,7 @@ def upgrade() -> None:
     """
     Make the table.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_tariffs",
         sa.Column("id", varchar(255), primary_key=True),
         sa.Column("model", varchar(128), nullable=False),
@@ -49,11 +50,12 @@ def upgrade() -> None:
         sa.Column("note", varchar(512)),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_tariffs_model_ix", "tokenbudget_tariffs", ["model", "valid_from"])
+    create_index("tokenbudget_tariffs_model_ix", "tokenbudget_tariffs", ["model", "valid_from"])
 
 
 def downgrade() -> None:
     """
     Drop the table; only the settings' prices and the price book are left.
     """
+    keep_rows({"tokenbudget_tariffs": ""})
     op.drop_table("tokenbudget_tariffs")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0006"
 down_revision = "0005"
@@ -27,7 +28,7 @@ def upgrade() -> None:
     """
     Make the table.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_corrections",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("usage_id", varchar(36), nullable=False),
@@ -46,11 +47,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("usage_id", "number", name="tokenbudget_corrections_uq"),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_correction_used_ix", "tokenbudget_corrections", ["used_at"])
+    create_index("tokenbudget_correction_used_ix", "tokenbudget_corrections", ["used_at"])
 
 
 def downgrade() -> None:
     """
     Drop the table; the books of corrected rows no longer close.
     """
+    keep_rows({"tokenbudget_corrections": ""})
     op.drop_table("tokenbudget_corrections")

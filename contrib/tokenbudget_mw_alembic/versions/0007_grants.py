@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Pico, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0007"
 down_revision = "0006"
@@ -27,7 +28,7 @@ def upgrade() -> None:
     """
     Make the table.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_grants",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("account", varchar(255), nullable=False),
@@ -37,12 +38,13 @@ def upgrade() -> None:
         sa.Column("unused_pico", Pico),
         **_MYSQL,
     )
-    op.create_index("tokenbudget_grants_account_ix", "tokenbudget_grants", ["account"])
-    op.create_index("tokenbudget_grants_due_ix", "tokenbudget_grants", ["expired_at", "expires_at"])
+    create_index("tokenbudget_grants_account_ix", "tokenbudget_grants", ["account"])
+    create_index("tokenbudget_grants_due_ix", "tokenbudget_grants", ["expired_at", "expires_at"])
 
 
 def downgrade() -> None:
     """
     Drop the table; grants that have not expired stay for ever.
     """
+    keep_rows({"tokenbudget_grants": ""})
     op.drop_table("tokenbudget_grants")

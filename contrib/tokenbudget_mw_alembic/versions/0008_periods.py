@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, Pico, text, varchar
+from tokenbudget_mw_alembic.steps import create_table, keep_rows
 
 revision = "0008"
 down_revision = "0007"
@@ -27,7 +28,7 @@ def upgrade() -> None:
     """
     Make the table.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_periods",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("account", varchar(255), nullable=False),
@@ -48,4 +49,5 @@ def downgrade() -> None:
     """
     Drop the table, and with it what was invoiced.
     """
+    keep_rows({"tokenbudget_periods": ""})
     op.drop_table("tokenbudget_periods")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from tokenbudget_mw.database.types import Moment, text, varchar
+from tokenbudget_mw_alembic.steps import create_index, create_table, keep_rows
 
 revision = "0010"
 down_revision = "0009"
@@ -27,19 +28,20 @@ def upgrade() -> None:
     """
     Make the table.
     """
-    op.create_table(
+    create_table(
         "tokenbudget_dead_letters",
         sa.Column("id", varchar(36), primary_key=True),
         sa.Column("kept_at", Moment, nullable=False),
         sa.Column("error", varchar(64), nullable=False),
         sa.Column("record", text(), nullable=False),
-        sa.Index("tokenbudget_dead_letters_ix", "kept_at", "id"),
         **_MYSQL,
     )
+    create_index("tokenbudget_dead_letters_ix", "tokenbudget_dead_letters", ["kept_at", "id"])
 
 
 def downgrade() -> None:
     """
     Drop the table, and with it the usage that nobody has mended.
     """
+    keep_rows({"tokenbudget_dead_letters": ""})
     op.drop_table("tokenbudget_dead_letters")

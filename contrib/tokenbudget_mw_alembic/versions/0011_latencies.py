@@ -11,6 +11,7 @@ from alembic import op
 
 from tokenbudget_mw.database.backfill import fill_latencies
 from tokenbudget_mw.database.types import Moment, serial, varchar
+from tokenbudget_mw_alembic.steps import create_table
 
 revision = "0011"
 down_revision = "0010"
@@ -29,7 +30,7 @@ def upgrade() -> None:
     Make the tables and fill them.
     """
     for start in ("hour", "day"):
-        op.create_table(
+        create_table(
             f"tokenbudget_latency_{start}s",
             sa.Column("id", serial(), sa.Identity(), primary_key=True),
             sa.Column(start, Moment, nullable=False),
