@@ -26,7 +26,7 @@ from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Scope
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.settings import Settings
@@ -74,7 +74,7 @@ class TokenBudget:
         core, mounted = self.core, self._mounted
 
         async def limited(connection: HTTPConnection) -> None:
-            path: str = getattr(connection.scope.get("route"), "path", None) or connection.scope["path"]
+            path = _path_of(connection.scope)
             found = declared if name else declared.named(mounted.get(connection.scope["app"], "") + path)
             await found.aadmit(core, facts_of(connection.scope))
 
@@ -99,7 +99,7 @@ class TokenBudget:
         waiting: list[tuple[str, Any]] = [("", route) for route in outer.routes]
         while waiting:
             prefix, route = waiting.pop()
-            inner, path = getattr(route, "app", None), prefix + getattr(route, "path", "")
+            inner, path = _inner_of(route), prefix + getattr(route, "path", "")
             if isinstance(inner, Starlette):
                 if inner in self._mounted:
                     continue
@@ -107,7 +107,32 @@ class TokenBudget:
                 # it makes a 500 of what it has no handler for, before anybody around it hears of that
                 inner.exception_handlers.setdefault(RefusedError, _refuse)
             waiting += [(path, route) for route in getattr(inner, "routes", ())]
+            # FastAPI keeps an included router as it is, beside its routes as they are included
+            included = getattr(route, "effective_route_contexts", tuple)()
+            waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
         return ASGIMiddleware(app, self.core)
+
+
+def _inner_of(route: Any) -> Any:
+    """
+    Return the app that *route* leads to, out of the middleware around it.
+    """
+    inner = getattr(route, "app", None)
+    while not hasattr(inner, "routes") and hasattr(inner, "app"):
+        inner = inner.app
+    return inner
+
+
+def _path_of(scope: Scope) -> str:
+    """
+    Return the path template of the endpoint that *scope* has led to, below its own app.
+    """
+    route = scope.get("route")
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    if included is not None and included.original_route is route:
+        route = included  # the same, with the prefix under which its router was included
+    path: str = getattr(route, "path", None) or scope["path"]
+    return path
 
 
 async def _refuse(connection: Any, error: Exception) -> Any:
