@@ -9,21 +9,25 @@ tokenbudget-mw for FastAPI and Starlette.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
-from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketState
 
 from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
-from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.errors import MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.websocket import POLICY_VIOLATION
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket, WebSocketState
+except ModuleNotFoundError as exc:
+    message = "tokenbudget_mw_fastapi needs 'starlette': pip install 'tokenbudget-mw[fastapi]'"
+    raise MissingExtraError(message) from exc
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
@@ -108,7 +112,7 @@ class TokenBudget:
                 inner.exception_handlers.setdefault(RefusedError, _refuse)
             waiting += [(path, route) for route in getattr(inner, "routes", ())]
             # FastAPI keeps an included router as it is, beside its routes as they are included
-            included = getattr(route, "effective_route_contexts", tuple)()
+            included: Iterable[Any] = getattr(route, "effective_route_contexts", tuple)()
             waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
         return ASGIMiddleware(app, self.core)
 
@@ -117,7 +121,7 @@ def _inner_of(route: Any) -> Any:
     """
     Return the app that *route* leads to, out of the middleware around it.
     """
-    inner = getattr(route, "app", None)
+    inner: Any = getattr(route, "app", None)
     while not hasattr(inner, "routes") and hasattr(inner, "app"):
         inner = inner.app
     return inner
