@@ -142,7 +142,9 @@ class KeyCache:
         self._tell(is_away=False)
         if not self._has_pepper:
             self._has_pepper = True  # said once
-            log.error("`pepper` is not set, so no API key is good. Set TOKENBUDGET_PEPPER, the same for app and commands.")
+            log.error(
+                "`pepper` is not set, so no API key is good. Set TOKENBUDGET_PEPPER, the same for app and commands."
+            )
         answer = self._judge(row if self._store.matches(row, key) else None)
         with self._lock:
             if generation == self._generation:
