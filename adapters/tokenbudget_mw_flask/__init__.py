@@ -118,8 +118,13 @@ class TokenBudget:
 def core_of(app: Flask) -> Core:
     """
     Return the core of an app that `TokenBudget.init_app` has been called with.
+
+    Raises:
+        ConfigurationError: It has not.
     """
-    core: Core = app.extensions[EXTENSION]
+    core: Core | None = app.extensions.get(EXTENSION)
+    if core is None:
+        raise ConfigurationError(f"The app {app.name!r} has no TokenBudget. Call `budget.init_app(app)` when it is made.")
     return core
 
 
