@@ -262,7 +262,8 @@ def _keys(settings: Settings, database: _Database, clock: Callable[[], float]) -
         return None
     from tokenbudget_mw.database.keys import KeyCache
 
-    return KeyCache(open_keys(settings, database.engine()), settings.key_cache_ttl, clock)
+    store = open_keys(settings, database.engine())
+    return KeyCache(store, settings.key_cache_ttl, clock, has_pepper=bool(settings.pepper))
 
 
 def _identifier(settings: Settings, keys: KeyCache | None) -> Identifier:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.signals import connection_created
 
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.settings import Settings
@@ -111,16 +113,30 @@ def using(tested: Core) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            del _cores["core"]
+            _cores.pop("core", None)  # changed settings have taken it away already
             if before is not None:
                 _cores["core"] = before
 
 
+def _close() -> None:
+    gone = forget()
+    if gone is not None:
+        gone.close()
+
+
 def _renew(*, setting: str, **_: object) -> None:
     if setting in ("TOKENBUDGET", "DATABASES"):
-        gone = forget()
-        if gone is not None:
-            gone.close()
+        _close()
+
+
+def _let_go(*, connection: Any, **_: object) -> None:
+    """
+    Write what waits and close our connections when Django makes or drops a test database: PostgreSQL drops none that
+    anybody is connected to, and what comes next belongs to another one.
+    """
+    if connection.alias == NO_DB_ALIAS:  # Django connects so to no database for these two alone
+        _close()
 
 
 setting_changed.connect(_renew, dispatch_uid="tokenbudget")
+connection_created.connect(_let_go, dispatch_uid="tokenbudget")

@@ -9,24 +9,28 @@ tokenbudget-mw for FastAPI and Starlette.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
-from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketState
 
 from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
-from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.errors import MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.websocket import POLICY_VIOLATION
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket, WebSocketState
+except ModuleNotFoundError as exc:
+    message = "tokenbudget_mw_fastapi needs 'starlette': pip install 'tokenbudget-mw[fastapi]'"
+    raise MissingExtraError(message) from exc
+
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Scope
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.settings import Settings
@@ -74,7 +78,7 @@ class TokenBudget:
         core, mounted = self.core, self._mounted
 
         async def limited(connection: HTTPConnection) -> None:
-            path: str = getattr(connection.scope.get("route"), "path", None) or connection.scope["path"]
+            path = _path_of(connection.scope)
             found = declared if name else declared.named(mounted.get(connection.scope["app"], "") + path)
             await found.aadmit(core, facts_of(connection.scope))
 
@@ -99,7 +103,7 @@ class TokenBudget:
         waiting: list[tuple[str, Any]] = [("", route) for route in outer.routes]
         while waiting:
             prefix, route = waiting.pop()
-            inner, path = getattr(route, "app", None), prefix + getattr(route, "path", "")
+            inner, path = _inner_of(route), prefix + getattr(route, "path", "")
             if isinstance(inner, Starlette):
                 if inner in self._mounted:
                     continue
@@ -107,7 +111,32 @@ class TokenBudget:
                 # it makes a 500 of what it has no handler for, before anybody around it hears of that
                 inner.exception_handlers.setdefault(RefusedError, _refuse)
             waiting += [(path, route) for route in getattr(inner, "routes", ())]
+            # FastAPI keeps an included router as it is, beside its routes as they are included
+            included: Iterable[Any] = getattr(route, "effective_route_contexts", tuple)()
+            waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
         return ASGIMiddleware(app, self.core)
+
+
+def _inner_of(route: Any) -> Any:
+    """
+    Return the app that *route* leads to, out of the middleware around it.
+    """
+    inner: Any = getattr(route, "app", None)
+    while not hasattr(inner, "routes") and hasattr(inner, "app"):
+        inner = inner.app
+    return inner
+
+
+def _path_of(scope: Scope) -> str:
+    """
+    Return the path template of the endpoint that *scope* has led to, below its own app.
+    """
+    route = scope.get("route")
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    if included is not None and included.original_route is route:
+        route = included  # the same, with the prefix under which its router was included
+    path: str = getattr(route, "path", None) or scope["path"]
+    return path
 
 
 async def _refuse(connection: Any, error: Exception) -> Any:

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Depends
-from fastapi.security import APIKeyHeader, HTTPBearer
-
+from tokenbudget_mw.errors import MissingExtraError
 from tokenbudget_mw_fastapi.responses import RESPONSES
+
+try:
+    from fastapi import Depends
+    from fastapi.security import APIKeyHeader, HTTPBearer
+except ModuleNotFoundError as exc:
+    message = "tokenbudget_mw_fastapi.openapi needs 'fastapi': pip install 'tokenbudget-mw[fastapi]'"
+    raise MissingExtraError(message) from exc
 
 __all__ = ["RESPONSES", "SECURITY"]
 

@@ -15,14 +15,18 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from flask import Response, current_app, got_request_exception, request
-
 from tokenbudget_mw.call import current, running
-from tokenbudget_mw.errors import ConfigurationError, RefusedError
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.settlement import is_timeout
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
+
+try:
+    from flask import Response, current_app, got_request_exception, request
+except ModuleNotFoundError as exc:
+    message = "tokenbudget_mw_flask needs 'flask': pip install 'tokenbudget-mw[flask]'"
+    raise MissingExtraError(message) from exc
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -114,8 +118,13 @@ class TokenBudget:
 def core_of(app: Flask) -> Core:
     """
     Return the core of an app that `TokenBudget.init_app` has been called with.
+
+    Raises:
+        ConfigurationError: It has not.
     """
-    core: Core = app.extensions[EXTENSION]
+    core: Core | None = app.extensions.get(EXTENSION)
+    if core is None:
+        raise ConfigurationError(f"The app {app.name!r} has no TokenBudget. Call `budget.init_app(app)` when it is made.")
     return core
 
 

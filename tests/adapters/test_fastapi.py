@@ -8,6 +8,9 @@ import pytest
 from asgi_rig import subject_of
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -202,6 +205,18 @@ def test_limit_on_a_router_without_a_name(host: Host) -> None:
     assert [host.get(f"/plain/search/{name}").status_code for name in "aba"] == [200, 200, 429]
 
 
+def test_limit_on_a_router_that_is_included_twice(host: Host) -> None:
+    """The same endpoint has a counter for each place where its router is included, and so have two of the same name."""
+    once, router, inner = Depends(host.budget.limit("1 request/minute")), APIRouter(), APIRouter()
+    router.get("/list", dependencies=[once])(lambda: "found")
+    inner.include_router(router, prefix="/{tenant}")
+    for included, prefix in ((router, "/plain/a"), (router, "/plain/b"), (inner, "/plain/c")):
+        host.app.include_router(included, prefix=prefix)
+
+    paths = ("/plain/a/list", "/plain/b/list", "/plain/c/x/list", "/plain/c/y/list", "/plain/a/list")
+    assert [host.get(path).status_code for path in paths] == [200, 200, 200, 429, 429]
+
+
 def test_limit_outside_of_routes(host: Host) -> None:
     """Where no route meters the path the limit holds, refuses as the middleware does, and asks who is there."""
     host.app.get("/free", dependencies=[Depends(host.budget.limit("1 request/minute"))])(lambda: "x")
@@ -307,6 +322,28 @@ def test_mounted_apps_refuse_and_count_on_their_own() -> None:
     )
     assert [host.get(path).status_code for path in paths] == [200, 429, 200, 200, 429, 429]
     assert "requests-minute" in host.get("/plain/a/search").text
+    host.core.close()
+
+
+def test_refusal_of_a_mounted_app_with_middleware_around_it() -> None:
+    """A mounted app refuses as any other, whatever middleware is around it, and wherever it is mounted."""
+    host, inner, router = Host(), FastAPI(), APIRouter()
+    outer = [Mount("/deep", inner)]
+
+    @inner.get("/ask")
+    async def ask() -> None:
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            raise AssertionError
+
+    for path, app in {"a": FastAPI(routes=inner.routes), "b": GZipMiddleware(FastAPI(routes=inner.routes))}.items():
+        host.app.router.routes.append(Mount(f"/plain/{path}", app, middleware=[Middleware(GZipMiddleware)]))
+    host.app.router.routes.append(Mount("/plain/c", routes=outer, middleware=[Middleware(GZipMiddleware)]))
+    router.mount("/d", FastAPI(routes=inner.routes))
+    host.app.include_router(router, prefix="/plain")
+
+    paths = ("/plain/a/ask", "/plain/b/ask", "/plain/c/deep/ask", "/plain/d/ask")
+    assert [host.get(path).status_code for path in paths] == [429] * 4
+    assert [row.decision for row in host.rows()] == ["refused"] * 4
     host.core.close()
 
 

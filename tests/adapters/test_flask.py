@@ -107,8 +107,8 @@ def test_an_app_takes_one_middleware() -> None:
 
 
 def test_core_of_an_app_without_the_extension() -> None:
-    """An app that was never initialised has no core, and says so as extensions do."""
-    with pytest.raises(KeyError, match="tokenbudget"):
+    """An app that was never initialised has no core, and says what is missing."""
+    with pytest.raises(ConfigurationError, match=r"'host' has no TokenBudget. Call `budget.init_app\(app\)`"):
         core_of(Flask("host"))
 
 

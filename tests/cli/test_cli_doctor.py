@@ -38,6 +38,26 @@ def test_a_healthy_setup_is_well(run, healthy):
     assert "canary-pepper" not in ran.out
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("TOKENBUDGET_BACKEND", "bogus://x", "Unknown backend 'bogus://'"),
+        ("TOKENBUDGET_BACKEND", "leased+limits+memory://", "cannot be reserved ahead"),
+        ("TOKENBUDGET_IDENTIFY", "no.such.function", "cannot import 'no.such.function'"),
+        ("TOKENBUDGET_RENDER_REFUSAL", "no.such.function", "cannot import 'no.such.function'"),
+    ],
+)
+def test_what_keeps_an_app_from_starting_is_a_problem(run, healthy, monkeypatch, variable, value, told):
+    """A backend that nobody knows, a function that is not there: what the app would fail with, once."""
+    monkeypatch.setenv(variable, value)
+
+    ran = run("doctor", "--json")
+
+    (problem,) = findings(ran, "problem")
+    assert told in problem
+    assert ran.code == 1
+
+
 def test_missing_tables_are_a_problem(run, sqlite_database):
     """A database without our tables ends with 1 and names the command."""
     ran = run("doctor", "--database", sqlite_database)

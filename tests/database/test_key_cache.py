@@ -251,6 +251,18 @@ def test_a_key_table_that_is_missing_says_who_makes_it(
     assert "run `tokenbudget-mw migrate`" in caplog.records[-1].getMessage()
 
 
+def test_an_app_without_a_pepper_says_why_it_refuses_every_key(
+    store: Store, sqlite_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Keys that are good elsewhere are refused; the log names the setting, once.
+    """
+    made, cache = store.create(), KeyCache(KeyStore(sqlite_engine, ""), 0.0, has_pepper=False)
+
+    assert [refusal(cache, made.text)[1] for _ in range(2)] == ["invalid_api_key"] * 2
+    assert [record.levelname for record in caplog.records if "TOKENBUDGET_PEPPER" in record.message] == ["ERROR"]
+
+
 def test_no_ttl_asks_each_time(store: Store, clock) -> None:  # type: ignore[no-untyped-def]
     """
     With a ttl of 0 every request sees the table as it is.

@@ -54,3 +54,19 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="AsgiMiddleware"):
         tokenbudget_mw.AsgiMiddleware  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("tokenbudget_mw_fastapi", "starlette", "fastapi"),
+        ("tokenbudget_mw_fastapi.openapi", "fastapi", "fastapi"),
+        ("tokenbudget_mw_flask", "flask", "flask"),
+    ],
+)
+def test_adapter_without_its_framework_names_the_extra(module: str, framework: str, extra: str) -> None:
+    """Whoever has not installed the extra is told how."""
+    code = f"import sys\nsys.modules[{framework!r}] = None\nimport {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert f"{module} needs '{framework}': pip install 'tokenbudget-mw[{extra}]'" in done.stderr

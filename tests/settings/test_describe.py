@@ -155,6 +155,8 @@ def test_the_reference_names_every_setting():
     ]
     assert all(kind and default and meaning.endswith(".") for _, kind, default, meaning in rows)
     assert ("lease", "seconds", "600.0") in [row[:3] for row in rows]
+    assert ("limit_headers", "list of str", "['ietf']") in [row[:3] for row in rows]
+    assert [row[:2] for row in rows if "[" in row[1] or "|" in row[1]] == []  # types as users write them, not Python's
 
 
 def test_prepaid_is_said() -> None:

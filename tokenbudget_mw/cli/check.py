@@ -39,7 +39,7 @@ def run(context: Context) -> int:
 
     try:
         settings = _read(context)
-        _try_out(context, settings)
+        context.try_out(settings)
     except ConfigurationError as exc:
         problems = str(exc).splitlines()
         context.emit({"ok": False, "problems": problems, "means": [], "warnings": []}, [*problems, _count(problems)])
@@ -58,16 +58,6 @@ def _read(context: Context) -> Settings:
     if given is None:
         return context.settings()
     return Settings.from_mapping(read_config(given), os.environ)
-
-
-def _try_out(context: Context, settings: Settings) -> None:
-    """
-    Plug everything together, which connects to nothing, but imports drivers and the host's own functions.
-    """
-    from tokenbudget_mw.wiring import wire
-
-    if settings.database is not None or context.host_engine is not None:
-        wire(settings, engine=context.host_engine).close()
 
 
 def _count(problems: list[str]) -> str:

@@ -107,6 +107,18 @@ class Context:
         finally:
             engine.dispose()
 
+    def try_out(self, settings: Settings) -> None:
+        """
+        Plug everything together, which connects to nothing, but imports drivers and the host's own functions.
+
+        Raises:
+            ConfigurationError: Something is not there.
+        """
+        from tokenbudget_mw.wiring import wire
+
+        if settings.database is not None or self.host_engine is not None:
+            wire(settings, engine=self.host_engine).close()
+
     def place(self) -> str:
         """
         Return which database it is, for people: its URL without the password.

@@ -64,6 +64,8 @@ def run(context: Context) -> int:
     findings = list(_settings(settings))
     findings += _guarded(context, "backend", lambda: _backend(settings))
     findings += _guarded(context, "database", lambda: _database(context, settings))
+    if all(finding.state != "problem" for finding in findings):
+        findings += _guarded(context, "settings", lambda: _plugged(context, settings))
     is_well = all(finding.state != "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     lines = [f"{marks[finding.state]}  {finding.part:8}  {finding.message}" for finding in findings]
@@ -84,6 +86,14 @@ def _guarded(context: Context, part: str, look: Callable[[], Iterator[Finding]])
         if fault is None:
             raise
         yield Finding(part, "problem", fault)
+
+
+def _plugged(context: Context, settings: Settings) -> Iterator[Finding]:
+    """
+    Start what an app starts: functions of the host, tokenizers, drivers.
+    """
+    context.try_out(settings)
+    yield Finding("settings", "ok", "what they name can be imported")
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
@@ -123,7 +133,10 @@ def _backend(settings: Settings) -> Iterator[Finding]:
     elif scheme.removeprefix("leased+").partition("+")[0] in ("redis", "rediss", "unix"):
         yield from _redis(settings)
     else:
-        yield Finding("backend", "ok", f"{scheme}:// is not looked at by this command")
+        from tokenbudget_mw.backends import open_backend
+
+        open_backend(settings.backend).close()
+        yield Finding("backend", "ok", f"{scheme}:// can be opened; what is behind it is not looked at")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -62,9 +62,13 @@ class KeyCache:
         ttl: Seconds that an answer is remembered: so long may a revoked key still pass. 0 asks each time.
 
         clock: Epoch seconds.
+
+        has_pepper: Whether *store* can recognize any key; without, the first one is told to the log.
     """
 
-    def __init__(self, store: KeyStore, ttl: float = 10.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: KeyStore, ttl: float = 10.0, clock: Callable[[], float] = time.time, *, has_pepper: bool = True
+    ) -> None:
         self._store = store
         self._ttl = ttl
         self._clock = clock
@@ -76,6 +80,7 @@ class KeyCache:
         self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._generation = 0
         self._is_away = False
+        self._has_pepper = has_pepper
 
     def cached(self, text: str) -> Subject | None:
         """
@@ -135,6 +140,11 @@ class KeyCache:
         except SQLAlchemyError as exc:
             return self._stale(name, exc)
         self._tell(is_away=False)
+        if not self._has_pepper:
+            self._has_pepper = True  # said once
+            log.error(
+                "`pepper` is not set, so no API key is good. Set TOKENBUDGET_PEPPER, the same for app and commands."
+            )
         answer = self._judge(row if self._store.matches(row, key) else None)
         with self._lock:
             if generation == self._generation:

@@ -48,6 +48,7 @@ _TYPES = {
     "Literal['deny', 'ceiling', 'flag']": "'deny', 'ceiling' or 'flag'",
     "Literal['auto', 'openai', 'anthropic', 'problem']": "'auto', 'openai', 'anthropic' or 'problem'",
     "Literal['tiktoken', 'fastokens']": "'tiktoken' or 'fastokens'",
+    "Literal['start', 'background']": "'start' or 'background'",
     "Mapping[str, Any]": "dict of objects or str",
     "Literal['memory', 'kill_safe', 'power_safe_window', 'power_safe']": "'memory', 'kill_safe', 'power_safe_window' or 'power_safe'",
     "Literal['drop_newest', 'block', 'raise']": "'drop_newest', 'block' or 'raise'",
@@ -59,6 +60,8 @@ _TYPES = {
     "Price": "dict",
     "Mapping[str, Decimal]": "dict of numbers",
     "Mapping[str, str]": "dict of str",
+    "Mapping[str, Mapping[str, str]]": "dict of str, or of dicts of str",
+    "str | Callable[..., Any] | None": "callable or str",
 }
 """Declared types, as a user of the dict writes them."""
 
@@ -343,4 +346,4 @@ def _default(setting: dataclasses.Field[Any]) -> str:
         return "unset"
     if setting.default is dataclasses.MISSING:
         return "{}"
-    return "[]" if setting.default == () else repr(setting.default)
+    return repr(list(setting.default) if isinstance(setting.default, tuple) else setting.default)
