@@ -291,6 +291,24 @@ def test_a_bucket_forgets_a_settlement_that_is_as_old_as_it_is_long(backend: Bac
     assert used(backend, START + 7, counter="key=b", **bucket) == 0
 
 
+@pytest.mark.parametrize("debt", [10**6, 10**9, 2**53 - 1])
+def test_a_debt_that_takes_longer_than_anybody_lives_leaves_in_a_century(backend: Backend, debt: int) -> None:
+    """
+    Where a bucket leaks so slowly that doubles count no single microseconds any more, nobody searches for one for ever.
+    """
+    bucket: dict[str, Any] = {"params": (604_800_000_000, 10), "algorithm": "gcra"}
+    first = admitted(backend, check(1, 10, **bucket), START)
+    backend.settle(settlement(*first, debt), START)
+    refused = backend.reserve(ask(check(1, 10, **bucket)), START + 1).states[0]
+    looked = backend.peek(ask(check(1, 10, **bucket)), START + 1).states[0]
+    _, reply = admitted(backend, check(0, 10, **bucket), START + 1)
+    century = 100 * 365.25 * 86_400
+
+    assert refused == looked
+    assert refused.reset == reply.states[0].reset == refused.retry_after
+    assert century < refused.reset < 2 * century
+
+
 def test_a_debt_of_many_largest_amounts_leaves_whole(backend: Backend) -> None:
     """
     Each settlement may come to 2**53 - 1; what several left in one slot leaves with it.

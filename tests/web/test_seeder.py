@@ -60,10 +60,10 @@ class Rig:
     A guard of either colour over memory and `Books`.
     """
 
-    def __init__(self, colour: str, *limits: Limit, patience: float = 30.0) -> None:
+    def __init__(self, colour: str, *limits: Limit, patience: float = 30.0, most: int = 100) -> None:
         self.clock, self.timer = FakeClock(), FakeClock(0.0)
         self.books = Books()
-        self.backend = MemoryBackend()
+        self.backend = MemoryBackend(max_counters=most)
         self.seeder = Seeder(self.books, self.backend, self.clock, patience=patience, timer=self.timer)
         policy = Policy({"free": Plan("free", limits or (budget(),))}, default_plan="free", has_books=True)
         self._colour = colour
@@ -71,7 +71,8 @@ class Rig:
         self._async = AsyncGuard(Admission(policy), self.backend.as_async(), self.clock, starter=self.seeder)
 
     def request(self, key: str = "k1") -> Request:
-        return Request(new_id(0.0), Subject(key=key, tenant="acme"), None, "m", COST, COST)
+        source = "address" if key.startswith("ip:") else "custom"
+        return Request(new_id(0.0), Subject(key=key, tenant="acme", source=source), None, "m", COST, COST)
 
     def admit(self, key: str = "k1") -> Decision:
         return self.admit_all([key])[0]
@@ -120,6 +121,20 @@ def test_a_lost_budget_goes_on_where_it_was(colour: str) -> None:
     assert not any(decision.degraded for decision in decisions)
     assert decisions[0].tallies[0].state.remaining == 30
     assert len(rig.books.asked) == 1
+
+
+def test_addresses_that_the_books_are_asked_about_take_no_place_from_keys(colour: str) -> None:
+    """
+    However many of them there are: their counters are bounded apart, those that start from the books, too.
+    """
+    rig = Rig(colour, most=2)
+
+    flood = [rig.admit(f"ip:203.0.113.{number}") for number in range(6)]
+    decisions = [rig.admit(f"k{number}") for number in range(4)]
+    rig.close()
+
+    assert [decision.degraded for decision in flood] == [False] * 4 + [True] * 2
+    assert [decision.admitted and not decision.degraded for decision in decisions] == [True] * 4
 
 
 def test_requests_that_come_together_ask_once(colour: str) -> None:

@@ -120,14 +120,23 @@ def _value(scope: Scope, subject: Subject, route: Route | None) -> str | None:
     return value
 
 
-def seed_of(check: Check, question: Question, amounts: Sequence[int]) -> Seed:
+def seed_of(check: Check, question: Question, amounts: Sequence[int], *, is_anonymous: bool = False) -> Seed:
     """
     Return the start of *check*'s window, where the books counted *amounts*, one for each span of *question*.
+
+    Args:
+        check: The check.
+
+        question: What the books were asked.
+
+        amounts: What they said, in the limit's unit.
+
+        is_anonymous: As in `Ask`.
     """
     charges = [
         (span.slot, min(amount, MAX_AMOUNT)) for span, amount in zip(question.spans, amounts, strict=True) if amount > 0
     ]
-    return Seed(check.counter, check.window, check.algorithm, check.params, tuple(charges))
+    return Seed(check.counter, check.window, check.algorithm, check.params, tuple(charges), is_anonymous)
 
 
 def alone(plan: Plan, unseeded: Sequence[int]) -> Plan | None:

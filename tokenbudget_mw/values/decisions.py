@@ -87,6 +87,8 @@ class Seed(msgspec.Struct, frozen=True, gc=False):
 
         charges: Slots (the algorithm's own numbers) and what was charged in each, in the limit's unit. Empty where the
             books know of nothing.
+
+        is_anonymous: As in `Ask`.
     """
 
     counter: str
@@ -94,6 +96,7 @@ class Seed(msgspec.Struct, frozen=True, gc=False):
     algorithm: str
     params: tuple[int, ...]
     charges: tuple[tuple[int, int], ...] = ()
+    is_anonymous: bool = False
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
