@@ -4,11 +4,11 @@ What is reserved ahead: portions, the asks that may take from them, and for how 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import uuid
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -158,7 +158,7 @@ class Portions:
         return list(dict.fromkeys([portion for portions in self._by_counter.values() for portion in portions]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Debt:
     """
     What calls used beyond all that was reserved for them.
@@ -168,36 +168,53 @@ class Debt:
 
         tag: Hash tag of the counters.
 
-        owed: What is owed in each window, in the limit's unit.
+        owed: What is owed in each window, in the limit's unit, and where the calls were charged.
+
+        is_open: Whether the backend knows it, so that it is only to be settled.
     """
 
     id: str
     tag: str
-    owed: tuple[tuple[Check, int], ...]
+    owed: tuple[tuple[Hold, int], ...]
+    is_open: bool = False
 
     @property
     def ask(self) -> Ask:
         """
         The question that opens it: it costs nothing, so it is always admitted.
         """
-        free = [replace(check, cost=0, room=0, is_booked=False) for check, _ in self.owed]
-        return Ask(self.id, self.tag, tuple(free), DEBT_LEASE)
+        return Ask(self.id, self.tag, tuple([hold.check for hold, _ in self.owed]), DEBT_LEASE)
 
-    def settlement(self, reply: Reply) -> Settlement:
+    @property
+    def settlement(self) -> Settlement:
         """
-        What is charged then, where *reply* says.
+        What is charged then.
         """
-        pairs = zip(self.ask.checks, reply.states, self.owed, strict=True)
-        charged = [(Hold(check, state.slot), amount) for check, state, (_, amount) in pairs if state.slot >= 0]
-        reservation = reservation_of(self.ask, tuple([hold for hold, _ in charged]))
-        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in charged]))
+        reservation = reservation_of(self.ask, tuple([hold for hold, _ in self.owed]))
+        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in self.owed]))
+
+    def without(self, positions: Sequence[int]) -> Debt:
+        """
+        Return what is owed in all windows but those at *positions*.
+        """
+        return dataclasses.replace(self, owed=tuple([one for at, one in enumerate(self.owed) if at not in positions]))
+
+    def opened(self) -> Debt:
+        """
+        Return the same, of which the backend knows.
+        """
+        return dataclasses.replace(self, is_open=True)
 
 
-def owed(tag: str, checks: tuple[Check, ...], amounts: list[int]) -> Debt | None:
+def owed(tag: str, checks: Sequence[Check], slots: Sequence[int], amounts: Sequence[int]) -> Debt | None:
     """
-    Return the debt of *amounts* in the windows of *checks*; None where none is above 0.
+    Return the debt of *amounts* in the windows of *checks*, at *slots*; None where none is above 0.
     """
-    above = [(check, amount) for check, amount in zip(checks, amounts, strict=True) if amount > 0]
+    above = [
+        (Hold(replace(check, cost=0, room=0), slot), amount)
+        for check, slot, amount in zip(checks, slots, amounts, strict=True)
+        if amount > 0
+    ]
     return Debt(uuid.uuid4().hex, tag, tuple(above)) if above else None
 
 

@@ -124,10 +124,9 @@ def telling(stock: Stock, now: float) -> Way[None]:
     while (news := stock.next_news()) is not None:
         is_told = False
         try:
-            if isinstance(news, Debt):
-                yield from _owing(news, now)
-            else:
-                yield _settling(news, now)
+            if isinstance(news, Debt) and not news.is_open:
+                news = yield from _opening(news, now)
+            yield _settling(news, now)
             is_told = True
         finally:
             if not is_told:
@@ -135,13 +134,20 @@ def telling(stock: Stock, now: float) -> Way[None]:
                 stock.keep_news(news)
 
 
-def _settling(portion: Portion, now: float) -> Step:
-    settlement = portion.settlement
+def _settling(news: Portion | Debt, now: float) -> Step:
+    settlement = news.settlement
     return lambda backend: backend.settle(settlement, now)
 
 
-def _owing(debt: Debt, now: float) -> Way[None]:
+def _opening(debt: Debt, now: float) -> Way[Debt]:
     reply: Reply = yield lambda backend: backend.reserve(debt.ask, now)
-    if not reply.admitted:
+    if reply.unseeded:
+        # of windows that the backend has lost the books know, and they start there
+        debt = debt.without(reply.unseeded)
+        reply = yield lambda backend: backend.reserve(debt.ask, now)
+    if reply.degraded and reply.admitted:
+        nothing = nothing_of(debt.ask, reply.states)
+        yield lambda backend: backend.settle(nothing, now)
+    if reply.degraded or not reply.admitted:
         raise BackendUnavailableError(f"What is owed cannot be told now: the counter is {reply.barred or 'not ready'}.")
-    yield lambda backend: backend.settle(debt.settlement(reply), now)
+    return debt.opened()

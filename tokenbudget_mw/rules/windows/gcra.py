@@ -14,7 +14,19 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["FAR_US", "RELEASES", "calm", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = [
+    "FAR_US",
+    "RELEASES",
+    "calm",
+    "charge",
+    "credit",
+    "empty_at",
+    "frees_at",
+    "give_back",
+    "lifetime",
+    "peek",
+    "take",
+]
 
 RELEASES = False
 FAR_US = 4_000_000_000_000_000
