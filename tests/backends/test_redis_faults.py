@@ -269,6 +269,27 @@ class TestMemoryOfRedis:
         wait_until(lambda: backend.peek(ask(check(0, 100)), 0.0).states[0].remaining == 60)
         assert backend.peek(ask(in_flight(1)), 0.0).admitted
 
+    def test_what_was_admitted_locally_counts_when_the_backend_is_back(
+        self, opened: Callable[..., Backend], redis_server: RedisServer
+    ) -> None:
+        """
+        What a request takes for good, also where Redis hears of it too late, and what a call came to.
+        """
+        backend = opened(redis_server.url)
+        backend.reserve(ask(check(1, 100)), time.time())
+        redis_server.stop()
+        assert backend.reserve(ask(check(1, 100), lease=0.0), time.time()).degraded
+        for _ in range(3):
+            backend.reserve(ask(check(0, 100)), time.time())
+        backend.reserve(ask(check(1, 100), lease=0.0), time.time())
+        asked = ask(check(1, 100), in_flight(5))
+        reply = backend.reserve(asked, time.time())
+        backend.settle(settlement(asked, reply, 40, 1), time.time())
+        redis_server.resume()
+
+        wait_until(lambda: backend.peek(ask(check(0, 100)), time.time()).states[0].remaining == 57)
+        assert backend.peek(ask(in_flight(1)), time.time()).admitted
+
     def test_every_key_ends(self, redis_db: str) -> None:
         """
         No key stays behind: each has the time its windows and leases need.

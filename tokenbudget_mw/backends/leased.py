@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends import leased_ways as ways
-from tokenbudget_mw.backends.leased_portions import in_children
+from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError

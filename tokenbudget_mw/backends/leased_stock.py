@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.leased_portions import Debt, Portion, Portions, filled, in_children, moved, owed, remember
+from tokenbudget_mw.backends.debts import Debt, owed
+from tokenbudget_mw.backends.hosts import in_children
+from tokenbudget_mw.backends.leased_portions import Portion, Portions, filled, moved, remember
 from tokenbudget_mw.backends.leased_shapes import Plan, Refill, Shapes, Terms, is_leasable, key_of
 from tokenbudget_mw.backends.memory import KEPT
 from tokenbudget_mw.values import CheckState, Reply
@@ -65,8 +67,7 @@ class Stock:
         self._shapes = Shapes()
         self._held = Portions()
         self._calls: dict[str, tuple[Portion, Ask, Reply]] = {}
-        self._direct: dict[str, None] = {}
-        self._late: dict[str, None] = {}
+        self._direct, self._late = dict[str, None](), dict[str, None]()
         self._young: deque[Portion] = deque()
         self._old: deque[Portion] = deque()
         self._news: deque[Portion | Debt] = deque()
@@ -226,8 +227,7 @@ class Stock:
             if call is None:
                 self._direct.pop(id_, None)
                 return self._settle_late(settlement) if id_ in self._late else None
-            portion, ask, _ = call
-            checks = ask.checks
+            portion, checks = call[0], call[1].checks
             moves: list[int] | None = None
             for check, amount in zip(checks, actual, strict=True):
                 if amount != check.cost:
@@ -395,6 +395,5 @@ class Stock:
             for i, check in enumerate(call[1].checks):
                 if not check.window.startswith(KEPT):
                     portion.left[i] += check.cost
-        portion.shape.open -= portion.open
-        portion.open = 0
+        portion.shape.open, portion.open = portion.shape.open - portion.open, 0
         self._retire(portion)

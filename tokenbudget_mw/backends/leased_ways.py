@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends.leased_portions import Debt, nothing_of
-from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.backends.debts import Debt
+from tokenbudget_mw.backends.leased_portions import nothing_of
 
 if TYPE_CHECKING:
     from tokenbudget_mw.backends.leased_portions import Portion
@@ -124,7 +124,7 @@ def telling(stock: Stock, now: float) -> Way[None]:
     while (news := stock.next_news()) is not None:
         is_told = False
         try:
-            if isinstance(news, Debt) and not news.is_open:
+            while isinstance(news, Debt) and not news.is_open:
                 news = yield from _opening(news, now)
             yield _settling(news, now)
             is_told = True
@@ -141,13 +141,7 @@ def _settling(news: Portion | Debt, now: float) -> Step:
 
 def _opening(debt: Debt, now: float) -> Way[Debt]:
     reply: Reply = yield lambda backend: backend.reserve(debt.ask, now)
-    if reply.unseeded:
-        # of windows that the backend has lost the books know, and they start there
-        debt = debt.without(reply.unseeded)
-        reply = yield lambda backend: backend.reserve(debt.ask, now)
     if reply.degraded and reply.admitted:
         nothing = nothing_of(debt.ask, reply.states)
         yield lambda backend: backend.settle(nothing, now)
-    if reply.degraded or not reply.admitted:
-        raise BackendUnavailableError(f"What is owed cannot be told now: the counter is {reply.barred or 'not ready'}.")
-    return debt.opened()
+    return debt.heard(reply)
