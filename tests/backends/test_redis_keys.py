@@ -343,6 +343,36 @@ def test_a_credit_makes_no_counter(backend: Any, plain: Any) -> None:
     assert backend.reserve(ask(check(1, 10, "spent:60", is_booked=True)), START).unseeded == (0,)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "\x01",
+        "\x01\x05abc",
+        "\x01\x01tokens:60\0" + "\0" * 71,
+        "\x01\xfftokens:60\0",
+        "\x01\x05" + "\0" * 128,
+        None,
+    ],
+)
+@pytest.mark.parametrize("is_holder", [False, True])
+def test_what_somebody_else_has_written_is_no_counter(
+    backend: Any, plain: Any, written: str | None, is_holder: bool
+) -> None:
+    """
+    A key that cannot be read is started anew: it would be an error of Redis's for each of its requests, and three in a row
+    take it from everybody.
+    """
+    key = "tb:{acme}:key=h" if is_holder else "tb:{acme}:key=k1"
+    if written is None:
+        plain.set(key, "100")
+    else:
+        plain.hset(key, "s", written.encode("latin-1"))
+
+    lefts = [backend.reserve(ask(check(3, 10), holder="key=h"), START).states[0].remaining for _ in range(2)]
+    assert lefts == [7, 4]
+
+
 def test_a_counter_of_another_version_is_started_anew(backend: Any, plain: Any) -> None:
     """
     However much it looks like one of this version.

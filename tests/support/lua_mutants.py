@@ -286,8 +286,11 @@ QUICK_OTHERS = [
 
 QUICK_WAY = _of(
     "redis.lua",
-    ("", "holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1", "false"),
-    ("", "byte(s) ~= VERSION or ", ""),
+    ("", "holder > charged and try('HEXISTS', KEYS[holder], 'b') ~= 0", "false"),
+    ("", "not is_ours(s) or ", ""),
+    ("is_ours", "version == VERSION and ", ""),
+    ("is_ours", "names > 2 and ", ""),
+    ("is_ours", " and byte(s, names) == 0", ""),
     ("", "not values[2] ~= is_reserved or ", ""),
     ("", "(values[3] and key == holder)", "false"),
     ("", "if now > n[4] then", "if true then"),
