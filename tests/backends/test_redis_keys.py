@@ -320,6 +320,24 @@ def test_a_reservation_that_nobody_waits_for_was_never_made(backend: Any, plain:
     assert stored_in(plain.hget("tb:{acme}:key=k1", "s")).open == 0
 
 
+def test_a_spent_shadow_limit_leaves_no_lease_behind(backend: Any, plain: Any) -> None:
+    """
+    A counter of which a call holds nothing does not know the call: nobody would settle it there, and in the end it would be
+    crowded, and a shadow limit refuse. The same ask again is known all the same.
+    """
+    asked = ask(check(1, 0, counter="tenant=t", enforced=False), check(1, 10))
+    reply = backend.reserve(asked, START)
+    again = backend.reserve(asked, START)
+    backend.settle(settlement(asked, reply), START)
+
+    assert [state.slot >= 0 for state in reply.states] == [False, True]
+    assert again.states[1].remaining == reply.states[1].remaining == 9
+    for counter in ("tenant=t", "key=k1"):
+        fields = plain.hgetall(f"tb:{{acme}}:{counter}")
+        assert not [name for name in fields if name.startswith(b"l")]
+        assert not fields or stored_in(fields[b"s"]).open == 0
+
+
 def test_the_short_way_crowds_nobody_either(backend: Any, plain: Any) -> None:
     """
     A counter with as many open reservations as it may have takes no more of them, whichever way they come.

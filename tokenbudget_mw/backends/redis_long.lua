@@ -81,6 +81,14 @@ local function hold(counter)
   end
 end
 
+local function is_known(counters)
+  for i = 1, charged do
+    if counters[i].lease then
+      return true
+    end
+  end
+end
+
 -- Why the ask is not even looked at; nil where it is.
 local function turned_away(counters)
   local bar = counters[holder] and counters[holder].bar
@@ -129,8 +137,8 @@ local function reserve(counters, is_charged)
       answer(reply, counter, check, used, fitted, -1)
     end
   end
-  if is_charged and admitted then
-    for i = 1, charged do
+  for i = 1, charged do
+    if #counters[i].holds > 0 then -- a settlement names no other counter
       hold(counters[i])
     end
   end
@@ -284,7 +292,7 @@ end
 local result
 if OPERATIONS[op] then
   result = OPERATIONS[op](counters)
-elseif op == RESERVE and counters[1].lease then
+elseif op == RESERVE and is_known(counters) then
   result = repeated(counters)
 else
   result = turned_away(counters) or reserve(counters, op == RESERVE)
