@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from stall import Stall
 
 from tokenbudget_mw.backends import open_async_backend, open_backend
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.testing.backends import Blocking, ask, check, in_flight, settlement
+from tokenbudget_mw.testing.backends import HOUR, Blocking, ask, check, in_flight, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,6 +290,43 @@ class TestMemoryOfRedis:
 
         wait_until(lambda: backend.peek(ask(check(0, 100)), time.time()).states[0].remaining == 57)
         assert backend.peek(ask(in_flight(1)), time.time()).admitted
+
+    def test_t01_calls_count_once_whoever_decided_them(
+        self, opened: Callable[..., Backend], redis_server: RedisServer
+    ) -> None:
+        """
+        Under a Redis that comes and goes all the time: some calls it decides, some the process alone, of some nobody knows.
+        """
+        backend = opened(redis_server.url)
+        backend.reserve(ask(check(0, 10**6)), time.time())
+        done = threading.Event()
+
+        def work(_: int) -> None:
+            while not done.is_set():
+                asked = ask(check(1, 10**6, "tokens:3600", params=HOUR), in_flight(10**6))
+                reply = backend.reserve(asked, time.time())
+                backend.settle(settlement(asked, reply, 3, 1), time.time())
+                made.append(reply.degraded)
+
+        made: list[bool] = []
+        pause = threading.Event()
+        with ThreadPoolExecutor(8) as threads:
+            running = threads.map(work, range(8))
+            for _ in range(8):
+                pause.wait(0.1)
+                redis_server.stop()
+                pause.wait(0.1)
+                redis_server.resume()
+            done.set()
+            list(running)
+
+        def is_counted() -> bool:
+            reply = backend.peek(ask(check(0, 10**6, "tokens:3600", params=HOUR), in_flight(10**6)), time.time())
+            tokens, calls = [10**6 - state.remaining for state in reply.states]
+            return not reply.degraded and (tokens, calls) == (3 * len(made), 0)
+
+        wait_until(is_counted, 20.0)
+        assert set(made) == {True, False}
 
     def test_every_key_ends(self, redis_db: str) -> None:
         """
