@@ -581,6 +581,38 @@ def test_refills_that_cross_lose_nothing() -> None:
     assert used == 1000
 
 
+def test_loops_that_take_turns_need_one_task_to_tell(shared: Counting) -> None:
+    """
+    Of several loops one tells for all; where it rests, the next one does.
+    """
+    backend = AsyncLeasedBackend(AsyncMemoryBackend(shared), make_stock(TEN))
+    one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def call() -> int:
+        for _ in range(20):  # more than is held
+            await backend.reserve(ask(hour(1, 10**6), lease=0.0), time.time())
+        return len(asyncio.all_tasks())
+
+    async def both() -> list[int]:
+        found = []
+        for _ in range(5):
+            found.append(await call())
+            with ThreadPoolExecutor(1) as thread:
+                found.append(thread.submit(two.run_until_complete, call()).result())
+        return found
+
+    most = max(one.run_until_complete(both()))
+    rested = two.run_until_complete(call())
+    for loop in (one, two):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+
+    assert (most, rested) == (2, 2)
+
+
 def test_threads_share_a_stock(shared: Counting) -> None:
     """
     Eight threads of one process are admitted the limit, exactly.

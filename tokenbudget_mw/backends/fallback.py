@@ -299,9 +299,9 @@ class AsyncFallback:
         await self._backend.aclose()
 
     def _ensure_teller(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._teller is None or self._teller.done() or self._teller.get_loop().is_closed():
-            self._teller = loop.create_task(self._keep_telling())
+        # A task rests with its loop; one of a loop that runs tells for all.
+        if self._teller is None or self._teller.done() or not self._teller.get_loop().is_running():
+            self._teller = asyncio.get_running_loop().create_task(self._keep_telling())
 
     def _see_to_debts(self) -> None:
         if self._share.debts:

@@ -269,10 +269,9 @@ class AsyncLeasedBackend:
             self._ensure_teller()
 
     def _ensure_teller(self) -> None:
-        # A task dies with its loop; the next loop starts its own.
-        loop = asyncio.get_running_loop()
-        if self._teller is None or self._teller.done() or self._teller.get_loop() is not loop:
-            self._teller = loop.create_task(self._keep_telling())
+        # A task rests with its loop; one of a loop that runs tells for all.
+        if self._teller is None or self._teller.done() or not self._teller.get_loop().is_running():
+            self._teller = asyncio.get_running_loop().create_task(self._keep_telling())
 
     async def _keep_telling(self) -> None:
         while not self._stock.is_empty:
