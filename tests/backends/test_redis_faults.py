@@ -291,21 +291,23 @@ class TestMemoryOfRedis:
         wait_until(lambda: backend.peek(ask(check(0, 100)), time.time()).states[0].remaining == 57)
         assert backend.peek(ask(in_flight(1)), time.time()).admitted
 
+    @pytest.mark.parametrize("ahead", ["", "leased+"])
     def test_t01_calls_count_once_whoever_decided_them(
-        self, opened: Callable[..., Backend], redis_server: RedisServer
+        self, opened: Callable[..., Backend], redis_server: RedisServer, ahead: str
     ) -> None:
         """
         Under a Redis that comes and goes all the time: some calls it decides, some the process alone, of some nobody knows.
         """
-        backend = opened(redis_server.url)
-        backend.reserve(ask(check(0, 10**6)), time.time())
+        backend = opened(ahead + redis_server.url)
+        tokens, calls = check(1, 10**6, "tokens:3600", params=HOUR), in_flight(10**6, counter="key=k2")
+        backend.peek(ask(tokens, calls), time.time())
         done = threading.Event()
 
         def work(_: int) -> None:
             while not done.is_set():
-                asked = ask(check(1, 10**6, "tokens:3600", params=HOUR), in_flight(10**6))
+                asked = ask(tokens) if ahead else ask(tokens, calls)
                 reply = backend.reserve(asked, time.time())
-                backend.settle(settlement(asked, reply, 3, 1), time.time())
+                backend.settle(settlement(asked, reply, 3, *([] if ahead else [1])), time.time())
                 made.append(reply.degraded)
 
         made: list[bool] = []
@@ -321,9 +323,8 @@ class TestMemoryOfRedis:
             list(running)
 
         def is_counted() -> bool:
-            reply = backend.peek(ask(check(0, 10**6, "tokens:3600", params=HOUR), in_flight(10**6)), time.time())
-            tokens, calls = [10**6 - state.remaining for state in reply.states]
-            return not reply.degraded and (tokens, calls) == (3 * len(made), 0)
+            reply = backend.peek(ask(tokens, calls), time.time())
+            return not reply.degraded and [10**6 - state.remaining for state in reply.states] == [3 * len(made), 0]
 
         wait_until(is_counted, 20.0)
         assert set(made) == {True, False}
