@@ -168,6 +168,24 @@ def test_a_window_that_was_lost_is_left_to_the_books(shared: Shared, fallback: B
     assert shared.used() == 5
 
 
+@pytest.mark.parametrize("age", [10.0, -10.0])
+def test_a_window_that_started_from_the_books_since_then_has_it(redis_db: str, age: float) -> None:
+    """
+    Redis was away and came back without its data: the first request starts a budget at what the books say, which know
+    those calls; of calls after that they did not know.
+    """
+    backend = pytest.importorskip("tokenbudget_mw.backends.redis").RedisBackend(redis_db, deadline=5.0, clock="caller")
+    share = LocalShare()
+    share.reserve(ask(check(5, 100), month(5, is_booked=True), lease=0.0), START)
+    backend.seed("acme", [seed((MONTH[0], 5), of=month())], START + age)
+    fallback = Fallback(backend, share)
+    fallback.close()
+    left = backend.peek(ask(check(0, 100), month(0)), START + 20).states
+    backend.close()
+
+    assert [state.remaining for state in left] == [95, 995 if age > 0 else 990]
+
+
 def test_a_debt_whose_answer_was_lost_counts_once(shared: Shared) -> None:
     """
     It is told again under its id, by a thread as by a loop.
@@ -223,10 +241,10 @@ def test_debts_are_added_up_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(debts, "MOST", 5)
     owed = Debts()
     for _ in range(3):
-        owed.add("acme", debts_of(2))
+        owed.add("acme", debts_of(2), START)
     first = owed.next(START)
     for number in range(8):
-        owed.add(f"tenant{number}", debts_of(1))
+        owed.add(f"tenant{number}", debts_of(1), START)
 
     assert first is not None
     assert [(hold.check.counter, hold.check.cost, amount) for hold, amount in first.owed] == [
@@ -243,7 +261,7 @@ def test_many_debts_are_told_a_part_at_a_time() -> None:
     No call is larger than a script should be.
     """
     owed = Debts()
-    owed.add("acme", debts_of(100))
+    owed.add("acme", debts_of(100), START)
 
     sizes = [len(debt.owed) for debt in iter(lambda: owed.next(START), None)]
     assert sum(sizes) == 100
@@ -256,7 +274,7 @@ def test_a_fork_owes_nothing() -> None:
     What its parent owes, its parent tells.
     """
     owed = Debts()
-    owed.add("acme", debts_of(1))
+    owed.add("acme", debts_of(1), START)
     child = os.fork()
     if not child:
         os._exit(1 if owed else 0)

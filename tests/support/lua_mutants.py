@@ -382,6 +382,8 @@ LONG_WAY = _of(
     ("reserve", "if #counters[i].holds > 0 then", "if is_charged and admitted then"),
     ("is_known", "for i = 1, charged do", "for i = 1, 1 do"),
     ("move", " and not counter.is_new", ""),
+    ("has_it", "unpacked('<d', started) > lease", "true"),
+    ("has_it", "unpacked('<d', started) > lease", "false"),
     ("move", "is_kept(check.window)", "false"),
     ("move", "algorithm.releases and -held or check.actual - held", "check.actual - held"),
     ("move", "elseif more < 0 then", "elseif false then"),

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tokenbudget_mw import seeding
@@ -77,6 +78,13 @@ class Rig:
     def admit(self, key: str = "k1") -> Decision:
         return self.admit_all([key])[0]
 
+    def take(self) -> Decision:
+        """
+        Ask for what has been used.
+        """
+        request = msgspec.structs.replace(self.request(), upper=Cost(), least=Cost(), is_used=True)
+        return self._sync.admit(request) if self._colour == "threads" else asyncio.run(self._async.admit(request))
+
     def admit_all(self, keys: list[str]) -> list[Decision]:
         """
         Ask for all at once.
@@ -104,6 +112,10 @@ def colour(request: pytest.FixtureRequest) -> str:
     return colour
 
 
+def windows_of(decision: Decision) -> list[str]:
+    return [hold.check.window for hold in decision.reservation.holds] if decision.reservation else []
+
+
 def admitted(decisions: list[Decision]) -> int:
     return sum(decision.admitted for decision in decisions)
 
@@ -120,6 +132,22 @@ def test_a_lost_budget_goes_on_where_it_was(colour: str) -> None:
     assert [decision.admitted for decision in decisions] == [True] * 4 + [False]
     assert not any(decision.degraded for decision in decisions)
     assert decisions[0].tallies[0].state.remaining == 30
+    assert len(rig.books.asked) == 1
+
+
+def test_what_has_been_used_starts_no_budget(colour: str) -> None:
+    """
+    It is on its way to the books, so a budget that began there now would count it twice; one that is known counts it.
+    """
+    rig = Rig(colour, budget(), Limit("calls", "requests", 100, Window(60.0)))
+
+    before = rig.take()
+    rig.admit()
+    after = rig.take()
+    rig.close()
+
+    assert [windows_of(decision) for decision in (before, after)] == [["requests:60"], ["money:month", "requests:60"]]
+    assert not before.degraded
     assert len(rig.books.asked) == 1
 
 

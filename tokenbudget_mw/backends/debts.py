@@ -45,12 +45,15 @@ class Debt:
 
         owed: What is owed in each window, in the limit's unit, and where the calls were charged.
 
+        moment: When the last of the calls went to the books, in epoch seconds.
+
         is_open: Whether the backend knows it, so that it is only to be settled.
     """
 
     id: str
     tag: str
     owed: tuple[tuple[Hold, int], ...]
+    moment: float = 0.0
     is_open: bool = False
 
     @property
@@ -66,7 +69,7 @@ class Debt:
         What is charged then.
         """
         reservation = reservation_of(self.ask, tuple([hold for hold, _ in self.owed]))
-        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in self.owed]))
+        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in self.owed]), self.moment)
 
     def heard(self, reply: Reply) -> Debt:
         """
@@ -87,16 +90,16 @@ class Debt:
         return dataclasses.replace(self, is_open=True)
 
 
-def owed(tag: str, checks: Sequence[Check], slots: Sequence[int], amounts: Sequence[int]) -> Debt | None:
+def owed(tag: str, checks: Sequence[Check], slots: Sequence[int], amounts: Sequence[int], moment: float) -> Debt | None:
     """
-    Return the debt of *amounts* in the windows of *checks*, at *slots*; None where none is above 0.
+    Return the debt of *amounts* in the windows of *checks*, at *slots*, as of *moment*; None where none is above 0.
     """
     above = [
         (Hold(replace(check, cost=0, room=0), slot), amount)
         for check, slot, amount in zip(checks, slots, amounts, strict=True)
         if amount > 0
     ]
-    return Debt(uuid.uuid4().hex, tag, tuple(above)) if above else None
+    return Debt(uuid.uuid4().hex, tag, tuple(above), moment) if above else None
 
 
 class Debts:
@@ -113,7 +116,7 @@ class Debts:
         Owe nothing.
         """
         self._lock = RLock()
-        self._amounts: dict[tuple[str, Hold], int] = {}
+        self._amounts: dict[tuple[str, Hold], tuple[int, float]] = {}
         self._open: list[Debt] = []
 
     def __bool__(self) -> bool:
@@ -122,15 +125,16 @@ class Debts:
         """
         return bool(self._amounts or self._open)
 
-    def add(self, tag: str, owed: Iterable[tuple[Hold, int]]) -> None:
+    def add(self, tag: str, owed: Iterable[tuple[Hold, int]], moment: float) -> None:
         """
-        Owe amounts under *tag*, where holds say that they were charged; calls in flight are no debt.
+        Owe amounts under *tag*, where holds say that they were charged, as of *moment*; calls in flight are no debt.
         """
         with self._lock:
             for hold, amount in owed:
                 if amount > 0 and not ALGORITHMS[hold.check.algorithm].RELEASES:
                     key = (tag, Hold(replace(hold.check, cost=0, room=0), hold.slot))
-                    self._amounts[key] = self._amounts.get(key, 0) + amount
+                    before, since = self._amounts.get(key, (0, 0.0))
+                    self._amounts[key] = before + amount, max(since, moment)
             while len(self._amounts) > MOST:
                 del self._amounts[next(iter(self._amounts))]
 
@@ -145,7 +149,9 @@ class Debts:
                 first = next(iter(self._amounts))
                 if _counts(first[1], now):
                     keys = [key for key in islice(self._amounts, TOLD_AT_ONCE) if key[0] == first[0]]
-                    return Debt(uuid.uuid4().hex, first[0], tuple([(key[1], self._amounts.pop(key)) for key in keys]))
+                    found = [(key[1], *self._amounts.pop(key)) for key in keys]
+                    owed = tuple([(hold, amount) for hold, amount, _ in found])
+                    return Debt(uuid.uuid4().hex, first[0], owed, max(moment for _, _, moment in found))
                 del self._amounts[first]
             return None
 
@@ -157,7 +163,7 @@ class Debts:
             if debt.is_open:
                 self._open.append(debt)
             else:
-                self.add(debt.tag, debt.owed)
+                self.add(debt.tag, debt.owed, debt.moment)
 
 
 def _counts(hold: Hold, now: float) -> bool:

@@ -245,7 +245,7 @@ class Stock:
     def _move(self, portion: Portion, moves: list[int]) -> None:
         if portion.is_told:
             # closed while the call was open: what was reserved stays charged, what is above it is told
-            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-move for move in moves]))
+            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-move for move in moves], self.latest))
             return
         left = portion.left
         for i, move in enumerate(moves):
@@ -254,7 +254,7 @@ class Stock:
             if not portion.is_live or min(left) < 0:
                 self._retire(portion)
         elif min(left) < 0:
-            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-spare for spare in left]))
+            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-spare for spare in left], self.latest))
             portion.left = [max(spare, 0) for spare in left]
 
     def _settle_late(self, settlement: Settlement) -> bool:
@@ -264,7 +264,7 @@ class Stock:
         checks = tuple([hold.check for hold in reservation.holds])
         kept = [check.cost if check.window.startswith(KEPT) else 0 for check in checks]
         more = [actual - held for actual, held in zip(settlement.actual, kept, strict=True)]
-        self._owe(owed(reservation.tag, checks, [hold.slot for hold in reservation.holds], more))
+        self._owe(owed(reservation.tag, checks, [hold.slot for hold in reservation.holds], more, self.latest))
         return True
 
     def _owe(self, debt: Debt | None) -> None:

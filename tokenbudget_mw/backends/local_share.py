@@ -61,7 +61,7 @@ class LocalShare:
         if reply.admitted and not ask.lease and (error is None or isinstance(error, LeftAloneError)):
             pairs = zip(ask.checks, reply.states, strict=True)
             charged = [(Hold(check, state.slot), check.cost) for check, state in pairs if state.slot >= 0]
-            self.debts.add(ask.tag, charged)
+            self.debts.add(ask.tag, charged, now)
         return reply
 
     def peek(self, ask: Ask, now: float) -> Reply:
@@ -96,7 +96,7 @@ class LocalShare:
         is_moved = self._memory.settle(settlement, now)
         if is_moved:
             reservation = settlement.reservation
-            self.debts.add(reservation.tag, zip(reservation.holds, settlement.actual, strict=True))
+            self.debts.add(reservation.tag, zip(reservation.holds, settlement.actual, strict=True), now)
         return is_moved
 
     def _decide(self, ask: Ask, now: float, *, is_charged: bool) -> Reply:

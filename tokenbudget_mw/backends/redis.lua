@@ -12,6 +12,7 @@
 --                              its amounts, then pairs of seven bytes and so many
 --                    l<id>     end; number of holds (byte); their windows' names; algorithm, slot, amount of each
 --                    e<id>     end of a lease that was never settled
+--                    a<window> moment at which it was started at what the books say
 --                    b         end, status: whose asks this counter stands for is refused until then
 -- A window's five numbers are the length of its state, as its algorithm keeps it, and the first two and last two numbers of
 -- that; so the usual call reads and writes little, however much a window holds. Moments are whole microseconds; nothing
@@ -76,7 +77,7 @@ if now < 0 and op ~= SETTLE then
   now = time[1] * 1000000 + time[2]
 end
 
-if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
+if is_plain == 1 and count <= 40 and (op == RESERVE or (op == SETTLE and lease == 0)) then
   local is_reserved, lease_field = op == RESERVE, 'l' .. id
   local is_quick = not (is_reserved and holder > charged and try('HEXISTS', KEYS[holder], 'b') ~= 0)
   local counters, tails, is_refused = {}, nil, false

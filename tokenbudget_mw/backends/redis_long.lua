@@ -145,9 +145,15 @@ local function reserve(counters, is_charged)
   return reply
 end
 
+-- Whether a window has started from the books since they know what is told only now.
+local function has_it(counter, window)
+  local started = lease > 0 and run('HGET', counter.key, 'a' .. window)
+  return started and unpacked('<d', started) > lease
+end
+
 local function move(counter, check)
-  if check.is_booked and not counter.heads[check.window] then
-    return -- the truth is in the books, and the window will start from there
+  if check.is_booked and (not counter.heads[check.window] or has_it(counter, check.window)) then
+    return -- the truth is in the books, and the window will start from there, or did
   end
   local algorithm = ALGORITHMS[check.algorithm]
   local held = 0
@@ -254,6 +260,7 @@ local function seed(counters)
       counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
       counter.seen = counter.moment
       counter.dirty[check.window] = true
+      counter.fields['a' .. check.window] = pack('<d', counter.moment)
       counter.changed = true
     end
   end

@@ -150,10 +150,14 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         reservation: What is settled.
 
         actual: The true amount of each hold, in order, in the hold's unit.
+
+        booked_at: Where it is told long after the call, when the call's usage went to the books, in epoch seconds: a booked
+            window that has started from there since then has it already. Else 0.0.
     """
 
     reservation: Reservation
     actual: tuple[int, ...]
+    booked_at: float = 0.0
 
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
