@@ -168,24 +168,6 @@ def test_a_window_that_was_lost_is_left_to_the_books(shared: Shared, fallback: B
     assert shared.used() == 5
 
 
-@pytest.mark.parametrize("age", [10.0, -10.0])
-def test_a_window_that_started_from_the_books_since_then_has_it(redis_db: str, age: float) -> None:
-    """
-    Redis was away and came back without its data: the first request starts a budget at what the books say, which know
-    those calls; of calls after that they did not know.
-    """
-    backend = pytest.importorskip("tokenbudget_mw.backends.redis").RedisBackend(redis_db, deadline=5.0, clock="caller")
-    share = LocalShare()
-    share.reserve(ask(check(5, 100), month(5, is_booked=True), lease=0.0), START)
-    backend.seed("acme", [seed((MONTH[0], 5), of=month())], START + age)
-    fallback = Fallback(backend, share)
-    fallback.close()
-    left = backend.peek(ask(check(0, 100), month(0)), START + 20).states
-    backend.close()
-
-    assert [state.remaining for state in left] == [95, 995 if age > 0 else 990]
-
-
 def test_a_debt_whose_answer_was_lost_counts_once(shared: Shared) -> None:
     """
     It is told again under its id, by a thread as by a loop.
