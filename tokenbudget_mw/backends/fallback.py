@@ -59,6 +59,21 @@ class _Untold:
         elif self.is_full and len(self.waiting) < UNTOLD // 2:
             self.is_full = False
 
+    def next(self) -> tuple[Settlement, float] | None:
+        """
+        Take the oldest, with its moment; None where there is none. Whoever could not tell it keeps it.
+        """
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+    def keep(self, told: tuple[Settlement, float]) -> None:
+        """
+        Tell the oldest later.
+        """
+        self.waiting.appendleft(told)
+
 
 class Fallback:
     """
@@ -185,12 +200,19 @@ class Fallback:
 
     def _tell(self) -> None:
         with suppress(BackendUnavailableError):
-            while self._untold.waiting:
-                settlement, now = self._untold.waiting[0]
-                self._backend.settle(settlement, now)
-                self._untold.waiting.popleft()
+            while (told := self._untold.next()) is not None:
+                self._tell_one(told)
             while (debt := self._share.debts.next(self._share.latest)) is not None:
                 self._pay(debt, self._share.latest)
+
+    def _tell_one(self, told: tuple[Settlement, float]) -> None:
+        is_told = False
+        try:
+            self._backend.settle(*told)
+            is_told = True
+        finally:
+            if not is_told:
+                self._untold.keep(told)
 
     def _pay(self, debt: Debt, now: float) -> None:
         is_paid = False
@@ -314,12 +336,19 @@ class AsyncFallback:
 
     async def _tell(self) -> None:
         with suppress(BackendUnavailableError):
-            while self._untold.waiting:
-                settlement, now = self._untold.waiting[0]
-                await self._backend.settle(settlement, now)
-                self._untold.waiting.popleft()
+            while (told := self._untold.next()) is not None:
+                await self._tell_one(told)
             while (debt := self._share.debts.next(self._share.latest)) is not None:
                 await self._pay(debt, self._share.latest)
+
+    async def _tell_one(self, told: tuple[Settlement, float]) -> None:
+        is_told = False
+        try:
+            await self._backend.settle(*told)
+            is_told = True
+        finally:
+            if not is_told:
+                self._untold.keep(told)
 
     async def _pay(self, debt: Debt, now: float) -> None:
         is_paid = False
