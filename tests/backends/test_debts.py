@@ -127,6 +127,18 @@ def test_what_the_backend_may_have_counted_for_good_is_no_debt(shared: Shared, f
     assert shared.used() == 2
 
 
+def test_a_clock_that_is_ahead_fills_no_window_for_long(shared: Shared) -> None:
+    """
+    A slot that has not come yet is the newest one there is.
+    """
+    share = LocalShare()
+    share.reserve(ask(check(5, 100), lease=0.0), START + 86_400)
+    share.latest = START
+    Fallback(shared, share).close()  # type: ignore[arg-type]
+
+    assert [shared.used(START + at) for at in (0, 60.9, 61)] == [5, 5, 0]
+
+
 def test_what_allow_lets_through_is_no_debt(shared: Shared, fallback: Backend) -> None:
     """
     Nobody has counted it.

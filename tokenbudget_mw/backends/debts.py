@@ -75,7 +75,8 @@ class Debt:
         """
         Return what is to be done after the backend's *reply* to the question: settle what is open now, or ask again.
 
-        Of windows that the backend has lost the books know, and they start there.
+        Of windows that the backend has lost the books know, and they start there. Nothing is charged later than now by the
+        backend's clock: one of ours that is ahead would fill a window for as long as that.
 
         Raises:
             BackendUnavailableError: It cannot be told now.
@@ -87,7 +88,9 @@ class Debt:
             raise BackendUnavailableError(
                 f"What is owed cannot be told now: the counter is {reply.barred or 'not ready'}."
             )
-        return dataclasses.replace(self, is_open=True)
+        pairs = zip(self.owed, reply.states, strict=True)
+        owed = [(Hold(hold.check, min(hold.slot, state.slot)), amount) for (hold, amount), state in pairs]
+        return dataclasses.replace(self, owed=tuple(owed), is_open=True)
 
 
 def owed(tag: str, checks: Sequence[Check], slots: Sequence[int], amounts: Sequence[int], moment: float) -> Debt | None:
