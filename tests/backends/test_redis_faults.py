@@ -327,7 +327,7 @@ class TestMemoryOfRedis:
             return not reply.degraded and [10**6 - state.remaining for state in reply.states] == [3 * len(made), 0]
 
         wait_until(is_counted, 20.0)
-        assert set(made) == {True, False}
+        assert ahead or set(made) == {True, False}
 
     def test_every_key_ends(self, redis_db: str) -> None:
         """
