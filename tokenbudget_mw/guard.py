@@ -17,7 +17,7 @@ from tokenbudget_mw.rules.admission import (
     without_backend,
     without_money,
 )
-from tokenbudget_mw.rules.seeding import alone
+from tokenbudget_mw.rules.seeding import alone, without
 from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import CROWDED, Decision
 
@@ -99,14 +99,17 @@ class Guard:
     def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
         if reply.barred and reply.barred != CROWDED:
             self.barred(request.subject.key or "")
+        if reply.unseeded and request.is_used:
+            rest = without(plan, reply.unseeded)
+            return decide(rest, self.backend.reserve(rest.ask, now), now=now)
         if reply.unseeded and self.starter.start(request, plan, reply.unseeded):
             reply = self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)
-        rest = alone(plan, reply.unseeded)
-        if rest is None:
+        local = alone(plan, reply.unseeded)
+        if local is None:
             return without_backend(plan)
-        return degraded(rest, self.backend.reserve(rest.ask, now), now=now)
+        return degraded(local, self.backend.reserve(local.ask, now), now=now)
 
     def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """
@@ -171,14 +174,17 @@ class AsyncGuard:
     async def _without_answer(self, request: Request, plan: Plan, reply: Reply, now: float) -> Decision:
         if reply.barred and reply.barred != CROWDED:
             self.barred(request.subject.key or "")
+        if reply.unseeded and request.is_used:
+            rest = without(plan, reply.unseeded)
+            return decide(rest, await self.backend.reserve(rest.ask, now), now=now)
         if reply.unseeded and await self.starter.astart(request, plan, reply.unseeded):
             reply = await self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)
-        rest = alone(plan, reply.unseeded)
-        if rest is None:
+        local = alone(plan, reply.unseeded)
+        if local is None:
             return without_backend(plan)
-        return degraded(rest, await self.backend.reserve(rest.ask, now), now=now)
+        return degraded(local, await self.backend.reserve(local.ask, now), now=now)
 
     async def settle(self, reservation: Reservation, actual: Cost) -> bool:
         """

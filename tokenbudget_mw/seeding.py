@@ -245,8 +245,9 @@ class Seeder(Starter):
             self._tell(mine, is_away=True, reason=type(exc).__name__)
             return False
         self._tell(mine, is_away=False)
-        checks = plan.ask.checks
-        seeds = [seed_of(checks[at], asked[at], amounts) for at, amounts in zip(asked, answers, strict=True)]
+        checks, is_anonymous = plan.ask.checks, plan.ask.is_anonymous
+        pairs = zip(asked, answers, strict=True)
+        seeds = [seed_of(checks[at], asked[at], amounts, is_anonymous=is_anonymous) for at, amounts in pairs]
         try:
             self._backend.seed(plan.ask.tag, seeds, self._clock())
         except BackendUnavailableError:

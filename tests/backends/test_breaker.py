@@ -377,6 +377,29 @@ class TestFallback:
         asyncio.run(main())
         assert moody.peek(ask(check(0, 100)), 0.0).states[0].remaining == 60
 
+    def test_two_who_tell_at_once_lose_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A thread still tells when the backend is closed, which tells as well.
+        """
+        moody = Moody()
+        fallback = Fallback(moody, LocalShare())
+        asked = [ask(check(1, 100)) for _ in range(3)]
+        replies = [fallback.reserve(one, 0.0) for one in asked]
+        for one, reply in zip(asked, replies, strict=True):
+            fallback._untold.add(settlement(one, reply, 10), 0.0)
+        settle, others = moody.settle, [fallback.close]
+
+        def interrupted(told: Settlement, now: float) -> bool:
+            while others:
+                others.pop()()
+            return settle(told, now)
+
+        monkeypatch.setattr(moody, "settle", interrupted)
+        fallback._tell()
+
+        assert not fallback._untold.waiting
+        assert moody.peek(ask(check(0, 100)), 0.0).states[0].remaining == 70
+
     def test_untold_settlements_are_bounded_and_their_loss_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
         """
         The oldest are left to their leases; the log has one line.

@@ -250,6 +250,31 @@ def test_the_end_of_a_period_belongs_to_the_next_one(backend: Backend) -> None:
     assert (first.remaining, first.reset) == (8, 50.0)
 
 
+def test_a_caller_whose_clock_is_ahead_ends_no_period(backend: Backend) -> None:
+    """
+    The counter's own clock says when the next one begins; until then all wait for it, and what is settled counts.
+    """
+    begin = int(START) * 1_000_000
+    right, ahead, far_ahead = (
+        {"params": tuple(begin + (50_000_000 * (k + later)) for k in range(3)), "algorithm": "calendar"}
+        for later in (0, 1, 2)
+    )
+    first = admitted(backend, check(4, 10, **right), START + 40)
+    second = admitted(backend, check(3, 10, **ahead), START + 45)
+    hour = check(1, 1, "tokens:3600", params=(60_000_000, 60))
+    admitted(backend, hour, START + 45)
+    refused = backend.reserve(ask(check(4, 10, **ahead)), START + 45).states[0]
+    beside = backend.reserve(ask(hour, check(1, 10, **ahead)), START + 45).states[1]
+
+    assert (refused.remaining, refused.retry_after, refused.reset) == (3, 5.0, 5.0)
+    assert (beside.remaining, beside.reset) == (3, 5.0)
+    for made in (first, second):
+        backend.settle(settlement(*made, 5), START + 49)
+    assert [used(backend, START + 49.9, **each) for each in (right, ahead)] == [10, 10]
+    assert [used(backend, START + 50, **each) for each in (right, ahead, far_ahead)] == [0, 0, 0]
+    admitted(backend, check(8, 10, **far_ahead), START + 60)
+
+
 def test_a_lease_that_outlives_its_period_gives_nothing_back_to_the_next(backend: Backend) -> None:
     """
     What it held is forgotten with its period.
@@ -301,6 +326,24 @@ def test_a_bucket_forgets_a_settlement_that_is_as_old_as_it_is_long(backend: Bac
 
     assert used(backend, START + 7, counter="key=a", **bucket) == 5
     assert used(backend, START + 7, counter="key=b", **bucket) == 0
+
+
+@pytest.mark.parametrize("debt", [10**6, 10**9, 2**53 - 1])
+def test_a_debt_that_takes_longer_than_anybody_lives_leaves_in_a_century(backend: Backend, debt: int) -> None:
+    """
+    Where a bucket leaks so slowly that doubles count no single microseconds any more, nobody searches for one for ever.
+    """
+    bucket: dict[str, Any] = {"params": (604_800_000_000, 10), "algorithm": "gcra"}
+    first = admitted(backend, check(1, 10, **bucket), START)
+    backend.settle(settlement(*first, debt), START)
+    refused = backend.reserve(ask(check(1, 10, **bucket)), START + 1).states[0]
+    looked = backend.peek(ask(check(1, 10, **bucket)), START + 1).states[0]
+    _, reply = admitted(backend, check(0, 10, **bucket), START + 1)
+    century = 100 * 365.25 * 86_400
+
+    assert refused == looked
+    assert refused.reset == reply.states[0].reset == refused.retry_after
+    assert century < refused.reset < 2 * century
 
 
 def test_a_debt_of_many_largest_amounts_leaves_whole(backend: Backend) -> None:

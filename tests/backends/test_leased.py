@@ -13,12 +13,15 @@ import pytest
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends import leased_shapes, leased_stock, open_pair
+from tokenbudget_mw.backends.breaker import Circuit, Guarded
+from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
 from tokenbudget_mw.backends.leased_portions import validity
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.testing.asks import seed
 from tokenbudget_mw.testing.backends import HOUR, MINUTE, START, ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import CheckState
@@ -300,6 +303,64 @@ def test_a_debt_is_told_at_once_where_nothing_else_is_open(shared: Counting) -> 
     assert shared.used(START + 61) == 0
 
 
+def test_a_debt_waits_for_a_backend_that_is_away(shared: Counting) -> None:
+    """
+    A fallback that decides alone meanwhile does not know of it, and it counts where its call did, not where it is told.
+    """
+    behind = Fallback(Guarded(shared, Circuit("redis", in_a_row=100)), LocalShare())
+    backend = leased(behind)
+    asked, open_ = ask(check(1, 1000)), ask(check(1, 1000))
+    reply, still = admit(backend, asked), admit(backend, open_)
+    shared.is_away = True
+    backend.settle(settlement(asked, reply, 500), START + 0.5)
+    shared.is_away = False
+    backend.settle(settlement(open_, still, 2), START + 30)
+
+    assert shared.used(START + 30) == 502
+    assert shared.used(START + 61) == 0
+
+
+def test_a_debt_whose_settlement_was_heard_and_not_answered_counts_once(
+    shared: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is told again, and changes nothing then.
+    """
+    settle = shared.settle
+
+    def lose_the_answer(told: Settlement, now: float) -> bool:
+        settle(told, now)
+        raise BackendUnavailableError
+
+    backend = leased(shared)
+    asked, open_ = ask(hour(1)), ask(hour(1))
+    reply, still = admit(backend, asked), admit(backend, open_)
+    monkeypatch.setattr(shared, "settle", lose_the_answer)
+    backend.settle(settlement(asked, reply, 500), START)
+    monkeypatch.setattr(shared, "settle", settle)
+    backend.settle(settlement(open_, still, 2), START)
+    backend.close()
+
+    assert shared.used(window="tokens:3600", params=HOUR) == 502
+
+
+def test_a_debt_does_not_start_a_window_that_was_lost(shared: Counting) -> None:
+    """
+    It starts at what the books say; what they do not know is charged in full.
+    """
+    books = check(1, 1000, "money:3600", params=HOUR, is_booked=True)
+    backend = leased(shared)
+    shared.seed("acme", [seed(of=books)], START)
+    asked, open_ = ask(hour(1), books), ask(hour(1), books)
+    reply, still = admit(backend, asked), admit(backend, open_)
+    MemoryBackend.__init__(shared)
+    backend.settle(settlement(asked, reply, 500, 500), START)
+    backend.settle(settlement(open_, still, 1, 1), START)
+
+    assert shared.peek(ask(hour(), books), START).unseeded == (1,)
+    assert shared.used(window="tokens:3600", params=HOUR) >= 490
+
+
 def test_t11_the_same_call_twice_is_one_call(shared: Counting) -> None:
     """
     Reserved again under its id it is answered as before; settled again it changes nothing.
@@ -518,6 +579,38 @@ def test_refills_that_cross_lose_nothing() -> None:
     used = 1000 - memory.peek(ask(hour(0, 1000, counter="tenant=t")), START).states[0].remaining
     assert admitted == 1000
     assert used == 1000
+
+
+def test_loops_that_take_turns_need_one_task_to_tell(shared: Counting) -> None:
+    """
+    Of several loops one tells for all; where it rests, the next one does.
+    """
+    backend = AsyncLeasedBackend(AsyncMemoryBackend(shared), make_stock(TEN))
+    one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def call() -> int:
+        for _ in range(20):  # more than is held
+            await backend.reserve(ask(hour(1, 10**6), lease=0.0), time.time())
+        return len(asyncio.all_tasks())
+
+    async def both() -> list[int]:
+        found = []
+        for _ in range(5):
+            found.append(await call())
+            with ThreadPoolExecutor(1) as thread:
+                found.append(thread.submit(two.run_until_complete, call()).result())
+        return found
+
+    most = max(one.run_until_complete(both()))
+    rested = two.run_until_complete(call())
+    for loop in (one, two):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+
+    assert (most, rested) == (2, 2)
 
 
 def test_threads_share_a_stock(shared: Counting) -> None:

@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from stall import Stall
 
 from tokenbudget_mw.backends import open_async_backend, open_backend
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.testing.backends import Blocking, ask, check, in_flight, settlement
+from tokenbudget_mw.testing.backends import HOUR, Blocking, ask, check, in_flight, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -268,6 +269,65 @@ class TestMemoryOfRedis:
 
         wait_until(lambda: backend.peek(ask(check(0, 100)), 0.0).states[0].remaining == 60)
         assert backend.peek(ask(in_flight(1)), 0.0).admitted
+
+    def test_what_was_admitted_locally_counts_when_the_backend_is_back(
+        self, opened: Callable[..., Backend], redis_server: RedisServer
+    ) -> None:
+        """
+        What a request takes for good, also where Redis hears of it too late, and what a call came to.
+        """
+        backend = opened(redis_server.url)
+        backend.reserve(ask(check(1, 100)), time.time())
+        redis_server.stop()
+        assert backend.reserve(ask(check(1, 100), lease=0.0), time.time()).degraded
+        for _ in range(3):
+            backend.reserve(ask(check(0, 100)), time.time())
+        backend.reserve(ask(check(1, 100), lease=0.0), time.time())
+        asked = ask(check(1, 100), in_flight(5))
+        reply = backend.reserve(asked, time.time())
+        backend.settle(settlement(asked, reply, 40, 1), time.time())
+        redis_server.resume()
+
+        wait_until(lambda: backend.peek(ask(check(0, 100)), time.time()).states[0].remaining == 57)
+        assert backend.peek(ask(in_flight(1)), time.time()).admitted
+
+    @pytest.mark.parametrize("ahead", ["", "leased+"])
+    def test_t01_calls_count_once_whoever_decided_them(
+        self, opened: Callable[..., Backend], redis_server: RedisServer, ahead: str
+    ) -> None:
+        """
+        Under a Redis that comes and goes all the time: some calls it decides, some the process alone, of some nobody knows.
+        """
+        backend = opened(ahead + redis_server.url)
+        tokens, calls = check(1, 10**6, "tokens:3600", params=HOUR), in_flight(10**6, counter="key=k2")
+        backend.peek(ask(tokens, calls), time.time())
+        done = threading.Event()
+
+        def work(_: int) -> None:
+            while not done.is_set():
+                asked = ask(tokens) if ahead else ask(tokens, calls)
+                reply = backend.reserve(asked, time.time())
+                backend.settle(settlement(asked, reply, 3, *([] if ahead else [1])), time.time())
+                made.append(reply.degraded)
+
+        made: list[bool] = []
+        pause = threading.Event()
+        with ThreadPoolExecutor(8) as threads:
+            running = threads.map(work, range(8))
+            for _ in range(8):
+                pause.wait(0.1)
+                redis_server.stop()
+                pause.wait(0.1)
+                redis_server.resume()
+            done.set()
+            list(running)
+
+        def is_counted() -> bool:
+            reply = backend.peek(ask(tokens, calls), time.time())
+            return not reply.degraded and [10**6 - state.remaining for state in reply.states] == [3 * len(made), 0]
+
+        wait_until(is_counted, 20.0)
+        assert ahead or set(made) == {True, False}
 
     def test_every_key_ends(self, redis_db: str) -> None:
         """

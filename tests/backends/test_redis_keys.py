@@ -320,6 +320,24 @@ def test_a_reservation_that_nobody_waits_for_was_never_made(backend: Any, plain:
     assert stored_in(plain.hget("tb:{acme}:key=k1", "s")).open == 0
 
 
+def test_a_spent_shadow_limit_leaves_no_lease_behind(backend: Any, plain: Any) -> None:
+    """
+    A counter of which a call holds nothing does not know the call: nobody would settle it there, and in the end it would be
+    crowded, and a shadow limit refuse. The same ask again is known all the same.
+    """
+    asked = ask(check(1, 0, counter="tenant=t", enforced=False), check(1, 10))
+    reply = backend.reserve(asked, START)
+    again = backend.reserve(asked, START)
+    backend.settle(settlement(asked, reply), START)
+
+    assert [state.slot >= 0 for state in reply.states] == [False, True]
+    assert again.states[1].remaining == reply.states[1].remaining == 9
+    for counter in ("tenant=t", "key=k1"):
+        fields = plain.hgetall(f"tb:{{acme}}:{counter}")
+        assert not [name for name in fields if name.startswith(b"l")]
+        assert not fields or stored_in(fields[b"s"]).open == 0
+
+
 def test_the_short_way_crowds_nobody_either(backend: Any, plain: Any) -> None:
     """
     A counter with as many open reservations as it may have takes no more of them, whichever way they come.
@@ -341,6 +359,36 @@ def test_a_credit_makes_no_counter(backend: Any, plain: Any) -> None:
 
     assert keys == []
     assert backend.reserve(ask(check(1, 10, "spent:60", is_booked=True)), START).unseeded == (0,)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "\x01",
+        "\x01\x05abc",
+        "\x01\x01tokens:60\0" + "\0" * 71,
+        "\x01\xfftokens:60\0",
+        "\x01\x05" + "\0" * 128,
+        None,
+    ],
+)
+@pytest.mark.parametrize("is_holder", [False, True])
+def test_what_somebody_else_has_written_is_no_counter(
+    backend: Any, plain: Any, written: str | None, is_holder: bool
+) -> None:
+    """
+    A key that cannot be read is started anew: it would be an error of Redis's for each of its requests, and three in a row
+    take it from everybody.
+    """
+    key = "tb:{acme}:key=h" if is_holder else "tb:{acme}:key=k1"
+    if written is None:
+        plain.set(key, "100")
+    else:
+        plain.hset(key, "s", written.encode("latin-1"))
+
+    lefts = [backend.reserve(ask(check(3, 10), holder="key=h"), START).states[0].remaining for _ in range(2)]
+    assert lefts == [7, 4]
 
 
 def test_a_counter_of_another_version_is_started_anew(backend: Any, plain: Any) -> None:

@@ -79,12 +79,12 @@ def test_each_loop_has_its_own_connection(redis_db: str) -> None:
 
 def test_one_bad_call_of_a_batch_harms_no_other(redis_db: str) -> None:
     """
-    A key of another type fails its own caller only.
+    A counter that cannot be read fails its own caller only.
     """
 
     async def main() -> list[object]:
         plain = redis.asyncio.Redis.from_url(redis_db)
-        await plain.set("tb:{acme}:key=bad", "not a hash")
+        await plain.hset("tb:{acme}:key=bad", "b", "no bar")
         await plain.aclose()
         backend = backend_module.AsyncRedisBackend(redis_db, deadline=5.0)
         asks = [ask(check(counter=f"key={name}")) for name in ("a", "bad", "b")]

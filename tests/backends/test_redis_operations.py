@@ -7,6 +7,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tokenbudget_mw.testing.asks import HOUR, MINUTE, START, ask, check, settlement
@@ -138,6 +139,24 @@ def test_a_seed_makes_no_second_start(backend: Backend) -> None:
     backend.seed("acme", [seed], START)
 
     assert backend.peek(ask(booked(0, 10)), START).states[0].remaining == 7
+
+
+@pytest.mark.parametrize(("told_at", "used"), [(START - 10, 7), (START + 10, 14), (0.0, 14)])
+def test_a_window_that_started_from_the_books_has_what_they_knew_by_then(
+    backend: Backend, told_at: float, used: int
+) -> None:
+    """
+    Usage that is told long after it went to the books counts in a window that was there before, and in one of which the
+    books know nothing; one that has started at what they say has it.
+    """
+    backend.seed("acme", [Seed("key=k1", "money:60", "strict_log", MINUTE, ((int(START) * 1_000_000, 7),))], START)
+    asked = ask(booked(0), check(0, 10))
+    reply = backend.reserve(asked, START + 20)
+    told = msgspec.structs.replace(settlement(asked, reply, 7, 7), booked_at=told_at)
+
+    assert backend.settle(told, START + 20)
+    states = backend.peek(ask(booked(0, 100), check(0, 100)), START + 20).states
+    assert [100 - state.remaining for state in states] == [used, 7]
 
 
 @pytest.mark.parametrize("amount", [-1, 2**53, 0.5, float("nan")])

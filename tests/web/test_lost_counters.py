@@ -16,9 +16,11 @@ from sqlalchemy import func, select
 from wsgi_rig import Got, environ_of
 
 from tokenbudget_mw.call import current
+from tokenbudget_mw.charging import charge
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.values import Subject
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware
 
@@ -115,6 +117,20 @@ def test_t12_redis_emptied_under_load_admits_no_more_than_the_budget(
     assert set(served) == {200, 429}
     assert 200 <= served.count(200) <= 200 + in_flight
     assert spent(database) == served.count(200)
+
+
+def test_the_first_usage_of_a_budget_counts_once_where_no_request_reserved_it(database: str, tmp_path: Path) -> None:
+    """
+    A script charges a dollar: the budget begins then, at what the books say, and they may know of that dollar already.
+    """
+    core = wire(settings_of(database, tmp_path))
+    subject = Subject(key="k1", tenant="t1", plan="one")
+    for dollars in (1, 2):
+        charge(core, subject, {"input_tokens": MILLION, "output_tokens": 0, "model": "m"})
+        assert core.flush()
+
+        assert core.explain(subject).limits[0].used == dollars * 10**9
+    core.close()
 
 
 def test_without_seeds_an_emptied_redis_is_a_new_budget(

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tokenbudget_mw import seeding
@@ -60,10 +61,10 @@ class Rig:
     A guard of either colour over memory and `Books`.
     """
 
-    def __init__(self, colour: str, *limits: Limit, patience: float = 30.0) -> None:
+    def __init__(self, colour: str, *limits: Limit, patience: float = 30.0, most: int = 100) -> None:
         self.clock, self.timer = FakeClock(), FakeClock(0.0)
         self.books = Books()
-        self.backend = MemoryBackend()
+        self.backend = MemoryBackend(max_counters=most)
         self.seeder = Seeder(self.books, self.backend, self.clock, patience=patience, timer=self.timer)
         policy = Policy({"free": Plan("free", limits or (budget(),))}, default_plan="free", has_books=True)
         self._colour = colour
@@ -71,10 +72,18 @@ class Rig:
         self._async = AsyncGuard(Admission(policy), self.backend.as_async(), self.clock, starter=self.seeder)
 
     def request(self, key: str = "k1") -> Request:
-        return Request(new_id(0.0), Subject(key=key, tenant="acme"), None, "m", COST, COST)
+        source = "address" if key.startswith("ip:") else "custom"
+        return Request(new_id(0.0), Subject(key=key, tenant="acme", source=source), None, "m", COST, COST)
 
     def admit(self, key: str = "k1") -> Decision:
         return self.admit_all([key])[0]
+
+    def take(self) -> Decision:
+        """
+        Ask for what has been used.
+        """
+        request = msgspec.structs.replace(self.request(), upper=Cost(), least=Cost(), is_used=True)
+        return self._sync.admit(request) if self._colour == "threads" else asyncio.run(self._async.admit(request))
 
     def admit_all(self, keys: list[str]) -> list[Decision]:
         """
@@ -103,6 +112,10 @@ def colour(request: pytest.FixtureRequest) -> str:
     return colour
 
 
+def windows_of(decision: Decision) -> list[str]:
+    return [hold.check.window for hold in decision.reservation.holds] if decision.reservation else []
+
+
 def admitted(decisions: list[Decision]) -> int:
     return sum(decision.admitted for decision in decisions)
 
@@ -120,6 +133,36 @@ def test_a_lost_budget_goes_on_where_it_was(colour: str) -> None:
     assert not any(decision.degraded for decision in decisions)
     assert decisions[0].tallies[0].state.remaining == 30
     assert len(rig.books.asked) == 1
+
+
+def test_what_has_been_used_starts_no_budget(colour: str) -> None:
+    """
+    It is on its way to the books, so a budget that began there now would count it twice; one that is known counts it.
+    """
+    rig = Rig(colour, budget(), Limit("calls", "requests", 100, Window(60.0)))
+
+    before = rig.take()
+    rig.admit()
+    after = rig.take()
+    rig.close()
+
+    assert [windows_of(decision) for decision in (before, after)] == [["requests:60"], ["money:month", "requests:60"]]
+    assert not before.degraded
+    assert len(rig.books.asked) == 1
+
+
+def test_addresses_that_the_books_are_asked_about_take_no_place_from_keys(colour: str) -> None:
+    """
+    However many of them there are: their counters are bounded apart, those that start from the books, too.
+    """
+    rig = Rig(colour, most=2)
+
+    flood = [rig.admit(f"ip:203.0.113.{number}") for number in range(6)]
+    decisions = [rig.admit(f"k{number}") for number in range(4)]
+    rig.close()
+
+    assert [decision.degraded for decision in flood] == [False] * 4 + [True] * 2
+    assert [decision.admitted and not decision.degraded for decision in decisions] == [True] * 4
 
 
 def test_requests_that_come_together_ask_once(colour: str) -> None:

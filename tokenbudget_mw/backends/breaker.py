@@ -258,10 +258,9 @@ class AsyncGuarded:
         return answer
 
     def _ensure_prober(self, now: float) -> None:
-        # A task dies with its loop; the next loop starts its own.
-        loop = asyncio.get_running_loop()
-        if self._prober is None or self._prober.done() or self._prober.get_loop().is_closed():
-            self._prober = loop.create_task(self._probe(now))
+        # A task rests with its loop; one of a loop that runs probes for all.
+        if self._prober is None or self._prober.done() or not self._prober.get_loop().is_running():
+            self._prober = asyncio.get_running_loop().create_task(self._probe(now))
 
     async def _probe(self, now: float) -> None:
         while away := [circuit for circuit in self._breaker.all() if circuit.is_open]:

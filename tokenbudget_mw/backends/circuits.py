@@ -18,7 +18,16 @@ from tokenbudget_mw.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["AsyncExamined", "Breaker", "Circuit", "CircuitState", "Circuits", "Examined", "MomentaryError"]
+__all__ = [
+    "AsyncExamined",
+    "Breaker",
+    "Circuit",
+    "CircuitState",
+    "Circuits",
+    "Examined",
+    "LeftAloneError",
+    "MomentaryError",
+]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -32,6 +41,12 @@ SETTLED_AFTER = 10.0
 class MomentaryError(BackendUnavailableError):
     """
     The backend is well, and yet could not answer one call: no circuit counts it.
+    """
+
+
+class LeftAloneError(BackendUnavailableError):
+    """
+    The backend was not asked, because it is away.
     """
 
 
@@ -175,10 +190,10 @@ class Circuit:
 
     def check(self) -> None:
         """
-        Raise `BackendUnavailableError` while it is open.
+        Raise `LeftAloneError` while it is open.
         """
         if self.is_open:
-            raise BackendUnavailableError(f"Backend {self.name} is away, and is not asked until it answers again.")
+            raise LeftAloneError(f"Backend {self.name} is away, and is not asked until it answers again.")
 
 
 class Circuits:

@@ -3,7 +3,7 @@ What holds while the backend does not answer: each limit's ``on_error``.
 
 ``allow`` fits, ``deny`` refuses, ``local`` is decided by this process alone, which enforces its share of the limit
 (the cap divided by the number of workers). No call raises `BackendUnavailableError`; a settlement that cannot be told
-now is told when the backend is back.
+now is told when the backend is back, and so is what was decided alone.
 """
 
 from __future__ import annotations
@@ -15,109 +15,26 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.backends.local_share import LocalShare
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbudget_mw.backends.circuits import AsyncExamined, CircuitState, Examined
-    from tokenbudget_mw.values import Ask, Check, Reservation, Seed, Settlement
+    from tokenbudget_mw.backends.debts import Debt
+    from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncFallback", "Fallback", "LocalShare"]
 
 log = logging.getLogger("tokenbudget_mw")
 
-RETRY_AFTER = 1.0
-"""Seconds after which a caller that ``deny`` refused may ask again: a backend that returns is used within a second."""
-
 UNTOLD = 10_000
 """How many settlements wait for the backend; beyond it the oldest are left to their leases."""
 
 TELL_EVERY = 0.1
-
-
-class LocalShare:
-    """
-    Decisions that this process makes alone. Shared by both colours.
-
-    Args:
-        workers: Among how many processes a limit is divided.
-
-        max_counters: As of `MemoryBackend`.
-    """
-
-    def __init__(self, workers: int = 1, *, max_counters: int = 100_000) -> None:
-        self._workers = workers
-        self._memory = MemoryBackend(max_counters=max_counters)
-
-    def reserve(self, ask: Ask, now: float) -> Reply:
-        """
-        Decide *ask* by each check's ``on_error``.
-        """
-        return self._decide(ask, now, is_charged=True)
-
-    def peek(self, ask: Ask, now: float) -> Reply:
-        """
-        Answer as `reserve` would, and charge nothing.
-        """
-        return self._decide(ask, now, is_charged=False)
-
-    def knows(self, reservation: Reservation) -> bool:
-        """
-        Tell whether *reservation* was made here.
-        """
-        return self._memory.knows(reservation.id)
-
-    def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
-        """
-        Let a reservation that was made here end *lease* seconds from now, and not earlier.
-        """
-        return self._memory.renew(reservation, lease, now)
-
-    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
-        """
-        Refuse asks whose holder is *counter*.
-        """
-        self._memory.bar(tag, counter, status, seconds, now)
-
-    def settle(self, settlement: Settlement, now: float) -> bool:
-        """
-        Settle a reservation that was made here.
-        """
-        return self._memory.settle(settlement, now)
-
-    def _decide(self, ask: Ask, now: float, *, is_charged: bool) -> Reply:
-        local = [check for check in ask.checks if check.on_error == "local"]
-        is_denied = any(check.on_error == "deny" and check.enforced for check in ask.checks)
-        share = replace(ask, checks=tuple([self._share(check) for check in local]))
-        try:
-            reply = (self._memory.reserve if is_charged and not is_denied else self._memory.peek)(share, now)
-        except BackendUnavailableError:
-            # Too many counters even here: what cannot be counted is refused.
-            reply = Reply(False, tuple([_denied(check) for check in local]))
-        if reply.barred:
-            return replace(reply, degraded=True)
-        decided = iter(reply.states)
-        states = tuple([next(decided) if check.on_error == "local" else _by_policy(check) for check in ask.checks])
-        return Reply(reply.admitted and not is_denied, states, degraded=True)
-
-    def _share(self, check: Check) -> Check:
-        # the books do not know what this process alone has counted
-        return replace(check, cap=-(-check.cap // self._workers), is_booked=False)
-
-
-def _by_policy(check: Check) -> CheckState:
-    return _denied(check) if check.on_error == "deny" else CheckState(True, check.cap)
-
-
-def _denied(_: Check) -> CheckState:
-    return CheckState(False, 0, RETRY_AFTER, RETRY_AFTER)
 
 
 class _Untold:
@@ -141,6 +58,21 @@ class _Untold:
             self.is_full = True
         elif self.is_full and len(self.waiting) < UNTOLD // 2:
             self.is_full = False
+
+    def next(self) -> tuple[Settlement, float] | None:
+        """
+        Take the oldest, with its moment; None where there is none. Whoever could not tell it keeps it.
+        """
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+    def keep(self, told: tuple[Settlement, float]) -> None:
+        """
+        Tell the oldest later.
+        """
+        self.waiting.appendleft(told)
 
 
 class Fallback:
@@ -181,8 +113,10 @@ class Fallback:
         """
         try:
             return self._backend.reserve(ask, now)
-        except BackendUnavailableError:
-            return self._share.reserve(ask, now)
+        except BackendUnavailableError as exc:
+            reply = self._share.reserve(ask, now, exc)
+            self._see_to_debts()
+            return reply
 
     def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -198,7 +132,9 @@ class Fallback:
         Move every held window to its actual amount, now or when the backend is back; False where that was done before.
         """
         if self._share.knows(settlement.reservation):
-            return self._share.settle(settlement, now)
+            is_moved = self._share.settle(settlement, now)
+            self._see_to_debts()
+            return is_moved
         try:
             return self._backend.settle(settlement, now)
         except BackendUnavailableError:
@@ -254,18 +190,40 @@ class Fallback:
                 self._closed.clear()  # used again after it was closed
                 self._teller = threads.start(self._keep_telling, name="tokenbudget-settle")
 
+    def _see_to_debts(self) -> None:
+        if self._share.debts:
+            self._ensure_teller()
+
     def _keep_telling(self) -> None:
-        while self._untold.waiting and not self._closed.wait(TELL_EVERY):
+        while (self._untold.waiting or self._share.debts) and not self._closed.wait(TELL_EVERY):
             self._tell()
 
     def _tell(self) -> None:
-        while self._untold.waiting:
-            settlement, now = self._untold.waiting[0]
-            try:
-                self._backend.settle(settlement, now)
-            except BackendUnavailableError:
-                return
-            self._untold.waiting.popleft()
+        with suppress(BackendUnavailableError):
+            while (told := self._untold.next()) is not None:
+                self._tell_one(told)
+            while (debt := self._share.debts.next(self._share.latest)) is not None:
+                self._pay(debt, self._share.latest)
+
+    def _tell_one(self, told: tuple[Settlement, float]) -> None:
+        is_told = False
+        try:
+            self._backend.settle(*told)
+            is_told = True
+        finally:
+            if not is_told:
+                self._untold.keep(told)
+
+    def _pay(self, debt: Debt, now: float) -> None:
+        is_paid = False
+        try:
+            while not debt.is_open:
+                debt = debt.heard(self._backend.reserve(debt.ask, now))
+            self._backend.settle(debt.settlement, now)
+            is_paid = True
+        finally:
+            if not is_paid:
+                self._share.debts.keep(debt)
 
 
 class AsyncFallback:
@@ -292,8 +250,10 @@ class AsyncFallback:
         """
         try:
             return await self._backend.reserve(ask, now)
-        except BackendUnavailableError:
-            return self._share.reserve(ask, now)
+        except BackendUnavailableError as exc:
+            reply = self._share.reserve(ask, now, exc)
+            self._see_to_debts()
+            return reply
 
     async def peek(self, ask: Ask, now: float) -> Reply:
         """
@@ -309,7 +269,9 @@ class AsyncFallback:
         Move every held window to its actual amount, now or when the backend is back; False where that was done before.
         """
         if self._share.knows(settlement.reservation):
-            return self._share.settle(settlement, now)
+            is_moved = self._share.settle(settlement, now)
+            self._see_to_debts()
+            return is_moved
         try:
             return await self._backend.settle(settlement, now)
         except BackendUnavailableError:
@@ -359,20 +321,42 @@ class AsyncFallback:
         await self._backend.aclose()
 
     def _ensure_teller(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._teller is None or self._teller.done() or self._teller.get_loop().is_closed():
-            self._teller = loop.create_task(self._keep_telling())
+        # A task rests with its loop; one of a loop that runs tells for all.
+        if self._teller is None or self._teller.done() or not self._teller.get_loop().is_running():
+            self._teller = asyncio.get_running_loop().create_task(self._keep_telling())
+
+    def _see_to_debts(self) -> None:
+        if self._share.debts:
+            self._ensure_teller()
 
     async def _keep_telling(self) -> None:
-        while self._untold.waiting:
+        while self._untold.waiting or self._share.debts:
             await asyncio.sleep(TELL_EVERY)
             await self._tell()
 
     async def _tell(self) -> None:
-        while self._untold.waiting:
-            settlement, now = self._untold.waiting[0]
-            try:
-                await self._backend.settle(settlement, now)
-            except BackendUnavailableError:
-                return
-            self._untold.waiting.popleft()
+        with suppress(BackendUnavailableError):
+            while (told := self._untold.next()) is not None:
+                await self._tell_one(told)
+            while (debt := self._share.debts.next(self._share.latest)) is not None:
+                await self._pay(debt, self._share.latest)
+
+    async def _tell_one(self, told: tuple[Settlement, float]) -> None:
+        is_told = False
+        try:
+            await self._backend.settle(*told)
+            is_told = True
+        finally:
+            if not is_told:
+                self._untold.keep(told)
+
+    async def _pay(self, debt: Debt, now: float) -> None:
+        is_paid = False
+        try:
+            while not debt.is_open:
+                debt = debt.heard(await self._backend.reserve(debt.ask, now))
+            await self._backend.settle(debt.settlement, now)
+            is_paid = True
+        finally:
+            if not is_paid:
+                self._share.debts.keep(debt)

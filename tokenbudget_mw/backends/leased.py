@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends import leased_ways as ways
-from tokenbudget_mw.backends.leased_portions import in_children
+from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError
@@ -269,10 +269,9 @@ class AsyncLeasedBackend:
             self._ensure_teller()
 
     def _ensure_teller(self) -> None:
-        # A task dies with its loop; the next loop starts its own.
-        loop = asyncio.get_running_loop()
-        if self._teller is None or self._teller.done() or self._teller.get_loop() is not loop:
-            self._teller = loop.create_task(self._keep_telling())
+        # A task rests with its loop; one of a loop that runs tells for all.
+        if self._teller is None or self._teller.done() or not self._teller.get_loop().is_running():
+            self._teller = asyncio.get_running_loop().create_task(self._keep_telling())
 
     async def _keep_telling(self) -> None:
         while not self._stock.is_empty:

@@ -4,42 +4,31 @@ What is reserved ahead: portions, the asks that may take from them, and for how 
 
 from __future__ import annotations
 
-import os
-import sys
-import uuid
-import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
+from tokenbudget_mw.backends.debts import reservation_of
 from tokenbudget_mw.backends.leased_shapes import GRACE
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
-from tokenbudget_mw.values import Ask, Cost, Hold, Reservation, Settlement
+from tokenbudget_mw.values import Hold, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from tokenbudget_mw.backends.leased_shapes import Refill, Shape, Terms
-    from tokenbudget_mw.values import Check, CheckState, Reply, Unit
+    from tokenbudget_mw.values import Ask, Check, CheckState, Reply, Reservation
 
 __all__ = [
-    "Debt",
     "Portion",
     "Portions",
     "filled",
-    "in_children",
     "moved",
     "nothing_of",
-    "owed",
     "remember",
     "validity",
 ]
 
 REMEMBERED = 65_536
 """How many ids of reservations are kept that other hands hold, or that nobody settled in time; oldest forgotten first."""
-
-DEBT_LEASE = 60.0
 
 
 class Portion:
@@ -158,49 +147,6 @@ class Portions:
         return list(dict.fromkeys([portion for portions in self._by_counter.values() for portion in portions]))
 
 
-@dataclass(frozen=True, slots=True)
-class Debt:
-    """
-    What calls used beyond all that was reserved for them.
-
-    Attributes:
-        id: Reservation id under which it is told.
-
-        tag: Hash tag of the counters.
-
-        owed: What is owed in each window, in the limit's unit.
-    """
-
-    id: str
-    tag: str
-    owed: tuple[tuple[Check, int], ...]
-
-    @property
-    def ask(self) -> Ask:
-        """
-        The question that opens it: it costs nothing, so it is always admitted.
-        """
-        free = [replace(check, cost=0, room=0, is_booked=False) for check, _ in self.owed]
-        return Ask(self.id, self.tag, tuple(free), DEBT_LEASE)
-
-    def settlement(self, reply: Reply) -> Settlement:
-        """
-        What is charged then, where *reply* says.
-        """
-        pairs = zip(self.ask.checks, reply.states, self.owed, strict=True)
-        charged = [(Hold(check, state.slot), amount) for check, state, (_, amount) in pairs if state.slot >= 0]
-        reservation = reservation_of(self.ask, tuple([hold for hold, _ in charged]))
-        return Settlement(reservation, tuple([min(amount, MAX_AMOUNT) for _, amount in charged]))
-
-
-def owed(tag: str, checks: tuple[Check, ...], amounts: list[int]) -> Debt | None:
-    """
-    Return the debt of *amounts* in the windows of *checks*; None where none is above 0.
-    """
-    above = [(check, amount) for check, amount in zip(checks, amounts, strict=True) if amount > 0]
-    return Debt(uuid.uuid4().hex, tag, tuple(above)) if above else None
-
-
 def moved(check: Check, actual: int) -> int:
     """
     Return by how much *actual* is less than what *check* took.
@@ -219,14 +165,6 @@ def nothing_of(ask: Ask, states: Sequence[CheckState]) -> Settlement:
     """
     holds = tuple([Hold(c, state.slot) for c, state in zip(ask.checks, states, strict=True) if state.slot >= 0])
     return Settlement(reservation_of(ask, holds), (0,) * len(holds))
-
-
-def reservation_of(ask: Ask, holds: tuple[Hold, ...]) -> Reservation:
-    """
-    Return the reservation that *ask* made. Backends look at the units of none.
-    """
-    units: tuple[Unit, ...] = tuple("requests" for _ in holds)
-    return Reservation(ask.id, ask.tag, holds, units, Cost(), 0.0)
 
 
 def validity(checks: Sequence[Check], states: Sequence[CheckState]) -> tuple[int, int] | None:
@@ -294,19 +232,3 @@ def remember(ids: dict[str, None], id_: str) -> None:
     while len(ids) >= REMEMBERED:
         del ids[next(iter(ids))]
     ids[id_] = None
-
-
-def in_children(method: Callable[[], None]) -> None:
-    """
-    Call *method* in each process that is forked from this one, as long as its object lives.
-    """
-    if sys.platform == "win32":
-        return
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        living = reference()
-        if living is not None:
-            living()
-
-    os.register_at_fork(after_in_child=call)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
-from tokenbudget_mw.backends.leased_portions import Debt, Portion, Portions, filled, in_children, moved, owed, remember
+from tokenbudget_mw.backends.debts import Debt, owed
+from tokenbudget_mw.backends.hosts import in_children
+from tokenbudget_mw.backends.leased_portions import Portion, Portions, filled, moved, remember
 from tokenbudget_mw.backends.leased_shapes import Plan, Refill, Shapes, Terms, is_leasable, key_of
 from tokenbudget_mw.backends.memory import KEPT
 from tokenbudget_mw.values import CheckState, Reply
@@ -65,8 +67,7 @@ class Stock:
         self._shapes = Shapes()
         self._held = Portions()
         self._calls: dict[str, tuple[Portion, Ask, Reply]] = {}
-        self._direct: dict[str, None] = {}
-        self._late: dict[str, None] = {}
+        self._direct, self._late = dict[str, None](), dict[str, None]()
         self._young: deque[Portion] = deque()
         self._old: deque[Portion] = deque()
         self._news: deque[Portion | Debt] = deque()
@@ -226,8 +227,7 @@ class Stock:
             if call is None:
                 self._direct.pop(id_, None)
                 return self._settle_late(settlement) if id_ in self._late else None
-            portion, ask, _ = call
-            checks = ask.checks
+            portion, checks = call[0], call[1].checks
             moves: list[int] | None = None
             for check, amount in zip(checks, actual, strict=True):
                 if amount != check.cost:
@@ -245,7 +245,7 @@ class Stock:
     def _move(self, portion: Portion, moves: list[int]) -> None:
         if portion.is_told:
             # closed while the call was open: what was reserved stays charged, what is above it is told
-            self._owe(owed(portion.ask.tag, portion.ask.checks, [-move for move in moves]))
+            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-move for move in moves], self.latest))
             return
         left = portion.left
         for i, move in enumerate(moves):
@@ -254,7 +254,7 @@ class Stock:
             if not portion.is_live or min(left) < 0:
                 self._retire(portion)
         elif min(left) < 0:
-            self._owe(owed(portion.ask.tag, portion.ask.checks, [-spare for spare in left]))
+            self._owe(owed(portion.ask.tag, portion.ask.checks, portion.slots, [-spare for spare in left], self.latest))
             portion.left = [max(spare, 0) for spare in left]
 
     def _settle_late(self, settlement: Settlement) -> bool:
@@ -264,7 +264,7 @@ class Stock:
         checks = tuple([hold.check for hold in reservation.holds])
         kept = [check.cost if check.window.startswith(KEPT) else 0 for check in checks]
         more = [actual - held for actual, held in zip(settlement.actual, kept, strict=True)]
-        self._owe(owed(reservation.tag, checks, more))
+        self._owe(owed(reservation.tag, checks, [hold.slot for hold in reservation.holds], more, self.latest))
         return True
 
     def _owe(self, debt: Debt | None) -> None:
@@ -395,6 +395,5 @@ class Stock:
             for i, check in enumerate(call[1].checks):
                 if not check.window.startswith(KEPT):
                     portion.left[i] += check.cost
-        portion.shape.open -= portion.open
-        portion.open = 0
+        portion.shape.open, portion.open = portion.shape.open - portion.open, 0
         self._retire(portion)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends.leased_portions import Debt, nothing_of
-from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.backends.debts import Debt
+from tokenbudget_mw.backends.leased_portions import nothing_of
 
 if TYPE_CHECKING:
     from tokenbudget_mw.backends.leased_portions import Portion
@@ -124,10 +124,9 @@ def telling(stock: Stock, now: float) -> Way[None]:
     while (news := stock.next_news()) is not None:
         is_told = False
         try:
-            if isinstance(news, Debt):
-                yield from _owing(news, now)
-            else:
-                yield _settling(news, now)
+            while isinstance(news, Debt) and not news.is_open:
+                news = yield from _opening(news, now)
+            yield _settling(news, now)
             is_told = True
         finally:
             if not is_told:
@@ -135,13 +134,14 @@ def telling(stock: Stock, now: float) -> Way[None]:
                 stock.keep_news(news)
 
 
-def _settling(portion: Portion, now: float) -> Step:
-    settlement = portion.settlement
+def _settling(news: Portion | Debt, now: float) -> Step:
+    settlement = news.settlement
     return lambda backend: backend.settle(settlement, now)
 
 
-def _owing(debt: Debt, now: float) -> Way[None]:
+def _opening(debt: Debt, now: float) -> Way[Debt]:
     reply: Reply = yield lambda backend: backend.reserve(debt.ask, now)
-    if not reply.admitted:
-        raise BackendUnavailableError(f"What is owed cannot be told now: the counter is {reply.barred or 'not ready'}.")
-    yield lambda backend: backend.settle(debt.settlement(reply), now)
+    if reply.degraded and reply.admitted:
+        nothing = nothing_of(debt.ask, reply.states)
+        yield lambda backend: backend.settle(nothing, now)
+    return debt.heard(reply)

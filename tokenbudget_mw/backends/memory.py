@@ -151,7 +151,7 @@ class MemoryBackend:
         with self._lock:
             moment = self._clamp(round(now * 1_000_000))
             for seed in seeds:
-                counter = self._counters.made((tag, seed.counter), moment)
+                counter = self._counters.made((tag, seed.counter), moment, is_anonymous=seed.is_anonymous)
                 if seed.window not in counter.layout:
                     self._newest = moment
                     for slot, amount in seed.charges or ((moment, 0),):

@@ -12,6 +12,7 @@
 --                              its amounts, then pairs of seven bytes and so many
 --                    l<id>     end; number of holds (byte); their windows' names; algorithm, slot, amount of each
 --                    e<id>     end of a lease that was never settled
+--                    a<window> moment at which it was started at what the books say
 --                    b         end, status: whose asks this counter stands for is refused until then
 -- A window's five numbers are the length of its state, as its algorithm keeps it, and the first two and last two numbers of
 -- that; so the usual call reads and writes little, however much a window holds. Moments are whole microseconds; nothing
@@ -31,13 +32,20 @@ local STATE = '<BBsdddd@200d@'
 local LEASE = '<dBs@255d@'
 local REPLY = '<@121i8@'
 
-local KEYS, ARGV, run, pack, unpacked, max = KEYS, ARGV, redis.call, struct.pack, struct.unpack, math.max
-local byte, sub = string.byte, string.sub
+local KEYS, ARGV, run, try = KEYS, ARGV, redis.call, redis.pcall
+local pack, unpacked, max, byte, sub = struct.pack, struct.unpack, math.max, string.byte, string.sub
 local numbers, id = ARGV[1], ARGV[2]
 -- The lease in microseconds; which key is the holder's (0: none); how many keys the checks are about; how many checks;
 -- whether each of them is enforced.
 local op, now, lease, holder, charged, count, is_plain = unpacked('<i8i8i8i8i8i8i8', numbers)
 local stop = CHECKS + (count - 1) * WIDTH
+
+-- Whether *s* is of this version, and as long as it says.
+local function is_ours(s)
+  local version, count = byte(s, 1, 2)
+  local names = #s - 8 * (4 + WINDOW * (count or 0))
+  return version == VERSION and names > 2 and byte(s, names) == 0
+end
 
 -- The name of the window whose numbers stand behind *o*.
 local function name_at(names, o)
@@ -69,14 +77,14 @@ if now < 0 and op ~= SETTLE then
   now = time[1] * 1000000 + time[2]
 end
 
-if is_plain == 1 and count <= 40 and (op == RESERVE or op == SETTLE) then
+if is_plain == 1 and count <= 40 and (op == RESERVE or (op == SETTLE and lease == 0)) then
   local is_reserved, lease_field = op == RESERVE, 'l' .. id
-  local is_quick = not (is_reserved and holder > charged and run('HEXISTS', KEYS[holder], 'b') == 1)
+  local is_quick = not (is_reserved and holder > charged and try('HEXISTS', KEYS[holder], 'b') ~= 0)
   local counters, tails, is_refused = {}, nil, false
   for key = 1, is_reserved and charged or #KEYS do
-    local values = run('HMGET', KEYS[key], 's', lease_field, 'b')
+    local values = try('HMGET', KEYS[key], 's', lease_field, 'b')
     local s = values[1]
-    if not s or byte(s) ~= VERSION or not values[2] ~= is_reserved or (values[3] and key == holder) then
+    if not s or not is_ours(s) or not values[2] ~= is_reserved or (values[3] and key == holder) then
       is_quick = false
       break
     end

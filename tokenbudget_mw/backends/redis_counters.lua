@@ -56,10 +56,13 @@ local function bar_of(packed)
 end
 
 local function load(key)
-  local values = run('HMGET', key, 's', 'l' .. id, 'e' .. id, 'b')
-  if values[1] and string.byte(values[1]) ~= VERSION then
-    run('DEL', key) -- of a version that kept other fields
+  local values = try('HMGET', key, 's', 'l' .. id, 'e' .. id, 'b')
+  local is_other = values.err and string.find(values.err, 'WRONGTYPE', 1, true)
+  if is_other or (values[1] and not is_ours(values[1])) then
+    run('DEL', key) -- of a version that kept other fields, or what somebody else has written
     values = {}
+  elseif values.err then
+    run('HMGET', key, 's') -- which is that error
   end
   local counter = {
     key = key, seen = 0, due = 0, open = 0, ends = 0, names = {}, heads = {}, states = {}, fields = {},

@@ -81,6 +81,14 @@ local function hold(counter)
   end
 end
 
+local function is_known(counters)
+  for i = 1, charged do
+    if counters[i].lease then
+      return true
+    end
+  end
+end
+
 -- Why the ask is not even looked at; nil where it is.
 local function turned_away(counters)
   local bar = counters[holder] and counters[holder].bar
@@ -129,17 +137,23 @@ local function reserve(counters, is_charged)
       answer(reply, counter, check, used, fitted, -1)
     end
   end
-  if is_charged and admitted then
-    for i = 1, charged do
+  for i = 1, charged do
+    if #counters[i].holds > 0 then -- a settlement names no other counter
       hold(counters[i])
     end
   end
   return reply
 end
 
+-- Whether a window has started from the books since they know what is told only now.
+local function has_it(counter, window)
+  local started = lease > 0 and run('HGET', counter.key, 'a' .. window)
+  return started and unpacked('<d', started) > lease
+end
+
 local function move(counter, check)
-  if check.is_booked and not counter.heads[check.window] then
-    return -- the truth is in the books, and the window will start from there
+  if check.is_booked and (not counter.heads[check.window] or has_it(counter, check.window)) then
+    return -- the truth is in the books, and the window will start from there, or did
   end
   local algorithm = ALGORITHMS[check.algorithm]
   local held = 0
@@ -246,6 +260,7 @@ local function seed(counters)
       counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
       counter.seen = counter.moment
       counter.dirty[check.window] = true
+      counter.fields['a' .. check.window] = pack('<d', counter.moment)
       counter.changed = true
     end
   end
@@ -284,7 +299,7 @@ end
 local result
 if OPERATIONS[op] then
   result = OPERATIONS[op](counters)
-elseif op == RESERVE and counters[1].lease then
+elseif op == RESERVE and is_known(counters) then
   result = repeated(counters)
 else
   result = turned_away(counters) or reserve(counters, op == RESERVE)

@@ -145,7 +145,7 @@ def settle_call(settlement: Settlement, now_us: int = SERVER_CLOCK) -> Call:
     Tell the truth about a reservation.
     """
     reservation = settlement.reservation
-    packer = _Packer(SETTLE, now_us, 0.0)
+    packer = _Packer(SETTLE, now_us, settlement.booked_at)
     for hold, actual in zip(reservation.holds, settlement.actual, strict=True):
         check = hold.check
         cost = check.cost
@@ -262,7 +262,7 @@ class _Packer:
     Puts a call together.
 
     Attributes:
-        numbers: Operation, moment, lease (of a bar: its time) in microseconds, the number of the holder's key, how many keys
+        numbers: Operation, moment, lease (of a bar: its time; of a settlement: `booked_at`) in microseconds, the number of the holder's key, how many keys
             the checks are about, how many checks, whether none is a shadow; then of each check the number of its key, its
             algorithm and flags, three parameters, cost, need, cap. Of a hold: cost, slot, actual amount; of a seed: how many
             charges, which come behind all seeds.

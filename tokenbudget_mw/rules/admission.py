@@ -71,7 +71,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
         room: What must be left without being taken; see `Check.room`.
 
-        is_used: Whether it has been used already, so that it counts whatever has become of the credential.
+        is_used: Whether it has been used already, so that it counts whatever has become of the credential, and its row is on its
+            way to the books.
     """
 
     id: str

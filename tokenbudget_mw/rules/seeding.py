@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Plan, Request
     from tokenbudget_mw.values import Check, Route, Subject
 
-__all__ = ["Question", "Span", "alone", "is_bookable", "questions", "seed_of"]
+__all__ = ["Question", "Span", "alone", "is_bookable", "questions", "seed_of", "without"]
 
 MICRO = 1_000_000
 MOST_SPANS = 61
@@ -120,14 +120,32 @@ def _value(scope: Scope, subject: Subject, route: Route | None) -> str | None:
     return value
 
 
-def seed_of(check: Check, question: Question, amounts: Sequence[int]) -> Seed:
+def seed_of(check: Check, question: Question, amounts: Sequence[int], *, is_anonymous: bool = False) -> Seed:
     """
     Return the start of *check*'s window, where the books counted *amounts*, one for each span of *question*.
+
+    Args:
+        check: The check.
+
+        question: What the books were asked.
+
+        amounts: What they said, in the limit's unit.
+
+        is_anonymous: As in `Ask`.
     """
     charges = [
         (span.slot, min(amount, MAX_AMOUNT)) for span, amount in zip(question.spans, amounts, strict=True) if amount > 0
     ]
-    return Seed(check.counter, check.window, check.algorithm, check.params, tuple(charges))
+    return Seed(check.counter, check.window, check.algorithm, check.params, tuple(charges), is_anonymous)
+
+
+def without(plan: Plan, unseeded: Sequence[int]) -> Plan:
+    """
+    Return what to ask instead of *plan* of usage that is on its way to the books: windows at *unseeded* will start there.
+    """
+    kept = [at for at in range(len(plan.limits)) if at not in unseeded]
+    ask = replace(plan.ask, checks=tuple([plan.ask.checks[at] for at in kept]))
+    return replace(plan, ask=ask, limits=tuple([plan.limits[at] for at in kept]))
 
 
 def alone(plan: Plan, unseeded: Sequence[int]) -> Plan | None:

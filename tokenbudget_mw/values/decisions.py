@@ -87,6 +87,8 @@ class Seed(msgspec.Struct, frozen=True, gc=False):
 
         charges: Slots (the algorithm's own numbers) and what was charged in each, in the limit's unit. Empty where the
             books know of nothing.
+
+        is_anonymous: As in `Ask`.
     """
 
     counter: str
@@ -94,6 +96,7 @@ class Seed(msgspec.Struct, frozen=True, gc=False):
     algorithm: str
     params: tuple[int, ...]
     charges: tuple[tuple[int, int], ...] = ()
+    is_anonymous: bool = False
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
@@ -147,10 +150,14 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         reservation: What is settled.
 
         actual: The true amount of each hold, in order, in the hold's unit.
+
+        booked_at: Where it is told long after the call, when the call's usage went to the books, in epoch seconds: a booked
+            window that has started from there since then has it already. Else 0.0.
     """
 
     reservation: Reservation
     actual: tuple[int, ...]
+    booked_at: float = 0.0
 
 
 class Tally(msgspec.Struct, frozen=True, gc=False):

@@ -4,7 +4,7 @@ local function period(state, params, now)
   if now >= last then
     first, last = last, params[3]
   end
-  if state[2] and state[2] >= first then
+  if state[2] and (state[2] >= first or now < math.min(first, state[3])) then
     return state[2], state[3]
   end
   return first, last

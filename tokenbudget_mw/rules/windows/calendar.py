@@ -2,7 +2,8 @@
 Periods of the calendar: what is counted in one period is forgotten at its end.
 
 The caller works out the period, because time zones are no matter for a backend. If the backend's own clock has already
-passed the end, the next period counts. A counter never goes back to an older period than it has seen.
+passed the end, the next period counts; if it has not reached the start, the period before counts to its end: a caller
+whose clock is ahead ends none. A counter never goes back to an older period than it has seen.
 
 State: ``[0]`` or ``[total, start, end]``. Params: ``(start, end, next_end)``. Slot: the period's start. All moments
 in microseconds since the epoch.
@@ -96,6 +97,6 @@ def _period(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, i
     start, end, next_end = params
     if now >= end:
         start, end = end, next_end
-    if len(state) > 1 and state[1] >= start:
+    if len(state) > 1 and (state[1] >= start or now < min(start, state[2])):
         return state[1], state[2]
     return start, end

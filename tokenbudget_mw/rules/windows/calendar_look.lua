@@ -4,7 +4,7 @@ if moment >= last then
   first, last = last, third_param
 end
 used = 0
-if n[o + 1] > 1 and n[o + 3] >= first then
+if n[o + 1] > 1 and (n[o + 3] >= first or moment < math.min(first, n[o + 5])) then
   used, last = n[o + 2], n[o + 5]
 end
 frees_at = max(moment, last)

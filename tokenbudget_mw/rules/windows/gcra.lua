@@ -1,4 +1,6 @@
 -- The generic cell rate algorithm; the twin of gcra.py, which says what it is.
+local FAR = 4000000000000000
+
 local function left(state, now)
   if #state == 1 then
     return 0
@@ -9,6 +11,9 @@ end
 local function leaked_at(state, amount)
   local rate = state[4] / state[3]
   local moment = math.ceil(amount / rate)
+  if moment >= FAR then
+    return state[2] + FAR
+  end
   while math.floor(moment * rate) < amount do
     moment = moment + 1
   end

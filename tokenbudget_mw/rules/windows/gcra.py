@@ -6,16 +6,30 @@ little instead of slot by slot, and a window may see up to twice the cap: a full
 
 State: ``[0]`` or ``[level, since, length_us, cap]``: *level* is all that was charged since the bucket was last empty, at
 *since*, when it began to leak by *cap* in *length_us*. Params: ``(length_us, cap)``, both above 0. Slot: the moment of the
-charge. Quotients are floats on purpose: Lua has the same, and the same operations give the same result.
+charge. Quotients are floats on purpose: Lua has the same, and the same operations give the same result. A debt that would
+take longer than `FAR_US` to leak is said to have gone by then: beyond it floats, and so Lua, know no single microseconds.
 """
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["RELEASES", "calm", "charge", "credit", "empty_at", "frees_at", "give_back", "lifetime", "peek", "take"]
+__all__ = [
+    "FAR_US",
+    "RELEASES",
+    "calm",
+    "charge",
+    "credit",
+    "empty_at",
+    "frees_at",
+    "give_back",
+    "lifetime",
+    "peek",
+    "take",
+]
 
 RELEASES = False
+FAR_US = 4_000_000_000_000_000
 
 
 def peek(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int]:  # noqa: ARG001 - one signature for all
@@ -107,6 +121,8 @@ def _leaked_at(state: list[int], amount: int) -> int:
     _, since, length, cap = state
     rate = cap / length
     moment = math.ceil(amount / rate)
+    if moment >= FAR_US:
+        return since + FAR_US
     # A float's last digit must not make a promise that `_left` breaks.
     while math.floor(moment * rate) < amount:
         moment += 1

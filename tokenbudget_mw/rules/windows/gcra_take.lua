@@ -11,13 +11,14 @@ if used <= most then
   end
   level = level + cost
   n[o + 2] = level
-  local leaked = math.ceil(level / rate)
-  while math.floor(leaked * rate) < level do
+  local leaked, far = math.ceil(level / rate), 4000000000000000
+  while leaked < far and math.floor(leaked * rate) < level do
     leaked = leaked + 1
   end
-  while leaked > 0 and math.floor((leaked - 1) * rate) >= level do
+  while leaked > 0 and leaked < far and math.floor((leaked - 1) * rate) >= level do
     leaked = leaked - 1
   end
+  leaked = leaked < far and leaked or far
   slot, empty_at = moment, since + leaked
   if lifetime < empty_at - moment then
     lifetime = empty_at - moment -- a bucket in debt takes longer than a full one
