@@ -74,6 +74,8 @@ def test_a_key_used_for_something_else_is_told_in_dollars(money):
         (("adjust", "user:a", "9300000", "--key", "k"), "more than the database can hold"),
         (("topup", "user:a", "1", "--key", " "), "idempotency key"),
         (("grant", "user:a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
+        (("grant", "user:a", "1", "--key", "k", "--expires", "9999-12-31T23:00-02:00"), "is too far away"),
+        (("balance", "a"), "'a' is no account; write it like tenant:acme."),
         (("topup", "user:a", "1"), "--key"),
     ],
 )
@@ -169,6 +171,7 @@ def test_a_closed_month_is_the_same_for_ever(invoice, write):
         ((), "Give --month, or --from and --until."),
         (("--month", "2023-11", "--from", "2023-11-01"), "Give --month, or --from and --until."),
         (("--month", "November"), "'November' is no month"),
+        (("--month", "9999-12"), "'9999-12' is no month"),
         (("--month", "2999-12", "--close"), "lies ahead"),
         (("--from", "2023-11-01T12:00", "--until", "2023-12-01"), "midnight UTC"),
     ],

@@ -8,7 +8,7 @@ import csv
 import io
 import sys
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -76,10 +76,9 @@ def _span(month: str | None, starts: str | None, ends: str | None) -> tuple[date
     if month is not None and starts is None and ends is None:
         try:
             first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-        except ValueError as exc:
+            return first, (first + timedelta(days=31)).replace(day=1)
+        except (ValueError, OverflowError) as exc:
             raise BadUseError(f"--month: {month!r} is no month; write it like 2027-01.") from exc
-        year, number = divmod(first.month, 12)
-        return first, first.replace(year=first.year + year, month=number + 1)
     if month is not None or starts is None or ends is None:
         raise BadUseError("Give --month, or --from and --until.")
     return parse_moment("--from", starts), parse_moment("--until", ends)

@@ -17,6 +17,7 @@ from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.describe import describe_limit
 from tokenbudget_mw.settings.limit_times import read_until
 from tokenbudget_mw.units import parse_duration
+from tokenbudget_mw.values import PURPOSES
 
 if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "curl", "run"]
 
-PURPOSES = ("realtime", "batch", "playground", "platform")
 OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
 KID = "public id: tb_live_<KID>_…; or the whole key"
