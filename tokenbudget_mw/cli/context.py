@@ -92,9 +92,15 @@ class Context:
         return Settings.from_mapping({**given, **flags}, environ)
 
     @contextmanager
-    def database(self) -> Iterator[Engine]:
+    def database(self, *, make: bool = False) -> Iterator[Engine]:
         """
         Open the database of the settings.
+
+        Args:
+            make: Make the file of an SQLite that has none.
+
+        Raises:
+            ConfigurationError: The settings are wrong, or there is no such file.
         """
         from tokenbudget_mw.wiring import open_database
 
@@ -102,6 +108,9 @@ class Context:
             yield self.host_engine
             return
         engine = open_database(self.settings())
+        file = _missing_file(engine)
+        if file is not None and not make:  # SQLite would make it, wherever the command is run
+            raise ConfigurationError(f"There is no database {str(file)!r}. {MIGRATE}")
         try:
             yield engine
         finally:
@@ -124,6 +133,14 @@ class Context:
         else:
             for line in lines:
                 print(line)
+
+
+def _missing_file(engine: Engine) -> Path | None:
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
+        return None
+    path = Path(name).absolute()
+    return None if path.exists() else path
 
 
 def _variable(name: str) -> str:

@@ -279,18 +279,24 @@ def period_differences(connection: Connection) -> Iterator[Difference]:
     before: dict[str, str] = {}
     for row in connection.execute(wanted.execution_options(yield_per=100)):
         expected = _digest(before.get(row.account, ""), row.document)
-        if expected != row.digest or _sums(row.document) != (row.usage_pico, row.refunds_pico, row.remainder_pico):
+        sums = row.usage_pico, row.refunds_pico, row.remainder_pico
+        told = row.account, _iso(row.starts_at), _iso(row.ends_at), _iso(row.closed_at), *sums
+        if expected != row.digest or _told(row.document) != told:
             day = f"{row.starts_at:%Y-%m-%d}"
             yield Difference("period", row.account, None, row.usage_pico, row.usage_pico, f"from {day}", day=day)
         before[row.account] = row.digest
 
 
-def _sums(document: str) -> tuple[int, int, int] | None:
+def _told(document: str) -> tuple[Any, ...] | None:
+    """
+    Return what *document* says of its row's columns.
+    """
     try:
         invoice = _decode(document)
     except msgspec.MsgspecError:
         return None
-    return invoice.usage_pico + invoice.earlier_pico, invoice.refunds_pico, invoice.remainder_pico
+    sums = invoice.usage_pico + invoice.earlier_pico, invoice.refunds_pico, invoice.remainder_pico
+    return invoice.account, invoice.starts_at, invoice.ends_at, invoice.closed_at, *sums
 
 
 # -- what is due ------------------------------------------------------------------------------------------------------
