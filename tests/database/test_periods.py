@@ -164,6 +164,8 @@ def test_periods_follow_one_another(used: Engine, starts: datetime, ends: dateti
         "UPDATE tokenbudget_periods SET document = REPLACE(document, 'big', 'bag')",
         "UPDATE tokenbudget_periods SET document = 'x' WHERE starts_at < '2025-05-31'",
         "UPDATE tokenbudget_periods SET usage_pico = 1 WHERE starts_at < '2025-05-31'",
+        "UPDATE tokenbudget_periods SET ends_at = starts_at",
+        "UPDATE tokenbudget_periods SET account = 'key:k9'",
         "DELETE FROM tokenbudget_periods WHERE starts_at < '2025-05-31'",
     ],
 )
