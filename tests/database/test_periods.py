@@ -15,12 +15,12 @@ from sqlalchemy import text
 
 from tokenbudget_mw.database import books, ledger, periods, repair, tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.invoices import _half_even
 from tokenbudget_mw.database.periods import (
     PICO_PER_CENT,
     Invoice,
     InvoiceItem,
     PeriodError,
-    _half_even,
     close,
     closed,
     draft,
@@ -96,6 +96,36 @@ def test_a_closed_period_stays_as_it_was(used: Engine, record: MakeRecord) -> No
     assert (june.usage_pico, june.earlier_pico) == (2 * DOLLAR, 5 * PICO_PER_CENT - DOLLAR)
     assert (june.carried_pico, june.due_cents) == (1, 105)
     assert closed(used, ACME) == [may, june]
+    assert books.verify(used).verified
+
+
+@pytest.mark.parametrize(
+    ("included", "late", "due"),
+    [
+        (2, 1, (300, 100)),  # May's allowance was spent, June's pays nothing of it
+        (7, 1, (0, 0)),  # May's has room for it
+        (7, 4, (0, 200)),  # for two dollars of it
+        (2, -1, (300, -100)),  # May was charged too much: June gives it back, although its usage is free
+        (7, -1, (0, 0)),  # May was free anyway
+    ],
+)
+def test_what_turns_up_counts_in_its_own_period(
+    used: Engine, record: MakeRecord, included: int, late: int, due: tuple[int, int]
+) -> None:
+    """Late usage, and another price, are due as they would have been in their own month, once; June's usage is free."""
+    may = closed_at(used, MAY, JUNE, included * DOLLAR)
+    if late > 0:
+        DatabaseSink(used).write([record(9, request_model="late", cost_pico=late * DOLLAR, **on(MAY))])
+    else:
+        prices = Tariffs([Price("p", "small", 0, 0)], lambda _: (), "flag", Price("c", "*", 1, 1), str)
+        rerate(used, prices, Selection(MAY, JUNE, model="small"), apply=True)
+
+    june = closed_at(used, JUNE, JULY, 5 * DOLLAR)
+    july = draft(used, ACME, JULY, JULY + timedelta(days=31))
+
+    assert (may.due_cents, june.due_cents) == due
+    assert june.earlier_pico == late * DOLLAR
+    assert (july.earlier_pico, july.due_cents) == (0, 0)
     assert books.verify(used).verified
 
 
