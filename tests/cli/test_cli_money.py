@@ -146,6 +146,14 @@ def test_an_invoice_tells_of_models_without_a_price(invoice, write, engine):
     assert invoice("--month", "2023-11").err == ""
 
 
+def test_usage_before_the_first_period_is_told(invoice):
+    """Whoever begins with a later period hears what no invoice will ask for."""
+    ran = invoice("--from", "2023-11-16", "--until", "2023-12-01", "--close", "--json")
+
+    assert ran.json["before_pico"] == 3 * DOLLAR + 4
+    assert "Usage of $3.000000000004 lies before the first period, and stands on no invoice." in ran.err
+
+
 def test_a_model_that_looks_like_a_formula_is_text(invoice, write):
     """A client may name a model so that a spreadsheet would work it out; the CSV says that it is text."""
     write(created_at_us=START, cost_pico=1, request_model="=1+1")

@@ -234,7 +234,7 @@ def test_t15_two_at_once_close_once(database_url: str, record: MakeRecord) -> No
 
 def test_t15_somebody_else_closes_other_days_meanwhile(used: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Days that were closed while this period was drafted are on no second invoice, though it begins on another day."""
-    drafted, others = periods._drafted, [(MAY + timedelta(days=5), JULY)]
+    drafted, others = periods.drafted, [(MAY + timedelta(days=5), JULY)]
 
     def draft_slowly(*arguments: Any, **options: Any) -> Invoice:
         made = drafted(*arguments, **options)
@@ -242,7 +242,7 @@ def test_t15_somebody_else_closes_other_days_meanwhile(used: Engine, monkeypatch
             closed_at(used, *others.pop())
         return made
 
-    monkeypatch.setattr(periods, "_drafted", draft_slowly)
+    monkeypatch.setattr(periods, "drafted", draft_slowly)
 
     with pytest.raises(PeriodError, match="2025-05-06 to 2025-07-01 is closed"):
         closed_at(used, MAY, JUNE)

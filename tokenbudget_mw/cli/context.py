@@ -31,6 +31,7 @@ __all__ = [
     "add_source",
     "cell",
     "database_fault",
+    "many",
     "read_config",
     "table",
 ]
@@ -250,6 +251,16 @@ def database_fault(exc: Exception, place: str) -> str | None:
     # the driver's words name host, user and reason, never the password; the statement is left out
     reason = str(exc.orig).strip().partition("\n")[0]
     return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
+
+
+def many(number: int, one: str, more: str | None = None) -> str:
+    """
+    Return *number* with its noun.
+
+    >>> many(1, "row"), many(2000, "row"), many(0, "entry", "entries")
+    ('1 row', '2,000 rows', '0 entries')
+    """
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
 
 
 def cell(value: Any) -> Any:

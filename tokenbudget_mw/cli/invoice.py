@@ -58,8 +58,11 @@ def run(context: Context) -> int:
     with context.database() as engine:
         invoice = make(engine, args.account, starts, ends, included_pico=included)
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
+        before = periods.before_all(engine, args.account, starts)
     lines = _csv(invoice) if args.csv else _lines(invoice)
-    context.emit({**msgspec.to_builtins(invoice), "without_price": missing}, lines)
+    context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
+    if before and args.close:
+        print(f"Usage of {format_usd(before)} lies before the first period, and stands on no invoice.", file=sys.stderr)
     if any(missing.values()):
         print(_told(missing), file=sys.stderr)  # beside the CSV
     return 0

@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
@@ -187,7 +187,7 @@ def _switch(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         row: KeyRow = getattr(store, args.action)(args.kid)
         return _fields(row), [f"Key {row.kid} is {row.status}."]
     rows: tuple[KeyRow, ...] = getattr(store, f"{args.action}_all")(**owner)
-    return {"keys": [_fields(row) for row in rows]}, [f"{len(rows)} keys changed."]
+    return {"keys": [_fields(row) for row in rows]}, [f"{many(len(rows), 'key')} changed."]
 
 
 def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:

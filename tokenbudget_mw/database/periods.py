@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.differences import Difference
+from tokenbudget_mw.database.differences import Difference, exact_sum, joined_pairs
 from tokenbudget_mw.database.engine import reader, snapshot
 from tokenbudget_mw.database.invoices import PICO_PER_CENT, Invoice, InvoiceItem, decode, drafted, iso
 from tokenbudget_mw.database.ledger import change_balance
@@ -36,6 +36,7 @@ __all__ = [
     "Invoice",
     "InvoiceItem",
     "PeriodError",
+    "before_all",
     "close",
     "closed",
     "draft",
@@ -129,6 +130,20 @@ def closed(engine: Engine, account: str) -> list[Invoice]:
     wanted = select(periods.document).where(periods.account == clean_id(account, 255)).order_by(periods.starts_at)
     with reader(engine).connect() as connection:
         return [decode(document) for document in connection.scalars(wanted)]
+
+
+def before_all(engine: Engine, account: str, starts: datetime) -> int:
+    """
+    Return what *account* used before its first closed period, or before *starts* where it has none: no invoice ever asks
+    for that. In pico-dollars.
+    """
+    account = clean_id(account, 255)
+    rollup, periods = tables.rollup_subjects.c, tables.periods.c
+    with reader(engine).connect() as connection:
+        first = connection.scalar(select(func.min(periods.starts_at)).where(periods.account == account)) or starts
+        wanted = select(*exact_sum(connection, rollup.cost_pico)).where(rollup.account == account, rollup.day < first)
+        (cost,) = joined_pairs(connection.execute(wanted).one())
+    return cost
 
 
 def _check(starts: datetime, ends: datetime, included_pico: int | None) -> None:
