@@ -88,10 +88,11 @@ def parse_moment(flag: str, text: str, zone: tzinfo = UTC) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
-        is_near = moment.astimezone(UTC) <= LAST_DAY
     except ValueError as exc:
         raise BadUseError(f"{flag}: {text!r} is no date; write it like 2027-01-31 or 2027-01-31T12:00.") from exc
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    try:
+        is_near = moment.astimezone(UTC) <= LAST_DAY
     except OverflowError:  # in UTC it lies before the year 1, or behind 9999
         is_near = False
     if not is_near:
