@@ -13,6 +13,9 @@ from tokenbudget_mw_flask import EXTENSION
 
 __all__ = ["tokenbudget"]
 
+_ALONE = frozenset({"--config", "--help", "-h", "--version", "demo"})
+"""Arguments that need no settings of the app's."""
+
 
 @click.command(
     "tokenbudget",
@@ -27,4 +30,9 @@ def tokenbudget(arguments: tuple[str, ...]) -> None:
     """
     core = current_app.extensions.get(EXTENSION)
     settings = core.settings if core else None
+    if core is None and not any(argument.partition("=")[0] in _ALONE for argument in arguments):
+        raise click.UsageError(
+            f"This app has no TokenBudget, so there are no settings: call `TokenBudget(app)` or `init_app(app)` where "
+            f"{current_app.name!r} is made, or name them by --config."
+        )
     raise SystemExit(main(list(arguments), settings=settings, prog="flask tokenbudget"))

@@ -367,6 +367,19 @@ def test_command_passes_its_exit_code_on(booked: Flask) -> None:
     assert "usage: flask tokenbudget verify" in flask(booked, "tokenbudget", "verify", "--help").output
 
 
+def test_commands_of_an_app_without_us_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An app whose extension was never initialised has no settings: no command works on a database of nobody's."""
+    monkeypatch.chdir(tmp_path)
+    app = Flask("host")
+    app.config["TOKENBUDGET"] = WIDE | {"database": "sqlite:///elsewhere.db"}
+
+    ran = flask(app, "tokenbudget", "usage")
+
+    assert (ran.exit_code, "init_app(app)" in ran.output) == (2, True)
+    assert "usage: flask tokenbudget verify" in flask(app, "tokenbudget", "verify", "--help").output
+    assert not [*tmp_path.iterdir()]
+
+
 def test_command_group_is_found_by_entry_point(booked: Flask) -> None:
     """The group is there without a line in the app: Flask finds it in the installed package."""
     assert "tokenbudget" in flask(booked, "--help").output

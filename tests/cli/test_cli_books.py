@@ -140,6 +140,15 @@ def test_usage_takes_moments_within_a_day(run, traffic, sqlite_database):
     assert run("usage", "--database", sqlite_database, *argv).json["total"]["requests"] == 1
 
 
+def test_usage_asks_for_no_day_that_has_no_rows(run, traffic, sqlite_database):
+    """A span of thousands of years that begins within a day takes no longer than its rows do, in days of its own zone."""
+    argv = ("--since", "0002-01-01T00:00+05:30", "--until", "9998-01-01T12:00", "--by", "day", "--json")
+
+    ran = run("usage", "--database", sqlite_database, *argv)
+
+    assert [line["day"] for line in ran.json["lines"]] == ["2023-11-15", "2023-11-16", "2023-11-17"]
+
+
 def test_usage_reads_as_a_table(run, traffic, sqlite_database):
     """Without --json there is a line for each, and a total with the exact money."""
     lines = span(run, sqlite_database).out.splitlines()
@@ -170,6 +179,8 @@ def test_usage_refuses_what_is_no_date(run, engine, sqlite_database):
         (("--days", "0"), "--days: 0 is no number of days"),
         (("--days", "99999999999"), "--days: 99999999999 is no number of days"),
         (("--since", "2026-05-02", "--until", "2026-05-01"), "--until does not lie after --since."),
+        (("--since", "0001-01-01T00:00+14:00"), "is too far away"),
+        (("--until", "9999-12-31T23:59"), "is too far away"),
     ],
 )
 def test_usage_refuses_what_is_no_time(run, engine, sqlite_database, argv, message):

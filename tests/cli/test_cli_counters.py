@@ -105,7 +105,10 @@ def test_quiet_counters_agree_to_the_last_unit(run, config):
     ran = run("verify", "--counters", "--config", config)
     counters = run("verify", "--counters", "--config", config, "--json").json["counters"]
 
-    assert (ran.code, ran.out.splitlines()[-1]) == (0, "7 counters of calendar limits agree with the books.")
+    assert (ran.code, ran.out.splitlines()[-1]) == (
+        0,
+        "7 counters of calendar limits compared: all agree with the books.",
+    )
     assert sorted((each["limit"], each["booked"]) for each in counters if each["unit"] != "money") == [
         ("requests-month", 2),
         ("requests-month", 3),

@@ -120,7 +120,7 @@ def test_rows_that_were_priced_again_are_no_trouble(run, healthy, write):
 
     assert "model 'mine' has no price" in before
     assert "model 'mine'" not in after
-    assert "1 tariffs of the database hold now" in after
+    assert "1 tariff of the database in force" in after
 
 
 def test_a_tariff_of_your_own_is_a_price(run, healthy, monkeypatch):

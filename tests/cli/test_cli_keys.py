@@ -109,7 +109,7 @@ def test_an_owners_keys_are_changed_together(keys):
     again = keys("revoke", "--tenant", "acme")
 
     assert [(row["tenant"], row["team"], row["status"]) for row in one["keys"]] == [("acme", "red", "suspended")]
-    assert back.out.strip() == "1 keys changed. The app knows within 10 s."
+    assert back.out.strip() == "1 key changed. The app knows within 10 s."
     assert gone.out.startswith("2 keys changed.")
     assert again.out.startswith("0 keys changed.")
     assert [row["tenant"] for row in keys("list", "--status", "active", "--json").json["keys"]] == ["other"]

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from tokenbudget_mw.cli import BAD_USE, COMMANDS, OK, context
 
@@ -64,12 +66,22 @@ def test_wrong_settings_are_said_plainly(run, tmp_path):
 
 def test_missing_tables_name_the_command_that_makes_them(run, sqlite_database):
     """On a database without our tables a command says to migrate."""
+    Path(make_url(sqlite_database).database).touch()
+
     ran = run("verify", "--database", sqlite_database)
 
     assert ran.code == BAD_USE
     assert "tokenbudget-mw migrate" in ran.err
     assert f"missing in {sqlite_database}" in ran.err
     assert ran.out == ""
+
+
+def test_a_missing_file_is_told_and_not_made(run, tmp_path):
+    """A database that is looked for in the wrong folder is named, and no empty one is left there."""
+    ran = run("usage", "--database", f"sqlite:///{tmp_path}/books.db")
+
+    assert (ran.code, f"There is no database '{tmp_path}/books.db'." in ran.err) == (2, True)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(sqlite_database):

@@ -74,6 +74,8 @@ def test_a_key_used_for_something_else_is_told_in_dollars(money):
         (("adjust", "user:a", "9300000", "--key", "k"), "more than the database can hold"),
         (("topup", "user:a", "1", "--key", " "), "idempotency key"),
         (("grant", "user:a", "1", "--key", "k", "--expires", "2020-01-01"), "ends after its beginning"),
+        (("grant", "user:a", "1", "--key", "k", "--expires", "9999-12-31T23:00-02:00"), "is too far away"),
+        (("balance", "a"), "'a' is no account; write it like tenant:acme."),
         (("topup", "user:a", "1"), "--key"),
     ],
 )
@@ -144,6 +146,14 @@ def test_an_invoice_tells_of_models_without_a_price(invoice, write, engine):
     assert invoice("--month", "2023-11").err == ""
 
 
+def test_usage_before_the_first_period_is_told(invoice):
+    """Whoever begins with a later period hears what no invoice will ask for."""
+    ran = invoice("--from", "2023-11-16", "--until", "2023-12-01", "--close", "--json")
+
+    assert ran.json["before_pico"] == 3 * DOLLAR + 4
+    assert "Usage of $3.000000000004 lies before the first period, and stands on no invoice." in ran.err
+
+
 def test_a_model_that_looks_like_a_formula_is_text(invoice, write):
     """A client may name a model so that a spreadsheet would work it out; the CSV says that it is text."""
     write(created_at_us=START, cost_pico=1, request_model="=1+1")
@@ -169,6 +179,7 @@ def test_a_closed_month_is_the_same_for_ever(invoice, write):
         ((), "Give --month, or --from and --until."),
         (("--month", "2023-11", "--from", "2023-11-01"), "Give --month, or --from and --until."),
         (("--month", "November"), "'November' is no month"),
+        (("--month", "9999-12"), "'9999-12' is no month"),
         (("--month", "2999-12", "--close"), "lies ahead"),
         (("--from", "2023-11-01T12:00", "--until", "2023-12-01"), "midnight UTC"),
     ],

@@ -148,4 +148,4 @@ def test_the_doctor_tells_of_them(run, orphan, sqlite_database):
     """Calls that wait, and letters, are warnings."""
     orphan()
 
-    assert "1 calls of processes that died wait for a decision" in run("doctor", "--database", sqlite_database).out
+    assert "1 call of processes that died to be decided" in run("doctor", "--database", sqlite_database).out

@@ -57,6 +57,15 @@ def test_an_invoice_that_agrees(reconciled):
     assert result == {"lines": 3, "invoice_pico": 2_504_000_000_000, "reconciled": True, "differences": []}
 
 
+def test_refused_requests_never_reached_the_provider(reconciled, write):
+    """Requests are those that were not refused, and a pattern means a model by the name that both sides share."""
+    write(created_at_us=START, request_model="gpt-4o", decision="refused", cost_pico=0, input_tokens=0, output_tokens=0)
+
+    ran = reconciled("date,model,cost_usd,requests", "2023-11-15,gpt-4o,1.50,2", argv=("--models", "gpt-*"))
+
+    assert (ran.code, ran.out.startswith("1 line of the invoice, ")) == (0, True)
+
+
 def test_differences_are_listed_by_day_and_model(reconciled):
     """A cost above the tolerance, tokens that differ at all, and what only one side has, end with 1."""
     lines = ("2023-11-15,gpt-4o,1.489,21,", "2023-11-16,gpt-4o,1,,", "2023-11-16,o3,2,,")

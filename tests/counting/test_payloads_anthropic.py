@@ -148,3 +148,10 @@ def test_fields_of_the_request_are_read():
 
     assert (found.model, found.max_output, found.stream) == ("claude-sonnet-4-5", 100, True)
     assert found.service_tier == "auto"
+
+
+def test_fast_mode():
+    """Fast mode is the tier that its price is for, so a reservation holds that price."""
+    assert read(speed="fast", service_tier="auto").service_tier == "fast"
+    assert read(speed="standard").service_tier is None
+    assert read(speed=["fast"]).service_tier is None

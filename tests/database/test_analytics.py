@@ -170,6 +170,18 @@ def test_no_rollup_knows_routes_of_subjects(engine: Engine) -> None:
         analytics.usage_by(engine, "tenant", **hours(0, 1))
 
 
+def test_a_naive_moment_is_refused(engine: Engine) -> None:
+    """
+    A moment without a zone would be one of whatever zone the machine is in, and so would the days.
+    """
+    naive = datetime(2025, 10, 9)  # noqa: DTZ001 - that is the point
+
+    with pytest.raises(ValueError, match="needs a time zone"):
+        analytics.totals(engine, since=naive, until=naive + timedelta(days=1))
+    with pytest.raises(ValueError, match="needs a time zone"):
+        analytics.month_to_date(engine, now=naive)
+
+
 def test_the_last_minute_is_the_last_minute(engine: Engine, record: MakeRecord) -> None:
     """
     Requests and tokens of the last 60 seconds, of all, an account or a key; nothing older and nothing of the future.

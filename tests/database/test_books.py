@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import event, text
 
-from tokenbudget_mw.database import books
+from tokenbudget_mw.database import books, grants
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
@@ -152,15 +152,15 @@ def test_two_errors_that_cancel_out_are_found(kept: Engine) -> None:
     [
         (
             "UPDATE tokenbudget_usage SET input_tokens = 11 WHERE sequence = 2",
-            ["rollup_subjects of 2025-10-09, tenant:acme, none: expected input_tokens 31, found 30"],
+            ["rollup_subjects of 2025-10-09, tenant:acme, none, none: expected input_tokens 31, found 30"],
         ),
         (
             "DELETE FROM tokenbudget_rollup_subjects WHERE account = 'key:k9'",
             [
-                "rollup_subjects of 2025-10-09, key:k9, none: expected requests 1, found 0",
-                "rollup_subjects of 2025-10-09, key:k9, none: expected input_tokens 10, found 0",
-                "rollup_subjects of 2025-10-09, key:k9, none: expected output_tokens 5, found 0",
-                "rollup_subjects of 2025-10-09, key:k9, none: expected cost_pico 5, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none, none: expected requests 1, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none, none: expected input_tokens 10, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none, none: expected output_tokens 5, found 0",
+                "rollup_subjects of 2025-10-09, key:k9, none, none: expected cost_pico 5, found 0",
                 "rollup_hours of 2025-10-09, none: expected requests 4, found 5",
                 "rollup_hours of 2025-10-09, none: expected input_tokens 40, found 50",
                 "rollup_hours of 2025-10-09, none: expected output_tokens 20, found 25",
@@ -175,6 +175,17 @@ def test_two_errors_that_cancel_out_are_found(kept: Engine) -> None:
             ],
         ),
         (
+            "UPDATE tokenbudget_usage SET decision = 'refused', status = 502 WHERE sequence = 2",
+            [
+                "rollup_subjects of 2025-10-09, tenant:acme, none, none: expected refused 1, found 0",
+                "rollup_subjects of 2025-10-09, tenant:acme, none, none: expected errors 1, found 0",
+            ],
+        ),
+        (
+            "UPDATE tokenbudget_rollup_days SET duration_us = duration_us + 7",
+            ["rollup_days of 2025-10-09, none, none: expected duration_us 0, found 7"],
+        ),
+        (
             "UPDATE tokenbudget_rollup_days SET requests = 6",
             ["rollup_days of 2025-10-09, none, none: expected requests 5, found 6"],
         ),
@@ -187,6 +198,44 @@ def test_a_changed_rollup_is_found(kept: Engine, statement: str, found: list[str
     tamper(kept, statement)
 
     assert [str(difference) for difference in books.verify(kept).differences] == found
+
+
+def test_usage_of_another_key_is_found(kept: Engine) -> None:
+    """
+    A rollup that gives one key's usage to another is found, although the sums of its account are right.
+    """
+    tamper(kept, "UPDATE tokenbudget_rollup_subjects SET key_id = 'k2' WHERE account = 'key:k9'")
+
+    found = [str(difference) for difference in books.verify(kept).differences if difference.figure == "cost_pico"]
+
+    assert sorted(found) == [
+        "rollup_subjects of 2025-10-09, key:k9, k2, none: expected cost_pico 0, found 5",
+        "rollup_subjects of 2025-10-09, key:k9, none, none: expected cost_pico 5, found 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("DELETE FROM tokenbudget_grants", "given): expected 7 pico-dollars, found missing"),
+        ("UPDATE tokenbudget_grants SET amount_pico = 8", "given): expected 7 pico-dollars, found 8"),
+        ("UPDATE tokenbudget_grants SET unused_pico = 6", "taken back): expected 7 pico-dollars, found 6"),
+        ("DELETE FROM tokenbudget_ledger WHERE kind = 'expire'", "taken back): expected 0 pico-dollars, found 7"),
+    ],
+)
+def test_a_grant_that_is_not_its_entries_is_found(kept: Engine, statement: str, what: str) -> None:
+    """
+    A grant that was changed, lost, or taken back otherwise than it says is listed, whose it is and what differs.
+    """
+    grants.grant(kept, "tenant:rich", 7, key="g", expires_at=2e9, clock=lambda: 1e9)
+    grants.expire(kept, clock=lambda: 2e9)
+    assert books.verify(kept).verified
+    tamper(kept, statement)
+
+    found, *_ = [found for found in books.verify(kept).differences if found.kind == "grant"]
+
+    assert str(found).startswith("grant of tenant:rich (")
+    assert str(found).endswith(what)
 
 
 def test_a_difference_reads_as_a_sentence(kept: Engine) -> None:

@@ -15,12 +15,12 @@ from sqlalchemy import text
 
 from tokenbudget_mw.database import books, ledger, periods, repair, tables
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.invoices import _half_even
 from tokenbudget_mw.database.periods import (
     PICO_PER_CENT,
     Invoice,
     InvoiceItem,
     PeriodError,
-    _half_even,
     close,
     closed,
     draft,
@@ -114,6 +114,36 @@ def test_an_invoice_of_many_models_is_closed(used: Engine, record: MakeRecord) -
     assert books.verify(used).verified
 
 
+@pytest.mark.parametrize(
+    ("included", "late", "due"),
+    [
+        (2, 1, (300, 100)),  # May's allowance was spent, June's pays nothing of it
+        (7, 1, (0, 0)),  # May's has room for it
+        (7, 4, (0, 200)),  # for two dollars of it
+        (2, -1, (300, -100)),  # May was charged too much: June gives it back, although its usage is free
+        (7, -1, (0, 0)),  # May was free anyway
+    ],
+)
+def test_what_turns_up_counts_in_its_own_period(
+    used: Engine, record: MakeRecord, included: int, late: int, due: tuple[int, int]
+) -> None:
+    """Late usage, and another price, are due as they would have been in their own month, once; June's usage is free."""
+    may = closed_at(used, MAY, JUNE, included * DOLLAR)
+    if late > 0:
+        DatabaseSink(used).write([record(9, request_model="late", cost_pico=late * DOLLAR, **on(MAY))])
+    else:
+        prices = Tariffs([Price("p", "small", 0, 0)], lambda _: (), "flag", Price("c", "*", 1, 1), str)
+        rerate(used, prices, Selection(MAY, JUNE, model="small"), apply=True)
+
+    june = closed_at(used, JUNE, JULY, 5 * DOLLAR)
+    july = draft(used, ACME, JULY, JULY + timedelta(days=31))
+
+    assert (may.due_cents, june.due_cents) == due
+    assert june.earlier_pico == late * DOLLAR
+    assert (july.earlier_pico, july.due_cents) == (0, 0)
+    assert books.verify(used).verified
+
+
 def test_a_closed_period_needs_no_allowance_again(used: Engine) -> None:
     """Whoever names no allowance gets the period as it was closed, with the one it was closed with."""
     may = closed_at(used, MAY, JUNE, 2 * DOLLAR)
@@ -179,6 +209,8 @@ def test_periods_follow_one_another(used: Engine, starts: datetime, ends: dateti
         "UPDATE tokenbudget_periods SET document = REPLACE(document, 'big', 'bag')",
         "UPDATE tokenbudget_periods SET document = 'x' WHERE starts_at < '2025-05-31'",
         "UPDATE tokenbudget_periods SET usage_pico = 1 WHERE starts_at < '2025-05-31'",
+        "UPDATE tokenbudget_periods SET ends_at = starts_at",
+        "UPDATE tokenbudget_periods SET account = 'key:k9'",
         "DELETE FROM tokenbudget_periods WHERE starts_at < '2025-05-31'",
     ],
 )
@@ -217,7 +249,7 @@ def test_t15_two_at_once_close_once(database_url: str, record: MakeRecord) -> No
 
 def test_t15_somebody_else_closes_other_days_meanwhile(used: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Days that were closed while this period was drafted are on no second invoice, though it begins on another day."""
-    drafted, others = periods._drafted, [(MAY + timedelta(days=5), JULY)]
+    drafted, others = periods.drafted, [(MAY + timedelta(days=5), JULY)]
 
     def draft_slowly(*arguments: Any, **options: Any) -> Invoice:
         made = drafted(*arguments, **options)
@@ -225,7 +257,7 @@ def test_t15_somebody_else_closes_other_days_meanwhile(used: Engine, monkeypatch
             closed_at(used, *others.pop())
         return made
 
-    monkeypatch.setattr(periods, "_drafted", draft_slowly)
+    monkeypatch.setattr(periods, "drafted", draft_slowly)
 
     with pytest.raises(PeriodError, match="2025-05-06 to 2025-07-01 is closed"):
         closed_at(used, MAY, JUNE)

@@ -14,7 +14,8 @@ import pytest
 
 from tokenbudget_mw import prices
 from tokenbudget_mw.counting.models import normalise
-from tokenbudget_mw.prices import _generate
+from tokenbudget_mw.errors import UnpricedModelError
+from tokenbudget_mw.prices import _generate, _sources
 from tokenbudget_mw.rules.pricing import Moment, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs, choose, cost_pico
 from tokenbudget_mw.values import Price, Usage
@@ -51,6 +52,13 @@ KNOWN = [
     ("gemini-2.5-pro", "1.25", "10", "0.125", None, None),
     ("gemini-2.5-flash", "0.30", "2.50", "0.03", None, None),
     ("llama-3.3-70b-versatile", "0.59", "0.79", None, None, None),
+    # dearer by day: the dearest holds around the clock
+    ("deepseek-chat", "0.27", "1.10", "0.07", None, None),
+    ("deepseek-v4-pro", "1.32", "3.96", "0.044", None, None),
+    # an agent of the provider's has its name, too
+    ("perplexity/sonar", "1", "1", None, None, None),
+    # who paints is shown images, which are dearer than text
+    ("gpt-image-1", "10", "40", "2.50", None, None),
 ]
 
 
@@ -74,6 +82,12 @@ def test_known_prices(name: str, figures: tuple[str | None, ...]) -> None:
         ("gpt-5", 1000, "flex", "0.001125"),
         ("gpt-5", 1000, "priority", "0.0045"),
         ("gpt-5.4", 272_001, "flex", "0.6811275"),  # 272,001 x 2.50 + 100 x 11.25
+        ("gpt-6-astra", 1000, "ultrafast", "0.09"),  # 1,000 x 60 + 100 x 300
+        ("claude-opus-5-5", 1000, "standard", "0.006"),  # 1,000 x 4 + 100 x 20
+        ("claude-opus-5-5", 1000, "fast", "0.012"),
+        ("amazon.nova-pro-v1:0", 1000, "priority", "0.00196"),  # 1.75 x (1,000 x 0.80 + 100 x 3.20)
+        ("dashscope/qwen3-coder-plus", 32_000, None, "0.0325"),  # 32,000 x 1 + 100 x 5
+        ("dashscope/qwen3-coder-plus", 32_001, None, "0.0585018"),  # 32,001 x 1.80 + 100 x 9
     ],
 )
 def test_t10_long_prompts_and_tiers(name: str, tokens: int, tier: str | None, usd: str) -> None:
@@ -160,6 +174,23 @@ def test_names_as_they_come(name: str, id: str) -> None:  # noqa: A002
     assert id in quote.price.id
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemini-2.5-flash-image",
+        "gemini/gemini-2.5-flash-image",
+        "openrouter/google/gemini-3-pro-image-preview",
+        "chatgpt-image-latest",
+    ],
+)
+def test_t03_no_price_where_images_cost_more_than_text(name: str) -> None:
+    """A model that writes images beside text has no price here, whoever sells it: that of its text is not that of its images."""
+    tariffs = Tariffs((), BOOK.find, "deny", Price("ceiling", "*", 1, 1), normalise)
+
+    with pytest.raises(UnpricedModelError):
+        tariffs.quote(name, at=1_795_000_000.0)
+
+
 def test_dated_prices() -> None:
     """A price that changed holds until the change, the new one from its midnight (UTC) on."""
     change = dt.datetime(2025, 6, 10, tzinfo=dt.UTC).timestamp()
@@ -215,8 +246,8 @@ def test_book_as_shipped() -> None:
 
 
 class TestGenerator:
-    def entry(self, model: str, rate: int, *, provider: str = "openai", names: tuple[str, ...] = ()) -> _generate.Entry:
-        return _generate.Entry(provider, model, 0, [(None, [rate, 9, None, None, None, None])], list(names))
+    def entry(self, model: str, rate: int, *, provider: str = "openai", names: tuple[str, ...] = ()) -> _sources.Entry:
+        return _sources.Entry(provider, model, 0, [(None, [rate, 9, None, None, None, None])], list(names))
 
     def test_merging(self) -> None:
         """The second source only fills in, and repeats no snapshot that costs the same."""
@@ -257,7 +288,7 @@ class TestGenerator:
         self, figures: list[int | None], embedding: bool, expected: list[int | None] | None
     ) -> None:
         """What has no price stays out; a missing price is never zero but for the output of embeddings."""
-        assert _generate.checked(figures, is_embedding=embedding) == expected
+        assert _sources.checked(figures, is_embedding=embedding) == expected
 
     def test_float_noise(self) -> None:
         """Binary floats lose their noise, and nothing else."""
@@ -268,7 +299,18 @@ class TestGenerator:
             "input_cost_per_audio_token": 3.2e-05,
         }
 
-        assert _generate._litellm_figures(fields) == [125_000, 130, None, None, None, None, 32_000_000, None]
+        assert _sources._litellm_figures(fields) == [125_000, 130, None, None, None, None, 32_000_000, None]
+
+    def test_snapshots_with_prices_of_their_own(self) -> None:
+        """A snapshot whose long prompts cost more than those of its model is not told by it."""
+        first, dated = self.entry("b", 1), self.entry("b-2025-01-01", 1)
+        dated.variants = [(1000, None, [2, 9])]
+
+        assert [entry.model for entry in _generate.merged([first], [dated])] == ["b", "b-2025-01-01"]
+
+    def test_dearest(self) -> None:
+        """Of two prices the dearer one of each class holds; a class that one of them has not is that of the other."""
+        assert _sources.dearest([1, 5, None, None], [2, 4, 3, None]) == [2, 5, 3, None]
 
     def test_repeatable(self) -> None:
         """The book in the tree is one that its loader reads line by line: one model a line."""

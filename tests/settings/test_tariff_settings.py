@@ -86,6 +86,15 @@ def test_conditions_make_a_price_of_its_own():
     assert found.valid_until == datetime(2026, 7, 1, tzinfo=UTC).timestamp()
 
 
+@pytest.mark.parametrize("purpose", ["batsh", "Batch", "mine"])
+def test_a_purpose_that_no_key_has_is_refused(purpose):
+    """
+    A price for a purpose that is misspelt would never hold, and nobody would be told.
+    """
+    with pytest.raises(ConfigurationError, match=f"unknown purpose '{purpose}'"):
+        price(purpose=purpose)
+
+
 @pytest.mark.parametrize(
     "value",
     [

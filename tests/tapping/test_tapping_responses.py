@@ -66,6 +66,9 @@ CASES = {
         {"model": "claude", "usage": ANTHROPIC | {"iterations": [{"type": "message", **ANTHROPIC}, {"type": "compaction", **ANTHROPIC}]}},
         200, 10, 140, 40, 40, 3, "claude", "anthropic", "priority",
     ),
+    "anthropic, fast mode": (
+        {"model": "claude", "usage": ANTHROPIC | {"speed": "fast"}}, 100, 5, 70, 20, 20, 3, "claude", "anthropic", "fast",
+    ),
     "gemini": ({"modelVersion": "gemini-3", "usageMetadata": GEMINI}, 100, 20, 50, 0, 0, 13, "gemini-3", "google", "ON_DEMAND"),
     "bedrock, tier": ({"output": {}, "usage": BEDROCK, "serviceTier": {"type": "flex"}}, 100, 5, 70, 20, 15, 0, None, "aws", "flex"),
     "bedrock event, tier": (

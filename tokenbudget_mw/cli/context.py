@@ -31,6 +31,7 @@ __all__ = [
     "add_source",
     "cell",
     "database_fault",
+    "many",
     "read_config",
     "table",
 ]
@@ -92,9 +93,15 @@ class Context:
         return Settings.from_mapping({**given, **flags}, environ)
 
     @contextmanager
-    def database(self) -> Iterator[Engine]:
+    def database(self, *, make: bool = False) -> Iterator[Engine]:
         """
         Open the database of the settings.
+
+        Args:
+            make: Make the file of an SQLite that has none.
+
+        Raises:
+            ConfigurationError: The settings are wrong, or there is no such file.
         """
         from tokenbudget_mw.wiring import open_database
 
@@ -102,6 +109,9 @@ class Context:
             yield self.host_engine
             return
         engine = open_database(self.settings())
+        file = _missing_file(engine)
+        if file is not None and not make:  # SQLite would make it, wherever the command is run
+            raise ConfigurationError(f"There is no database {str(file)!r}. {MIGRATE}")
         try:
             yield engine
         finally:
@@ -136,6 +146,14 @@ class Context:
         else:
             for line in lines:
                 print(line)
+
+
+def _missing_file(engine: Engine) -> Path | None:
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
+        return None
+    path = Path(name).absolute()
+    return None if path.exists() else path
 
 
 def _variable(name: str) -> str:
@@ -245,6 +263,16 @@ def database_fault(exc: Exception, place: str) -> str | None:
     # the driver's words name host, user and reason, never the password; the statement is left out
     reason = str(exc.orig).strip().partition("\n")[0]
     return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
+
+
+def many(number: int, one: str, more: str | None = None) -> str:
+    """
+    Return *number* with its noun.
+
+    >>> many(1, "row"), many(2000, "row"), many(0, "entry", "entries")
+    ('1 row', '2,000 rows', '0 entries')
+    """
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
 
 
 def cell(value: Any) -> Any:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from tokenbudget_mw.cli.context import BadUseError
+from tokenbudget_mw.cli.context import BadUseError, many
 from tokenbudget_mw.errors import UnknownKeyError
 from tokenbudget_mw.units import format_quantity, format_usd
 
@@ -76,7 +76,7 @@ def told_counters(compared: Sequence[Compared]) -> list[str]:
     """
     differing = [each for each in compared if not each.agrees]
     if not differing:
-        return [f"{len(compared):,} counters of calendar limits agree with the books."]
+        return [f"{many(len(compared), 'counter')} of calendar limits compared: all agree with the books."]
     lines = [f"{len(differing):,} of {len(compared):,} counters of calendar limits differ from the books:"]
     for each in differing:
         counted, booked = _amount(each.unit, each.counted), _amount(each.unit, each.booked)

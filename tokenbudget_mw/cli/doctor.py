@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from tokenbudget_mw.cli.context import MIGRATE, add_json, add_source, database_fault
+from tokenbudget_mw.cli.context import MIGRATE, add_json, add_source, database_fault, many
 from tokenbudget_mw.errors import MissingExtraError, TokenBudgetError
 
 if TYPE_CHECKING:
@@ -102,12 +102,16 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
     plans, routes = len(settings.plans), len(settings.routes)
     yield Finding(
-        "settings", "ok", f"can be read: {plans} plans, {len(settings.limits)} limits for all, {routes} routes"
+        "settings",
+        "ok",
+        f"can be read: {many(plans, 'plan')}, {many(len(settings.limits), 'limit')} for all, {many(routes, 'route')}",
     )
     for warning in warnings_of(settings):
         yield Finding("settings", "warning", warning)
     yield Finding(
-        "prices", "ok", f"price book of {prices.load().version}, and {len(settings.tariffs)} tariffs of the settings"
+        "prices",
+        "ok",
+        f"price book of {prices.load().version}, and {many(len(settings.tariffs), 'tariff')} of the settings",
     )
     for name, model in settings.models.items():
         if not _is_priced(settings, model):
@@ -251,7 +255,7 @@ def _stored(engine: Engine) -> Iterator[Finding]:
     from tokenbudget_mw.database.tariffs import TariffStore
 
     held = TariffStore(engine).find(at=datetime.now(UTC).timestamp())
-    yield Finding("prices", "ok", f"{len(held)} tariffs of the database hold now")
+    yield Finding("prices", "ok", f"{many(len(held), 'tariff')} of the database in force")
 
 
 def _unpriced(engine: Engine) -> Iterator[Finding]:
@@ -275,7 +279,7 @@ def _unpriced(engine: Engine) -> Iterator[Finding]:
         for name, kind, rows in connection.execute(wanted):
             charged = "charged the ceiling" if kind == "ceiling" else "charged nothing"
             message = (
-                f"model {name!r} has no price: {rows} rows of the last {RECENT.days} days were {charged}. "
+                f"model {name!r} has no price: {many(rows, 'row')} of the last {RECENT.days} days {charged}. "
                 "Add it to `tariffs`; `tokenbudget-mw rerate` prices the rows again."
             )
             yield Finding("prices", "warning", message)
@@ -287,11 +291,11 @@ def _undecided(engine: Engine) -> Iterator[Finding]:
 
     letters = len(LetterStore(engine).find())
     if letters:
-        message = f"{letters} usage records could not be written: `tokenbudget-mw dead-letters` mends and replays them."
+        message = f"{many(letters, 'usage record')} could not be written: see `tokenbudget-mw dead-letters`."
         yield Finding("database", "warning", message)
     calls = len(waiting(engine, since=datetime.now(UTC) - RECENT))
     if calls:
-        message = f"{calls} calls of processes that died wait for a decision: `tokenbudget-mw orphans` takes it."
+        message = f"{many(calls, 'call')} of processes that died to be decided: `tokenbudget-mw orphans` does it."
         yield Finding("database", "warning", message)
 
 

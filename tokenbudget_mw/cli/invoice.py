@@ -8,7 +8,7 @@ import csv
 import io
 import sys
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,8 +58,11 @@ def run(context: Context) -> int:
     with context.database() as engine:
         invoice = make(engine, args.account, starts, ends, included_pico=included)
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
+        before = periods.before_all(engine, args.account, starts)
     lines = _csv(invoice) if args.csv else _lines(invoice)
-    context.emit({**msgspec.to_builtins(invoice), "without_price": missing}, lines)
+    context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
+    if before and args.close:
+        print(f"Usage of {format_usd(before)} lies before the first period, and stands on no invoice.", file=sys.stderr)
     if any(missing.values()):
         print(_told(missing), file=sys.stderr)  # beside the CSV
     return 0
@@ -76,10 +79,9 @@ def _span(month: str | None, starts: str | None, ends: str | None) -> tuple[date
     if month is not None and starts is None and ends is None:
         try:
             first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-        except ValueError as exc:
+            return first, (first + timedelta(days=31)).replace(day=1)
+        except (ValueError, OverflowError) as exc:
             raise BadUseError(f"--month: {month!r} is no month; write it like 2027-01.") from exc
-        year, number = divmod(first.month, 12)
-        return first, first.replace(year=first.year + year, month=number + 1)
     if month is not None or starts is None or ends is None:
         raise BadUseError("Give --month, or --from and --until.")
     return parse_moment("--from", starts), parse_moment("--until", ends)

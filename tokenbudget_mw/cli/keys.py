@@ -10,13 +10,14 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.describe import describe_limit
 from tokenbudget_mw.settings.limit_times import read_until
 from tokenbudget_mw.units import parse_duration
+from tokenbudget_mw.values import PURPOSES
 
 if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "curl", "run"]
 
-PURPOSES = ("realtime", "batch", "playground", "platform")
 OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
 KID = "public id: tb_live_<KID>_…; or the whole key"
@@ -187,7 +187,7 @@ def _switch(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         row: KeyRow = getattr(store, args.action)(args.kid)
         return _fields(row), [f"Key {row.kid} is {row.status}."]
     rows: tuple[KeyRow, ...] = getattr(store, f"{args.action}_all")(**owner)
-    return {"keys": [_fields(row) for row in rows]}, [f"{len(rows)} keys changed."]
+    return {"keys": [_fields(row) for row in rows]}, [f"{many(len(rows), 'key')} changed."]
 
 
 def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:

@@ -30,7 +30,7 @@ def run(context: Context) -> int:
     """
     from tokenbudget_mw_alembic import current, is_known, upgrade
 
-    with context.database() as engine:
+    with context.database(make=True) as engine:
         if context.args.sql:
             print(upgrade(engine, sql=True))
             return 0

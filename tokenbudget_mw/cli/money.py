@@ -47,7 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     reverse.add_argument("--key", required=True, help="by which it was posted")
     reverse.add_argument("--note", help="for people: why")
     actions.add_parser("expire", help="take back what is unused of grants that have ended; from cron")
-    actions.add_parser("balance", help="tell what is left").add_argument("account", metavar="ACCOUNT")
+    balance = actions.add_parser("balance", help="tell what is left")
+    balance.add_argument("account", metavar="ACCOUNT", type=account, help="such as tenant:acme")
     for action in actions.choices.values():
         add_source(action)
         add_json(action)

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -75,7 +75,7 @@ def _on(context: Context, engine: Engine) -> Answer:
     }
     what = f"tokenbudget_usage has a partition a {every} from {done.until:%Y-%m-%d} on"
     return result, [
-        f"{what}. {done.rows:,} rows are in the one before; the table was locked for {result['locked_ms']} ms."
+        f"{what}. The one before has {many(done.rows, 'row')}; the table was locked for {result['locked_ms']} ms."
     ]
 
 
@@ -110,7 +110,7 @@ def _change(context: Context, engine: Engine) -> Answer:
     else:
         rows = {"attach": retiring.attach, "detach": retiring.detach}[action](engine, name)
     done = {"attach": "attached: it has", "detach": "detached: it has", "drop": "dropped: it had"}[action]
-    return {"name": name, "action": action, "rows": rows}, [f"{name} is {done} {rows:,} rows."]
+    return {"name": name, "action": action, "rows": rows}, [f"{name} is {done} {many(rows, 'row')}."]
 
 
 _ACTIONS = {"on": _on, "ahead": _ahead, "list": _list}

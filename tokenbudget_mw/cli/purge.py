@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many
 from tokenbudget_mw.units import parse_duration
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ def run(context: Context) -> int:
         "batches": report.batches,
         "slowest_ms": round(report.slowest_s * 1000, 1),
     }
-    done = f"{report.rows:,} rows from before {before:%Y-%m-%d %H:%M:%S} UTC were deleted"
-    whole = f" {report.partitions:,} partitions were dropped whole." if report.partitions else ""
-    context.emit(result, [f"{done}, in {report.batches:,} transactions of {result['slowest_ms']} ms at most.{whole}"])
+    done = f"{many(report.rows, 'row')} from before {before:%Y-%m-%d %H:%M:%S} UTC deleted"
+    whole = f" {many(report.partitions, 'partition')} dropped whole." if report.partitions else ""
+    context.emit(
+        result, [f"{done}, in {many(report.batches, 'transaction')} of {result['slowest_ms']} ms at most.{whole}"]
+    )
     return 0
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
 from tokenbudget_mw.units import format_usd, parse_decimal, pico_from_usd
 
 if TYPE_CHECKING:
@@ -95,14 +95,14 @@ def _tolerance(text: str) -> Tolerance:
 
 def _lines(found: list[Mismatch], invoice: list[InvoiceLine], total: int, tolerance: str) -> list[str]:
     days = [line.day for line in invoice]
-    head = f"{len(invoice):,} lines of the invoice, {min(days):%Y-%m-%d} to {max(days):%Y-%m-%d}, {format_usd(total)}"
+    head = f"{many(len(invoice), 'line')} of the invoice, {min(days):%Y-%m-%d} to {max(days):%Y-%m-%d}, {format_usd(total)}"
     if not found:
         return [f"{head}: the books agree, within {tolerance} a day and model."]
     cells = [
         (mismatch.day, mismatch.model, mismatch.figure.removesuffix("_pico"), *_both(mismatch)) for mismatch in found
     ]
     return [
-        f"{head}: {len(found):,} differences of more than {tolerance}.",
+        f"{head}: {many(len(found), 'difference')} of more than {tolerance}.",
         *table(("day", "model", "figure", "books", "invoice", "difference"), cells),
     ]
 

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd
 
@@ -68,11 +68,12 @@ def run(context: Context) -> int:
 
 
 def _lines(report: RerateReport, *, is_applied: bool) -> list[str]:
-    lines = [
-        f"{report.rows:,} rows looked at, {report.changed:,} cost something else: {format_usd(report.change_pico)} in all."
-    ]
+    changed = f"{many(report.changed, 'costs', 'cost')} something else: {format_usd(report.change_pico)} in all."
+    lines = [f"{many(report.rows, 'row')} looked at, {changed}"]
     if report.unpriced:
-        lines.append(f"{report.unpriced:,} still have no price; `tokenbudget-mw tariffs add` gives them one.")
+        lines.append(
+            f"{many(report.unpriced, 'has', 'have')} no price still; `tokenbudget-mw tariffs add` gives them one."
+        )
     if report.accounts:
         changes = sorted(report.accounts.items())
         lines += table(("account", "change"), [(name or None, format_usd(change)) for name, change in changes])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
+from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import usd_from_pico
 
 if TYPE_CHECKING:
@@ -133,11 +134,7 @@ def _list(context: Context, settings: Settings, store: TariffStore) -> tuple[dic
 def _at(text: str | None, settings: Settings) -> float | None:
     if text is None:
         return None
-    try:
-        then = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise BadUseError(f"--at: {text!r} is no date; write it like 2027-01-31 or 2027-01-31T12:00.") from exc
-    return (then if then.tzinfo else then.replace(tzinfo=ZoneInfo(settings.timezone))).timestamp()
+    return parse_moment("--at", text, ZoneInfo(settings.timezone)).timestamp()
 
 
 def _dollars(price: Price) -> dict[str, str | None]:

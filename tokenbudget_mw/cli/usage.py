@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
@@ -27,6 +27,9 @@ FIGURES = ("requests", "refused", "input_tokens", "output_tokens", "cost_pico")
 
 MOST_DAYS = 100_000
 """More lie before the calendar."""
+
+LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
+"""The day after it is one that Python does not know."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -76,15 +79,25 @@ def _span(since: str | None, until: str | None, days: int) -> tuple[datetime, da
     return start, end
 
 
-def parse_moment(flag: str, text: str) -> datetime:
+def parse_moment(flag: str, text: str, zone: tzinfo = UTC) -> datetime:
     """
-    Read the moment that *flag* gives, in UTC unless it says otherwise.
+    Read the moment that *flag* gives, in *zone* unless it says otherwise.
+
+    Raises:
+        BadUseError: It is no moment, or one that the calendar does not reach.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
         raise BadUseError(f"{flag}: {text!r} is no date; write it like 2027-01-31 or 2027-01-31T12:00.") from exc
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    try:
+        is_near = moment.astimezone(UTC) <= LAST_DAY
+    except OverflowError:  # in UTC it lies before the year 1, or behind 9999
+        is_near = False
+    if not is_near:
+        raise BadUseError(f"{flag}: {text!r} is too far away.")
+    return moment
 
 
 def _lines(engine: Engine, by: str, since: datetime, until: datetime, key: str | None) -> Iterator[dict[str, Any]]:
@@ -126,7 +139,9 @@ def _from_rows(engine: Engine, by: str, since: datetime, until: datetime, key: s
     Add up the rows, a day at a time: each statement reads one range of an index, and no sum grows past 2^63.
     """
     sums: _Sums = {}
-    start = since
+    first, last = _first_and_last(engine)
+    # days stay those of the zone that was asked for
+    start, until = max(since, first.astimezone(since.tzinfo)), min(until, last + timedelta(microseconds=1))
     while start < until:
         end = min(until, (start + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0))
         for group, figures in _day(engine, by, start, end, key):
@@ -135,6 +150,24 @@ def _from_rows(engine: Engine, by: str, since: datetime, until: datetime, key: s
                 into[name] += value
         start = end
     return sums
+
+
+def _first_and_last(engine: Engine) -> tuple[datetime, datetime]:
+    """
+    Return between which moments there is anything: days without rows need no question.
+    """
+    from sqlalchemy import func, select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.tables import corrections, usage
+
+    moments: list[datetime] = []
+    with reader(engine).connect() as connection:
+        for at in (usage.c.created_at, corrections.c.used_at):
+            for end in (func.min, func.max):  # one a statement: each is the end of an index
+                found = connection.scalar(select(end(at)))
+                moments += [] if found is None else [found]
+    return (min(moments), max(moments)) if moments else (LAST_DAY, LAST_DAY)
 
 
 def _day(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.cli.context import add_json, add_source
+from tokenbudget_mw.cli.context import add_json, add_source, many
 from tokenbudget_mw.cli.counters import compared_counters, told_counters
 from tokenbudget_mw.units import format_usd
 
@@ -72,8 +72,8 @@ def run(context: Context) -> int:
 
 def _told(repaired: RepairReport) -> str:
     return (
-        f"Repaired: {repaired.entries:,} entries of {format_usd(repaired.posted_pico)} posted, "
-        f"{repaired.rollups:,} lines of rollups changed, {repaired.balances:,} balances made anew. Now:"
+        f"Repaired: {many(repaired.entries, 'entry', 'entries')} of {format_usd(repaired.posted_pico)} posted, "
+        f"{many(repaired.rollups, 'line')} of rollups changed, {many(repaired.balances, 'balance')} made anew. Now:"
     )
 
 
@@ -122,9 +122,9 @@ def _result(report: BooksReport, refused: dict[str, int]) -> dict[str, Any]:
 
 def _lines(report: BooksReport) -> list[str]:
     lines = [
-        f"usage    {format_usd(report.usage_pico)} on {report.rows:,} rows"
+        f"usage    {format_usd(report.usage_pico)} on {many(report.rows, 'row')}"
         + (f", and {format_usd(report.unowned_pico)} that nobody owns" if report.unowned_pico else ""),
-        *([f"purged   {format_usd(report.purged_pico)} on {report.purged:,} rows"] if report.purged else []),
+        *([f"purged   {format_usd(report.purged_pico)} on {many(report.purged, 'row')}"] if report.purged else []),
         *([f"changed  {format_usd(report.corrected_pico)} by later prices"] if report.corrected_pico else []),
         f"rollups  {format_usd(report.rollup_pico)}",
         f"ledger   {format_usd(report.ledger_usage_pico)} for usage, {format_usd(report.ledger_pico)} in all",
@@ -132,8 +132,8 @@ def _lines(report: BooksReport) -> list[str]:
     ]
     if report.verified:
         return [*lines, "The books agree."]
-    many = f"{len(report.differences)}{' or more' if report.truncated else ''}"
-    return [*lines, f"The books do NOT agree, in {many} places:", *_by_day(report)]
+    places = many(len(report.differences), "place")
+    return [*lines, f"The books do NOT agree, in {places}{' or more' if report.truncated else ''}:", *_by_day(report)]
 
 
 def _by_day(report: BooksReport) -> Iterator[str]:

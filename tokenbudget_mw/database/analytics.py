@@ -75,7 +75,7 @@ def usage_by(
         key_id: Only this key's usage.
 
     Raises:
-        ValueError: No rollup knows routes of subjects, or a group is unknown.
+        ValueError: No rollup knows routes of subjects, a group is unknown, or a moment is naive.
     """
     filters = {name: value for name, value in (("account", account), ("key_id", key_id)) if value is not None}
     of_subject = not _SUBJECT.isdisjoint({*groups, *filters})
@@ -157,7 +157,7 @@ def month_to_date(engine: Engine, *, now: datetime, account: str | None = None, 
     """
     Return the month of *now* so far, in UTC, of everything, an account or a key, and what it comes to at this pace.
     """
-    now = now.astimezone(UTC)
+    now = _in_utc(now)
     since = floor_day(now).replace(day=1)
     until = (since + timedelta(days=31)).replace(day=1)
     figures = totals(engine, since=since, until=now, account=account, key_id=key_id)
@@ -178,7 +178,7 @@ def _parts(since: datetime, until: datetime, of_subject: bool) -> Iterator[tuple
     """
     Cut the time into whole days, and hours at its ends, each with the rollup that knows them.
     """
-    since, until = since.astimezone(UTC), until.astimezone(UTC)
+    since, until = _in_utc(since), _in_utc(until)
     if of_subject:
         yield tables.rollup_subjects, floor_day(since), _ceil(until, floor_day, _DAY)
         return
@@ -194,6 +194,12 @@ def _parts(since: datetime, until: datetime, of_subject: bool) -> Iterator[tuple
     ):
         if begin < stop:
             yield table, begin, stop
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:  # Python would take it for one of the machine's zone
+        raise ValueError(f"a moment needs a time zone, got the naive {moment!r}")
+    return moment.astimezone(UTC)
 
 
 def _ceil(moment: datetime, floor: Any, step: timedelta) -> datetime:

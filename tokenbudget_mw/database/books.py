@@ -19,10 +19,11 @@ from tokenbudget_mw.database.differences import (
     exact_sum,
     joined_pairs,
     purged_differences,
-    rollup_differences,
 )
 from tokenbudget_mw.database.engine import snapshot
+from tokenbudget_mw.database.grants import grant_differences
 from tokenbudget_mw.database.periods import period_differences
+from tokenbudget_mw.database.rollup_gaps import rollup_differences
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -88,16 +89,24 @@ class BooksReport:
         return not self.differences
 
 
-_DIFFERENCES = (entry_differences, balance_differences, rollup_differences, purged_differences, period_differences)
+_DIFFERENCES = (
+    entry_differences,
+    balance_differences,
+    rollup_differences,
+    purged_differences,
+    grant_differences,
+    period_differences,
+)
 
 
 def verify(engine: Engine) -> BooksReport:
     """
     Hold usage rows, rollups, ledger and balances against one another, in one snapshot, while others may write.
 
-    Every usage entry must be the sum of its rows, and that of a re-rating the sum of its corrections, every balance minus the sum of its account's entries, and every rollup
-    the sum of its day's rows and corrections. Where retention has deleted rows, the sums it kept of them stand in for them, and the account's
-    usage entries must be the sum of its rollup. Closed periods must be as they were closed.
+    Every usage entry must be the sum of its rows, and that of a re-rating the sum of its corrections, every balance minus
+    the sum of its account's entries, and every rollup the sum of its day's rows and corrections. Where retention has
+    deleted rows, the sums it kept of them stand in for them, and the account's usage entries must be the sum of its
+    rollup. Grants must have their entries, and entries their grants. Closed periods must be as they were closed.
     """
     with snapshot(engine) as connection:
         sums = _sums(connection)

@@ -4,7 +4,7 @@ Where the books may differ, and the exact sums that show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import BigInteger, func, literal, null, or_, select, type_coerce, union_all
 
 from tokenbudget_mw.database import tables
-from tokenbudget_mw.database.rollups import day_of, model_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Executable, Select
@@ -23,21 +22,17 @@ __all__ = [
     "HALF",
     "Difference",
     "EntryGap",
-    "RollupGap",
     "balance_differences",
     "entry_differences",
     "entry_gaps",
     "exact_sum",
     "joined_pairs",
     "purged_differences",
-    "rollup_differences",
-    "rollup_gaps",
+    "stream",
 ]
 
 HALF = 2**31
 """SQLite's SUM gives up at 2^63: there, the upper and lower halves of the amounts are summed, and joined in Python."""
-
-_COMPARED = tables.PURGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,8 @@ class Difference:
     Attributes:
         kind: ``entry`` (usage rows of a write against their ledger entry), ``balance`` (ledger against balance),
             ``rollup`` (a rollup against the rows, or against another rollup), ``ledger`` (the rollup of an account with
-            purged rows against its usage entries) or ``period`` (a closed period against itself).
+            purged rows against its usage entries), ``grant`` (the ledger against a grant) or ``period`` (a closed period
+            against itself).
 
         account: Whose; empty where no account is compared.
 
@@ -59,7 +55,8 @@ class Difference:
 
         found_pico: What it is; None where the entry or the balance is missing.
 
-        place: Which rollup, and where in it: its day, model, route. Of a period, when it begins.
+        place: Which rollup, and where in it: its day, account, key, model, route. Which grant, and what of it. Of a period,
+            when it begins.
 
         figure: Which column of the rollup.
 
@@ -80,7 +77,7 @@ class Difference:
             return f"period of {self.account} {self.place}: it, or the one before it, is not what was closed"
         if self.kind == "rollup":
             return f"{self.place}: expected {self.figure} {self.expected_pico}, found {self.found_pico}"
-        where = f" of write {self.write_id}" if self.write_id else ""
+        where = f" of write {self.write_id}" if self.write_id else f" ({self.place})" if self.place else ""
         found = "missing" if self.found_pico is None else str(self.found_pico)
         return f"{self.kind} of {self.account}{where}: expected {self.expected_pico} pico-dollars, found {found}"
 
@@ -157,7 +154,7 @@ def entry_gaps(connection: Connection) -> Iterator[EntryGap]:
         *exact_sum(connection, both.c.entry_pico),
     ).group_by(*group)
     purged = _purged_ranges(connection)
-    for account, write_id, instance, rows, entries, first, last, at, *amounts in _stream(connection, wanted):
+    for account, write_id, instance, rows, entries, first, last, at, *amounts in stream(connection, wanted):
         expected, found = joined_pairs(amounts)
         if rows < entries and expected <= found and _overlap(purged.get(instance, ()), first, last):
             continue  # retention has deleted rows of it; `purged_differences` holds their account to the rollup
@@ -242,7 +239,7 @@ def purged_differences(connection: Connection) -> Iterator[Difference]:
     wanted = select(
         both.c.account, *exact_sum(connection, both.c.rollup_pico), *exact_sum(connection, both.c.entry_pico)
     ).group_by(both.c.account)
-    for account, *amounts in _stream(connection, wanted):
+    for account, *amounts in stream(connection, wanted):
         expected, found = joined_pairs(amounts)
         if expected != found:
             yield Difference("ledger", account, None, expected, found)
@@ -268,111 +265,15 @@ def balance_differences(connection: Connection) -> Iterator[Difference]:
         *exact_sum(connection, both.c.ledger_pico),
         *exact_sum(connection, both.c.balance_pico),
     ).group_by(both.c.account)
-    for account, balances_of_account, *amounts in _stream(connection, wanted):
+    for account, balances_of_account, *amounts in stream(connection, wanted):
         ledger_pico, found = joined_pairs(amounts)
         if -ledger_pico != found:
             yield Difference("balance", account, None, -ledger_pico, found if balances_of_account else None)
 
 
-# -- rollups ----------------------------------------------------------------------------------------------------------
-
-
-class RollupGap(NamedTuple):
+def stream(connection: Connection, wanted: Executable) -> Iterator[Any]:
     """
-    One figure of a rollup's place: *keys* are its day, then account, model or route.
+    Yield the rows of *wanted*, some at a time.
     """
-
-    rollup: str
-    keys: tuple[Any, ...]
-    figure: str
-    expected: int
-    found: int
-
-
-def rollup_differences(connection: Connection) -> Iterator[Difference]:
-    """
-    Yield where a rollup differs: the subjects' from the rows, the hours' from the subjects', the days' from the hours'.
-    """
-    for gap in rollup_gaps(connection):
-        day, *others = gap.keys
-        place = f"{gap.rollup} of {day:%Y-%m-%d}, {', '.join(other or 'none' for other in others)}"
-        yield Difference("rollup", "", None, gap.expected, gap.found, place, gap.figure, f"{day:%Y-%m-%d}")
-
-
-def rollup_gaps(connection: Connection) -> Iterator[RollupGap]:
-    """
-    Yield the same, with all that a repair needs.
-    """
-    subjects, hours, days = tables.rollup_subjects.c, tables.rollup_hours.c, tables.rollup_days.c
-    hours_day = day_of(hours.hour, connection.dialect.name)
-    yield from _compared(
-        connection,
-        "rollup_subjects",
-        _rows_by_subject(connection),
-        _of_rollup(subjects.day, subjects.account, subjects.model, table=subjects),
-    )
-    yield from _compared(
-        connection,
-        "rollup_hours",
-        _of_rollup(subjects.day, subjects.model, table=subjects),
-        _of_rollup(hours_day, hours.model, table=hours),
-    )
-    yield from _compared(
-        connection,
-        "rollup_days",
-        _of_rollup(hours_day, hours.model, hours.route, table=hours),
-        _of_rollup(days.day, days.model, days.route, table=days),
-    )
-
-
-def _rows_by_subject(connection: Connection) -> CompoundSelect[Any]:
-    """
-    Select the rows, what their costs were corrected by, and what purged rows added up to.
-    """
-    usage, corrections, purged = tables.usage.c, tables.corrections.c, tables.purged_days.c
-    dialect = connection.dialect.name
-    keys = day_of(usage.created_at, dialect), func.coalesce(usage.account, ""), model_of(usage)
-    rows = _keyed(keys, {name: usage[name] if name in usage else literal(1) for name in _COMPARED})
-    keys = day_of(corrections.used_at, dialect), func.coalesce(corrections.account, ""), corrections.model
-    changes = dict.fromkeys(_COMPARED, literal(0)) | {"cost_pico": corrections.change_pico}
-    return union_all(rows, _keyed(keys, changes), _of_rollup(purged.day, purged.account, purged.model, table=purged))
-
-
-def _of_rollup(*keys: ColumnElement[Any], table: Any) -> Select[Any]:
-    return _keyed(keys, {name: table[name] for name in _COMPARED})
-
-
-def _keyed(keys: Iterable[ColumnElement[Any]], figures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    named = [key.label(f"key_{at}") for at, key in enumerate(keys)]
-    return select(*named, *(column.label(name) for name, column in figures.items()))
-
-
-def _compared(connection: Connection, rollup: str, expected: _Part, found: _Part) -> Iterator[RollupGap]:
-    """
-    Yield every figure that is not the same in *expected* and *found*: a full join, by one grouping of both.
-    """
-    names = [column.name for column in expected.selected_columns if column.name.startswith("key_")]
-    both = union_all(_sided(expected, names, 0), _sided(found, names, 1)).subquery("both")
-    figures = [both.c[f"{name}_{side}"] for name in _COMPARED for side in (0, 1)]
-    keys = [both.c[name] for name in names]
-    wanted = select(*keys, *(part for figure in figures for part in exact_sum(connection, figure))).group_by(*keys)
-    for row in _stream(connection, wanted):
-        place, sums = row[: len(names)], joined_pairs(row[len(names) :])
-        for name, left, right in zip(_COMPARED, sums[::2], sums[1::2], strict=True):
-            if left != right:
-                yield RollupGap(rollup, tuple(place), name, left, right)
-
-
-def _sided(part: _Part, names: list[str], side: int) -> Select[Any]:
-    inner = part.subquery()
-    columns = [
-        (inner.c[name] if which == side else literal(0)).label(f"{name}_{which}")
-        for name in _COMPARED
-        for which in (0, 1)
-    ]
-    return select(*(inner.c[name] for name in names), *columns)
-
-
-def _stream(connection: Connection, wanted: Executable) -> Iterator[Any]:
     with connection.execute(wanted.execution_options(yield_per=1000)) as result:
         yield from result

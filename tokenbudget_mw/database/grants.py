@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, literal, select, union_all, update
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.differences import Difference, exact_sum, joined_pairs, stream
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.ledger import REVERSAL, Entry, EntryConflictError, change_balance, positive, post
 from tokenbudget_mw.database.rows import clean_id, moment
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-__all__ = ["GRANTS", "Granted", "expire", "grant", "unused"]
+__all__ = ["GRANTS", "Granted", "expire", "grant", "grant_differences", "unused"]
 
 GRANTS = "grants"
 """The account on the other side of grants."""
@@ -178,3 +179,35 @@ def _spend(held: Iterable[Granted], entry: Any) -> None:
             taken = min(granted.left, rest)
             granted.left -= taken
             rest -= taken
+
+
+# -- grants against the ledger ----------------------------------------------------------------------------------------
+
+
+def grant_differences(connection: Connection) -> Iterator[Difference]:
+    """
+    Yield the grants that differ from their entries: in what was given, or in what was taken back at their end.
+    """
+    grants, ledger, none = tables.grants.c, tables.ledger.c, literal(0)
+    names = ("given", "taken", "kept_given", "kept_taken")
+    parts = [
+        # account, grant, what the entries say, what the table says, whether it is there
+        (ledger.account, ledger.id, -ledger.amount_pico, none, none, none, none),
+        (ledger.account, func.substr(ledger.source_id, len("expire:") + 1), none, ledger.amount_pico, none, none, none),
+        (grants.account, grants.id, none, none, grants.amount_pico, func.coalesce(grants.unused_pico, 0), literal(1)),
+    ]
+    labels = ("account", "grant_id", *names, "kept")
+    given, taken, kept = (
+        select(*(column.label(label) for column, label in zip(part, labels, strict=True))) for part in parts
+    )
+    both = union_all(given.where(ledger.kind == "grant"), taken.where(ledger.kind == "expire"), kept).subquery("both")
+    group = both.c.account, both.c.grant_id
+    sums = (half for name in names for half in exact_sum(connection, both.c[name]))
+    for account, grant_id, rows, *halves in stream(
+        connection, select(*group, func.sum(both.c.kept), *sums).group_by(*group)
+    ):
+        said = joined_pairs(halves)
+        for what, expected, found in (("given", said[0], said[2]), ("taken back", said[1], said[3])):
+            if expected != found:
+                place = f"{grant_id}, {what}"
+                yield Difference("grant", account, None, expected, found if rows else None, place)

@@ -10,32 +10,39 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.differences import Difference, exact_sum, joined_pairs
 from tokenbudget_mw.database.engine import reader, snapshot
-from tokenbudget_mw.database.ledger import REVERSAL, change_balance
+from tokenbudget_mw.database.invoices import PICO_PER_CENT, Invoice, InvoiceItem, decode, drafted, iso
+from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollups import floor_day
 from tokenbudget_mw.database.rows import clean_id, moment
 from tokenbudget_mw.errors import TokenBudgetError
 from tokenbudget_mw.units import format_usd
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Engine
+    from sqlalchemy import Connection, Engine
 
-__all__ = ["Invoice", "InvoiceItem", "PeriodError", "close", "closed", "draft", "period_differences"]
+__all__ = [
+    "PICO_PER_CENT",
+    "Invoice",
+    "InvoiceItem",
+    "PeriodError",
+    "before_all",
+    "close",
+    "closed",
+    "draft",
+    "period_differences",
+]
 
-PICO_PER_CENT = 10**10
-
-_FIGURES = ("requests", "input_tokens", "output_tokens", "cost_pico")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -43,85 +50,6 @@ class PeriodError(TokenBudgetError):
     """
     The days are no period that can be drafted or closed.
     """
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceItem:
-    """
-    What a model was used, and cost.
-
-    Attributes:
-        model: The model; empty where none is known.
-
-        requests: Requests.
-
-        input_tokens: Tokens.
-
-        output_tokens: Tokens.
-
-        cost_pico: Cost, in pico-dollars.
-    """
-
-    model: str
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    cost_pico: int
-
-
-@dataclass(frozen=True, slots=True)
-class Invoice:
-    """
-    What an account owes for a period. All amounts but *due_cents* are whole pico-dollars.
-
-    Attributes:
-        account: Whose.
-
-        starts_at: First moment, ISO 8601.
-
-        ends_at: First moment after it.
-
-        closed_at: When it was closed; None for a draft.
-
-        items: Usage of its days by model, the dearest first.
-
-        usage_pico: Their cost.
-
-        earlier_pico: Usage of earlier periods that turned up, or was priced anew, after these were closed.
-
-        refunds_pico: What was refunded since the period before, less refunds that were taken back.
-
-        included_pico: What is free of charge in each period.
-
-        overage_pico: What goes beyond that; below zero where more was given back than was used.
-
-        carried_pico: What rounding had left over before; part of what is due now.
-
-        due_cents: What is due, in whole cents: *overage_pico* and *carried_pico*, halves rounded to even.
-
-        remainder_pico: What rounding leaves over now.
-    """
-
-    account: str
-    starts_at: str
-    ends_at: str
-    closed_at: str | None
-    items: tuple[InvoiceItem, ...]
-    usage_pico: int
-    earlier_pico: int
-    refunds_pico: int
-    included_pico: int
-    overage_pico: int
-    carried_pico: int
-    due_cents: int
-    remainder_pico: int
-
-    @property
-    def net_pico(self) -> int:
-        """
-        All usage less what was given back.
-        """
-        return self.usage_pico + self.earlier_pico - self.refunds_pico
 
 
 def draft(
@@ -149,7 +77,7 @@ def draft(
     account = clean_id(account, 255)
     _check(starts, ends, included_pico)
     with snapshot(engine) as connection:
-        return _known(connection, account, starts, ends, included_pico) or _drafted(
+        return _known(connection, account, starts, ends, included_pico) or drafted(
             connection, account, starts, ends, included_pico or 0
         )
 
@@ -181,7 +109,7 @@ def close(
             known = _known(connection, account, starts, ends, included_pico)
             if known is not None:
                 return known
-            made = _drafted(connection, account, starts, ends, included_pico or 0, closed_at=_iso(now))
+            made = drafted(connection, account, starts, ends, included_pico or 0, closed_at=iso(now))
             before = _last(connection, account)
         try:
             with engine.begin() as connection:
@@ -201,7 +129,21 @@ def closed(engine: Engine, account: str) -> list[Invoice]:
     periods = tables.periods.c
     wanted = select(periods.document).where(periods.account == clean_id(account, 255)).order_by(periods.starts_at)
     with reader(engine).connect() as connection:
-        return [_decode(document) for document in connection.scalars(wanted)]
+        return [decode(document) for document in connection.scalars(wanted)]
+
+
+def before_all(engine: Engine, account: str, starts: datetime) -> int:
+    """
+    Return what *account* used before its first closed period, or before *starts* where it has none: no invoice ever asks
+    for that. In pico-dollars.
+    """
+    account = clean_id(account, 255)
+    rollup, periods = tables.rollup_subjects.c, tables.periods.c
+    with reader(engine).connect() as connection:
+        first = connection.scalar(select(func.min(periods.starts_at)).where(periods.account == account)) or starts
+        wanted = select(*exact_sum(connection, rollup.cost_pico)).where(rollup.account == account, rollup.day < first)
+        (cost,) = joined_pairs(connection.execute(wanted).one())
+    return cost
 
 
 def _check(starts: datetime, ends: datetime, included_pico: int | None) -> None:
@@ -225,7 +167,7 @@ def _known(
     for row in connection.execute(select(tables.periods).where(*overlapping)):
         if (row.starts_at, row.ends_at) != (starts, ends):
             raise PeriodError(f"{row.starts_at:%Y-%m-%d} to {row.ends_at:%Y-%m-%d} is closed for {account} already.")
-        found = _decode(row.document)
+        found = decode(row.document)
         if included_pico is not None and found.included_pico != included_pico:
             ours, given = format_usd(found.included_pico), format_usd(included_pico)
             raise PeriodError(f"The period was closed with {ours} included, not {given}.")
@@ -262,14 +204,6 @@ def _digest(before: str, document: str) -> str:
     return hashlib.sha256(f"{before}\n{document}".encode()).hexdigest()
 
 
-def _decode(document: str) -> Invoice:
-    return msgspec.json.decode(document, type=Invoice)
-
-
-def _iso(at: datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")
-
-
 def period_differences(connection: Connection) -> Iterator[Difference]:
     """
     Yield the closed periods that are no longer what was closed, and those that follow a changed or missing one.
@@ -279,107 +213,21 @@ def period_differences(connection: Connection) -> Iterator[Difference]:
     before: dict[str, str] = {}
     for row in connection.execute(wanted.execution_options(yield_per=100)):
         expected = _digest(before.get(row.account, ""), row.document)
-        if expected != row.digest or _sums(row.document) != (row.usage_pico, row.refunds_pico, row.remainder_pico):
+        sums = row.usage_pico, row.refunds_pico, row.remainder_pico
+        told = row.account, iso(row.starts_at), iso(row.ends_at), iso(row.closed_at), *sums
+        if expected != row.digest or _told(row.document) != told:
             day = f"{row.starts_at:%Y-%m-%d}"
             yield Difference("period", row.account, None, row.usage_pico, row.usage_pico, f"from {day}", day=day)
         before[row.account] = row.digest
 
 
-def _sums(document: str) -> tuple[int, int, int] | None:
+def _told(document: str) -> tuple[Any, ...] | None:
+    """
+    Return what *document* says of its row's columns.
+    """
     try:
-        invoice = _decode(document)
+        invoice = decode(document)
     except msgspec.MsgspecError:
         return None
-    return invoice.usage_pico + invoice.earlier_pico, invoice.refunds_pico, invoice.remainder_pico
-
-
-# -- what is due ------------------------------------------------------------------------------------------------------
-
-
-def _drafted(
-    connection: Connection,
-    account: str,
-    starts: datetime,
-    ends: datetime,
-    included_pico: int,
-    *,
-    closed_at: str | None = None,
-) -> Invoice:
-    items = tuple(_items(connection, account, starts, ends))
-    usage = sum(item.cost_pico for item in items)
-    so_far = _so_far(connection, account)
-    first = so_far["first"] or starts
-    earlier = _usage(connection, account, first, starts) - so_far["usage_pico"]
-    refunds = _refunds(connection, account, first, ends) - so_far["refunds_pico"]
-    net = usage + earlier - refunds
-    overage = min(net, 0) + max(net - included_pico, 0)
-    due = overage + so_far["remainder_pico"]
-    cents = _half_even(due)
-    return Invoice(
-        account=account,
-        starts_at=_iso(starts),
-        ends_at=_iso(ends),
-        closed_at=closed_at,
-        items=items,
-        usage_pico=usage,
-        earlier_pico=earlier,
-        refunds_pico=refunds,
-        included_pico=included_pico,
-        overage_pico=overage,
-        carried_pico=so_far["remainder_pico"],
-        due_cents=cents,
-        remainder_pico=due - cents * PICO_PER_CENT,
-    )
-
-
-def _half_even(pico: int) -> int:
-    cents, rest = divmod(pico, PICO_PER_CENT)
-    return cents + (rest * 2 > PICO_PER_CENT or (rest * 2 == PICO_PER_CENT and cents % 2 == 1))
-
-
-def _items(connection: Connection, account: str, starts: datetime, ends: datetime) -> list[InvoiceItem]:
-    rollup = tables.rollup_subjects.c
-    sums = [part for name in _FIGURES for part in exact_sum(connection, rollup[name])]
-    wanted = (
-        select(rollup.model, *sums)
-        .where(rollup.account == account, rollup.day >= starts, rollup.day < ends)
-        .group_by(rollup.model)
-    )
-    items = [InvoiceItem(model, *joined_pairs(parts)) for model, *parts in connection.execute(wanted)]
-    return sorted(items, key=lambda item: (-item.cost_pico, item.model))
-
-
-def _usage(connection: Connection, account: str, since: datetime, until: datetime) -> int:
-    rollup = tables.rollup_subjects.c
-    where = rollup.account == account, rollup.day >= since, rollup.day < until
-    return _total(connection, rollup.cost_pico, *where)
-
-
-def _refunds(connection: Connection, account: str, since: datetime, until: datetime) -> int:
-    ledger = tables.ledger.c
-    # a refund, and one that is taken back again
-    kinds = ledger.kind.in_(("refund", REVERSAL)), ledger.contra == tables.REVENUE
-    where = ledger.account == account, *kinds, ledger.created_at >= since, ledger.created_at < until
-    return -_total(connection, ledger.amount_pico, *where)
-
-
-def _total(connection: Connection, column: ColumnElement[Any], *where: ColumnElement[bool]) -> int:
-    (total,) = joined_pairs(connection.execute(select(*exact_sum(connection, column)).where(*where)).one())
-    return total
-
-
-def _so_far(connection: Connection, account: str) -> Mapping[str, Any]:
-    """
-    Return when the account's first closed period began, and what stands on all of its invoices together.
-    """
-    periods = tables.periods.c
-    wanted = select(periods.starts_at, periods.usage_pico, periods.refunds_pico, periods.remainder_pico).where(
-        periods.account == account
-    )
-    rows = connection.execute(wanted.order_by(periods.starts_at)).all()
-    return {
-        "first": rows[0].starts_at if rows else None,
-        "usage_pico": sum(row.usage_pico for row in rows),
-        "refunds_pico": sum(row.refunds_pico for row in rows),
-        "remainder_pico": rows[-1].remainder_pico if rows else 0,
-    }
+    sums = invoice.usage_pico + invoice.earlier_pico, invoice.refunds_pico, invoice.remainder_pico
+    return invoice.account, invoice.starts_at, invoice.ends_at, invoice.closed_at, *sums

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "InvoiceError", "InvoiceLine", "Mismatch", "Tolerance", "read_invoice", "reconcile"]
 
 FIGURES = ("cost_pico", "input_tokens", "output_tokens", "requests")
-"""What is compared."""
+"""What is compared; of the books' requests, those that were not refused."""
 
 _COUNTS = FIGURES[1:]
 _NEEDED = ("date", "model", "cost_usd")
@@ -172,8 +172,8 @@ def reconcile(
 
         tolerance: How far apart figures may be.
 
-        models: Patterns such as ``gpt-*``: only these models of the books; none for all of them. An invoice is one
-            provider's, the books hold them all.
+        models: Patterns such as ``gpt-*``: only these models of the books, by either name; none for all of them. An
+            invoice is one provider's, the books hold them all.
 
         name_of: Turns a model's name, of either side, into the one by which both are compared.
     """
@@ -200,15 +200,19 @@ def _ours(
     engine: Engine, since: datetime, until: datetime, patterns: tuple[str, ...], name_of: Callable[[str], str]
 ) -> dict[tuple[datetime, str], dict[str, int]]:
     days = tables.rollup_days.c
-    wanted = select(days.day, days.model, *(days[name] for name in FIGURES)).where(days.day >= since, days.day < until)
+    figures_of = [days[name] for name in FIGURES[:-1]] + [
+        days.requests - days.refused
+    ]  # what was refused reached nobody
+    wanted = select(days.day, days.model, *figures_of).where(days.day >= since, days.day < until)
     found: dict[tuple[datetime, str], dict[str, int]] = {}
     with reader(engine).connect() as connection:
         rows: Iterable[Any] = connection.execute(wanted)
         for day, model, *figures in rows:
-            if patterns and not any(fnmatchcase(model, pattern) for pattern in patterns):
+            name = name_of(model)
+            if patterns and not any(fnmatchcase(one, pattern) for one in (model, name) for pattern in patterns):
                 continue
             values = {name: int(value) for name, value in zip(FIGURES, figures, strict=True)}
-            _add(found.setdefault((day, name_of(model)), {}), values)
+            _add(found.setdefault((day, name), {}), values)
     return found
 
 

@@ -27,10 +27,10 @@ from tokenbudget_mw.database.differences import (
     exact_sum,
     joined_pairs,
     purged_differences,
-    rollup_gaps,
 )
 from tokenbudget_mw.database.engine import snapshot
 from tokenbudget_mw.database.ledger import change_balance
+from tokenbudget_mw.database.rollup_gaps import rollup_gaps
 from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, sum_rows
 from tokenbudget_mw.database.rows import COLUMNS, clean_text, moment
 from tokenbudget_mw.database.upserts import add_to
@@ -38,7 +38,8 @@ from tokenbudget_mw.database.upserts import add_to
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from tokenbudget_mw.database.differences import EntryGap, RollupGap
+    from tokenbudget_mw.database.differences import EntryGap
+    from tokenbudget_mw.database.rollup_gaps import RollupGap
     from tokenbudget_mw.database.rollups import Grains, Rollup, Sums
 
 __all__ = ["RepairReport", "repair"]

@@ -1,8 +1,9 @@
 """
 The price book: public list prices of models, shipped as data.
 
-Prices are those of each model's base tier, of long prompts where these cost more, and of OpenAI's tiers; without surcharges
-for regions or times of day, and without batch discounts; your tariffs say otherwise. `NOTICE` beside this file names the sources.
+Prices are those of each model's base tier, of long prompts where these cost more, and of the tiers of OpenAI, Anthropic and
+Bedrock, at the dearest time of day; without surcharges for regions, and without batch discounts; your tariffs say otherwise.
+`NOTICE` beside this file names the sources.
 """
 
 from __future__ import annotations
@@ -169,13 +170,15 @@ def _index(models: list[_Model], makers: frozenset[str]) -> dict[str, _Model]:
     """
     Return every name -> its model; of models that share a name, the first one has it.
 
-    What a model is called in full comes before what is left of it behind a slash. A host's snapshot never has the bare
-    name of one whose model is known: there the maker's price holds.
+    What a model is called with its provider comes before what it is called without, and that before what is left of it
+    behind a slash. A host's snapshot never has the bare name of one whose model is known: there the maker's price holds.
     """
     index: dict[str, _Model] = {}
     for model in models:
         for name in (model.name, *model.names):
             index.setdefault(f"{model.provider}/{name}", model)
+    for model in models:
+        for name in (model.name, *model.names):
             if model.provider in makers or _DATE.sub("", name) not in index:
                 index.setdefault(name, model)
     for name, model in list(index.items()):

@@ -15,7 +15,7 @@ from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limits import to_usd
 from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
 from tokenbudget_mw.units import PICO_PER_USD, exact_int, parse_decimal, parse_quantity
-from tokenbudget_mw.values import Price
+from tokenbudget_mw.values import PURPOSES, Price
 
 __all__ = ["MoneyContext", "read_ceiling", "read_rates", "read_tariff", "read_tariffs"]
 
@@ -115,6 +115,9 @@ def read_tariff(value: Any, context: MoneyContext) -> Price:
         raise Invalid("a price needs its 'model'")
     model = text(value["model"])
     conditions = {name: text(value[name]) for name in _CONDITIONS if value.get(name) is not None}
+    purpose = conditions.get("purpose", PURPOSES[0])
+    if purpose not in PURPOSES:
+        raise Invalid(f"unknown purpose '{purpose}'{did_you_mean(purpose, PURPOSES)}")
     above = 0 if value.get("above_input") is None else _tokens(value["above_input"], "above_input")
     begins, ends = (_moment(value.get(name), name, context) for name in ("valid_from", "valid_until"))
     if begins is not None and ends is not None and ends <= begins:

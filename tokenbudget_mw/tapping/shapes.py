@@ -18,6 +18,9 @@ __all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "open
 MAX_FIGURE = 2**53 - 1
 """Largest figure that is believed: what JSON numbers carry exactly."""
 
+FAST = "fast"
+"""What Anthropic calls its fast mode, and so the tier of its prices."""
+
 Fields = Mapping[str, object]
 
 
@@ -104,7 +107,8 @@ def _message(fields: Fields) -> Usage | None:
         cache_write_1h_tokens=min(hour, written),
         reasoning_tokens=min(thinking, output),
         provider="anthropic",
-        service_tier=_text(fields.get("service_tier")),
+        # what is served in fast mode has a price of its own, as a tier has
+        service_tier=FAST if fields.get("speed") == FAST else _text(fields.get("service_tier")),
     )
 
 

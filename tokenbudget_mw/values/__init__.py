@@ -39,13 +39,23 @@ from tokenbudget_mw.values.limits import (
     Window,
 )
 from tokenbudget_mw.values.marks import Charged, Held, Mark, Opened, Orphan
-from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, LazyHeaders, Prompt, Route, Subject, TokenCount
+from tokenbudget_mw.values.requests import (
+    EMPTY_TAGS,
+    PURPOSES,
+    Facts,
+    LazyHeaders,
+    Prompt,
+    Route,
+    Subject,
+    TokenCount,
+)
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
 __all__ = [
     "CROWDED",
     "EMPTY_TAGS",
     "ONE_REQUEST",
+    "PURPOSES",
     "ROOM",
     "Ask",
     "Charged",

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values.limits import Limit
 
-__all__ = ["EMPTY_TAGS", "Facts", "LazyHeaders", "Prompt", "Route", "Subject", "TokenCount"]
+__all__ = ["EMPTY_TAGS", "PURPOSES", "Facts", "LazyHeaders", "Prompt", "Route", "Subject", "TokenCount"]
 
 EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
+
+PURPOSES = ("realtime", "batch", "playground", "platform")
+"""What a key may be for."""
 
 
 class LazyHeaders(Sequence[tuple[str, str]]):
@@ -143,7 +146,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
         plan: Name of the plan in the settings; None takes ``default_plan``.
 
-        purpose: What the key is for: ``realtime``, ``batch``, ``playground``, ``platform``. Tariffs may depend on it.
+        purpose: What the key is for, out of `PURPOSES`. Tariffs may depend on it.
 
         source: How the subject was found: ``api_key``, ``address``, ``custom``, ``unauthenticated``.
 

@@ -51,6 +51,11 @@ class MessagesRequest(Request):
     tools: list[Any] | None = None
     mcp_servers: Any = None
     context_management: Any = None
+    speed: Any = None
+
+    def __post_init__(self) -> None:
+        if self.speed == "fast":  # the tier of its prices, see `tapping.shapes`
+            self.service_tier = self.speed
 
 
 MESSAGES = msgspec.json.Decoder(MessagesRequest)
