@@ -142,6 +142,23 @@ def test_other_blocks_are_bounded(block):
     assert 1 <= found.estimate - blank.estimate < 40
 
 
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({"speed": "fast"}, "fast"),
+        ({"speed": "standard", "inference_geo": "us", "service_tier": "auto"}, "us"),
+        ({"speed": "fast", "inference_geo": "us"}, "fast-us"),
+        ({"inference_geo": "global", "service_tier": "standard_only"}, "standard_only"),
+        ({"speed": ["fast"], "inference_geo": {}}, None),
+    ],
+)
+def test_what_costs_more_is_a_tier(fields, tier):
+    """Fast mode and inference in the US alone are reserved at their own price."""
+    found = read(messages=[{"role": "user", "content": "hi"}], **fields)
+
+    assert found.service_tier == tier
+
+
 def test_fields_of_the_request_are_read():
     """Model, output and stream of a request come through."""
     found = read(stream=True, service_tier="auto")

@@ -242,6 +242,11 @@ def test_unknown_parts_cost_their_strings():
     assert not found.exact
 
 
+def test_fast_is_priority():
+    """OpenAI's tier ``fast`` is named ``priority`` in the response, so its price is reserved."""
+    assert user("hi", service_tier="fast").service_tier == "priority"
+
+
 def test_reasoning_models_are_approximate():
     """Where the frame around messages is not published the count does not claim to be exact."""
     assert not chat(model="gpt-5", messages=JARGON).input.exact

@@ -12,8 +12,9 @@ Rules:
 * Prices are whole pico-dollars per token, which is micro-dollars per million: LiteLLM's binary floats are rounded to
   12 decimals, which drops their noise.
 * Only prices per token, of models that write text, audio or embeddings and nothing dearer, around the clock.
-* Beside the base price stand those for long prompts, and OpenAI's for its tiers ``flex`` and ``priority``. Those of LiteLLM
-  are taken for a model of `genai-prices` where both say the same of its base price.
+* Beside the base price stand those for long prompts, OpenAI's for its tiers ``flex``, ``priority`` and ``ultrafast``, and
+  Anthropic's for its fast mode and for inference in the US alone, which LiteLLM has as multiples. Those of LiteLLM are taken
+  for a model of `genai-prices` where both say the same of its base price; so is that of a cache write for long.
 * A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
   means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
   unless the model makes embeddings, and a cache, reasoning or audio price of zero counts as missing.
@@ -27,6 +28,7 @@ from __future__ import annotations
 import datetime as dt
 import importlib.metadata
 import json
+import math
 import re
 import sys
 import zipfile
@@ -105,19 +107,24 @@ GENAI_FIELDS = (
 )
 """What `genai-prices` calls the figures of a price, in the book's order."""
 
+LONG, LONGER = "cache_creation_input_token_cost_above_1hr", "cache_creation_input_token_cost_above_12hr"
+"""A cache write for an hour, Anthropic's, and for twelve, OpenAI's: both are the book's longer lifetime."""
+
 LITELLM_FIELDS = (
     "input_cost_per_token",
     "output_cost_per_token",
     "cache_read_input_token_cost",
     "cache_creation_input_token_cost",
-    "cache_creation_input_token_cost_above_1hr",
+    LONG,
     "output_cost_per_reasoning_token",
     "input_cost_per_audio_token",
     "output_cost_per_audio_token",
 )
 """What LiteLLM calls them."""
 
-VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority))?")
+LONG_PLACE = LITELLM_FIELDS.index(LONG)
+
+VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority|ultrafast))?")
 """LiteLLM's input price for prompts longer than so many thousand tokens, and for a tier."""
 
 MAX_PRICE = 1_000_000_000  # $1,000 a million tokens: what is above has its decimal point in the wrong place
@@ -276,7 +283,20 @@ def litellm_entries(wheel: Path) -> Iterator[Entry]:
         named = prefix in SAME_PROVIDER or prefix == listed
         provider = SAME_PROVIDER.get(listed, "google" if listed.startswith("vertex_ai-") else listed)
         variants = [variant for variant in _litellm_variants(fields) if provider == "openai" or variant[1] is None]
+        if provider == "anthropic":
+            variants += _multiples(fields.get("provider_specific_entry") or {}, [(0, None, figures), *variants])
         yield Entry(provider, rest if named and rest else name.lower(), 1, [(None, figures)], [], variants)
+
+
+def _multiples(factors: dict[str, Any], variants: list[Variant]) -> Iterator[Variant]:
+    """
+    Yield *variants* at the prices of Anthropic's fast mode, and of inference in the US alone; both may come together.
+    """
+    for names in (("fast",), ("us",), ("fast", "us")):
+        if all(name in factors for name in names):
+            factor = math.prod((Decimal(repr(factors[name])) for name in names), start=Decimal(1))
+            for above, _, figures in variants:
+                yield above, "-".join(names), [each and int((each * factor).to_integral_value()) for each in figures]
 
 
 def _litellm_variants(fields: dict[str, Any]) -> Iterator[Variant]:
@@ -292,6 +312,8 @@ def _litellm_figures(fields: dict[str, Any], suffix: str = "") -> Figures | None
     figures: Figures = []
     for name in LITELLM_FIELDS:
         value = fields.get(name + suffix)
+        if name == LONG and value is None:
+            value = fields.get(LONGER + suffix)
         figures.append(None if value is None else round(Decimal(repr(value)) * 10**12))
     return checked(figures, is_embedding=fields["mode"] == "embedding")
 
@@ -313,12 +335,18 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> list[Entry]:
     for entry in sorted(filter(_is_wanted, second), key=_order):
         told = known.get(entry.full)
         if told is not None and told.periods[-1][1][:2] == entry.periods[-1][1][:2]:
-            mine = {variant[:2] for variant in told.variants}
+            mine = {(above, tier): figures for above, tier, figures in told.variants}
+            for own, other in [(told.periods[-1][1], entry.periods[-1][1]), *_pairs(mine, entry.variants)]:
+                own[LONG_PLACE] = own[LONG_PLACE] or other[LONG_PLACE]
             told.variants += [variant for variant in entry.variants if variant[:2] not in mine]
         if told is None and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
             kept.append(entry)
             known[entry.full] = entry
     return sorted(kept, key=_order)
+
+
+def _pairs(mine: dict[tuple[int, str | None], Figures], variants: list[Variant]) -> Iterator[tuple[Figures, Figures]]:
+    return ((mine[above, tier], figures) for above, tier, figures in variants if (above, tier) in mine)
 
 
 def _is_wanted(entry: Entry) -> bool:

@@ -187,7 +187,7 @@ def read(
         tokens if target.has_input else NOTHING,
         fields.max_output(request, answers) if has_output else 0,
         request.is_stream or target.stream,
-        None if request.service_tier is None else fields.short_text(request.service_tier),
+        request.tier() if request.service_tier or request.speed or request.inference_geo else None,
         EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
     )
