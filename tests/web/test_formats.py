@@ -1,10 +1,11 @@
 """Every format through the middleware: what the provider says it used is on the books, streamed or not."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
-from asgi_rig import Rig, request, status_of
+from asgi_rig import Rig, request, scope_of, status_of
 
 from tokenbudget_mw import current
 from tokenbudget_mw.testing.provider import FakeProvider, Script
@@ -154,7 +155,8 @@ def media(app: Any, body: dict[str, Any] | bytes, path: str) -> Any:
     name = "openai.images" if "images" in path else "openai.audio"
     given = {"routes": [{"path": path, "format": name}], "plans": {"one": ["1M tokens/minute"]}}
     bench = Rig(app, unknown_price="flag", **given)
-    assert status_of(bench.run(request(body), path=path)) == 200
+    headers = {"content-type": "multipart/form-data; boundary=x"} if isinstance(body, bytes) else {}
+    assert status_of(bench.run(request(body), path=path, headers=headers)) == 200
     (row,) = bench.rows()
     return row
 
@@ -176,6 +178,40 @@ def test_speech_is_charged_as_reserved() -> None:
     row = media(answering(b"audio/mpeg", b"ID3"), body, "/v1/audio/speech")
 
     assert (row.output_tokens, row.usage_source, row.settle_reason) == (96, "estimated", "no_usage")
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--x--\r\n'
+FORM_TYPE = "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("content-type", FORM_TYPE)], 200),
+        ([("content-type", "multipart/form-data; boundary=y")], 400),
+        ([("content-type", FORM_TYPE), ("content-type", "multipart/form-data; boundary=y")], 400),
+        ([("content-type", FORM_TYPE), ("content-encoding", "identity"), ("content-encoding", "gzip")], 415),
+    ],
+)
+def test_what_an_app_may_read_differently_is_refused(headers: list[tuple[str, str]], status: int) -> None:
+    """A form behind another boundary than its content type names, and a second content encoding, are not metered."""
+    path = "/v1/audio/transcriptions"
+    bench = Rig(
+        answering(b"application/json", b"{}"), routes=[{"path": path, "format": "openai.audio"}], unknown_price="flag"
+    )
+    given = [*headers, ("x-subject", "k1")]
+    scope = scope_of(path=path) | {"headers": [(name.encode(), value.encode()) for name, value in given]}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return request(FORM)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(bench.middleware(scope, receive, send))
+
+    assert status_of(sent) == status
 
 
 def test_a_form_is_metered() -> None:

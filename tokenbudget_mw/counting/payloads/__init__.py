@@ -229,7 +229,7 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
     target = NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
-        return Prompt(fields.short_text(forms.read_form(seen).fields.get("model")), kind.by_size(size))
+        return Prompt(fields.short_text(forms.plain_form(seen).fields.get("model")), kind.by_size(size))
     model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
