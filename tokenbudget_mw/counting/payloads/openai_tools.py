@@ -50,7 +50,7 @@ def _add_schema(schema: Any, meter: Meter) -> None:
     """
     Add the properties of a JSON schema, those inside of them too.
     """
-    stack = [(schema, _SCHEMA_FIELDS)]
+    stack: list[tuple[Any, tuple[str, ...]]] = [(schema, _SCHEMA_FIELDS)]
     while stack:
         item, known = stack.pop()
         if not isinstance(item, dict):
