@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.counting.payloads.forms import check_form, is_form
 from tokenbudget_mw.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def parse_body(call: Call, body: bytes) -> Any:
     Do the first half of `read_body` with a whole *body*, and return what the second takes. Raises `PayloadError`.
     """
     _check_encoding(call)
+    _check_form(call, body)
     return call.core.meter.parse(call.route, body, call.facts.path)
 
 
@@ -33,6 +35,7 @@ def read_body(call: Call, body: bytes, parsed: Any, *, is_whole: bool) -> None:
     if is_whole and not body:
         return
     _check_encoding(call)
+    _check_form(call, body)
     if is_whole:
         call.prompt = meter.read_prompt(route, body, path, parsed)
         if route.count == "async":
@@ -52,8 +55,13 @@ def length_of(text: str | None) -> int | None:
     return int(text.lstrip("0")[:MOST_DIGITS] or "0") if text and text.isdecimal() else None
 
 
+def _check_form(call: Call, body: bytes) -> None:
+    if is_form(body):
+        check_form(body, tuple(call.facts.header_values("content-type")))
+
+
 def _check_encoding(call: Call) -> None:
-    encoding = call.facts.header("content-encoding")
-    if encoding and encoding.lower() != "identity":
+    encoding = next((name for name in call.facts.header_values("content-encoding") if name.lower() != "identity"), None)
+    if encoding:
         message = f"Metered routes take bodies as they are, not encoded ({encoding[:32]!r}). Send it uncompressed."
         raise PayloadError(message, status=415)

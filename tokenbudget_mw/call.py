@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tokenbudget_mw.bodies import parse_body, read_body
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.marking import Marking, end_marks
-from tokenbudget_mw.recording import charge_of, cost_of, new_id, records_of
+from tokenbudget_mw.recording import charges_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
 from tokenbudget_mw.reserving import Reserved, take, take_per_model
@@ -304,9 +304,10 @@ class Call:
         """
         Charge *usage* as it is, its source included: for what has read a response itself. *model* as of `charge`.
         """
-        charge = charge_of(self, usage, model or (self.prompt.model if self.prompt else None))
-        if self._is_late(charge):
-            self._charge_late(charge)
+        asked = model or (self.prompt.model if self.prompt else None)
+        for charge in charges_of(self, usage, asked, asked):
+            if self._is_late(charge):
+                self._charge_late(charge)
 
     def reserve(
         self,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Charge",
-    "charge_of",
+    "charges_of",
     "cost_of",
     "decision_of",
     "id_of_row",
@@ -36,7 +36,6 @@ __all__ = [
     "merge",
     "new_id",
     "origin_of",
-    "price_of",
     "provider_of",
     "records_of",
     "trail_of",
@@ -72,21 +71,34 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     tags: Mapping[str, str] = msgspec.field(default_factory=labels.get)
 
 
-def charge_of(call: Call, usage: Usage, model: str | None, *, is_settled: bool = False) -> Charge:
+def charges_of(
+    call: Call, usage: Usage, asked: str | None, model: str | None = None, *, is_settled: bool = False
+) -> tuple[Charge, ...]:
     """
-    Return the charge for *usage*, of the *model* that it was asked of where the response names none.
-    """
-    if usage.model is None and model is not None:
-        usage = replace(usage, model=model)
-    return Charge(usage, price_of(call, usage, model), is_settled)
+    Return the charges for what *call* used: one, and one more for each further model that had a part in it.
 
+    Args:
+        call: The call.
 
-def price_of(call: Call, usage: Usage, asked: str | None) -> Priced:
+        usage: What it used.
+
+        asked: Name of the model that was asked for: whose price it is if that of the response has none.
+
+        model: Name that stands on the row where the response has none.
+
+        is_settled: Whether a reservation of its own has settled it.
     """
-    Price what *call* used of a model, *asked* for by that name.
-    """
+    others = usage.others
+    if others or (usage.model is None and model is not None):
+        usage = replace(usage, model=usage.model or model, others=())
     moment = moment_of(call.payer, call.prompt, call.started_at)
-    return price_usage(call.core.tariffs, usage, moment, asked=asked)
+    tariffs = call.core.tariffs
+    own = Charge(usage, price_usage(tariffs, usage, moment, asked=asked), is_settled)
+    if not others:
+        return (own,)
+    named = [replace(each, source=usage.source, complete=usage.complete, others=()) for each in others]
+    # not at the price of the model that was asked: nobody asked that one for these
+    return (own, *(Charge(each, price_usage(tariffs, each, moment, asked=None), is_settled) for each in named))
 
 
 NOBODY = Subject(source="unauthenticated")

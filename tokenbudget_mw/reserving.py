@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from tokenbudget_mw.errors import BudgetExceeded
-from tokenbudget_mw.recording import charge_of, cost_of, new_id
+from tokenbudget_mw.recording import charges_of, cost_of, new_id
 from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
@@ -76,7 +76,7 @@ class Reserved:
         Say what the call used: any provider's response object or dict, or a `Usage`.
         """
         usage = self.core.meter.read_response(response)
-        self._charges.append(self._charge_of(usage))
+        self._charges += self._charges_of(usage)
         return usage
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class Reserved:
         if self.decision is not None and self.decision.reservation is not None:
             self._call.core.heartbeat.drop(self.decision.reservation)
         if not self._charges and not failed:
-            self._charges.append(self._charge_of(self._reserved_usage()))
+            self._charges += self._charges_of(self._reserved_usage())
         for charge in self._charges:
             self._call.add_settled(charge, self._place)
         if not self._call.is_ended:
@@ -145,8 +145,9 @@ class Reserved:
         output = self.core.settings.output_reserve if most is None else most
         return Usage(self.prompt.input.upper, output, model=self.prompt.model, source="estimated", complete=False)
 
-    def _charge_of(self, usage: Usage) -> Charge:
-        return charge_of(self._call, usage, self.prompt.model, is_settled=True)
+    def _charges_of(self, usage: Usage) -> tuple[Charge, ...]:
+        model = self.prompt.model
+        return charges_of(self._call, usage, model, model, is_settled=True)
 
 
 def take(call: Call, cost: Cost, model: str | None) -> None:

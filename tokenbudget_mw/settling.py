@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.recording import Charge, price_of
+from tokenbudget_mw.recording import charges_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
 from tokenbudget_mw.values import Cost
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
+    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Usage
@@ -70,7 +71,7 @@ def charges_for(call: Call, outcome: str, tapped: Usage | None) -> tuple[Charge,
     usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=_reserved(call))
     if usage.source == "none":
         return ()
-    return (Charge(usage, price_of(call, usage, prompt.model if prompt else None)),)
+    return charges_of(call, usage, prompt.model if prompt else None)
 
 
 def _reserved(call: Call) -> Cost:

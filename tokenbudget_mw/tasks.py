@@ -5,13 +5,14 @@ Work outside of requests that is charged as if in one: tasks of a queue, threads
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tokenbudget_mw.call import Call, current, running
 from tokenbudget_mw.errors import TokenBudgetError
-from tokenbudget_mw.recording import charge_of, cost_of, labels
+from tokenbudget_mw.recording import charges_of, cost_of, labels
 from tokenbudget_mw.reserving import take
 from tokenbudget_mw.values import Decision, Facts, Limit, Route, Subject
 
@@ -128,9 +129,9 @@ class TaskCall(Call):
         """
         Charge *usage*, now.
         """
-        charge = charge_of(self, usage, model)
-        self.add_settled(charge, -1)
-        self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
+        for charge in charges_of(self, usage, model, model):
+            self.add_settled(charge, -1)
+            self.core.off_loop(partial(take, self, cost_of([charge]), charge.usage.model))
 
     def add_settled(self, charge: Charge, place: int) -> None:
         """

@@ -18,7 +18,7 @@ ENDINGS: tuple[tuple[str, str], ...] = (
 )
 """End of a path -> format; the first that fits holds. All are asked by POST: what only looks something up is free."""
 
-BEDROCK = "/model/", "/invoke"
+BEDROCK = "/model/", ("/invoke", "/invoke-with-response-stream")
 """Before and behind the model in a path of Bedrock's, which `anthropic` asks."""
 
 

@@ -205,6 +205,7 @@ def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
         ("POST", "/v1/responses/r1/cancel", None),
         ("POST", "/openai/deployments/d/chat/completions", "openai.chat"),
         ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke", "anthropic.messages"),
+        ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke-with-response-stream", "anthropic.messages"),
         ("POST", "/chains/answer/invoke", None),
         ("POST", "/v1/projects/p/publishers/anthropic/models/m:streamRawPredict", "anthropic.messages"),
     ],

@@ -94,6 +94,22 @@ def test_images_cost_their_pixels(source, tokens, upper):
     assert (found.estimate - blank.estimate, found.upper - blank.upper) == (tokens, upper)
 
 
+def test_sealed_thinking_is_held_for():
+    """Thinking that is left out is read by the model all the same: its signature says how long it is."""
+    found = content({"type": "thinking", "thinking": "", "signature": "A" * 6_000})
+
+    assert 1_000 <= found.estimate < 1_050
+    assert found.upper >= 6_000
+
+
+@pytest.mark.parametrize("name", ["output_format", "output_config"])
+def test_an_output_schema_costs(name):
+    """The schema that an answer is to have is part of the prompt."""
+    schema = {"type": "json_schema", "schema": {"description": "The quick brown fox jumps over the lazy dog."}}
+
+    assert read(messages=[], **{name: schema}).input.estimate >= read(messages=[]).input.estimate + 12
+
+
 def test_tool_use_and_result_cost():
     """What a tool was given and what it answered is part of the prompt."""
     used = content({"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"location": "Paris"}})
@@ -140,6 +156,23 @@ def test_other_blocks_are_bounded(block):
     blank, found = content(), content(block)
 
     assert 1 <= found.estimate - blank.estimate < 40
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({"speed": "fast"}, "fast"),
+        ({"speed": "standard", "inference_geo": "us", "service_tier": "auto"}, "us"),
+        ({"speed": "fast", "inference_geo": "us"}, "fast-us"),
+        ({"inference_geo": "global", "service_tier": "standard_only"}, "standard_only"),
+        ({"speed": ["fast"], "inference_geo": {}}, None),
+    ],
+)
+def test_what_costs_more_is_a_tier(fields, tier):
+    """Fast mode and inference in the US alone are reserved at their own price."""
+    found = read(messages=[{"role": "user", "content": "hi"}], **fields)
+
+    assert found.service_tier == tier
 
 
 def test_fields_of_the_request_are_read():

@@ -45,6 +45,16 @@ def test_the_prompt_wherever_it_stands(fields):
     assert 9 <= read(**fields).input.estimate - read().input.estimate <= 45
 
 
+def test_version_1():
+    """A chat of version 1 has its prompt in other fields."""
+    text = "The quick brown fox jumps over the lazy dog."
+    fields = {"message": text, "preamble": text, "chat_history": [{"role": "USER", "message": text}]}
+
+    found = payloads.read("cohere", json.dumps({"model": "command-r"} | fields).encode(), path="/v1/chat").input
+
+    assert 30 <= found.estimate <= found.upper <= 90
+
+
 def test_embeddings_have_no_output():
     """The path says that there is no output; an image is no text."""
     found = read("/v2/embed", images=["data:image/jpeg;base64," + "/9j/" * 100_000])

@@ -200,6 +200,17 @@ def png(width, height):
         ("gpt-4o", "data:image/png;base64,!!!", "high", 765, 1_445),
         ("gpt-4o", "data:image/jpeg;base64," + "/9j/" * 1_000, "high", 765, 1_445),
         ("gpt-4o", None, ["low"], 765, 1_445),
+        ("gpt-6", png(1024, 1024), None, 1_229, 1_229),
+        ("gpt-6", png(4032, 3024), "high", 14_364, 14_364),
+        ("gpt-5.5", png(1024, 1024), "auto", 1_229, 1_229),
+        ("gpt-6", "https://example.com/a.png", None, 1_229, 14_400),
+        ("gpt-6", "https://example.com/a.png", "low", 1_229, 1_844),
+        ("gpt-5.4-mini", png(1024, 1024), None, 1_659, 1_659),
+        ("gpt-5.4-nano", png(1024, 1024), None, 2_520, 2_520),
+        ("claude-opus-5", "https://example.com/a.png", "low", 1_600, 4_800),
+        ("claude-opus-5", png(1000, 1000), None, 1_334, 1_334),
+        ("gemini-3-pro", png(100, 100), "low", 1_600, 4_800),
+        ("gemini-3-pro", png(100, 100), None, 14, 1_120),
     ],
 )
 def test_images_cost_their_tiles(model, url, detail, tokens, upper):
@@ -234,12 +245,50 @@ def test_audio_costs_its_seconds():
     assert media.audio(None) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("part", "upper"),
+    [
+        ({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, 200_000),
+        ({"type": "audio_url", "audio_url": {"url": "https://example.com/a.mp3"}}, 30_000),
+        ({"type": "document_url", "document_url": "https://example.com/a.pdf"}, 30_000),
+        ({"type": "file", "file": {"file_id": "f"}}, 30_000),
+        ({"type": "input_file", "file_data": "data:application/pdf;base64," + "A" * 400}, 30_000),
+    ],
+)
+def test_what_a_part_refers_to_is_held_for(part, upper):
+    """A part that names a file, a recording or a video holds what such a one may have."""
+    assert user([part]).input.upper - user([]).input.upper == upper
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda data: {"type": "file", "file": {"file_data": data}},
+        lambda data: {"type": "input_file", "file_data": data},
+    ],
+)
+def test_a_file_of_text_is_text(made):
+    """What base64 encodes is counted, where it says that it is text."""
+    text = "The quick brown fox jumps over the lazy dog. " * 300
+    data = "data:text/plain;base64," + base64.b64encode(text.encode()).decode()
+
+    found = user([made(data)]).input
+
+    assert 3_000 <= found.estimate <= found.upper <= 3_100
+    assert user([made("data:text/plain;base64,!")]).input.upper <= 30_100
+
+
 def test_unknown_parts_cost_their_strings():
     """A part of a type that is not known yet is counted by what can be read in it."""
     found = user([{"type": "riddle", "riddle": {"question": "What is it?", "hints": ["old", 7, None, True]}}]).input
 
     assert found.estimate > user([]).input.estimate + 10
     assert not found.exact
+
+
+def test_fast_is_priority():
+    """OpenAI's tier ``fast`` is named ``priority`` in the response, so its price is reserved."""
+    assert user("hi", service_tier="fast").service_tier == "priority"
 
 
 def test_reasoning_models_are_approximate():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbudget_mw.counting import payloads
-from tokenbudget_mw.counting.payloads.forms import MAX_FIELD, read_form
+from tokenbudget_mw.counting.payloads.forms import MAX_FIELD, check_form, read_form
 from tokenbudget_mw.errors import PayloadError
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -109,6 +109,89 @@ def test_any_bytes_are_a_form_or_refused(data):
     read_form(data)
     with contextlib.suppress(PayloadError):
         payloads.read("openai.audio", b"--" + data)
+
+
+PART = b"--x\r\n%s\r\n\r\n%s\r\n"
+MODEL = b'Content-Disposition: form-data; name="model"'
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b'Content-Disposition: form-data; name="file"; filename="a \\"b\\".mp3"', "file"),
+        (b'content-disposition:form-data;name="file";filename=a.mp3', "file"),
+        (b'Content-Type: audio/mpeg\r\nCONTENT-DISPOSITION: Form-Data; Name=file; FileName="a.mp3"', "file"),
+        (b"Content-Disposition: form-data; name=file; filename*=UTF-8''a%20b.mp3", "file"),
+        (b'Content-Disposition: form-data; name="file"; filename="a;b.mp3"\r\nContent-Length: 3', "file"),
+    ],
+)
+def test_a_part_is_named_in_every_way(head, name):
+    """A part is found however its header is written."""
+    found = read_form(PART % (head, b"abc") + b"--x--\r\n")
+
+    assert found == ({}, ((name, 3),), None)
+
+
+def test_behind_its_end_a_form_has_nothing():
+    """What stands behind the last boundary no app reads."""
+    data = PART % (MODEL, b"whisper-1")
+
+    assert read_form(data + b"--x--\r\n" + PART % (MODEL, b"other")).fields == {"model": "whisper-1"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PART % (MODEL, b"dear") + PART % (MODEL, b"cheap"),
+        PART % (MODEL, b"cheap") + PART % (b"X: " + b"x" * 5_000 + b"\r\n" + MODEL, b"dear"),
+        PART % (MODEL + b'; name="other"', b"dear"),
+        PART % (MODEL + b"\r\n" + MODEL.replace(b"model", b"other"), b"dear"),
+        PART % (b'Content-Disposition: form-data; name="mod\\el"', b"dear"),
+        PART % (b"Content-Type: text/plain", b"dear"),
+        b"".join(PART % (b'Content-Disposition: form-data; name="a%d"' % n, b"") for n in range(300)),
+        PART
+        % (b'Content-Disposition: form-data; name="file"; filename="f"', b"\r\n--xy\r\n" + MODEL + b"\r\n\r\ncheap"),
+    ],
+)
+def test_a_form_that_apps_may_read_differently_is_refused(data):
+    """An app must not run another model than the one that is charged, nor hear a file that is not counted."""
+    for whole in (data + b"--x--\r\n", data + PART % (MODEL.replace(b"model", b"z"), b"") + b"--x--\r\n"):
+        with pytest.raises(PayloadError, match="differently"):
+            payloads.read("openai.audio", whole)
+        with pytest.raises(PayloadError, match="differently"):
+            payloads.bound(10**8, whole, format="openai.audio")
+
+
+def test_lists_and_equal_values_may_come_again():
+    """Lists are sent as one field many times, and a field may say twice the same."""
+    names = [b"timestamp_granularities[]", b"timestamp_granularities[]", b"n", b"n"]
+    values = [b"word", b"segment", b"2", b"2"]
+    parts = [PART % (MODEL.replace(b"model", name), value) for name, value in zip(names, values, strict=True)]
+
+    assert read_form(b"".join(parts) + b"--x--\r\n").fault is None
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (),
+        ("application/json",),
+        ("multipart/form-data",),
+        ("multipart/form-data; boundary=y",),
+        ("multipart/form-data; boundary=x; boundary=y",),
+        ("multipart/form-data; boundary=x", "multipart/form-data; boundary=x"),
+        ("multipart/form-data; boundary*=x'y",),
+    ],
+)
+def test_a_form_begins_with_the_boundary_that_is_named(types):
+    """What stands before it, or where two are named, the app may read another form."""
+    body = PART % (MODEL, b"whisper-1") + b"--x--\r\n"
+
+    check_form(body, ("multipart/form-data; boundary=x",))
+    check_form(body, ('multipart/form-data; charset=utf-8; Boundary="x"',))
+    check_form(b'{"model": "m"}', types)
+    with pytest.raises(PayloadError, match="boundary"):
+        check_form(body, types)
 
 
 def test_a_long_field_is_measured():

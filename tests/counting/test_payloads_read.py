@@ -247,6 +247,112 @@ def test_too_many_parts_are_bounded_by_the_body(kind, body):
     assert payloads.read(kind, body).input == TokenCount(-(-len(body) // 3), len(body), exact=False, method="bytes")
 
 
+BIG = "The quick brown fox jumps over the lazy dog. " * 1_000
+TOOL = {"type": "object", "properties": {"a": {"type": "array"}}}
+ASKED = {
+    "openai.chat": {"messages": [{"role": "user", "content": "hi"}]},
+    "openai.responses": {"input": "hi"},
+    "anthropic.messages": {"messages": [{"role": "user", "content": "hi"}]},
+    "ollama": {"prompt": "hi"},
+    "cohere": {"messages": [{"role": "user", "content": "hi"}]},
+    "gemini": {"contents": [{"parts": [{"text": "hi"}]}]},
+    "bedrock.converse": {"messages": [{"role": "user", "content": [{"text": "hi"}]}]},
+}
+
+
+@pytest.mark.parametrize("hidden", [{"Messages": [{"role": "user", "content": BIG}]}, {"x": {"y": [BIG]}}, {BIG: 1}])
+@pytest.mark.parametrize("kind", ASKED)
+def test_what_a_format_does_not_know_is_no_hiding_place(kind, hidden):
+    """A body that says much more than its format reads is counted whole: some servers read other fields, or any case."""
+    found = payloads.read(kind, json.dumps({"model": "gpt-4o"} | ASKED[kind] | hidden).encode()).input
+
+    assert found.upper >= found.estimate >= 9_000
+
+
+def function(**fields):
+    return {"tools": [{"type": "function", "function": {"name": "f", **fields}}]}
+
+
+def assistant(**fields):
+    return {"messages": [{"role": "user", "content": BIG}, {"role": "assistant", "content": "x", **fields}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        assistant(reasoning_content=BIG),
+        assistant(reasoning=BIG),
+        assistant(reasoning_details=[{"type": "reasoning.text", "text": BIG}]),
+        assistant(tool_calls=[{"function": {"name": "f", "arguments": "A" * 1_025 + " " + BIG}}]),
+        assistant(tool_calls=[{"function": {"name": "f", "arguments": "data: " + BIG}}]),
+        {"prediction": {"type": "content", "content": BIG}},
+        {"documents": [{"text": BIG}]},
+        {"chat_template": BIG},
+        {"response_format": {"type": "json_object", "schema": {"description": BIG}}},
+        {"tools": [{"type": "custom", "custom": {"name": "x", "format": {"grammar": {"definition": BIG}}}}]},
+        function(parameters={"type": "object", "description": BIG}),
+        function(parameters={"properties": {"a": {"type": "array", "items": {"type": "string", "description": BIG}}}}),
+        function(parameters={"properties": {"a": {"type": "string", "default": BIG}}}),
+        function(parameters={"properties": {"a": {"items": {"enum": [BIG]}}}}),
+        function(parameters={"additionalProperties": {"description": BIG}}),
+        function(parameters={"type": "object", "required": [BIG]}),
+        function(strict={"why": BIG}),
+    ],
+    ids=lambda fields: json.dumps(fields)[-80:],
+)
+def test_every_text_of_a_chat_counts(fields):
+    """Whatever a model may come to read is within the bound, beside a prompt of the same size, too."""
+    plain = payloads.read("openai.chat", chat(BIG)).input
+    found = payloads.read("openai.chat", chat(BIG, **fields)).input
+
+    assert found.upper >= 1.9 * plain.estimate
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metadata": {"user": "x" * 200}, "user": "abc", "stream_options": {"include_usage": True}},
+        function(description="d", strict=True, parameters={"type": "object", "properties": {"a": {"type": "string"}}}),
+        {"messages": [{"role": "user", "content": "\u043f\u0440\u0438\u0432\u0435\u0442 " * 2_000}]},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 99_000}}],
+                }
+            ]
+        },
+    ],
+    ids=["fields beside it", "a tool", "escaped letters", "an image"],
+)
+def test_what_is_no_prompt_costs_nothing(fields):
+    """Identifiers, escapes and pictures make a body long, and its bound no higher than its prompt's."""
+    found = payloads.read("openai.chat", chat(**fields)).input
+
+    assert found.upper <= 1.1 * found.estimate + 1_000
+    assert found.method in ("exact", "sampled")
+
+
+def test_token_arrays_may_be_spread_out():
+    """Numbers on lines of their own are tokens, and no more than they are."""
+    body = json.dumps({"model": "text-embedding-3-small", "input": list(range(10_000, 40_000))}, indent=8).encode()
+
+    assert payloads.read("openai.embeddings", body).input == TokenCount(30_000, 30_000, exact=True, method="exact")
+
+
+@pytest.mark.parametrize("key", ['"image_url"', '"\\u0069mage_url"'])
+def test_a_crowd_hides_no_images_and_no_files(key):
+    """What a body that is not built refers to is within its bound, however it is spelt."""
+    crowd = {"type": "text", "text": "[" * 20_000}
+    images = chat([{"type": "image_url", "image_url": {"url": "x"}}] * 20 + [crowd]).replace(
+        b'"image_url"', key.encode()
+    )
+    files = chat([{"type": "document", "source": {"type": "url", "url": "x"}}] * 20 + [crowd])
+
+    assert payloads.read("openai.chat", images).input.upper >= 20 * 1_445
+    assert payloads.read("anthropic.messages", files).input.upper >= 20 * 30_000
+
+
 def test_a_crowded_body_still_tells_its_fields():
     """Of a body of countless arrays the outermost fields are read and checked, and nothing else is built."""
     crowd = b'"messages": [' + b"[]," * payloads.MAX_CONTAINERS + b"[]]"

@@ -75,6 +75,45 @@ PUBLISHED: list[tuple[str, str, dict[str, Any], str]] = [
         "0.122256",  # 1 x 6 + 200,000 x 0.60 + 100 x 22.50
     ),
     (
+        "Anthropic: fast mode costs twice as much, a cache too, and the US alone a tenth more",
+        "claude-opus-5",
+        {
+            "input_tokens": 1000,
+            "cache_read_input_tokens": 2000,
+            "output_tokens": 100,
+            "service_tier": "standard",
+            "speed": "fast",
+            "inference_geo": "us",
+        },
+        "0.0187",  # (1,000 x 5 + 2,000 x 0.50 + 100 x 25) x 2 x 1.1
+    ),
+    (
+        "Anthropic: the US alone, at standard speed",
+        "claude-sonnet-5",
+        {
+            "input_tokens": 1000,
+            "output_tokens": 100,
+            "speed": "standard",
+            "inference_geo": "us",
+            "cache_read_input_tokens": 0,
+        },
+        "0.0033",  # (1,000 x 2 + 100 x 10) x 1.1
+    ),
+    (
+        "OpenAI: what is written to the cache for twelve hours costs twice as much",
+        "gpt-6-sol",
+        {
+            "input_tokens": 1000,
+            "output_tokens": 100,
+            "total_tokens": 1100,
+            "input_tokens_details": {
+                "cache_write_tokens": 800,
+                "cache_write_tokens_details": {"ttl_30m_tokens": 300, "ttl_12h_tokens": 500},
+            },
+        },
+        "0.00465",  # 200 x 2 + 300 x 2.50 + 500 x 5 + 100 x 10
+    ),
+    (
         "Gemini: thoughts are outside the candidates, cached content within the prompt",
         "gemini-2.5-pro",
         {

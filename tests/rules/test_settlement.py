@@ -29,6 +29,9 @@ COUNTED = Usage(0, 33, source="counted", complete=False)
         (Ending(400, has_body=True, is_whole=True), None, "status_4xx"),
         (Ending(500, has_body=True, is_whole=True), None, "status_5xx"),
         (Ending(399, has_body=True, is_whole=True), None, "complete"),
+        (Ending(300, is_whole=True), COUNTED, "redirected"),
+        (Ending(399, has_body=True, is_whole=True), SAID, "redirected"),
+        (Ending(307, client_gone=True), COUNTED, "client_gone_early"),
         (Ending(499, has_body=True, is_whole=True), None, "status_4xx"),
     ],
 )

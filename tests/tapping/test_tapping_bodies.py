@@ -12,6 +12,7 @@ import tracemalloc
 import zlib
 
 import pytest
+from recordings import RECORDINGS, Recording
 
 from tokenbudget_mw import tapping
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
@@ -143,13 +144,71 @@ def test_error_body() -> None:
     assert (found.output_tokens, found.complete) == (0, False)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"usage":' * 20_000, b"<html>"])
-def test_foreign_bodies(body: bytes) -> None:
-    """Bodies that are no answer give no tokens and no error."""
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", 0),
+        (b"[]", 0),
+        (b"null", 0),
+        (b"\xff\xfe", 1),
+        (b"[" * 100_000, 0),
+        (b'{"usage":' * 20_000, 3),
+        (b"<html>two words", 2),
+        (b'{"reply": {"text": "three more words"}, "vector": [1, 2, 3, 4]}', 3),
+        (b'{"detail": null}', 0),
+    ],
+)
+def test_foreign_bodies(body: bytes, words: int) -> None:
+    """What no family knows is text, where an answer is one; it gives no figures and no error."""
     for format in tapping.FAMILIES:
         found = read(body, format=format)
 
-        assert (found.input_tokens, found.output_tokens, found.complete) == (0, 0, False)
+        is_text = format not in ("openai.embeddings", "openai.images")
+        assert (found.input_tokens, found.output_tokens) == (0, words if is_text else 0)
+        assert found.source in ("none", "counted")
+
+
+ALIKE = {"openai.responses": ("openai.audio",), "cohere": ("ollama",)}
+
+
+@pytest.mark.parametrize("spoken", RECORDINGS.values(), ids=list(RECORDINGS))
+@pytest.mark.parametrize("format", ["openai.chat", "openai.responses", "anthropic.messages", "gemini", "cohere"])
+def test_an_answer_in_another_format(format: str, spoken: Recording) -> None:
+    """A response of which its route's format reads nothing is read as what it speaks: figures are figures."""
+    if spoken.format in ALIKE.get(format, ()):
+        pytest.skip("its text reads as this format's, too: it is counted")
+    for type, data in ((spoken.type, spoken.stream), ("application/json", json.dumps(spoken.body).encode())):
+        tap = tapping.open_tap(format, content_type=type)
+        assert tap is not None
+        for at in range(0, len(data), 50):
+            tap.feed(data[at : at + 50])
+        found = tap.usage()
+
+        assert (found.input_tokens, found.output_tokens) == (spoken.usage.input_tokens, spoken.usage.output_tokens)
+        assert found.source == "provider"
+
+
+@pytest.mark.parametrize("type", ["text/event-stream", "application/x-ndjson", "application/json", "text/plain", ""])
+def test_the_first_byte_knows_better_than_the_content_type(type: str) -> None:
+    """A body, JSON lines and an event stream are each read as what they are, whatever they are labelled."""
+    body = chat("one two")
+    lines = [
+        {"model": "m", "choices": [{"delta": {"content": "one"}}]},
+        {"model": "m", "choices": [], "usage": body["usage"]},
+    ]
+    jsonl = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    events = b"".join(b"data: " + json.dumps(line).encode() + b"\n\n" for line in lines)
+    whole = json.dumps(body).encode()
+
+    for data in (whole, jsonl, events, b"\xef\xbb\xbf" + whole, b"\xef\xbb\xbf" + events):
+        assert read(data, type=type).source == "provider"
+
+
+def test_a_number_that_is_none_hides_no_figures() -> None:
+    """Python writes NaN, which is not JSON: the figures behind it are read."""
+    body = b'{"model": "m", "choices": [{"logprobs": NaN, "message": {"content": "x"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
+
+    assert read(body).output_tokens == 2
 
 
 class TestLongBodies:
@@ -227,7 +286,7 @@ class TestOpening:
 
     def test_broken_encoding(self) -> None:
         """Bytes that are not of the encoding end the reading, not the response."""
-        assert read(b"not gzip at all", encoding="gzip").complete is False
+        assert read(b"not gzip at all", encoding="gzip").source == "none"
         assert read(gzip.compress(json.dumps(chat()).encode())[:-20], encoding="gzip").source == "counted"
 
 

@@ -140,6 +140,31 @@ def test_reasoning_that_stands_in_the_total_only(usage: dict, expected: tuple[in
         assert (found.input_tokens, found.output_tokens, found.reasoning_tokens) == (100, *expected)
 
 
+def test_moonshot_usage_in_the_choice() -> None:
+    """Moonshot has the usage in the choice that ends, unasked for."""
+    last = chunk({}, "stop")
+    last["choices"][0]["usage"] = FIGURES
+
+    found = read(sse(chunk({"content": "one"}), last))
+
+    assert (found.input_tokens, found.output_tokens, found.source) == (100, 30, "provider")
+
+
+def test_llama_cpp_timings() -> None:
+    """Of llama.cpp's timings the figures are read, where they tell what was cached; a usage goes before them."""
+    timings = {"cache_n": 60, "prompt_n": 40, "prompt_ms": 1.5, "predicted_n": 30}
+    older = {name: value for name, value in timings.items() if name != "cache_n"}
+
+    found = read(sse(chunk({"content": "one"}), chunk({}, "stop", timings=timings)))
+    asked = read(
+        sse(chunk({}, "stop", timings=timings), {"model": "m", "choices": [], "usage": {**FIGURES, "prompt_tokens": 9}})
+    )
+
+    assert (found.input_tokens, found.output_tokens, found.cache_read_tokens) == (100, 30, 60)
+    assert asked.input_tokens == 9
+    assert read(sse(chunk({"content": "one"}), chunk({}, "stop", timings=older))).source == "counted"
+
+
 def test_groq_error_within_the_stream() -> None:
     """An error event ends a stream that is not complete."""
     data = (

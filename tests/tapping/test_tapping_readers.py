@@ -4,6 +4,7 @@ The readers of lines, of JSON objects and of Amazon's event streams.
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import zlib
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenbudget_mw import tapping
 from tokenbudget_mw.tapping.eventstream import FrameReader
+from tokenbudget_mw.tapping.eventstream import frame as framed
 from tokenbudget_mw.tapping.json_values import ValueReader
 from tokenbudget_mw.tapping.ndjson import LineReader
 
@@ -160,3 +163,31 @@ class TestFrames:
     def test_any_bytes(self, headers: bytes, payload: bytes, rest: bytes) -> None:
         """No headers, payload or bytes behind them make it raise."""
         assert len(read(FrameReader(), message(headers, payload) + rest, 7)) >= 1
+
+
+@pytest.mark.parametrize("format", ["anthropic.messages", "auto", "openai.chat"])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_bedrock_invokes(format: str, size: int) -> None:  # noqa: A002 - the word of the product
+    """A stream of Bedrock's ``invoke-with-response-stream`` has the model's own events inside its frames."""
+    events = [
+        {"type": "message_start", "message": {"model": "claude", "usage": {"input_tokens": 10, "output_tokens": 1}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one two"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+        {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 10, "outputTokenCount": 7}},
+    ]
+    inner = [base64.b64encode(json.dumps(event).encode()).decode() for event in events]
+    data = b"".join(framed("chunk", json.dumps({"bytes": each, "p": "abcd"}).encode()) for each in inner)
+    tap = tapping.open_tap(format, content_type="application/vnd.amazon.eventstream")
+    assert tap is not None
+    for at in range(0, len(data), size):
+        tap.feed(data[at : at + size])
+
+    found = tap.usage()
+
+    assert (found.input_tokens, found.output_tokens, found.model, found.complete) == (10, 7, "claude", True)
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"bytes": 3}', b'{"bytes": "!"}', b"[1]"])
+def test_a_chunk_of_nothing(payload: bytes) -> None:
+    """A chunk without an event in it says nothing."""
+    assert FrameReader().data(framed("chunk", payload)) == b""

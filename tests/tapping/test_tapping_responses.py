@@ -100,6 +100,41 @@ CASES = {
         {"model": "grok-4", "usage": {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 94}}},
         32, 103, 0, 0, 0, 94, "grok-4", "openai", None,
     ),
+    "moonshot": (
+        {"model": "kimi", "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "cached_tokens": 5}},
+        9, 4, 5, 0, 0, 0, "kimi", "openai", None,
+    ),
+    "litellm": (
+        {"model": "claude", "usage": {
+            "prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 70,
+            "prompt_tokens_details": {
+                "cached_tokens": 70, "cache_creation_tokens": 20,
+                "cache_creation_token_details": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
+            },
+        }},
+        100, 5, 70, 20, 15, 0, "claude", "openai", None,
+    ),
+    "langchain": (
+        {"content": "x", "response_metadata": {"model_name": "gpt-4o", "service_tier": "default"}, "usage_metadata": {
+            "input_tokens": 100, "output_tokens": 30, "total_tokens": 130,
+            "input_token_details": {"audio": 4, "cache_read": 64, "cache_creation": 8}, "output_token_details": {"audio": 2, "reasoning": 20},
+        }},
+        100, 30, 64, 8, 0, 20, "gpt-4o", None, "default",
+    ),
+    "langchain, anthropic": (
+        {"response_metadata": {"model": "claude"}, "usage_metadata": {
+            "input_tokens": 100, "output_tokens": 5, "total_tokens": 105,
+            "input_token_details": {"cache_read": 70, "cache_creation": 0, "ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 15},
+        }},
+        100, 5, 70, 20, 15, 0, "claude", None, None,
+    ),
+    "langchain, flex": (
+        {"usage_metadata": {
+            "input_tokens": 100, "output_tokens": 30, "total_tokens": 130,
+            "input_token_details": {"flex_cache_read": 64, "flex": 36}, "output_token_details": {"flex_reasoning": 20, "flex": 10},
+        }},
+        100, 30, 64, 0, 0, 20, None, None, None,
+    ),
     "usage alone": (CHAT, 100, 30, 64, 0, 0, 0, None, "openai", None),
     "plain": ({"input_tokens": 12, "output_tokens": 34}, 12, 34, 0, 0, 0, 0, None, None, None),
     "our own names": (
@@ -222,6 +257,35 @@ class TestSDKs:
         found = read_response(made({"text": "x", "usage": usage | {"input_token_details": {"audio_tokens": 10}}}))
 
         assert (found.input_tokens, found.audio_input_tokens) == (14, 10)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_realtime(self, made) -> None:
+        """What was heard and spoken is read in the spelling of a realtime session's ``response.done``."""
+        usage = {
+            "total_tokens": 253,
+            "input_tokens": 132,
+            "output_tokens": 121,
+            "input_token_details": {"text_tokens": 119, "audio_tokens": 13, "cached_tokens": 64},
+            "output_token_details": {"text_tokens": 30, "audio_tokens": 91},
+        }
+        found = read_response(made({"type": "response.done", "response": {"status": "completed", "usage": usage}}))
+
+        assert (found.input_tokens, found.output_tokens, found.cache_read_tokens) == (132, 121, 64)
+        assert (found.audio_input_tokens, found.audio_output_tokens) == (13, 91)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_langchain_audio(self, made) -> None:
+        """What was heard and spoken is read in LangChain's spelling."""
+        usage = {
+            "input_tokens": 100,
+            "output_tokens": 30,
+            "total_tokens": 130,
+            "input_token_details": {"audio": 4},
+            "output_token_details": {"audio": 2},
+        }
+        found = read_response(made({"usage_metadata": usage}))
+
+        assert (found.audio_input_tokens, found.audio_output_tokens) == (4, 2)
 
     def test_usage_itself(self) -> None:
         """A Usage passes, as reported."""

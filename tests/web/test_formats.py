@@ -1,11 +1,13 @@
 """Every format through the middleware: what the provider says it used is on the books, streamed or not."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
-from asgi_rig import Rig, request, status_of
+from asgi_rig import Rig, request, scope_of, status_of
 
+from tokenbudget_mw import current
 from tokenbudget_mw.testing.provider import FakeProvider, Script
 from tokenbudget_mw.values import Subject
 
@@ -107,12 +109,54 @@ def test_the_maximum_is_reserved_in_every_dialect(name: str) -> None:
     assert [status("600"), status("300")] == [429, 200]
 
 
+ADVISED_USAGE = {
+    "input_tokens": 1000,
+    "output_tokens": 100,
+    "cache_read_input_tokens": 0,
+    "iterations": [
+        {"type": "message", "input_tokens": 1000, "output_tokens": 100},
+        {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 2000, "output_tokens": 300},
+        {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 1000, "output_tokens": 200},
+    ],
+}
+ADVISED = {"type": "message", "model": "claude-sonnet-4-5", "content": [], "usage": ADVISED_USAGE}
+
+
+@pytest.mark.parametrize("how", ["passing", "charged", "reserved", "late"])
+def test_an_advisor_is_charged_on_a_row_of_its_own(how: str) -> None:
+    """Anthropic's advisor is another model, at its own price, and counts for the limits with the one that asked it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if how == "charged":
+            current().charge(ADVISED)
+        elif how == "reserved":
+            async with current().reserve(model="claude-sonnet-4-5", prompt=10, max_output=10) as held:
+                held.charge(ADVISED)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(ADVISED).encode() if how == "passing" else b"{}"})
+        if how == "late":
+            current().charge(ADVISED)
+
+    route = {"path": "/v1/messages"} | ({"format": "anthropic.messages"} if how == "passing" else {})
+    bench = Rig(app, routes=[route], plans={"one": ["1M tokens/minute"]})
+    bench.run(request({"model": "claude-sonnet-4-5", "max_tokens": 5} | CHAT), path="/v1/messages")
+
+    rows = [row for row in bench.rows() if row.input_tokens]
+    assert (rows[0].response_model, rows[0].input_tokens, rows[0].output_tokens) == ("claude-sonnet-4-5", 1000, 100)
+    assert rows[0].cost_pico == 1000 * 3_000_000 + 100 * 15_000_000
+    assert {row.response_model for row in rows[1:]} == {"claude-opus-5"}
+    assert sum(row.cost_pico for row in rows[1:]) == 3000 * 5_000_000 + 500 * 25_000_000
+    assert [line.remaining for line in bench.core.explain(Subject(key="k1")).limits] == [1_000_000 - 4600]
+
+
 def media(app: Any, body: dict[str, Any] | bytes, path: str) -> Any:
     """The row of one request to OpenAI's images or audio."""
     name = "openai.images" if "images" in path else "openai.audio"
     given = {"routes": [{"path": path, "format": name}], "plans": {"one": ["1M tokens/minute"]}}
     bench = Rig(app, unknown_price="flag", **given)
-    assert status_of(bench.run(request(body), path=path)) == 200
+    headers = {"content-type": "multipart/form-data; boundary=x"} if isinstance(body, bytes) else {}
+    assert status_of(bench.run(request(body), path=path, headers=headers)) == 200
     (row,) = bench.rows()
     return row
 
@@ -134,6 +178,40 @@ def test_speech_is_charged_as_reserved() -> None:
     row = media(answering(b"audio/mpeg", b"ID3"), body, "/v1/audio/speech")
 
     assert (row.output_tokens, row.usage_source, row.settle_reason) == (96, "estimated", "no_usage")
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--x--\r\n'
+FORM_TYPE = "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("content-type", FORM_TYPE)], 200),
+        ([("content-type", "multipart/form-data; boundary=y")], 400),
+        ([("content-type", FORM_TYPE), ("content-type", "multipart/form-data; boundary=y")], 400),
+        ([("content-type", FORM_TYPE), ("content-encoding", "identity"), ("content-encoding", "gzip")], 415),
+    ],
+)
+def test_what_an_app_may_read_differently_is_refused(headers: list[tuple[str, str]], status: int) -> None:
+    """A form behind another boundary than its content type names, and a second content encoding, are not metered."""
+    path = "/v1/audio/transcriptions"
+    bench = Rig(
+        answering(b"application/json", b"{}"), routes=[{"path": path, "format": "openai.audio"}], unknown_price="flag"
+    )
+    given = [*headers, ("x-subject", "k1")]
+    scope = scope_of(path=path) | {"headers": [(name.encode(), value.encode()) for name, value in given]}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return request(FORM)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(bench.middleware(scope, receive, send))
+
+    assert status_of(sent) == status
 
 
 def test_a_form_is_metered() -> None:

@@ -83,6 +83,7 @@ WAYS = {
     "client gone after the end": Way("complete", SAID, (*WORDS, FIGURES, DONE), leaves_after=99),
     "app raised before": Way("app_error", (INPUT, MOST), None, RuntimeError("before")),
     "app raised during": Way("app_error_late", (INPUT, 3), WORDS, RuntimeError("during")),
+    "a redirection": Way("redirected", (INPUT, 0), (), status=307),
     "upstream 4xx": Way("status_4xx", (INPUT, 0), (b'{"error": {"message": "no"}}',), status=429),
     "upstream 5xx": Way("status_5xx", (INPUT, 0), (b'{"error": {"message": "no"}}',), status=500),
     "timeout raised": Way("timeout", (INPUT, MOST), None, TimeoutError()),

@@ -95,6 +95,8 @@ class Meter(msgspec.Struct, gc=False):
 
         weighed: UTF-8 bytes of the text that was not tokenised.
 
+        seen: Characters of all texts but words.
+
         is_whole: Whether the model reads nothing beside what was added: what the request refers to, or what the provider's own
             tools find. Otherwise its usage teaches nothing of the text.
     """
@@ -107,6 +109,7 @@ class Meter(msgspec.Struct, gc=False):
     frame: int = 0
     counted: int = 0
     weighed: int = 0
+    seen: int = 0
     is_whole: bool = True
     _new: list[str] = msgspec.field(default_factory=list)
     _steps: int = MAX_STEPS
@@ -135,6 +138,7 @@ class Meter(msgspec.Struct, gc=False):
         Add several texts; cheaper than one by one.
         """
         encoder = self.encoder
+        self.seen += sum(map(len, texts))
         if encoder is None:
             self.weighed += sum(map(utf8_size, texts))
             return

@@ -14,8 +14,9 @@ Rules:
 * Only prices per token, of models that write text, audio or embeddings and nothing dearer: one whose images cost more than
   its text is left out, whoever sells it. Models that paint take their prompts at the dearer of text and images.
 * Where a price depends on the time of day, the dearest of the day holds around the clock.
-* Beside the base price stand those for long prompts, and those for the tiers of `TIERED`. Those of LiteLLM are taken for a
-  model of `genai-prices` where both say the same of its base price.
+* Beside the base price stand those for long prompts, those for the tiers of `TIERED`, and Anthropic's for its fast mode and for
+  inference in the US alone, which LiteLLM has as multiples. Those of LiteLLM are taken for a model of `genai-prices` where both
+  say the same of its base price; so is that of a cache write for long.
 * A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
   means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
   unless the model makes embeddings, and a cache, reasoning or audio price of zero counts as missing.
@@ -30,13 +31,16 @@ import datetime as dt
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenbudget_mw.prices._sources import (
     DATE,
+    LONG_PLACE,
     SAME_PROVIDER,
     Entry,
+    Figures,
+    Variant,
     bare,
     genai_entries,
     litellm_entries,
@@ -97,12 +101,18 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> list[Entry]:
     for entry in sorted(filter(_is_wanted, second), key=_order):
         told = known.get(entry.full)
         if told is not None and told.periods[-1][1][:2] == entry.periods[-1][1][:2]:
-            mine = {variant[:2] for variant in told.variants}
+            mine = {(above, tier): figures for above, tier, figures in told.variants}
+            for own, other in [(told.periods[-1][1], entry.periods[-1][1]), *_pairs(mine, entry.variants)]:
+                own[LONG_PLACE] = own[LONG_PLACE] or other[LONG_PLACE]
             told.variants += [variant for variant in entry.variants if variant[:2] not in mine]
         if told is None and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
             kept.append(entry)
             known[entry.full] = entry
     return sorted(kept, key=_order)
+
+
+def _pairs(mine: dict[tuple[int, str | None], Figures], variants: list[Variant]) -> Iterator[tuple[Figures, Figures]]:
+    return ((mine[above, tier], figures) for above, tier, figures in variants if (above, tier) in mine)
 
 
 def _is_wanted(entry: Entry) -> bool:

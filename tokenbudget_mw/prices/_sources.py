@@ -5,6 +5,7 @@ What the two packages of prices list, as entries of one shape. For maintainers, 
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -43,17 +44,22 @@ GENAI_FIELDS = (
 )
 """What `genai-prices` calls the figures of a price, in the book's order."""
 
+LONG, LONGER = "cache_creation_input_token_cost_above_1hr", "cache_creation_input_token_cost_above_12hr"
+"""A cache write for an hour, Anthropic's, and for twelve, OpenAI's: both are the book's longer lifetime."""
+
 LITELLM_FIELDS = (
     "input_cost_per_token",
     "output_cost_per_token",
     "cache_read_input_token_cost",
     "cache_creation_input_token_cost",
-    "cache_creation_input_token_cost_above_1hr",
+    LONG,
     "output_cost_per_reasoning_token",
     "input_cost_per_audio_token",
     "output_cost_per_audio_token",
 )
 """What LiteLLM calls them."""
+
+LONG_PLACE = LITELLM_FIELDS.index(LONG)
 
 VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority|ultrafast))?")
 """LiteLLM's input price for prompts longer than so many thousand tokens, and for a tier."""
@@ -237,7 +243,20 @@ def litellm_entries(wheel: Path) -> Iterator[Entry]:
         named = prefix in SAME_PROVIDER or prefix == listed
         provider = SAME_PROVIDER.get(listed, "google" if listed.startswith("vertex_ai-") else listed)
         variants = [variant for variant in _litellm_variants(fields) if provider in TIERED or variant[1] is None]
+        if provider == "anthropic":
+            variants += _multiples(fields.get("provider_specific_entry") or {}, [(0, None, figures), *variants])
         yield Entry(provider, rest if named and rest else name.lower(), 1, [(None, figures)], [], variants)
+
+
+def _multiples(factors: dict[str, Any], variants: list[Variant]) -> Iterator[Variant]:
+    """
+    Yield *variants* at the prices of Anthropic's fast mode, and of inference in the US alone; both may come together.
+    """
+    for names in (("fast",), ("us",), ("fast", "us")):
+        if all(name in factors for name in names):
+            factor = math.prod((Decimal(repr(factors[name])) for name in names), start=Decimal(1))
+            for above, _, figures in variants:
+                yield above, "-".join(names), [each and int((each * factor).to_integral_value()) for each in figures]
 
 
 def _litellm_models(wheel: Path) -> dict[str, dict[str, Any]]:
@@ -254,9 +273,6 @@ def _litellm_variants(fields: dict[str, Any]) -> Iterator[Variant]:
         figures = _litellm_figures(longer | {"mode": fields["mode"]})
         if figures is not None and "range" in longer:
             yield int(longer["range"][0]), None, figures
-    factor, base = (fields.get("provider_specific_entry") or {}).get("fast"), _litellm_figures(fields)
-    if factor and base:
-        yield 0, "fast", [None if figure is None else int(figure * Decimal(repr(factor))) for figure in base]
     for name in sorted(fields):
         match = VARIANT.fullmatch(name)
         if match and (match[1] or match[2]):
@@ -269,6 +285,8 @@ def _litellm_figures(fields: dict[str, Any], suffix: str = "") -> Figures | None
     figures: Figures = []
     for name in LITELLM_FIELDS:
         value = fields.get(name + suffix)
+        if name == LONG and value is None:
+            value = fields.get(LONGER + suffix)
         figures.append(None if value is None else round(Decimal(repr(value)) * 10**12))
     return checked(figures, is_embedding=fields["mode"] == "embedding")
 

@@ -42,6 +42,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
         "app_error": "refund",
         "app_error_late": "partial",
         "timeout": "refund",
+        "redirected": "refund",
         "status_4xx": "refund",
         "status_5xx": "refund",
         "orphaned": "review",
@@ -53,7 +54,7 @@ Outcome of a call -> what it is charged.
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
 format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
 ``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
-may have made a 5xx, or answered 504. ``orphaned`` is a call whose process died before it ended.
+may have made a 5xx, or answered 504. ``redirected`` is an answer of 300 to 399 where a model's was expected. ``orphaned`` is a call whose process died before it ended.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})
@@ -74,7 +75,7 @@ ORPHAN_AMOUNTS = ("orphan.input", "orphan.held_input", "orphan.held_output")
 COUNTED = frozenset({"exact", "given"})
 """Ways of counting that look at the whole prompt."""
 
-CLIENT_ERROR, SERVER_ERROR, GATEWAY_TIMEOUT = 400, 500, 504
+REDIRECT, CLIENT_ERROR, SERVER_ERROR, GATEWAY_TIMEOUT = 300, 400, 500, 504
 
 NOTHING_USED = Usage(source="none", complete=False)
 
@@ -140,6 +141,8 @@ def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False)
         return _failure_of(ending)
     if ending.status is not None and ending.status >= CLIENT_ERROR:
         return _error_of(ending)
+    if usage is not None and ending.status is not None and ending.status >= REDIRECT:
+        return "redirected"  # to a path with a slash more, as a rule, where the request is asked again
     if not ending.is_whole or (usage is not None and not usage.complete):
         return "truncated"
     return "complete" if usage is None else _completion_of(usage, has_output=has_output)

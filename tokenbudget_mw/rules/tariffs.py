@@ -11,7 +11,7 @@ from typing import Literal
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.values import Price, Quote, Usage
 
-__all__ = ["MAX_MODEL_NAME", "Tariffs", "choose", "cost_pico", "upper_pico"]
+__all__ = ["MAX_MODEL_NAME", "Tariffs", "choose", "cost_pico", "tier_of", "upper_pico"]
 
 MAX_MODEL_NAME = 256
 """Longest model name that is looked up, in characters; a longer one has no price."""
@@ -182,6 +182,16 @@ def _classes(price: Price) -> tuple[int, int, int, int, int, int]:
         price.output if price.reasoning is None else price.reasoning,
         price.output if price.audio_output is None else price.audio_output,
     )
+
+
+def tier_of(speed: object, geo: object) -> str | None:
+    """
+    Name the tier that Anthropic's *speed* and ``inference_geo`` make together; None where they cost nothing more.
+
+    >>> tier_of("fast", "us"), tier_of("standard", "us"), tier_of(None, "global")
+    ('fast-us', 'us', None)
+    """
+    return "-".join(name for name, value in (("fast", speed), ("us", geo)) if value == name) or None
 
 
 def _part(value: int, whole: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_media, openai_responses
 from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
-from tokenbudget_mw.tapping.detection import DetectingTap, PlainTap
+from tokenbudget_mw.tapping.detection import DetectingTap, PlainTap, format_of
 from tokenbudget_mw.tapping.eventstream import FrameReader
 from tokenbudget_mw.tapping.ndjson import LineReader
 from tokenbudget_mw.tapping.responses import read_response
@@ -41,12 +41,18 @@ READERS: dict[str, Callable[[], Reader]] = {
     "text/event-stream": EventReader,
     "application/x-ndjson": LineReader,
     "application/jsonl": LineReader,
+    "application/stream+json": LineReader,
     "application/vnd.amazon.eventstream": FrameReader,
 }
 """Content type -> what cuts such a stream; of all others the first byte tells."""
 
 _MEDIA = ("audio/", "image/", "video/")
 """Beginnings of content types that have neither text nor figures."""
+
+
+def _family_of(head: bytes) -> Family | None:
+    name = format_of(head)
+    return None if name is None else FAMILIES[name]
 
 
 def open_tap(
@@ -60,9 +66,11 @@ def open_tap(
     Return a tap for one response, or None where there is nothing to read.
 
     Args:
-        format: The route's format, a name in `FAMILIES` or `AUTO`; None where the handler reports its usage.
+        format: The route's format, a name in `FAMILIES` or `AUTO`; None where the handler reports its usage. A response that
+            does not speak it is read as what it speaks, and taken for text if no family knows it.
 
-        content_type: The response's ``Content-Type``. Where it names no kind of stream, the first byte tells.
+        content_type: The response's ``Content-Type``. Where it names no kind of stream, or the first byte denies it, the
+            first byte tells.
 
         content_encoding: The response's ``Content-Encoding``; of one that cannot be undone nothing is read.
 
@@ -76,7 +84,9 @@ def open_tap(
     def open_family(family: Family) -> Tap:
         if family.is_plain and reader is None and kind.startswith("text/"):
             return PlainTap(count_text)
-        return SniffingTap(family, count_text) if reader is None else StreamTap(family, count_text, reader())
+        if reader is None:
+            return SniffingTap(family, count_text, _family_of)
+        return StreamTap(family, count_text, reader(), _family_of)
 
     if format == AUTO:
         tap: Tap = DetectingTap(FAMILIES, open_family, count_text)

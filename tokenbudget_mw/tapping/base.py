@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Usage
 
-__all__ = ["Answer", "CountText", "Family", "Reader", "Stream", "Tap"]
+__all__ = ["Answer", "CountText", "Family", "Otherwise", "Reader", "Stream", "Tap"]
 
 CountText = Callable[[str], int]
 """Tokens of a text, for responses that carry no usage: model already bound, bounded time, never raises."""
@@ -154,6 +154,8 @@ class Family:
         is_plain: Whether a body may be plain text, all of it output.
 
         has_text: Whether a body has text that can be counted; of one that has none and no figures, nothing is known.
+
+        is_worded: Whether its answers are text, so that an answer that no family knows is taken for text, too.
     """
 
     provider: str
@@ -165,3 +167,8 @@ class Family:
     is_lines: bool = False
     is_plain: bool = False
     has_text: bool = True
+    is_worded: bool = True
+
+
+Otherwise = Callable[[bytes], Family | None]
+"""The family of a response that begins with these bytes; None where none speaks so."""

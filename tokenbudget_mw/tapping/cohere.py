@@ -1,5 +1,5 @@
 """
-Cohere's version 2: chat and embed. Its answers do not name the model.
+Cohere's version 2, chat and embed, and the chat of version 1. Its answers do not name the model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,20 @@ class _Answer(Answer):
 
 class _Event(msgspec.Struct, gc=False):
     type: Any = None
+    event_type: Any = None
     delta: _Answer | None = None
+    response: _Answer | None = None
+    finish_reason: Any = None
+
+    @property
+    def last(self) -> _Answer | None:
+        """
+        What it says of the answer if it ends one; in version 1 the whole answer stands in it.
+        """
+        if self.event_type == "stream-end" and self.response is not None:
+            self.response.finish_reason = self.finish_reason
+            return self.response
+        return self.delta if self.type == "message-end" else None
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -69,6 +82,9 @@ class _Message(msgspec.Struct, gc=False):
 class _Texts(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Piece | None = None
+    text: Any = None
+    event_type: Any = None
+    generation_id: Any = None
 
 
 _answer = msgspec.json.Decoder(_Answer)
@@ -80,7 +96,8 @@ _calls = msgspec.json.Decoder(list[_Call])
 
 class CohereStream:
     """
-    A stream from ``message-start`` to ``message-end``, whose ``delta`` has the usage.
+    A stream from ``message-start`` to ``message-end``, whose ``delta`` has the usage; in version 1 to ``stream-end``, whose
+    ``response`` has it.
     """
 
     __slots__ = ("_ended", "_failed", "_usage", "settled")
@@ -99,10 +116,11 @@ class CohereStream:
             found = _event.decode(event)
         except (ValueError, RecursionError):
             return
-        if found.type == "message-end" and found.delta is not None:
+        last = found.last
+        if last is not None:
             self._ended = True
-            self._failed = self._failed or not found.delta.is_complete
-            self._take(found.delta.usage)
+            self._failed = self._failed or not last.is_complete
+            self._take(last.usage)
 
     def text(self, event: bytes) -> str:
         """
@@ -133,7 +151,9 @@ def body_text(body: bytes) -> str:
     except (ValueError, RecursionError):
         return strings_of(body, "text", "thinking", "tool_plan", "name", "arguments")
     piece = found.delta.message if found.delta is not None else found.message
-    return "" if piece is None else joined(_pieces(piece))
+    if piece is not None:
+        return joined(_pieces(piece))
+    return joined((found.text,)) if found.event_type or found.generation_id else ""  # version 1
 
 
 def _pieces(piece: _Piece) -> Iterator[object]:

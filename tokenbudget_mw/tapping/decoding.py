@@ -113,14 +113,16 @@ class DecodingTap:
     """
     A tap of an encoded response: decodes it for another tap.
 
-    It stops reading, without a word to the response, at bytes that cannot be decoded and after `MAX_DECODED` bytes.
+    It stops reading, without a word to the response, at bytes that cannot be decoded and after `MAX_DECODED` bytes. Of one
+    none of which could be decoded, nothing is known.
     """
 
-    __slots__ = ("_decoder", "_left", "_tap")
+    __slots__ = ("_decoder", "_has_read", "_left", "_tap")
 
     def __init__(self, decoder: Decoder, tap: Tap, *, max_decoded: int = MAX_DECODED) -> None:
         self._decoder: Decoder | None = decoder
         self._tap = tap
+        self._has_read = False
         self._left = max_decoded
 
     def feed(self, chunk: bytes) -> None:
@@ -132,6 +134,7 @@ class DecodingTap:
         try:
             for piece in self._decoder.decode(chunk):
                 self._tap.feed(piece)
+                self._has_read = self._has_read or bool(piece)
                 self._left -= len(piece)
                 if self._left < 0:
                     self._decoder = None
@@ -143,4 +146,5 @@ class DecodingTap:
         """
         Return what the inner tap has read.
         """
-        return self._tap.usage()
+        is_unread = self._decoder is None and not self._has_read
+        return Usage(source="none") if is_unread else self._tap.usage()

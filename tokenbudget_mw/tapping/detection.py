@@ -23,10 +23,13 @@ _SIGNS: tuple[tuple[str, bytes], ...] = (
     ("openai.images", rb'"type"\s*:\s*"image_(?:generation|edit)\.|"(?:b64_json|revised_prompt)"\s*:'),
     ("openai.audio", rb'"type"\s*:\s*"(?:transcript\.text|speech\.audio)\.|^\s*\{\s*"text"\s*:'),
     ("openai.responses", rb'"object"\s*:\s*"response"|"type"\s*:\s*"response\.'),
-    ("anthropic.messages", rb'"type"\s*:\s*"message(?:_\w+)?"'),
+    ("anthropic.messages", rb'"type"\s*:\s*"message(?:_\w+)?"|:event-type\x07\x00\x05chunk'),
     ("gemini", rb'"(?:candidates|usageMetadata|promptFeedback)"\s*:'),
     ("bedrock.converse", rb'"output"\s*:\s*\{|messageStart|"stopReason"\s*:'),
-    ("cohere", rb'"type"\s*:\s*"message-start"|"finish_reason"\s*:\s*"[A-Z]|"embeddings"\s*:\s*\{|"message"\s*:\s*\{'),
+    (
+        "cohere",
+        rb'"type"\s*:\s*"message-start"|"event_type"\s*:|"billed_units"\s*:|"finish_reason"\s*:\s*"[A-Z]|"embeddings"\s*:\s*\{|"message"\s*:\s*\{',
+    ),
     ("ollama", rb'"created_at"\s*:\s*"|"done"\s*:|"embeddings"\s*:\s*\['),
 )
 """Format -> what only it says; the sign that comes first holds."""

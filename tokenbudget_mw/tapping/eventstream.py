@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import ClassVar
 
+import msgspec
+
 from tokenbudget_mw.tapping.sse import MAX_EVENT
 
 __all__ = ["FrameReader", "frame"]
@@ -29,6 +31,13 @@ _FIXED = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 _TEXT = 7
 _SIZED = (6, _TEXT)
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    event: bytes = msgspec.field(default=b"", name="bytes")
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
 
 
 class FrameReader:
@@ -76,14 +85,16 @@ class FrameReader:
 
     def data(self, event: bytes) -> bytes:
         """
-        Return the payload as the value of the message's type: ``{"metadata": {…}}``. An exception is an ``error``.
+        Return the payload as the value of the message's type: ``{"metadata": {…}}``. An exception is an ``error``; a
+        ``chunk`` has the model's own event in it (``invoke-with-response-stream``).
         """
         size = _PRELUDE.unpack_from(event)[1]
         headers = dict(_headers(event[_PRELUDE.size : _PRELUDE.size + size]))
         payload = event[_PRELUDE.size + size : -_CRC]
         if headers.get(b":message-type", b"event") != b"event":
             return b'{"error":' + (payload or b'""') + b"}"
-        return b'{"' + headers.get(b":event-type", b"") + b'":' + (payload or b"null") + b"}"
+        kind = headers.get(b":event-type", b"")
+        return _inner(payload) if kind == b"chunk" else b'{"' + kind + b'":' + (payload or b"null") + b"}"
 
     def _length(self, buffer: bytes, at: int) -> int | None:
         """
@@ -96,6 +107,13 @@ class FrameReader:
             self._broken = True
             return None
         return int(length)
+
+
+def _inner(payload: bytes) -> bytes:
+    try:
+        return _chunk.decode(payload).event
+    except ValueError:
+        return b""
 
 
 def _is_sound(message: bytes) -> bool:

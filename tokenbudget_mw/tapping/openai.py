@@ -48,6 +48,7 @@ class _Texts(msgspec.Struct, gc=False):
 
 class _End(msgspec.Struct, gc=False):
     finish_reason: Any = None
+    usage: Any = None
 
 
 class _Figures(msgspec.Struct, gc=False):
@@ -57,15 +58,21 @@ class _Figures(msgspec.Struct, gc=False):
     error: Any = None
     choices: list[_End] | None = None
     x_groq: Any = None
+    timings: Any = None
 
     @property
     def figures(self) -> Mapping[str, object] | None:
         """
-        The usage, wherever it stands: Groq has it in an object of its own where it was not asked for.
+        The usage, wherever it stands: where it was not asked for, Groq has it in an object of its own, Moonshot in the choice
+        that ends, llama.cpp as what it has timed.
         """
         found = self.usage
         if found is None and isinstance(self.x_groq, dict):
             found = self.x_groq.get("usage")
+        if found is None and self.choices:
+            found = next((end.usage for end in self.choices if end.usage is not None), None)
+        if found is None and isinstance(self.timings, dict):
+            found = _timed(self.timings)
         return found if isinstance(found, Mapping) else None
 
     @property
@@ -74,6 +81,21 @@ class _Figures(msgspec.Struct, gc=False):
         Whether it says that the stream ends early.
         """
         return self.error is not None or (isinstance(self.x_groq, dict) and self.x_groq.get("error") is not None)
+
+
+def _timed(timings: Mapping[str, Any]) -> Mapping[str, object] | None:
+    """
+    Return what was timed as a usage; None of versions that do not tell what of the prompt was cached, and so not timed.
+    """
+    cached, new = timings.get("cache_n"), timings.get("prompt_n")
+    if type(cached) is not int or type(new) is not int:
+        return None
+    details = {"cached_tokens": cached}
+    return {
+        "prompt_tokens": cached + new,
+        "completion_tokens": timings.get("predicted_n"),
+        "prompt_tokens_details": details,
+    }
 
 
 _texts = msgspec.json.Decoder(_Texts)
@@ -195,4 +217,4 @@ def _no_text(_: bytes) -> str:
 
 CHAT = Family("openai", shapes.openai, OpenAIStream, body_text)
 COMPLETIONS = CHAT
-EMBEDDINGS = Family("openai", shapes.openai, OpenAIStream, _no_text)
+EMBEDDINGS = Family("openai", shapes.openai, OpenAIStream, _no_text, is_worded=False)

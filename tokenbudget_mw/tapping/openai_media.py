@@ -127,5 +127,5 @@ def _no_text(_: bytes) -> str:
     return ""
 
 
-IMAGES = Family("openai", shapes.openai_responses, MediaStream, _no_text, mark=_MARK, has_text=False)
+IMAGES = Family("openai", shapes.openai_responses, MediaStream, _no_text, mark=_MARK, has_text=False, is_worded=False)
 AUDIO = Family("openai", shapes.openai_responses, MediaStream, transcript, mark=_MARK, is_plain=True)

@@ -21,7 +21,9 @@ _CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
 _EVENTS = ("response", "metadata", "delta", "x_groq")
 """Where the last event of a stream has what a whole response has: OpenAI's Responses, Bedrock, Cohere, Groq."""
 
-_MODELS = ("model", "model_version", "modelVersion", "response_model")
+_MODELS = ("model", "model_version", "modelVersion", "response_model", "model_name")
+_AROUND = ("response", "response_metadata")
+"""Where model and tier stand if not beside the usage: in OpenAI's events, in LangChain's messages."""
 
 _GEMINI = {
     "prompt_token_count": "promptTokenCount",
@@ -42,11 +44,13 @@ _NESTED = (
     "billed_units",
     "cacheDetails",
     "cache_creation",
+    "cache_creation_token_details",
     "candidates_tokens_details",
     "completion_tokens_details",
     "input_token_details",
     "input_tokens_details",
     "iterations",
+    "output_token_details",
     "output_tokens_details",
     "prompt_tokens_details",
 )
@@ -60,6 +64,22 @@ _OWN = (
     "audio_input_tokens",
     "audio_output_tokens",
 )
+_LANGCHAIN_SIDES: tuple[dict[str, str], ...] = tuple(
+    {f"{tier}{name}": own for tier in ("", "flex_", "priority_") for name, own in names.items()}
+    for names in (
+        {
+            "cache_read": "cache_read_tokens",
+            "cache_creation": "cache_write_tokens",
+            "ephemeral_5m_input_tokens": "cache_write_tokens",
+            "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
+            "audio": "audio_input_tokens",
+        },
+        {"reasoning": "reasoning_tokens", "audio": "audio_output_tokens"},
+    )
+)
+_LANGCHAIN = frozenset(name for names in _LANGCHAIN_SIDES for name in names)
+"""LangChain's details of the input and of the output -> this package's own names; a tier may stand before them."""
+
 _COUNTS = ("input_tokens", "output_tokens", *_OWN)
 
 
@@ -69,8 +89,8 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
 
     Args:
         response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
-            (chat, responses, embeddings) and all who speak the same, Anthropic, Gemini, Bedrock, Cohere, Ollama, and
-            plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+            (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, Bedrock, Cohere, Ollama,
+            LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
 
         format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
 
@@ -106,7 +126,7 @@ def _checked(usage: Usage) -> Usage:
     for name in _COUNTS:
         if shapes.figure(getattr(usage, name)) is None:
             raise ValueError(f"Usage.{name} is {getattr(usage, name)!r}. Pass a whole number of tokens, 0 or more.")
-    return replace(usage, source="reported")
+    return replace(usage, source="reported", others=tuple(map(_checked, usage.others)))
 
 
 def _candidates(found: Fields) -> list[Fields]:
@@ -135,11 +155,33 @@ def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the
 
 def _plain(part: Fields) -> Usage | None:
     """
-    Read ``input_tokens`` and ``output_tokens``: OpenAI's Responses, if its other fields are there, else nobody's.
+    Read ``input_tokens`` and ``output_tokens``: OpenAI's Responses or LangChain, if their other fields are there, else nobody's.
     """
+    details = [_details(part, name) for name in ("input_token_details", "output_token_details")]
+    if any(name in _LANGCHAIN for each in details for name in each):
+        return _own({**part, **_langchain(details)})
     usage = shapes.openai_responses(part)
     is_openai = "input_tokens_details" in part or "total_tokens" in part
     return usage if usage is None or is_openai else replace(usage, provider=None)
+
+
+def _langchain(details: list[Fields]) -> Fields:
+    """
+    Return what LangChain says of a cache, of reasoning and audio by this package's own names.
+    """
+    found: dict[str, int] = {}
+    for names, each in zip(_LANGCHAIN_SIDES, details, strict=True):
+        for name, value in each.items():
+            own = names.get(name)
+            for written in (own, "cache_write_tokens" if own == "cache_write_1h_tokens" else None):
+                if written is not None:
+                    found[written] = found.get(written, 0) + (shapes.figure(value) or 0)
+    return found
+
+
+def _details(part: Fields, name: str) -> Fields:
+    value = part.get(name)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _own(part: Fields) -> Usage | None:
@@ -188,17 +230,20 @@ def _opened(name: str, value: object) -> tuple[str, object]:
     if name not in _NESTED:
         return wire, value
     if isinstance(value, list | tuple):
-        entries = [dict(_opened(key, item) for key, item in (_fields(entry) or {}).items()) for entry in value]
-        return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, entries
-    return wire, _fields(value)
+        return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, [_within(entry) for entry in value]
+    return wire, value if _fields(value) is None else _within(value)
+
+
+def _within(value: object) -> Fields:
+    return dict(_opened(name, item) for name, item in (_fields(value) or {}).items())
 
 
 def _model(found: Fields) -> str | None:
     for name in _MODELS:
         if isinstance(value := found.get(name), str) and value:
             return value
-    inner = _fields(found.get("response"))
-    return None if inner is None else _model(inner)
+    inner = (_fields(found.get(name)) for name in _AROUND)
+    return next((known for part in inner if part is not None and (known := _model(part))), None)
 
 
 def _tier(found: Fields) -> str | None:
@@ -208,7 +253,7 @@ def _tier(found: Fields) -> str | None:
     around = _fields(found.get("serviceTier")) or {}
     if isinstance(tier := found.get("service_tier") or around.get("type"), str):
         return tier
-    inner = (_fields(found.get(name)) for name in ("response", "metadata"))
+    inner = (_fields(found.get(name)) for name in (*_AROUND, "metadata"))
     return next((known for part in inner if part is not None and (known := _tier(part))), None)
 
 

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from tokenbudget_mw.rules.tariffs import tier_of
 from tokenbudget_mw.values import Usage
 
 __all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "openai", "openai_responses"]
 
 MAX_FIGURE = 2**53 - 1
 """Largest figure that is believed: what JSON numbers carry exactly."""
-
-FAST = "fast"
-"""What Anthropic calls its fast mode, and so the tier of its prices."""
 
 Fields = Mapping[str, object]
 
@@ -38,13 +36,13 @@ def figure(value: object) -> int | None:
 
 def openai(fields: Fields) -> Usage | None:
     """
-    Read chat completions, completions, embeddings, and all who speak the same (vLLM, Groq, Mistral, DeepSeek).
+    Read chat completions, completions, embeddings, and all who speak the same (vLLM, Groq, Mistral, DeepSeek, Moonshot, LiteLLM).
     """
     prompt = figure(fields.get("prompt_tokens"))
     output = _output(fields, "completion_tokens", prompt)
     if prompt is None or output is None:
         return None
-    inputs = _details(fields, "prompt_tokens_details") or _deepseek(fields)
+    inputs = _details(fields, "prompt_tokens_details") or _cached(fields)
     outputs = _details(fields, "completion_tokens_details")
     more = (figure(fields.get("total_tokens")) or 0) - prompt - output
     if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
@@ -63,8 +61,8 @@ def openai_responses(fields: Fields) -> Usage | None:
     return _usage(
         prompt,
         output,
-        inputs=_details(fields, "input_tokens_details") or _details(fields, "input_token_details"),  # transcriptions'
-        outputs=_details(fields, "output_tokens_details"),
+        inputs=_details(fields, "input_tokens_details") or _details(fields, "input_token_details"),  # of audio
+        outputs=_details(fields, "output_tokens_details") or _details(fields, "output_token_details"),
         provider="openai",
     )
 
@@ -72,17 +70,21 @@ def openai_responses(fields: Fields) -> Usage | None:
 def anthropic(fields: Fields) -> Usage | None:
     """
     Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache, and all of whose figures
-    leave out what it took to compact the conversation.
+    leave out what it took to compact the conversation, and what an advisor used, which is another model.
     """
     found = _message(fields)
     if found is None:
         return None
+    others: list[Usage] = []
     for entry in _entries(fields, "iterations"):
-        more = _message(entry) if entry.get("type") == "compaction" else None
-        if more is not None:
+        kind = entry.get("type")
+        more = _message(entry) if kind in ("compaction", "advisor_message") else None
+        if more is not None and kind == "compaction":
             sums = {name: getattr(found, name) + getattr(more, name) for name in _MESSAGE}
             found = replace(found, **sums)
-    return found
+        elif more is not None:
+            others.append(replace(more, model=_text(entry.get("model"))))
+    return replace(found, others=tuple(others)) if others else found
 
 
 _MESSAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
@@ -107,8 +109,7 @@ def _message(fields: Fields) -> Usage | None:
         cache_write_1h_tokens=min(hour, written),
         reasoning_tokens=min(thinking, output),
         provider="anthropic",
-        # what is served in fast mode has a price of its own, as a tier has
-        service_tier=FAST if fields.get("speed") == FAST else _text(fields.get("service_tier")),
+        service_tier=tier_of(fields.get("speed"), fields.get("inference_geo")) or _text(fields.get("service_tier")),
     )
 
 
@@ -178,18 +179,31 @@ def ollama(fields: Fields) -> Usage | None:
     return Usage(input_tokens=prompt, output_tokens=output, provider="ollama")
 
 
+_WRITTEN = ("cache_write_tokens", "created_cache_tokens", "cache_creation_tokens")
+"""What was written to a cache, in the words of OpenAI, vLLM and LiteLLM."""
+
+_LONG = (
+    ("cache_write_tokens_details", "ttl_12h_tokens"),
+    ("cache_creation_token_details", "ephemeral_1h_input_tokens"),
+)
+"""Where OpenAI and LiteLLM say what of it was written for the longer lifetime."""
+
+
+def _long(inputs: Fields, written: int) -> int:
+    return min(written, sum(figure(_details(inputs, name).get(field)) or 0 for name, field in _LONG)) if written else 0
+
+
 def _usage(prompt: int, output: int, *, inputs: Fields, outputs: Fields, provider: str) -> Usage:
     if not (inputs or outputs):
         return Usage(input_tokens=prompt, output_tokens=output, provider=provider)
     read = _part(inputs.get("cached_tokens"), prompt)
-    written = inputs.get("cache_write_tokens")
-    if figure(written) is None:
-        written = inputs.get("created_cache_tokens")  # vLLM's word
+    written = _part(next(filter(None, map(inputs.get, _WRITTEN)), 0), prompt - read)
     return Usage(
         input_tokens=prompt,
         output_tokens=output,
         cache_read_tokens=read,
-        cache_write_tokens=_part(written, prompt - read),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=_long(inputs, written),
         reasoning_tokens=_part(outputs.get("reasoning_tokens"), output),
         provider=provider,
         audio_input_tokens=_part(inputs.get("audio_tokens"), prompt),
@@ -229,8 +243,11 @@ def _gemini_audio(fields: Fields, name: str) -> int:
     )
 
 
-def _deepseek(fields: Fields) -> Fields:
-    cached = fields.get("prompt_cache_hit_tokens")
+def _cached(fields: Fields) -> Fields:
+    """
+    Return what was read from a cache as OpenAI has it, where it stands beside the headline: DeepSeek's and Moonshot's.
+    """
+    cached = fields.get("prompt_cache_hit_tokens", fields.get("cached_tokens"))
     return {} if cached is None else {"cached_tokens": cached}
 
 

@@ -4,11 +4,12 @@ The tap of a response whose content type does not tell how it is framed.
 
 from __future__ import annotations
 
-from tokenbudget_mw.tapping.base import CountText, Family, Tap
+from tokenbudget_mw.tapping.base import CountText, Family, Otherwise, Tap
 from tokenbudget_mw.tapping.eventstream import FrameReader
 from tokenbudget_mw.tapping.json_values import ValueReader
+from tokenbudget_mw.tapping.ndjson import LineReader
 from tokenbudget_mw.tapping.sse import EventReader
-from tokenbudget_mw.tapping.stream import StreamTap
+from tokenbudget_mw.tapping.stream import BLANK, FIELDS, StreamTap
 from tokenbudget_mw.tapping.unary import UnaryTap
 from tokenbudget_mw.values import Usage
 
@@ -17,22 +18,25 @@ __all__ = ["SniffingTap"]
 
 class SniffingTap:
     """
-    Tells a JSON body from a stream by the first byte that is no white space.
+    Tells a JSON body from a stream by the first byte that is no white space and no byte order mark.
 
     ``{`` begins a body (or a line of a stream, in a family that has lines), ``[`` a stream in a JSON array, NUL a binary
-    frame (its length), and anything else an event stream.
+    frame (its length), the first letter of a field an event stream, and anything else lines of text.
 
     Args:
         family: The format of the response.
 
         count_text: Counts the output text of a response without figures.
+
+        otherwise: Tells the family of a response that this one does not speak.
     """
 
-    __slots__ = ("_count_text", "_family", "_tap")
+    __slots__ = ("_count_text", "_family", "_otherwise", "_tap")
 
-    def __init__(self, family: Family, count_text: CountText | None) -> None:
+    def __init__(self, family: Family, count_text: CountText | None, otherwise: Otherwise | None = None) -> None:
         self._family = family
         self._count_text = count_text
+        self._otherwise = otherwise
         self._tap: Tap | None = None
 
     def feed(self, chunk: bytes) -> None:
@@ -40,7 +44,7 @@ class SniffingTap:
         Take the next piece of the body.
         """
         if self._tap is None:
-            chunk = chunk.lstrip()
+            chunk = chunk.lstrip(BLANK)
             if not chunk:
                 return
             self._tap = self._open(chunk[:1])
@@ -53,8 +57,11 @@ class SniffingTap:
         return (self._tap or self._open(b"")).usage()
 
     def _open(self, first: bytes) -> Tap:
-        if first == b"{" and not self._family.is_lines:
-            return UnaryTap(self._family, self._count_text)
+        family, count, otherwise = self._family, self._count_text, self._otherwise
+        if first == b"{" and not family.is_lines:
+            return UnaryTap(family, count, otherwise)
         if first in (b"{", b"["):
-            return StreamTap(self._family, self._count_text, ValueReader())
-        return StreamTap(self._family, self._count_text, FrameReader() if first == b"\0" else EventReader())
+            return StreamTap(family, count, ValueReader(), otherwise)
+        if first == b"\0":
+            return StreamTap(family, count, FrameReader(), otherwise)
+        return StreamTap(family, count, EventReader() if first in FIELDS else LineReader(), otherwise)

@@ -11,7 +11,7 @@ import msgspec
 
 from tokenbudget_mw.tapping.base import CountText
 
-__all__ = ["TAIL", "TextMeter", "endings", "joined", "strings_of"]
+__all__ = ["TAIL", "TextMeter", "all_text", "endings", "joined", "strings_of"]
 
 PIECE = 16_384
 """Characters that are counted at a time: what the tokenizer counts exactly, in a millisecond or two."""
@@ -59,6 +59,13 @@ class TextMeter:
             if self._length > HELD:
                 self._fold(max(PIECE, self._length - HELD))
 
+    @property
+    def is_empty(self) -> bool:
+        """
+        Whether there was no text until now.
+        """
+        return not (self._length or self._tokens)
+
     def tokens(self) -> int:
         """
         Return the tokens of all text until now.
@@ -101,6 +108,27 @@ def endings(data: bytes, mark: bytes, *, depth: int = 0) -> Iterator[bytes]:
             return
         yield b"{" + closed[at:]
         at = closed.rfind(mark, 0, at)
+
+
+def all_text(data: bytes) -> str:
+    """
+    Return all that *data* says: the strings in it if it is JSON, else itself.
+
+    >>> all_text(b'{"reply": ["Hello ", "world"], "vector": [0.25, 1]}'), all_text(b"<p>Hello")
+    ('Hello world', '<p>Hello')
+    """
+    try:
+        waiting = [msgspec.json.decode(data)]
+    except (ValueError, RecursionError):
+        return data.decode(errors="replace")
+    texts: list[str] = []
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            texts.append(item)
+        elif isinstance(item, dict | list):
+            waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
+    return "".join(texts)
 
 
 def strings_of(data: bytes, *names: str) -> str:

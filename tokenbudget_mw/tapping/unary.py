@@ -4,12 +4,16 @@ The tap of a JSON body.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.tapping.base import Answer, CountText, Family
-from tokenbudget_mw.tapping.text import TAIL, TextMeter, endings
+from tokenbudget_mw.tapping.base import Answer, CountText, Family, Otherwise
+from tokenbudget_mw.tapping.detection import PEEK
+from tokenbudget_mw.tapping.json_values import ValueReader
+from tokenbudget_mw.tapping.stream import StreamTap
+from tokenbudget_mw.tapping.text import TAIL, TextMeter, all_text, endings
 from tokenbudget_mw.values import Usage
 
 __all__ = ["HEAD", "UnaryTap"]
@@ -26,13 +30,16 @@ class UnaryTap:
         family: The format of the body.
 
         count_text: Counts the output text of a body without figures.
+
+        otherwise: Tells the family of a body that *family* does not speak.
     """
 
-    __slots__ = ("_count_text", "_family", "_head", "_size", "_tail")
+    __slots__ = ("_count_text", "_family", "_head", "_otherwise", "_size", "_tail")
 
-    def __init__(self, family: Family, count_text: CountText | None) -> None:
+    def __init__(self, family: Family, count_text: CountText | None, otherwise: Otherwise | None = None) -> None:
         self._family = family
         self._count_text = count_text
+        self._otherwise = otherwise
         self._head = bytearray()
         self._tail = bytearray()
         self._size = 0
@@ -58,11 +65,11 @@ class UnaryTap:
         Read the body and return its usage.
         """
         answer = self._read()
-        if answer is None:
-            return self._counted(Answer(), complete=False)
-        found = self._family.shape(answer.usage) if isinstance(answer.usage, Mapping) else None
-        if found is None:
-            return self._counted(answer, complete=answer.is_complete)
+        if answer is None and self._size <= TAIL and ValueReader().feed(bytes(self._head)):
+            return self._lines()
+        found = self._figures(answer)
+        if answer is None or found is None:
+            return self._foreign(answer) or self._counted(answer)
         return replace(
             found,
             model=_text(answer.model),
@@ -70,10 +77,41 @@ class UnaryTap:
             complete=answer.is_complete,
         )
 
+    def _figures(self, answer: Answer | None) -> Usage | None:
+        figures = None if answer is None else answer.usage
+        return self._family.shape(figures) if isinstance(figures, Mapping) else None
+
+    def _foreign(self, answer: Answer | None) -> Usage | None:
+        """
+        Return what another family finds in a body in which this one finds no figures; of one that nobody knows, whose text
+        is all that it says, and None where this one knows better.
+        """
+        own, otherwise, self._otherwise = self._family, self._otherwise, None
+        if otherwise is None or not self._head or (answer is not None and answer.error is not None):
+            return None
+        has_text = bool(own.body_text(bytes(self._head)))
+        family = otherwise(bytes(self._head[:PEEK]))
+        if family is None:
+            if not has_text and own.is_worded:
+                self._family = dataclasses.replace(own, body_text=all_text)
+            return None
+        self._family = family
+        if family is not own and (not has_text or self._figures(self._read()) is not None):
+            return self.usage()
+        self._family = own
+        return None
+
     def _read(self) -> Answer | None:
-        if self._size <= HEAD:
-            return self._decoded(self._head)
-        return self._last()
+        whole = self._decoded(self._head) if self._size <= HEAD else None
+        return whole or self._last()
+
+    def _lines(self) -> Usage:
+        """
+        Return the usage of a stream of JSON that was taken for one body.
+        """
+        tap = StreamTap(self._family, self._count_text, ValueReader(), self._otherwise)
+        tap.feed(bytes(self._head))
+        return tap.usage()
 
     def _last(self) -> Answer | None:
         """
@@ -85,12 +123,14 @@ class UnaryTap:
             found.model = found.model or _first_model(self._head)
         return found
 
-    def _counted(self, answer: Answer, *, complete: bool) -> Usage:
-        seen = len(self._head) + len(self._tail)
+    def _counted(self, answer: Answer | None) -> Usage:
+        body = bytes(self._head + self._tail)
         text = TextMeter(self._count_text)
-        text.add(self._family.body_text(bytes(self._head + self._tail)))
+        text.add(self._family.body_text(body))
+        complete = answer is not None and answer.is_complete
+        answer = answer or Answer()
         return Usage(
-            output_tokens=text.tokens() * self._size // seen if seen else 0,  # what was not kept is like the rest
+            output_tokens=text.tokens() * self._size // len(body) if body else 0,  # what was not kept is like the rest
             model=_text(answer.model),
             provider=self._family.provider,
             service_tier=_text(answer.service_tier),

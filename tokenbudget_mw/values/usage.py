@@ -25,7 +25,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
         cache_write_tokens: Input tokens written to a cache, any lifetime (part of *input_tokens*).
 
-        cache_write_1h_tokens: Those of *cache_write_tokens* that were written for an hour.
+        cache_write_1h_tokens: Those of *cache_write_tokens* that were written for the longer lifetime: an hour at
+            Anthropic's, twelve at OpenAI's.
 
         reasoning_tokens: Output tokens spent on reasoning (part of *output_tokens*).
 
@@ -43,6 +44,9 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         audio_input_tokens: Input tokens of audio (part of *input_tokens*).
 
         audio_output_tokens: Output tokens of audio (part of *output_tokens*).
+
+        others: What further models used that this one asked, each at its own price: Anthropic's advisor. No part of the
+            figures above.
     """
 
     input_tokens: int = 0
@@ -58,6 +62,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     complete: bool = True
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    others: tuple[Usage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Price:
 
         cache_write: Per input token written to a cache; None takes *input*.
 
-        cache_write_1h: The same for a lifetime of an hour; None takes *cache_write*.
+        cache_write_1h: The same for the longer lifetime; None takes *cache_write*.
 
         reasoning: Per reasoning token; None takes *output*.
 

@@ -6,11 +6,14 @@ A new format is one function that adds a parsed body to a `Meter`, and one line 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from tokenbudget_mw.counting.meter import BYTES_A_TOKEN, TooManyPartsError
 from tokenbudget_mw.counting.models import normalise
@@ -27,6 +30,7 @@ from tokenbudget_mw.counting.payloads import (
     openai,
     openai_media,
     openai_responses,
+    parts,
 )
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
@@ -51,6 +55,15 @@ HEAD_BYTES = 16_384
 MAX_CONTAINERS = 16_384
 """Most arrays and objects that are worth building; only the outermost fields of a body with more are read."""
 
+
+SPARSE_BYTES, BYTES_A_BOUND = 4_096, 8
+"""A body of more bytes, and of more for each token of its bound, may say more than its format knows of."""
+
+MORE, KEYS = 1.5, 256
+"""What is written in a body beside its prompt, at most: the keys, the roles."""
+
+MOST_SCALARS = 65_536
+"""Most commas of a body that is built whole."""
 
 LEARNING = ("sample", "async")
 """Ways to count that estimate prompts from what counted ones have taught."""
@@ -180,6 +193,8 @@ def read(
         is_counted = count == "full" or (count == "sample" and draw < sample)
         meter = tokenizers.meter(request.model, is_counted, ratio if count in LEARNING else None)
         tokens = _counted(kind, request, meter, body)
+        if len(body) > SPARSE_BYTES and len(body) > tokens.upper * BYTES_A_BOUND and _says_more(body, meter):
+            tokens = _sparse(body, tokens, tokenizers.meter(request.model, is_counted))
         answers = request.answers() if kind.prompts is None else request.answers() * kind.prompts(request)
     has_output = kind.has_output and target.has_output
     return Prompt(
@@ -187,7 +202,7 @@ def read(
         tokens if target.has_input else NOTHING,
         fields.max_output(request, answers) if has_output else 0,
         request.is_stream or target.stream,
-        None if request.service_tier is None else fields.short_text(request.service_tier),
+        request.tier() if request.service_tier or request.speed or request.inference_geo else None,
         EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
     )
@@ -229,7 +244,7 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
     target = NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
-        return Prompt(fields.short_text(forms.read_form(seen).fields.get("model")), kind.by_size(size))
+        return Prompt(fields.short_text(forms.plain_form(seen).fields.get("model")), kind.by_size(size))
     model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
@@ -244,10 +259,43 @@ def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Targ
 
 
 def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
-    images = seen.count(b'"image')
+    files = len(_FILES.findall(seen))
+    # letters that need no escape hide what an object is: each may be an image
+    images = seen.count(b"{") if _HIDDEN.search(seen) else seen.count(b'"image')
     typical, most = map(max, media.ANTHROPIC_IMAGE, media.openai_image(model, None, None))
-    estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical
-    return TokenCount(estimate, size + images * most, exact=False, method="bytes")
+    estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical + files * media.FILE_TOKENS[0]
+    return TokenCount(estimate, size + images * most + files * media.FILE_TOKENS[1], exact=False, method="bytes")
+
+
+_FILES = re.compile(
+    rb'"type"\s*:\s*"(?:input_)?(?:document|file|video)(?:_url)?"|"file_?[dD]ata"\s*:\s*\{|"(?:document|video)"\s*:\s*\{'
+)
+_HIDDEN = re.compile(rb"\\u00[4-7]")
+
+
+def _says_more(body: bytes, meter: Meter) -> bool:
+    """
+    Say whether more than half of *body*, a form apart, is not what *meter* was given; an escaped letter is one of six bytes.
+    """
+    return not forms.is_form(body) and len(body) > 2 * meter.seen + 5 * body.count(b"\\u")
+
+
+def _sparse(body: bytes, tokens: TokenCount, meter: Meter) -> TokenCount:
+    """
+    Return *tokens*, or all that is written in *body* where that is much more: some servers read fields that the format does
+    not know, or know by another case.
+    """
+    written = None
+    if body.count(b",") <= MOST_SCALARS:
+        # what cannot be built here, a lenient decoder may build
+        with contextlib.suppress(TooManyPartsError, ValueError, RecursionError):
+            parts.add_written(meter, msgspec.json.decode(body))
+            written = meter.result()
+    if written is None:
+        written = _by_size(len(body), body, meter.family.name)
+    if written.upper <= tokens.upper * MORE + KEYS:
+        return tokens
+    return TokenCount(max(tokens.estimate, written.estimate), written.upper, exact=False, method=written.method)
 
 
 def _containers(body: bytes) -> int:

@@ -49,13 +49,10 @@ class MessagesRequest(Request):
     messages: list[Message] = msgspec.field(default_factory=list)
     system: str | list[Any] | None = None
     tools: list[Any] | None = None
+    output_format: Any = None
+    output_config: Any = None
     mcp_servers: Any = None
     context_management: Any = None
-    speed: Any = None
-
-    def __post_init__(self) -> None:
-        if self.speed == "fast":  # the tier of its prices, see `tapping.shapes`
-            self.service_tier = self.speed
 
 
 MESSAGES = msgspec.json.Decoder(MessagesRequest)
@@ -72,6 +69,9 @@ def add_messages(request: MessagesRequest, meter: Meter) -> None:
     for message in request.messages:
         meter.guess(*MESSAGE_FRAME)
         add_content(message.content, meter)
+    for schema in (request.output_format, request.output_config):
+        if isinstance(schema, dict):
+            add_strings(meter, schema)
     if request.mcp_servers or request.context_management:
         meter.is_whole = False
     if request.tools:
@@ -108,12 +108,17 @@ def _add_text(block: dict[str, Any], _meter: Meter) -> list[Any]:
     return [block.get("text")]
 
 
-def _add_thinking(block: dict[str, Any], _meter: Meter) -> list[Any]:
+def _add_thinking(block: dict[str, Any], meter: Meter) -> list[Any]:
+    if not block.get("thinking"):
+        return _add_sealed(block.get("signature"), meter)  # it is left out, and the model reads what is sealed
     return [block.get("thinking")]
 
 
 def _add_redacted(block: dict[str, Any], meter: Meter) -> list[Any]:
-    data = block.get("data")
+    return _add_sealed(block.get("data"), meter)
+
+
+def _add_sealed(data: Any, meter: Meter) -> list[Any]:
     size = len(data) if isinstance(data, str) else 0
     meter.guess(size // 6, size)
     return []

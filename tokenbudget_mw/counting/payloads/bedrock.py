@@ -24,7 +24,6 @@ __all__ = ["CONVERSE", "HEAD", "add_converse", "target"]
 
 MESSAGE_FRAME = (3, 8)
 TOOLS_FRAME = (0, 530)
-VIDEO = (10_000, 200_000)
 
 # a model may be an ARN, with slashes in it; the first one is where it begins, found once
 ACTION = re.compile(r"(?>.*?/model/+)(.+?)/+converse(-stream)?[/\s]*$", re.IGNORECASE | re.DOTALL)
@@ -148,7 +147,7 @@ def _add_document(value: Any, meter: Meter) -> list[Any]:
 
 
 def _add_video(_value: Any, meter: Meter) -> list[Any]:
-    meter.guess(*VIDEO)
+    meter.guess(*media.VIDEO_TOKENS)
     return []
 
 

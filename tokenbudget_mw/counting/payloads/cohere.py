@@ -1,5 +1,5 @@
 """
-Bodies of Cohere's version 2: chat and embed.
+Bodies of Cohere's version 2, chat and embed, and of the chat of version 1.
 
 How messages are framed is not published; the frames of OpenAI's chats are taken.
 """
@@ -12,7 +12,8 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import openai
 from tokenbudget_mw.counting.payloads.fields import Request, Target
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.counting.payloads.openai_tools import add_tools
+from tokenbudget_mw.counting.payloads.parts import add_strings
 
 if TYPE_CHECKING:
     from tokenbudget_mw.counting.meter import Meter
@@ -25,7 +26,7 @@ DOCUMENT_FRAME = (4, 12)
 
 class CohereRequest(Request):
     """
-    Body of ``POST /v2/chat`` and ``POST /v2/embed``.
+    Body of ``POST /v2/chat`` and ``POST /v2/embed``; *message* and what follows it are of ``POST /v1/chat``.
     """
 
     messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
@@ -35,6 +36,10 @@ class CohereRequest(Request):
     texts: list[str] | None = None
     images: list[Any] | None = None
     inputs: list[Any] | None = None
+    message: Any = None
+    chat_history: Any = None
+    preamble: Any = None
+    tool_results: Any = None
 
 
 REQUEST = msgspec.json.Decoder(CohereRequest)
@@ -54,6 +59,9 @@ def add_request(request: CohereRequest, meter: Meter) -> None:
     meter.guess(*MESSAGE_FRAME)
     for message in (*request.messages, *(request.inputs or ())):
         _add_message(message, meter)
+    for text in (request.message, request.chat_history, request.preamble, request.tool_results):
+        if text is not None:
+            add_strings(meter, text)
     for document in request.documents or ():
         meter.step()
         meter.guess(*DOCUMENT_FRAME)
@@ -64,9 +72,9 @@ def add_request(request: CohereRequest, meter: Meter) -> None:
     for image in request.images or ():
         openai.add_content([{"type": "image_url", "image_url": image}], meter)
     if request.tools:
-        openai.add_tools([tool.get("function", tool) for tool in request.tools], meter)
-    if isinstance(request.response_format, dict) and "json_schema" in request.response_format:
-        add_json(meter, request.response_format["json_schema"])
+        add_tools([tool.get("function", tool) for tool in request.tools], meter)
+    if isinstance(request.response_format, dict):
+        openai.add_format(request.response_format, meter)
 
 
 def _add_message(message: Any, meter: Meter) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from tokenbudget_mw.errors import PayloadError
+from tokenbudget_mw.rules.tariffs import tier_of
 from tokenbudget_mw.values import EMPTY_TAGS
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Request(msgspec.Struct):
     best_of: Choices | None = None
     stream: Any = None
     service_tier: Any = None
+    speed: Any = None
+    inference_geo: Any = None
     metadata: Any = None
     custom_id: Any = None
 
@@ -75,6 +78,13 @@ class Request(msgspec.Struct):
         Return how many answers it asks for, to each of its prompts.
         """
         return 1 if self.n is None and self.best_of is None else max(self.n or 1, self.best_of or 1)
+
+    def tier(self) -> str | None:
+        """
+        Return the tier that it asks for, as the response will name it: OpenAI's ``fast`` is ``priority`` there.
+        """
+        asked = "priority" if self.service_tier == "fast" else self.service_tier
+        return tier_of(self.speed, self.inference_geo) or short_text(asked)
 
     @property
     def is_stream(self) -> bool:

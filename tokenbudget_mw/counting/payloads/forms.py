@@ -1,18 +1,30 @@
 """
 Bodies that are forms (``multipart/form-data``, RFC 7578): small fields are read, files are measured.
+
+What apps read differently is no form here: an app that takes the first of two models must not run the dearer one while the
+other is charged.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-__all__ = ["MAX_FIELD", "Form", "is_form", "read_form"]
+from tokenbudget_mw.errors import PayloadError
+
+__all__ = ["MAX_FIELD", "Form", "check_form", "is_form", "plain_form", "read_form"]
 
 MAX_FIELD = 65_536
 """Longest value that is read, in bytes; more is measured as if it were a file."""
 
 MAX_PARTS = 256
 MAX_HEAD = 4_096
+
+_DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition[ \t]*:[ \t]*form-data((?:[^\r]|\r(?!\n))*+)", re.IGNORECASE)
+_PARAMETER = re.compile(rb'\s*;\s*([\w*-]++)=(?:"((?:\\.|[^"\\])*+)"|([^\s;"]++))', re.DOTALL)
+_BOUNDARY = re.compile(r'boundary\*?\s*=\s*(?:"([^"]*)"|([^\s;",]*))', re.IGNORECASE)
+_LISTS = ("[]", "image", "images", "mask")
+"""Ends of the names that a form may have more than once."""
 
 
 class Form(NamedTuple):
@@ -23,10 +35,13 @@ class Form(NamedTuple):
         fields: Name -> value. Of a name given twice the last one holds.
 
         files: Name and size in bytes of each part that is a file.
+
+        fault: Why apps may read it differently; None where they cannot.
     """
 
     fields: dict[str, str]
     files: tuple[tuple[str, int], ...]
+    fault: str | None = None
 
 
 def is_form(body: bytes) -> bool:
@@ -46,18 +61,77 @@ def read_form(body: bytes) -> Form:
     boundary, _, rest = body.partition(b"\r\n")
     fields: dict[str, str] = {}
     files: list[tuple[str, int]] = []
-    for part in rest.split(b"\r\n" + boundary, MAX_PARTS)[:MAX_PARTS]:
+    parts = (b"\r\n" + rest).split(b"\r\n" + boundary, MAX_PARTS)
+    fault = None if len(parts) <= MAX_PARTS else f"it has more than {MAX_PARTS} parts"
+    for place, part in enumerate(parts[:MAX_PARTS], start=1):
+        if part.startswith(b"--"):
+            break  # its end: what is behind it is nobody's
         head, blank, value = part.partition(b"\r\n\r\n")
-        name = _parameter(head[:MAX_HEAD], b"name")
-        if not blank or name is None:
+        found = _named(head) if blank and part.startswith(b"\r\n") else None
+        if found is None:
+            if place < len(parts):  # the last one may have been cut off
+                fault = "a part of it has no plain name"
             continue
-        if len(value) > MAX_FIELD or _parameter(head[:MAX_HEAD], b"filename") is not None:
+        name, is_file = found
+        if len(value) > MAX_FIELD or is_file:
             files.append((name, len(value)))
-        else:
-            fields[name] = value.decode("utf-8", "replace")
-    return Form(fields, tuple(files))
+            continue
+        text = value.decode("utf-8", "replace")
+        if fields.get(name, text) != text and not name.endswith(_LISTS):
+            fault = "it has a field twice"
+        fields[name] = text
+    return Form(fields, tuple(files), fault)
 
 
-def _parameter(head: bytes, name: bytes) -> str | None:
-    _, found, rest = head.partition(b" " + name + b'="')
-    return rest.partition(b'"')[0].decode("utf-8", "replace") if found else None
+def plain_form(body: bytes) -> Form:
+    """
+    Read *body*, or its beginning.
+
+    Raises:
+        PayloadError: Apps may read it differently.
+    """
+    form = read_form(body)
+    if form.fault is not None:
+        raise PayloadError(f"The form cannot be metered, for apps may read it differently: {form.fault}.")
+    return form
+
+
+def check_form(body: bytes, content_types: tuple[str, ...]) -> None:
+    """
+    Check that *body*, if it is a form, is the one that its content type means.
+
+    Args:
+        body: The body, or its beginning.
+
+        content_types: Every ``Content-Type`` of the request.
+
+    Raises:
+        PayloadError: It is not, so that the app would read another.
+    """
+    if not is_form(body):
+        return
+    named = _BOUNDARY.findall(content_types[0]) if len(content_types) == 1 else []
+    boundary = "".join(named[0]).encode("latin-1", "replace") if len(named) == 1 else b""
+    if not boundary or not body.startswith(b"--" + boundary + b"\r\n"):
+        raise PayloadError("The body is a form that does not begin with the boundary that its Content-Type names.")
+
+
+def _named(head: bytes) -> tuple[str, bool] | None:
+    """
+    Return the name in a part's *head*, and whether the part is a file; None where two readers may not agree.
+    """
+    found = _DISPOSITION.findall(head) if len(head) <= MAX_HEAD else []
+    if len(found) != 1:
+        return None
+    rest = found[0]
+    parameters: dict[bytes, bytes] = {}
+    while match := _PARAMETER.match(rest):
+        key = match[1].lower()
+        if key in parameters:
+            return None
+        parameters[key] = match[2] if match[2] is not None else match[3]
+        rest = rest[match.end() :]
+    name = parameters.get(b"name")
+    if name is None or b"\\" in name or rest.strip():
+        return None
+    return name.decode("utf-8", "replace"), b"filename" in parameters or b"filename*" in parameters

@@ -15,7 +15,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import media
 from tokenbudget_mw.counting.payloads.fields import Choices, Request, Size, Target
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.counting.payloads.parts import add_encoded, add_json, add_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,7 +183,9 @@ def _add_data(blob: Any, meter: Meter) -> None:
     elif kind == "video/":
         meter.guess(*(VIDEO * math.ceil(size / rate) for rate in VIDEO_BYTES_A_SECOND))
     else:
-        meter.guess(*media.FILE_TOKENS)
+        add_encoded(
+            meter, str(blob.get("mimeType") or blob.get("mime_type") or ""), data if isinstance(data, str) else ""
+        )
 
 
 def _image(data: Any) -> tuple[int, int]:

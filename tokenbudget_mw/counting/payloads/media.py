@@ -14,7 +14,16 @@ import re
 import struct
 from dataclasses import dataclass
 
-__all__ = ["AUDIO_TOKENS_A_SECOND", "FILE_TOKENS", "anthropic_image", "audio", "audio_of", "image_size", "openai_image"]
+__all__ = [
+    "AUDIO_TOKENS_A_SECOND",
+    "FILE_TOKENS",
+    "VIDEO_TOKENS",
+    "anthropic_image",
+    "audio",
+    "audio_of",
+    "image_size",
+    "openai_image",
+]
 
 FILE_TOKENS = (3_000, 30_000)
 """A file or document of unknown content: about two pages, hardly more than twenty."""
@@ -25,6 +34,11 @@ AUDIO_BYTES_A_SECOND = (16_000, 1_000)
 
 ANTHROPIC_IMAGE = (1_600, 4_800)
 PIXELS_A_TOKEN = 750
+OTHER_LEAST, OTHER_MOST = 1_120, 16_384
+"""What Gemini takes for any image; the most that a model of Qwen's takes for one."""
+
+VIDEO_TOKENS = (10_000, 200_000)
+"""A video of unknown length: some 40 seconds, and a quarter of an hour."""
 
 _HEAD_CHARS = 64
 
@@ -45,38 +59,61 @@ class _Tiles:
         # 1024 x 1024 has 4 tiles; the most that fits 2048 x 768 has 8
         return self.base + 4 * self.tile, self.base + 8 * self.tile
 
-    def sized(self, width: int, height: int) -> int:
+    def sized(self, width: int, height: int) -> tuple[int, int]:
         scale = min(1.0, 2048 / max(width, height))
         scale *= min(1.0, 768 / (min(width, height) * scale))
-        return self.base + self.tile * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+        tokens = self.base + self.tile * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+        return tokens, tokens
 
 
 @dataclass(frozen=True, slots=True)
 class _Patches:
     """
-    Tokens of an image: *factor* for each square of 32 pixels, of which there are at most 1,536.
+    Tokens of an image: *factor* for each square of 32 pixels, of which there are at most *most*.
     """
 
     factor: float
+    most: int = 1_536
 
     def low(self) -> tuple[int, int]:
-        return self.unknown()
-
-    def unknown(self) -> tuple[int, int]:
         return math.ceil(1_024 * self.factor), math.ceil(1_536 * self.factor)
 
-    def sized(self, width: int, height: int) -> int:
-        return math.ceil(min(1_536, math.ceil(width / 32) * math.ceil(height / 32)) * self.factor)
+    def unknown(self) -> tuple[int, int]:
+        return math.ceil(1_024 * self.factor), math.ceil(self.most * self.factor)
+
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        tokens = math.ceil(min(self.most, math.ceil(width / 32) * math.ceil(height / 32)) * self.factor)
+        return tokens, tokens
 
 
-_OPENAI = (
+class _Others:
+    """
+    Tokens of an image for models that are not OpenAI's: each has a rule of its own, and few know of details.
+    """
+
+    def low(self) -> tuple[int, int]:
+        return ANTHROPIC_IMAGE
+
+    def unknown(self) -> tuple[int, int]:
+        return ANTHROPIC_IMAGE
+
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        tokens = min(OTHER_MOST, math.ceil(width * height / PIXELS_A_TOKEN))
+        return tokens, max(tokens, OTHER_LEAST)
+
+
+_OPENAI: tuple[tuple[re.Pattern[str], _Tiles | _Patches | _Others], ...] = (
     (re.compile(r"^gpt-4o-mini"), _Tiles(2_833, 5_667)),
     (re.compile(r"^(gpt-4\.1-mini|gpt-5-mini)"), _Patches(1.62)),
     (re.compile(r"^(gpt-4\.1-nano|gpt-5-nano)"), _Patches(2.46)),
     (re.compile(r"^o4-mini"), _Patches(1.72)),
     (re.compile(r"^o[13]"), _Tiles(75, 150)),
+    (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d).*-mini"), _Patches(1.62)),
+    (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d).*-nano"), _Patches(2.46)),
+    (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d)"), _Patches(1.2, 12_000)),
     (re.compile(r"^gpt-5"), _Tiles(70, 140)),
-    (re.compile(""), _Tiles(85, 170)),
+    (re.compile(r"^(gpt|chatgpt|computer-use)|^$"), _Tiles(85, 170)),
+    (re.compile(""), _Others()),
 )
 
 
@@ -97,8 +134,7 @@ def openai_image(model: str, url: object, detail: object) -> tuple[int, int]:
     size = image_size(url.partition(",")[2]) if isinstance(url, str) and url.startswith("data:") else None
     if size is None:
         return rule.unknown()
-    tokens = rule.sized(*size)
-    return tokens, tokens
+    return rule.sized(*size)
 
 
 def anthropic_image(data: object) -> tuple[int, int]:

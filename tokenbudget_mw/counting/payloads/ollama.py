@@ -13,6 +13,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import openai
 from tokenbudget_mw.counting.payloads.fields import MAX_OUTPUT, Request, Target
+from tokenbudget_mw.counting.payloads.openai_tools import add_tools
 from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class OllamaRequest(RequestHead):
     messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
     prompt: str | None = None
     suffix: str | None = None
+    template: str | None = None
     system: str | None = None
     input: str | list[str] | None = None
     context: list[int] | None = None
@@ -89,14 +91,14 @@ def add_request(request: OllamaRequest, meter: Meter) -> None:
     for message in request.messages:
         _add_message(message, meter)
     inputs = request.input if isinstance(request.input, list) else [request.input]
-    for text in (request.system, request.prompt, request.suffix, *inputs):
+    for text in (request.system, request.prompt, request.suffix, request.template, *inputs):
         if text:
             meter.step()
             meter.text(text)
     meter.frame += len(request.context or ())
     _add_images(request.images, meter)
     if request.tools:
-        openai.add_tools([tool.get("function", tool) for tool in request.tools], meter)
+        add_tools([tool.get("function", tool) for tool in request.tools], meter)
     if isinstance(request.format, dict):
         add_json(meter, request.format)
 

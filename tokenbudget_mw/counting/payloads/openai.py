@@ -14,7 +14,8 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import media
 from tokenbudget_mw.counting.payloads.fields import Request
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings
+from tokenbudget_mw.counting.payloads.openai_tools import add_tools
+from tokenbudget_mw.counting.payloads.parts import add_encoded, add_json, add_strings
 from tokenbudget_mw.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "add_completion",
     "add_content",
     "add_embedding",
-    "add_tools",
     "prompts_of",
 ]
 
@@ -54,6 +54,9 @@ class Message(msgspec.Struct, gc=False):
     tool_calls: Any = None
     tool_call_id: Any = None
     function_call: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
 
 
 class ChatRequest(Request):
@@ -65,6 +68,10 @@ class ChatRequest(Request):
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
     response_format: Any = None
+    prediction: Any = None
+    documents: Any = None
+    chat_template: Any = None
+    chat_template_kwargs: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +102,6 @@ PUBLISHED = frozenset({"gpt-4o", "gpt-4", "gpt-3.5", "gpt-4.1"})
 
 UNPUBLISHED_FRAME = (0, 4)
 
-PROPERTIES = 3
-PROPERTY = 3
-ENUM = -3
-ENUM_ITEM = 3
-TOOLS_END = 12
 TOOL_CALL = 3
 
 
@@ -128,15 +130,21 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
             and message.tool_call_id is None
             and message.function_call is None
             and message.refusal is None
+            and message.reasoning_content is None
+            and message.reasoning is None
+            and message.reasoning_details is None
         ):
             _add_rest(message, meter, frame)
     meter.words(roles)
     meter.texts(texts)
     if request.tools or request.functions:
         functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])
-        add_tools(functions, meter, frame)
-    if isinstance(request.response_format, dict) and "json_schema" in request.response_format:
-        add_json(meter, request.response_format["json_schema"])
+        add_tools(functions, meter, frame.function)
+    if isinstance(request.response_format, dict):
+        add_format(request.response_format, meter)
+    for field in (request.prediction, request.documents, request.chat_template, request.chat_template_kwargs):
+        if field is not None:
+            add_strings(meter, field)
 
 
 def _add_rest(message: Message, meter: Meter, frame: Frame) -> None:
@@ -146,14 +154,24 @@ def _add_rest(message: Message, meter: Meter, frame: Frame) -> None:
     if message.name is not None:
         meter.text(message.name)
         meter.frame += frame.name
-    if message.refusal is not None:
-        add_strings(meter, message.refusal)
-    if message.tool_call_id is not None:
-        add_strings(meter, message.tool_call_id)
+    rest = (message.refusal, message.tool_call_id)
+    for field in (*rest, message.reasoning_content, message.reasoning, message.reasoning_details):
+        if field is not None:
+            add_strings(meter, field)
     if message.tool_calls is not None:
         _add_tool_calls(message.tool_calls, meter)
     if message.function_call is not None:
         _add_tool_calls([message.function_call], meter)
+
+
+def add_format(response_format: dict[str, Any], meter: Meter) -> None:
+    """
+    Add the schema that answers are to have: OpenAI's, or one beside it.
+    """
+    if "json_schema" in response_format:
+        add_json(meter, response_format["json_schema"])
+    elif len(response_format) > 1:
+        add_strings(meter, response_format)
 
 
 def add_content(content: Any, meter: Meter) -> None:
@@ -190,8 +208,15 @@ def _add_audio_part(part: dict[str, Any], meter: Meter) -> None:
     meter.guess(*media.audio(clip.get("data") if isinstance(clip, dict) else None))
 
 
-def _add_file_part(_part: dict[str, Any], meter: Meter) -> None:
-    meter.guess(*media.FILE_TOKENS)
+def _add_file_part(part: dict[str, Any], meter: Meter) -> None:
+    inner = part.get("file")
+    data = (inner if isinstance(inner, dict) else part).get("file_data")
+    kind, _, encoded = data.removeprefix("data:").partition(";base64,") if isinstance(data, str) else ("", "", "")
+    add_encoded(meter, kind, encoded)
+
+
+def _add_video_part(_part: dict[str, Any], meter: Meter) -> None:
+    meter.guess(*media.VIDEO_TOKENS)
 
 
 def _add_unknown(part: dict[str, Any], meter: Meter) -> None:
@@ -207,6 +232,10 @@ PARTS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "input_audio": _add_audio_part,
     "file": _add_file_part,
     "input_file": _add_file_part,
+    "audio_url": _add_file_part,
+    "document_url": _add_file_part,
+    "video_url": _add_video_part,
+    "input_video": _add_video_part,
 }
 
 
@@ -216,73 +245,6 @@ def _add_tool_calls(calls: Any, meter: Meter) -> None:
         meter.guess(TOOL_CALL, 2 * TOOL_CALL)
         function = call.get("function", call) if isinstance(call, dict) else call
         add_strings(meter, function)
-
-
-# -- tools ------------------------------------------------------------------------------------------------------------
-
-
-def add_tools(functions: list[Any], meter: Meter, frame: Frame = FRAME) -> None:
-    """
-    Add the declarations of tools.
-    """
-    for function in functions:
-        meter.step()
-        meter.guess(frame.function, frame.function + 3)
-        if not isinstance(function, dict):
-            add_strings(meter, function)
-            continue
-        meter.text(f"{_string(function, 'name')}:{_sentence(function)}")
-        _add_schema(function.get("parameters"), meter)
-    meter.frame += TOOLS_END
-
-
-def _add_schema(schema: Any, meter: Meter) -> None:
-    """
-    Add the properties of a JSON schema, those inside of them too.
-    """
-    stack = [schema]
-    while stack:
-        item = stack.pop()
-        if not isinstance(item, dict):
-            continue
-        properties = item.get("properties")
-        if isinstance(properties, dict) and properties:
-            meter.frame += PROPERTIES
-            for name, value in properties.items():
-                _add_property(name, value, meter)
-            stack.extend(properties.values())
-        stack.append(item.get("items"))
-        for field in ("anyOf", "oneOf", "allOf", "$defs", "definitions"):
-            if field in item:
-                add_strings(meter, item[field])
-
-
-def _add_property(name: str, value: Any, meter: Meter) -> None:
-    meter.step()
-    meter.frame += PROPERTY
-    value = value if isinstance(value, dict) else {}
-    choices = value.get("enum")
-    if isinstance(choices, list):
-        meter.frame += ENUM
-        for choice in choices:
-            meter.step()
-            meter.frame += ENUM_ITEM
-            if isinstance(choice, str):
-                meter.text(choice)
-            else:
-                add_strings(meter, choice)
-    kind = value.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    meter.text(f"{name}:{'|'.join(each for each in kinds if isinstance(each, str))}:{_sentence(value)}")
-
-
-def _sentence(value: dict[str, Any]) -> str:
-    return _string(value, "description").removesuffix(".")
-
-
-def _string(value: dict[str, Any], field: str) -> str:
-    found = value.get(field)
-    return found if isinstance(found, str) else ""
 
 
 # -- completions and embeddings ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tokenbudget_mw.counting.payloads.fields import Request
-from tokenbudget_mw.counting.payloads.forms import is_form, read_form
+from tokenbudget_mw.counting.payloads.forms import is_form, plain_form
 from tokenbudget_mw.counting.payloads.media import audio_of
 from tokenbudget_mw.values import TokenCount
 
@@ -95,7 +95,7 @@ class _Decoder:
             request = self._json.decode(buf)
             request.files = ()
             return request
-        form = read_form(buf)
+        form = plain_form(buf)
         request = msgspec.convert(form.fields, self._kind, strict=False)
         request.files = form.files
         return request

@@ -13,6 +13,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import openai
 from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.openai_tools import add_tools
 from tokenbudget_mw.counting.payloads.parts import add_json, add_strings, is_own
 
 if TYPE_CHECKING:
@@ -56,12 +57,16 @@ def add_responses(request: ResponsesRequest, meter: Meter) -> None:
     if request.previous_response_id is not None or request.conversation is not None or request.prompt is not None:
         meter.is_whole = False
     if request.tools:
-        openai.add_tools(request.tools, meter)
+        add_tools(request.tools, meter)
         meter.is_whole = meter.is_whole and is_own(request.tools, CLIENT_TOOLS)
     if isinstance(request.text, dict) and "format" in request.text:
         add_json(meter, request.text["format"])
     if isinstance(request.prompt, dict) and "variables" in request.prompt:
         add_strings(meter, request.prompt["variables"])
+
+
+def _add_reference(_item: dict[str, Any], meter: Meter) -> None:
+    meter.is_whole = False
 
 
 def _add_item(item: Any, meter: Meter) -> None:
@@ -110,4 +115,5 @@ ITEMS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "function_call_output": _add_output,
     "custom_tool_call_output": _add_output,
     "reasoning": _add_reasoning,
+    "item_reference": _add_reference,
 }

@@ -4,6 +4,7 @@ Walks over values of unknown shape: strings are counted, the rest weighs little;
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["add_json", "add_strings", "is_opaque", "is_own"]
+__all__ = ["add_encoded", "add_json", "add_strings", "add_written", "is_opaque", "is_own"]
 
 OPAQUE_CHARS = 1_024
+_TEXTS = ("text/", "application/json", "application/xml", "application/x-", "application/javascript")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,6 +57,29 @@ def add_strings(meter: Meter, value: Any) -> None:
             meter.frame += 1
 
 
+def add_written(meter: Meter, value: Any) -> None:
+    """
+    Add every text in *value*, keys included; encoded data is not among them.
+
+    Raises:
+        TooManyPartsError: There are more of them than a prompt may have.
+    """
+    texts: list[str] = []
+    stack = [value]
+    while stack:
+        meter.step()
+        item = stack.pop()
+        if isinstance(item, dict):
+            texts.extend(item)
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend([each for each in item if isinstance(each, str | dict | list)])  # of numbers there may be many
+        elif isinstance(item, str) and not is_opaque(item):
+            texts.append(item)
+    meter.approximate()
+    meter.texts(texts)
+
+
 def is_own(tools: list[Any], types: Container[object]) -> bool:
     """
     Return whether *tools* are all of these *types*, the app's own: what the provider's tools find is input, too.
@@ -66,7 +91,20 @@ def is_opaque(text: str) -> bool:
     """
     Return whether *text* is encoded data rather than something to read.
     """
-    if text.startswith("data:"):
-        return True
-    head = text[:OPAQUE_CHARS]
-    return len(text) > OPAQUE_CHARS and head.isascii() and len(head.split(None, 1)) == 1
+    is_long = len(text) > OPAQUE_CHARS or text.startswith("data:")
+    # all of it is looked at: words behind a head of letters are to be read
+    return is_long and text.isascii() and len(text.split(None, 1)) == 1
+
+
+def add_encoded(meter: Meter, kind: str, data: str) -> None:
+    """
+    Add a file of the content type *kind* whose base64 is *data*: what is text is counted as text, the rest guessed.
+    """
+    if not kind.lower().startswith(_TEXTS):
+        meter.guess(*FILE_TOKENS)
+        return
+    meter.approximate()
+    try:
+        meter.text(base64.b64decode(data).decode(errors="replace"))
+    except ValueError:
+        meter.guess(*FILE_TOKENS)

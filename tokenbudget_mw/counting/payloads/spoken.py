@@ -11,8 +11,8 @@ __all__ = ["is_spoken"]
 MAX_BYTES = 65_536
 """Bytes of a body that are looked at; what is longer may be spoken."""
 
-_WORDS = (b"audio", b"AUDIO", b"video/", b"fileUri", b"file_uri")
-"""Parts and modalities of OpenAI and Gemini, and kinds of files; a video has sound."""
+_WORDS = (b"audio", b"video/", b"fileuri", b"file_uri", b"\\u004", b"\\u005", b"\\u006", b"\\u007")
+"""Parts and modalities of OpenAI and Gemini, and kinds of files; a video has sound. Letters that need no escape hide one of them."""
 
 
 def is_spoken(body: bytes) -> bool:
@@ -22,4 +22,5 @@ def is_spoken(body: bytes) -> bool:
     >>> is_spoken(b'{"modalities": ["text", "audio"]}'), is_spoken(b'{"messages": []}')
     (True, False)
     """
-    return len(body) > MAX_BYTES or is_form(body) or any(word in body for word in _WORDS)
+    lowered = body[:MAX_BYTES].lower()
+    return len(body) > MAX_BYTES or is_form(body) or any(word in lowered for word in _WORDS)
