@@ -147,7 +147,8 @@ class ModelCall:
     def _charge(self, was_left: bool) -> None:
         tapped = self.tap.usage()
         prompt = None if tapped.input_tokens or tapped.source == "provider" else self._prompt()
-        usage = settled_usage("actual", tapped=tapped, prompt=prompt, reserved=Cost())
+        rule = "input" if tapped.source == "none" else "actual"  # nothing is reserved for what cannot be read
+        usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=Cost())
         with tags(**self.labels):
             if self.call is not None:
                 self.call.add(usage, model=self.model)

@@ -54,6 +54,28 @@ def in_request(
     return rows
 
 
+class Raw(httpx.SyncByteStream):
+    """A body as it comes over the wire."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.data
+
+
+def test_what_cannot_be_decoded_is_charged_its_prompt(books: Books) -> None:
+    """Of a response that is not in the coding that it names nothing is known but that it was asked for."""
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=Raw(b"no gzip")))
+    with httpx.Client(transport=transport) as made, pytest.raises(httpx.DecodingError):
+        instrument(made, core=books.core, subject=books.subject).post("https://a/v1/chat/completions", json=CHAT)
+
+    (row,) = books.rows()
+    assert row.input_tokens >= 3
+    assert (row.output_tokens, row.usage_source) == (0, "estimated")
+
+
 # -- who pays ---------------------------------------------------------------------------------------------------------
 
 
