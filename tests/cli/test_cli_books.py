@@ -233,7 +233,7 @@ def test_rerate_shows_then_posts(run, write, engine, sqlite_database):
     again = run(*argv, "--apply", "--json").json
 
     assert "Nothing was posted; --apply does it." in shown.out
-    assert "1 still have no price" in shown.out
+    assert "1 still has no price" in shown.out
     assert posted == {
         "applied": True,
         "rows": 2,

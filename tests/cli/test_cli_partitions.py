@@ -86,7 +86,7 @@ def test_partition_in_use_is_not_dropped(run, sink, postgres_database):
     ran = run("partitions", "drop", "tokenbudget_usage_before", *database)
 
     assert (ran.code, "rows of this moment go there" in ran.err) == (BAD_USE, True)
-    assert "1 rows" in run("verify", *database).out.splitlines()[0]
+    assert "on 1 row" in run("verify", *database).out.splitlines()[0]
 
 
 def test_what_cannot_be_done_is_said(run, engine, sqlite_database):

@@ -72,7 +72,7 @@ def _lines(report: RerateReport, *, is_applied: bool) -> list[str]:
     lines = [f"{many(report.rows, 'row')} looked at, {changed}"]
     if report.unpriced:
         lines.append(
-            f"{many(report.unpriced, 'has', 'have')} no price still; `tokenbudget-mw tariffs add` gives them one."
+            f"{many(report.unpriced, 'still has', 'still have')} no price; `tokenbudget-mw tariffs add` gives them one."
         )
     if report.accounts:
         changes = sorted(report.accounts.items())
