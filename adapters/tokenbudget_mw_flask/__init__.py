@@ -124,7 +124,9 @@ def core_of(app: Flask) -> Core:
     """
     core: Core | None = app.extensions.get(EXTENSION)
     if core is None:
-        raise ConfigurationError(f"The app {app.name!r} has no TokenBudget. Call `budget.init_app(app)` when it is made.")
+        raise ConfigurationError(
+            f"The app {app.name!r} has no TokenBudget. Call `budget.init_app(app)` when it is made."
+        )
     return core
 
 
