@@ -297,6 +297,7 @@ class TestMemoryOfRedis:
     ) -> None:
         """
         Under a Redis that comes and goes all the time: some calls it decides, some the process alone, of some nobody knows.
+        (A frozen Redis may hear that an ask is given up before it hears the ask; that one ends with its lease.)
         """
         backend = opened(ahead + redis_server.url)
         tokens, calls = check(1, 10**6, "tokens:3600", params=HOUR), in_flight(10**6, counter="key=k2")
@@ -305,7 +306,7 @@ class TestMemoryOfRedis:
 
         def work(_: int) -> None:
             while not done.is_set():
-                asked = ask(tokens) if ahead else ask(tokens, calls)
+                asked = ask(*([tokens] if ahead else [tokens, calls]), lease=3.0)
                 reply = backend.reserve(asked, time.time())
                 backend.settle(settlement(asked, reply, 3, *([] if ahead else [1])), time.time())
                 made.append(reply.degraded)
