@@ -80,7 +80,6 @@ def test_known_prices(name: str, figures: tuple[str | None, ...]) -> None:
         ("gpt-5", 1000, None, "0.00225"),
         ("gpt-5", 1000, "default", "0.00225"),
         ("gpt-5", 1000, "flex", "0.001125"),
-        ("gpt-6-astra", 1000, "ultrafast", "0.09"),
         ("gpt-5", 1000, "priority", "0.0045"),
         ("gpt-5.4", 272_001, "flex", "0.6811275"),  # 272,001 x 2.50 + 100 x 11.25
         ("gpt-6-astra", 1000, "ultrafast", "0.09"),  # 1,000 x 60 + 100 x 300
