@@ -224,6 +224,42 @@ def test_what_is_owed_is_told_without_a_further_call(
     fallback.close()
 
 
+def test_what_is_owed_while_its_thread_ends_is_told_too(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The thread has just seen that nothing is left, when another call ends; no further one comes.
+    """
+    monkeypatch.setattr("tokenbudget_mw.backends.fallback.TELL_EVERY", 0.001)
+    share, late, told = LocalShare(), list[bool](), threading.Event()
+    fallback = Fallback(shared, share)  # type: ignore[arg-type]
+    settle = shared.settle
+
+    def tell(settlement: Settlement, now: float) -> bool:
+        is_moved = settle(settlement, now)
+        if shared.used() == 5 + 7:
+            told.set()
+        return is_moved
+
+    monkeypatch.setattr(shared, "settle", tell)
+
+    class Late(Debts):
+        def __bool__(self) -> bool:
+            is_any = super().__bool__()
+            if not is_any and not late and threading.current_thread().name == "tokenbudget-settle":
+                late.append(fallback.settle(settlement(asks[1], replies[1], 7), START))
+            return is_any
+
+    share.debts = Late()
+    asks = [ask(check(5, 100)), ask(check(5, 100))]
+    shared.is_away = True
+    replies = [fallback.reserve(each, START) for each in asks]
+    fallback.settle(settlement(asks[0], replies[0], 5), START)
+    shared.is_away = False
+
+    assert told.wait(10)
+    assert late == [True]
+    fallback.close()
+
+
 def debts_of(number: int) -> list[tuple[Hold, int]]:
     return [(Hold(check(counter=f"key={at}"), BEGIN + 1_000_000), 1) for at in range(number)]
 
@@ -248,6 +284,22 @@ def test_debts_are_added_up_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     left = [debt.tag for debt in iter(lambda: owed.next(START), None)]
     assert left == [f"tenant{number}" for number in range(3, 8)]
     assert not owed
+
+
+def test_of_too_many_debts_those_are_forgotten_whose_windows_end_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A month's budget, that was owed to first, is not given up for the seconds after it.
+    """
+    monkeypatch.setattr(debts, "MOST", 5)
+    owed = Debts()
+    for second in range(20):
+        slots = [(Hold(month(), MONTH[0]), 1), (Hold(check(), BEGIN + second * 1_000_000), 1)]
+        owed.add("acme", slots, START + second)
+
+    (debt,) = iter(lambda: owed.next(START + 20), None)
+    (budget, amount), *others = debt.owed
+    assert (budget.check.window, amount) == ("tokens:month", 20)
+    assert [hold.slot for hold, _ in others] == [BEGIN + second * 1_000_000 for second in range(16, 20)]
 
 
 def test_many_debts_are_told_a_part_at_a_time() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from heapq import nsmallest
 from itertools import islice
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ __all__ = ["Debt", "Debts", "owed", "reservation_of"]
 DEBT_LEASE = 60.0
 
 MOST = 10_000
-"""How many amounts are kept for a backend that is away, each of a slot of a window; beyond it the oldest are forgotten."""
+"""How many amounts are kept for a backend that is away, each of a slot of a window; beyond it those are forgotten whose windows end first."""
 
 TOLD_AT_ONCE = 32
 """How many of them one call tells."""
@@ -138,8 +139,10 @@ class Debts:
                     key = (tag, Hold(replace(hold.check, cost=0, room=0), hold.slot))
                     before, since = self._amounts.get(key, (0, 0.0))
                     self._amounts[key] = before + amount, max(since, moment)
-            while len(self._amounts) > MOST:
-                del self._amounts[next(iter(self._amounts))]
+            if len(self._amounts) > MOST:
+                # a tenth at once: looking at all of them is dear
+                for key in nsmallest(len(self._amounts) - MOST + MOST // 10, self._amounts, key=_leaves_at):
+                    del self._amounts[key]
 
     def next(self, now: float) -> Debt | None:
         """
@@ -167,6 +170,11 @@ class Debts:
                 self._open.append(debt)
             else:
                 self.add(debt.tag, debt.owed, debt.moment)
+
+
+def _leaves_at(key: tuple[str, Hold]) -> int:
+    slot = key[1].slot
+    return slot + ALGORITHMS[key[1].check.algorithm].lifetime(key[1].check.params, slot)
 
 
 def _counts(hold: Hold, now: float) -> bool:
