@@ -178,8 +178,9 @@ class Fallback:
         Try once more to tell what is untold, and close the backend.
         """
         self._closed.set()
-        if self._teller is not None:
-            self._teller.join(1.0)
+        teller = self._teller
+        if teller is not None:
+            teller.join(1.0)
         self._tell()
         self._backend.close()
 
@@ -194,9 +195,16 @@ class Fallback:
         if self._share.debts:
             self._ensure_teller()
 
+    def _has_news(self) -> bool:
+        return bool(self._untold.waiting or self._share.debts)
+
     def _keep_telling(self) -> None:
-        while (self._untold.waiting or self._share.debts) and not self._closed.wait(TELL_EVERY):
+        while self._has_news() and not self._closed.wait(TELL_EVERY):
             self._tell()
+        self._teller = None
+        # what came just before that found a thread that lives, and relied on it
+        if self._has_news() and not self._closed.is_set():
+            self._ensure_teller()
 
     def _tell(self) -> None:
         with suppress(BackendUnavailableError):
