@@ -56,10 +56,14 @@ class AddIndexOnline(AddIndex):
         if not self.allow_migrate_model(schema_editor.connection.alias, model):
             return
         index = OnlineIndex(self.index.name, model._meta.db_table, tuple(self.index.fields), self.where)  # noqa: SLF001
+        vendor = schema_editor.connection.vendor
+        if schema_editor.collect_sql:  # it is only printed
+            schema_editor.execute(index.sql(vendor, how="CONCURRENTLY " if vendor == "postgresql" else ""))
+            return
         with schema_editor.connection.cursor() as cursor:
 
             def run(sql: str) -> Sequence[Any]:
                 cursor.execute(sql)
                 return cursor.fetchall() if cursor.description else ()
 
-            create(run, schema_editor.connection.vendor, index)
+            create(run, vendor, index)

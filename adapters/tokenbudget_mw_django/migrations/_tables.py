@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from django.db.migrations.operations import AddField, CreateModel
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
 
@@ -34,7 +33,7 @@ class CreateTable(CreateModel):
         model, connection = to_state.apps.get_model(app_label, self.name), schema_editor.connection
         options = model._meta  # noqa: SLF001 - public by Django's docs
         table, wanted = options.db_table, {field.column for field in options.local_fields}
-        if not self.allow_migrate_model(connection.alias, model) or _columns(connection, table) != wanted:
+        if not self.allow_migrate_model(connection.alias, model) or _columns(schema_editor, table) != wanted:
             super().database_forwards(app_label, schema_editor, from_state, to_state)
             return
         with connection.cursor() as cursor:
@@ -58,14 +57,17 @@ class AddColumn(AddField):
         model = to_state.apps.get_model(app_label, self.model_name)
         options = model._meta  # noqa: SLF001 - as above
         column = options.get_field(self.name).column
-        if column not in _columns(schema_editor.connection, options.db_table):
+        if column not in _columns(schema_editor, options.db_table):
             super().database_forwards(app_label, schema_editor, from_state, to_state)
 
 
-def _columns(connection: BaseDatabaseWrapper, table: str) -> set[str]:
+def _columns(schema_editor: BaseDatabaseSchemaEditor, table: str) -> set[str]:
     """
-    Return the columns of *table*; none where it is not there.
+    Return the columns of *table* that an earlier run may have left; none where it is not there, or SQL is only printed.
     """
+    if schema_editor.collect_sql:
+        return set()
+    connection = schema_editor.connection
     with connection.cursor() as cursor:
         if table not in connection.introspection.table_names(cursor):
             return set()
