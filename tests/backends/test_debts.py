@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from tokenbudget_mw.backends import debts
 from tokenbudget_mw.backends.circuits import LeftAloneError
@@ -36,22 +37,23 @@ class Shared(MemoryBackend):
     """
 
     is_away = is_answer_lost = False
+    tag_away = ""
     error: BackendUnavailableError = LeftAloneError("It is away.")
 
     def reserve(self, ask: Ask, now: float) -> Reply:
-        self.look()
+        self.look(ask.tag)
         return super().reserve(ask, now)
 
     def settle(self, settlement: Settlement, now: float) -> bool:
-        self.look()
+        self.look(settlement.reservation.tag)
         is_moved = super().settle(settlement, now)
         if self.is_answer_lost:
             self.is_answer_lost = False
             raise BackendUnavailableError
         return is_moved
 
-    def look(self) -> None:
-        if self.is_away:
+    def look(self, tag: str) -> None:
+        if self.is_away or tag == self.tag_away:
             raise self.error
 
     def used(self, now: float = START, **options: Any) -> int:
@@ -222,6 +224,21 @@ def test_what_is_owed_is_told_without_a_further_call(
     assert told.wait(10)
     assert shared.used() == 5
     fallback.close()
+
+
+def test_a_server_that_is_away_keeps_no_debt_from_another(shared: Shared, fallback: Backend) -> None:
+    """
+    A settlement waits for the one; what was admitted alone counts at the other, which is back.
+    """
+    asked = replace(ask(check(5, 100)), tag="away")
+    reply = fallback.reserve(asked, START)
+    shared.is_away = True
+    fallback.settle(settlement(asked, reply, 7), START)
+    fallback.reserve(ask(check(3, 100), lease=0.0), START)
+    shared.is_away, shared.tag_away = False, "away"
+    fallback.close()
+
+    assert shared.used() == 3
 
 
 def test_what_is_owed_while_its_thread_ends_is_told_too(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,7 @@ class Fallback:
         with suppress(BackendUnavailableError):
             while (told := self._untold.next()) is not None:
                 self._tell_one(told)
+        with suppress(BackendUnavailableError):  # another server's, perhaps
             while (debt := self._share.debts.next(self._share.latest)) is not None:
                 self._pay(debt, self._share.latest)
 
@@ -346,6 +347,7 @@ class AsyncFallback:
         with suppress(BackendUnavailableError):
             while (told := self._untold.next()) is not None:
                 await self._tell_one(told)
+        with suppress(BackendUnavailableError):  # another server's, perhaps
             while (debt := self._share.debts.next(self._share.latest)) is not None:
                 await self._pay(debt, self._share.latest)
 
