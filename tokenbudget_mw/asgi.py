@@ -19,7 +19,7 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import keep, settle_held
-from tokenbudget_mw.values import Facts, LazyHeaders
+from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route
+    from tokenbudget_mw.values import Facts, Route
 
 __all__ = ["ASGIApp", "ASGIMiddleware", "Message", "Receive", "Scope", "Send"]
 
@@ -84,7 +84,7 @@ def facts_of(scope: Scope) -> Facts:
     Read the facts of an ``http`` or ``websocket`` scope.
     """
     client, server = scope.get("client"), scope.get("server")
-    return Facts(
+    return ServedFacts(
         method=scope["method"] if scope["type"] == "http" else "WEBSOCKET",
         path=scope["path"],
         headers=ScopeHeaders(scope["headers"]),

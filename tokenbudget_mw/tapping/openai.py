@@ -66,7 +66,7 @@ class _Figures(msgspec.Struct, gc=False):
         found = self.usage
         if found is None and isinstance(self.x_groq, dict):
             found = self.x_groq.get("usage")
-        return found if isinstance(found, Mapping) else None
+        return found if isinstance(found, dict) else None
 
     @property
     def has_failed(self) -> bool:

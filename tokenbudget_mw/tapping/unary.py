@@ -4,8 +4,6 @@ The tap of a JSON body.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec.structs import replace
 
 from tokenbudget_mw.tapping.base import Answer, CountText, Family
@@ -60,7 +58,7 @@ class UnaryTap:
         answer = self._read()
         if answer is None:
             return self._counted(Answer(), complete=False)
-        found = self._family.shape(answer.usage) if isinstance(answer.usage, Mapping) else None
+        found = self._family.shape(answer.usage) if isinstance(answer.usage, dict) else None
         if found is None:
             return self._counted(answer, complete=answer.is_complete)
         return replace(

@@ -39,7 +39,16 @@ from tokenbudget_mw.values.limits import (
     Window,
 )
 from tokenbudget_mw.values.marks import Charged, Held, Mark, Opened, Orphan
-from tokenbudget_mw.values.requests import EMPTY_TAGS, Facts, LazyHeaders, Prompt, Route, Subject, TokenCount
+from tokenbudget_mw.values.requests import (
+    EMPTY_TAGS,
+    Facts,
+    LazyHeaders,
+    Prompt,
+    Route,
+    ServedFacts,
+    Subject,
+    TokenCount,
+)
 from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 
 __all__ = [
@@ -71,6 +80,7 @@ __all__ = [
     "Route",
     "Scope",
     "Seed",
+    "ServedFacts",
     "Settlement",
     "Subject",
     "Tally",
