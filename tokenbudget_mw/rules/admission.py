@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from tokenbudget_mw.rules.bound import Bound, is_for_good
+from tokenbudget_mw.rules.bound import Bound, costing, is_for_good
 from tokenbudget_mw.rules.identity import why_not
 from tokenbudget_mw.units import COUNTER_MAX, format_usd
 from tokenbudget_mw.values import (
@@ -132,15 +132,19 @@ class Admission:
         return Plan(ask, bound.limits, request.upper)
 
     def _bound(self, request: Request, now: float) -> Bound:
-        policy, limits = self.policy, request.limits
+        policy, limits, upper, room = self.policy, request.limits, request.upper, request.room
+        if limits is None and request.units is ALL_UNITS:
+            bound = policy.bound(request.subject, request.route, request.model, now)
+            if upper is ONE_REQUEST and room is ROOM:
+                return bound
+            checks = costing(bound.limits, bound.checks, upper, request.least, room)
+            return Bound(bound.limits, tuple(checks), is_for_good=bound.is_for_good)
         if limits is None:
-            if request.upper is ONE_REQUEST and request.room is ROOM and request.units is ALL_UNITS:
-                return policy.bind_plain(request.subject, request.route, now)
             limits = policy.limits_for(request.subject, request.route, now)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         kept, checks = policy.bind(
-            limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
+            limits, request.subject, request.route, request.model, upper, request.least, now, room
         )
         return Bound(tuple(kept), tuple(checks), is_for_good=is_for_good(kept))
 
