@@ -157,17 +157,27 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     checks, states = ask.checks, reply.states
     if not states and not reply.admitted:
         return _barred(reply) if reply.barred else without_backend(plan)
-    tallies = tuple([
-        Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
-        for limit, check, state in zip(plan.limits, checks, states, strict=True)
-    ])  # fmt: skip
+    tallies: list[Tally] = []
+    holds: list[Hold] = []
+    units: list[Unit] = []
+    would_refuse: list[str] = []
+    for limit, check, state in zip(plan.limits, checks, states, strict=True):
+        room, cost = check.room, check.cost
+        tallies.append(Tally(limit, state, cost if cost > room else room))  # noqa: FURB136 - once a limit a request
+        if not state.fits:
+            would_refuse.append(limit.name)
+        if state.slot >= 0:
+            holds.append(Hold(check, state.slot))
+            units.append(limit.unit)
     if not reply.admitted:
-        return _refuse(tallies, checks, degraded=reply.degraded)
+        return _refuse(tuple(tallies), checks, degraded=reply.degraded)
+    lease = ask.lease
+    held = Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + lease) if lease else None
     return Decision(
         admitted=True,
-        tallies=tallies,
-        would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
-        reservation=_reservation(plan, reply, now) if ask.lease else None,
+        tallies=tuple(tallies),
+        would_refuse=tuple(would_refuse),
+        reservation=held,
         degraded=reply.degraded,
     )
 
@@ -215,17 +225,6 @@ def _barred(reply: Reply) -> Decision:
         )
     error = why_not(reply.barred)
     return Decision(admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded)
-
-
-def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
-    ask = plan.ask
-    holds: list[Hold] = []
-    units: list[Unit] = []
-    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
-        if state.slot >= 0:
-            holds.append(Hold(check, state.slot))
-            units.append(limit.unit)
-    return Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease)
 
 
 def without_backend(plan: Plan) -> Decision:
@@ -308,4 +307,7 @@ def settlement_of(reservation: Reservation, actual: Cost) -> Settlement:
     >>> settlement_of(Reservation("", "", (), ("tokens",), Cost(), 0.0), Cost(0, 2**53)).actual == (2**53 - 1,)
     True
     """
-    return Settlement(reservation, tuple([min(actual.of(unit), COUNTER_MAX) for unit in reservation.units]))
+    amounts = [actual.of(unit) for unit in reservation.units]
+    if amounts and max(amounts) > COUNTER_MAX:
+        amounts = [min(amount, COUNTER_MAX) for amount in amounts]
+    return Settlement(reservation, tuple(amounts))
