@@ -61,8 +61,10 @@ def give_back(state: list[int], slot: int, amount: int) -> None:
     Take *amount* off the period that starts at *slot*, if it still counts.
     """
     if len(state) > 1 and state[1] == slot:
-        left = state[0] - amount
-        state[0] = left if left > 0 else 0
+        if amount < state[0]:
+            state[0] -= amount
+        else:
+            state[0] = 0
 
 
 def credit(state: list[int], amount: int) -> None:
