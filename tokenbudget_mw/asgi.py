@@ -241,9 +241,7 @@ class _Connection:
     async def _admit(self) -> Refusal | None:
         call, core, body = self._call, self._core, b""
         try:
-            call.subject = core.identifier.quick(call.facts)
-            if call.subject is None:
-                call.subject = await core.identifier.aresolve(call.facts)
+            call.subject = core.identifier.quick(call.facts) or await core.identifier.aresolve(call.facts)
             if call.wants_body and self._scope["type"] == "http":
                 body, is_whole = await self._read_head()
                 if is_whole and len(body) > LONG_BODY:
@@ -281,8 +279,7 @@ class _Connection:
         Wait for what comes after the body: the client's leave. The app gets it, if it runs.
         """
         message = await self._receive()
-        if self._seen is None:
-            self._seen = deque()
+        self._seen = self._seen or deque()
         self._seen.append(message)
 
     async def receive(self) -> Message:
@@ -307,7 +304,11 @@ class _Connection:
         kind = message["type"]
         if kind == "http.response.body":
             if chunk := message.get("body"):
-                self._call.feed(chunk)
+                tap = self._call.tap
+                if tap is None or self._call.first_byte is None or type(chunk) is not bytes:
+                    self._call.feed(chunk)
+                else:  # as the call would feed it: of a stream's pieces there are thousands
+                    tap.feed(chunk)
             if not message.get("more_body"):
                 self._is_whole = True
                 await self._end()
@@ -365,8 +366,7 @@ class _Connection:
         call = self._call
         if call.is_ended:
             return
-        actual = call.end(self._ending(failed=failed))
-        await settle_held(call, actual)
+        await settle_held(call, call.end(self._ending(failed=failed)))
         if call.unrecorded is not None:
             raise call.unrecorded
 

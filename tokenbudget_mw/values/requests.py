@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import msgspec
 
@@ -127,7 +127,7 @@ class ServedFacts(Facts, frozen=True):
     """
 
     if TYPE_CHECKING:
-        headers: LazyHeaders
+        headers: LazyHeaders = cast("LazyHeaders", ())
 
     def header(self, name: str) -> str | None:
         """
