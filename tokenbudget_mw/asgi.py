@@ -19,7 +19,7 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import keep, settle_held
-from tokenbudget_mw.values import Facts, LazyHeaders
+from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route
+    from tokenbudget_mw.values import Facts, Route
 
 __all__ = ["ASGIApp", "ASGIMiddleware", "Message", "Receive", "Scope", "Send"]
 
@@ -84,7 +84,7 @@ def facts_of(scope: Scope) -> Facts:
     Read the facts of an ``http`` or ``websocket`` scope.
     """
     client, server = scope.get("client"), scope.get("server")
-    return Facts(
+    return ServedFacts(
         method=scope["method"] if scope["type"] == "http" else "WEBSOCKET",
         path=scope["path"],
         headers=ScopeHeaders(scope["headers"]),
@@ -241,9 +241,7 @@ class _Connection:
     async def _admit(self) -> Refusal | None:
         call, core, body = self._call, self._core, b""
         try:
-            call.subject = core.identifier.quick(call.facts)
-            if call.subject is None:
-                call.subject = await core.identifier.aresolve(call.facts)
+            call.subject = core.identifier.quick(call.facts) or await core.identifier.aresolve(call.facts)
             if call.wants_body and self._scope["type"] == "http":
                 body, is_whole = await self._read_head()
                 if is_whole and len(body) > LONG_BODY:
@@ -281,8 +279,7 @@ class _Connection:
         Wait for what comes after the body: the client's leave. The app gets it, if it runs.
         """
         message = await self._receive()
-        if self._seen is None:
-            self._seen = deque()
+        self._seen = self._seen or deque()
         self._seen.append(message)
 
     async def receive(self) -> Message:
@@ -307,7 +304,11 @@ class _Connection:
         kind = message["type"]
         if kind == "http.response.body":
             if chunk := message.get("body"):
-                self._call.feed(chunk)
+                tap = self._call.tap
+                if tap is None or self._call.first_byte is None or type(chunk) is not bytes:
+                    self._call.feed(chunk)
+                else:  # as the call would feed it: of a stream's pieces there are thousands
+                    tap.feed(chunk)
             if not message.get("more_body"):
                 self._is_whole = True
                 await self._end()
@@ -365,8 +366,7 @@ class _Connection:
         call = self._call
         if call.is_ended:
             return
-        actual = call.end(self._ending(failed=failed))
-        await settle_held(call, actual)
+        await settle_held(call, call.end(self._ending(failed=failed)))
         if call.unrecorded is not None:
             raise call.unrecorded
 

@@ -18,14 +18,14 @@ from tokenbudget_mw.rejoined import Rejoined
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.values import Facts, LazyHeaders
+from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.settings import Settings
-    from tokenbudget_mw.values import Route
+    from tokenbudget_mw.values import Facts, Route
 
 __all__ = ["WSGIMiddleware"]
 
@@ -75,7 +75,7 @@ def facts_of(environ: Environ) -> Facts:
     Read the facts of a WSGI environment.
     """
     port = environ.get("SERVER_PORT", "")
-    return Facts(
+    return ServedFacts(
         method=environ["REQUEST_METHOD"].upper(),
         # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
         path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",

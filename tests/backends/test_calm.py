@@ -49,7 +49,7 @@ def test_the_second_time_it_is_worked_out() -> None:
 
     calms.see(asked, {("acme", "key=k1"): counter}, NOW)
 
-    rows = ((counter[0], 120, 240, 2, 8, 10), (counter[1], 120, 240, 1, 15, 20))
+    rows = ((counter[0], 3, 4, 120, 240, 2, 8, 10), (counter[1], 1, 2, 120, 240, 1, 15, 20))
     assert calms.known == {id(asked.checks): Calm(asked.checks, "acme", 120, (counter,), rows)}
     assert calms.known[id(asked.checks)].checks is asked.checks
 

@@ -196,5 +196,5 @@ def test_a_reply_to_another_question_is_an_error_where_nothing_is_held() -> None
     """
     fits = CheckState(fits=True, remaining=5, reset=60.0, slot=7)
 
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="as many states"):
         decide(plan(PLAIN, MINUTE), Reply(True, (fits, fits)), now=NOW)

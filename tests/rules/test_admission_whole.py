@@ -152,7 +152,7 @@ def test_a_denying_limit_without_its_backend_is_told_completely() -> None:
 @pytest.mark.parametrize("states", [(), (yes(1), yes(1))])
 def test_a_reply_to_another_question_is_an_error(states: tuple[CheckState, ...]) -> None:
     """As many answers as questions, or nothing is decided."""
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="as many states"):
         decide(plan_of(MINUTE), Reply(True, states), now=0.0)
 
 

@@ -26,7 +26,7 @@ __all__ = ["Calm", "Calms"]
 KEPT = 256
 """How many questions are kept worked out, and of how many it is known that they came before."""
 
-_Row = tuple[State, int, int, int, int, int]
+_Row = tuple[State, int, int, int, int, int, int, int]
 
 
 class Calm(msgspec.Struct, frozen=True):
@@ -42,8 +42,8 @@ class Calm(msgspec.Struct, frozen=True):
 
         counters: The counters that it charges, each once.
 
-        rows: Of each check the state of its window, the slot, when all has left it, the cost, the most that may count
-            before, the cap.
+        rows: Of each check the state of its window, where in it the slot stands and where its amount (from the front: it
+            is quicker found there), the slot, when all has left it, the cost, the most that may count before, the cap.
     """
 
     checks: tuple[Check, ...]
@@ -64,20 +64,20 @@ class Calm(msgspec.Struct, frozen=True):
                 return ()
         states: list[CheckState] = []
         try:
-            for state, slot, empty_at, cost, most, cap in self.rows:
+            for state, at, last, slot, empty_at, cost, most, cap in self.rows:
                 used = state[0]
-                if used > most or state[-2] is not slot:
+                if used > most or state[at] is not slot:
                     break
                 state[0] = used + cost
-                state[-1] += cost
+                state[last] += cost
                 states.append(CheckState(True, cap - used - cost, (empty_at - real) / 1_000_000, 0.0, slot))
             else:
                 return tuple(states)
         except IndexError:  # a window that was emptied has no slot
             pass
-        for (state, _, _, cost, _, _), _ in zip(self.rows, states, strict=False):
+        for (state, _, last, _, _, cost, _, _), _ in zip(self.rows, states, strict=False):
             state[0] -= cost
-            state[-1] -= cost
+            state[last] -= cost
         return ()
 
 
@@ -109,7 +109,8 @@ class Calms:
             if calm is None or not need or not check.enforced:
                 return
             slot, empty_at, until = calm
-            rows.append((state, slot, empty_at, check.cost, check.cap - need, check.cap))
+            last = len(state) - 1
+            rows.append((state, last - 1, last, slot, empty_at, check.cost, check.cap - need, check.cap))
             untils.append(until)
         if len(self.known) >= KEPT:
             self.known.clear()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from tokenbudget_mw.rules.bound import Bound, is_for_good
+from tokenbudget_mw.rules.bound import Bound, costing, is_for_good
 from tokenbudget_mw.rules.identity import why_not
 from tokenbudget_mw.units import COUNTER_MAX, format_usd
 from tokenbudget_mw.values import (
@@ -133,15 +133,19 @@ class Admission:
         return Plan(ask, bound.limits, request.upper)
 
     def _bound(self, request: Request, now: float) -> Bound:
-        policy, limits = self.policy, request.limits
+        policy, limits, upper, room = self.policy, request.limits, request.upper, request.room
+        if limits is None and request.units is ALL_UNITS:
+            bound = policy.bound(request.subject, request.route, request.model, now)
+            if upper is ONE_REQUEST and room is ROOM:
+                return bound
+            checks = costing(bound.limits, bound.checks, upper, request.least, room)
+            return Bound(bound.limits, tuple(checks), is_for_good=bound.is_for_good)
         if limits is None:
-            if request.upper is ONE_REQUEST and request.room is ROOM and request.units is ALL_UNITS:
-                return policy.bind_plain(request.subject, request.route, now)
             limits = policy.limits_for(request.subject, request.route, now)
         if request.units is not ALL_UNITS:
             limits = tuple(limit for limit in limits if limit.unit in request.units)
         kept, checks = policy.bind(
-            limits, request.subject, request.route, request.model, request.upper, request.least, now, request.room
+            limits, request.subject, request.route, request.model, upper, request.least, now, room
         )
         return Bound(tuple(kept), tuple(checks), is_for_good=is_for_good(kept))
 
@@ -154,17 +158,32 @@ def decide(plan: Plan, reply: Reply, *, now: float) -> Decision:
     checks, states = ask.checks, reply.states
     if not states and not reply.admitted:
         return _barred(reply) if reply.barred else without_backend(plan)
-    tallies = tuple([
-        Tally(limit, state, check.cost if check.cost > check.room else check.room)  # noqa: FURB136 - once a limit a request
-        for limit, check, state in zip(plan.limits, checks, states, strict=True)
-    ])  # fmt: skip
+    if len(states) != len(checks):
+        raise ValueError(
+            f"A reply has as many states as its question has checks: {len(checks)}, and not {len(states)}."
+        )
+    tallies: list[Tally] = []
+    holds: list[Hold] = []
+    units: list[Unit] = []
+    would_refuse: list[str] = []
+    for at, state in enumerate(states):  # zip() takes longer
+        limit, check = plan.limits[at], checks[at]
+        room, cost = check.room, check.cost
+        tallies.append(Tally(limit, state, cost if cost > room else room))  # noqa: FURB136 - once a limit a request
+        if not state.fits:
+            would_refuse.append(limit.name)
+        if state.slot >= 0:
+            holds.append(Hold(check, state.slot))
+            units.append(limit.unit)
     if not reply.admitted:
-        return _refuse(tallies, checks, degraded=reply.degraded)
+        return _refuse(tuple(tallies), checks, degraded=reply.degraded)
+    lease = ask.lease
+    held = Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + lease) if lease else None
     return Decision(
         admitted=True,
-        tallies=tallies,
-        would_refuse=tuple([tally.limit.name for tally in tallies if not tally.state.fits]),
-        reservation=_reservation(plan, reply, now) if ask.lease else None,
+        tallies=tuple(tallies),
+        would_refuse=tuple(would_refuse),
+        reservation=held,
         degraded=reply.degraded,
     )
 
@@ -212,17 +231,6 @@ def _barred(reply: Reply) -> Decision:
         )
     error = why_not(reply.barred)
     return Decision(admitted=False, code=error.code, status=error.status, message=str(error), degraded=reply.degraded)
-
-
-def _reservation(plan: Plan, reply: Reply, now: float) -> Reservation:
-    ask = plan.ask
-    holds: list[Hold] = []
-    units: list[Unit] = []
-    for limit, check, state in zip(plan.limits, ask.checks, reply.states, strict=True):
-        if state.slot >= 0:
-            holds.append(Hold(check, state.slot))
-            units.append(limit.unit)
-    return Reservation(ask.id, ask.tag, tuple(holds), tuple(units), plan.cost, now + ask.lease)
 
 
 def without_backend(plan: Plan) -> Decision:
@@ -305,4 +313,7 @@ def settlement_of(reservation: Reservation, actual: Cost) -> Settlement:
     >>> settlement_of(Reservation("", "", (), ("tokens",), Cost(), 0.0), Cost(0, 2**53)).actual == (2**53 - 1,)
     True
     """
-    return Settlement(reservation, tuple([min(actual.of(unit), COUNTER_MAX) for unit in reservation.units]))
+    amounts = [actual.of(unit) for unit in reservation.units]
+    if amounts and max(amounts) > COUNTER_MAX:
+        amounts = [min(amount, COUNTER_MAX) for amount in amounts]
+    return Settlement(reservation, tuple(amounts))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from tokenbudget_mw.values import Check, Limit, Window
+    from tokenbudget_mw.values import Check, Cost, Limit, Window
 
-__all__ = ["Bound", "Windowed", "is_for_good", "params_of"]
+__all__ = ["Bound", "Windowed", "costing", "is_for_good", "params_of"]
 
 _US = 1_000_000
 
@@ -69,6 +70,27 @@ class Windowed:
     period: Window | None
     enforced: bool
     is_booked: bool
+
+
+def costing(
+    limits: Sequence[Limit], checks: Sequence[Check], upper: Cost, least: Cost, room: Cost | None = None
+) -> list[Check]:
+    """
+    Return the *checks* of *limits* for another request, which costs most *upper* and in any case *least*, and for which
+    *room* must be left.
+
+    A limit is asked for the most that the request may cost, but for no more than its whole amount: a request whose true
+    cost fits an empty window is never refused there.
+    """
+    asked: list[Check] = []
+    for at, check in enumerate(checks):  # zip() takes longer
+        unit, cap = limits[at].unit, check.cap
+        cost = upper.of(unit)
+        if cost > cap:
+            # 1 at least: an amount of 0 blocks whatever is not free
+            cost = min(cost, max(cap, least.of(unit), 1))
+        asked.append(replace(check, cost=cost, room=0 if room is None else room.of(unit)))
+    return asked
 
 
 def is_for_good(limits: Iterable[Limit]) -> bool:

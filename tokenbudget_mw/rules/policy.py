@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tokenbudget_mw.errors import CredentialError
-from tokenbudget_mw.rules.bound import Bound, Windowed, is_for_good, params_of
+from tokenbudget_mw.rules.bound import Bound, Windowed, costing, is_for_good, params_of
 from tokenbudget_mw.rules.calendar_periods import period_at
 from tokenbudget_mw.rules.counter_names import CounterNames
 from tokenbudget_mw.rules.layers import OWN, Held, Layer, counted, hold, window_of
@@ -111,7 +111,7 @@ class Policy:
         self._own_sets: dict[_OwnKey, tuple[Route | None, Held]] = {}
         self._bounds: dict[int, Windowed] = {}
         self._names = CounterNames()
-        self._plain: dict[tuple[Subject, int], tuple[Route | None, Bound]] = {}
+        self._known: dict[tuple[Subject, int, str | None], tuple[Route | None, Bound]] = {}
         self._periods: dict[tuple[str | None, int], tuple[int, int, int]] = {}
         self._enforced: set[tuple[tuple[Scope, ...], str]] = set()
         known = [*limits, *(limit for plan in plans.values() for limit in plan.limits)]
@@ -159,18 +159,19 @@ class Policy:
             self._sets[None] = held
         return held
 
-    def bind_plain(self, subject: Subject, route: Route | None, now: float) -> Bound:
+    def bound(self, subject: Subject, route: Route | None, model: str | None, now: float) -> Bound:
         """
         Bind the limits of a request that is no more than one, as far as is known: `ONE_REQUEST`, with `ROOM`.
 
-        That is the same for all such requests of *subject* on *route*, and so is worked out once.
+        That is the same for all such requests of *subject* on *route* for *model*, and so is worked out once. Those that
+        cost something else differ in nothing but that; see `rules.bound.costing`.
         """
-        key = (subject, id(route))
-        known = self._plain.get(key)
+        key = (subject, id(route), model)
+        known = self._known.get(key)
         if known is not None and known[1].since <= now < known[1].until:
             return known[1]
         held = self.held_for(subject, route, now)
-        limits, checks = self.bind(held.limits, subject, route, None, ONE_REQUEST, ONE_REQUEST, now, ROOM)
+        limits, checks = self.bind(held.limits, subject, route, model, ONE_REQUEST, ONE_REQUEST, now, ROOM)
         periods = [check.params for check in checks if check.algorithm == "calendar"]
         bound = Bound(
             tuple(limits),
@@ -179,12 +180,12 @@ class Policy:
             until=min([held.until, *[period[1] / _US for period in periods]]),
             is_for_good=is_for_good(limits),
         )
-        if len(self._plain) >= _KNOWN_MOST:
-            self._plain.clear()
-        self._plain[key] = (route, bound)  # the route is kept beside the result, so that its id is not used again
+        if len(self._known) >= _KNOWN_MOST:
+            self._known.clear()
+        self._known[key] = (route, bound)  # the route is kept beside the result, so that its id is not used again
         return bound
 
-    def bind(  # noqa: PLR0917 - called once a request: names would cost more than they tell
+    def bind(  # noqa: PLR0917 - names would tell no more
         self,
         limits: Iterable[Limit],
         subject: Subject,
@@ -196,10 +197,8 @@ class Policy:
         room: Cost | None = None,
     ) -> tuple[list[Limit], list[Check]]:
         """
-        Turn *limits* into checks: return those that ask something of this request, and what they ask.
-
-        A limit asks for the most that the request may cost, but for no more than its whole amount: a request whose true
-        cost fits an empty window is never refused there. Limits of which the request has no scope value are skipped.
+        Turn *limits* into checks: return those that ask something of this request, and what they ask. Limits of which the
+        request has no scope value are skipped.
 
         Args:
             limits: As `limits_for` gave them, or some of them.
@@ -218,39 +217,29 @@ class Policy:
 
             room: What must be left without being taken; see `Check.room`.
         """
-        bound: list[Limit] = []
+        kept: list[Limit] = []
         checks: list[Check] = []
-        per: tuple[Scope, ...] | None = None
-        counter = None
         for limit in limits:
-            if limit.per != per:  # most limits of a request count for the same scopes
-                per = limit.per
-                counter = self._names.of(per, subject, route, model)
+            counter = self._names.of(limit.per, subject, route, model)
             if counter is None:
                 continue
-            unit = limit.unit
-            cost = upper.of(unit)
-            cap = limit.amount
-            if cost > cap:
-                # 1 at least: an amount of 0 blocks whatever is not free
-                cost = min(cost, max(cap, least.of(unit), 1))
             known = self._bounds.get(id(limit)) or self._bind(limit)
             params = known.params if known.period is None else self._period(known.period, now)
-            check = Check(
-                counter,
-                known.window,
-                limit.algorithm,
-                params,
-                cost,
-                cap,
-                known.enforced,
-                limit.on_backend_error,
-                0 if room is None else room.of(unit),
-                known.is_booked,
+            kept.append(limit)
+            checks.append(
+                Check(
+                    counter,
+                    known.window,
+                    limit.algorithm,
+                    params,
+                    0,
+                    limit.amount,
+                    known.enforced,
+                    limit.on_backend_error,
+                    is_booked=known.is_booked,
+                )
             )
-            bound.append(limit)
-            checks.append(check)
-        return bound, checks
+        return kept, costing(kept, checks, upper, least, room)
 
     def tag_of(self, subject: Subject) -> str:
         """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -171,21 +170,33 @@ def limit_headers(tallies: Sequence[Tally]) -> list[tuple[str, str]]:
 
     Money is given in micro-dollars, since the fields hold integers.
     """
-    policy = _policy(tuple([tally.limit for tally in tallies]))
-    if not policy:
-        return []
-    items = []
+    policies: list[str] = []
+    states: list[str] = []
     for tally in tallies:
         limit, state = tally.limit, tally.state
         if limit.mode == "enforce":
+            _, name, policy = _worded.get(id(limit)) or _word(limit)
             remaining = state.remaining
             if limit.unit == "money" or remaining > MOST_INTEGER:
                 remaining = _whole(limit, remaining)
-            items.append(f"{_string(limit.name)};r={remaining};t={math.ceil(state.reset)}")
-    return [("ratelimit-policy", policy), ("ratelimit", ", ".join(items))]
+            policies.append(policy)
+            states.append(f"{name};r={remaining};t={math.ceil(state.reset)}")
+    return [("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(states))] if policies else []
 
 
-@lru_cache(maxsize=1024)
+_WORDED_MOST = 1024
+_worded: dict[int, tuple[Limit, str, str]] = {}
+"""Limits by their id, with their names and policies as the fields have them: to hash a limit takes longer than the rest."""
+
+
+def _word(limit: Limit) -> tuple[Limit, str, str]:
+    words = (limit, _string(limit.name), _policy(limit))
+    if len(_worded) >= _WORDED_MOST:
+        _worded.clear()
+    _worded[id(limit)] = words  # the limit is kept beside its words, so that its id is not used again
+    return words
+
+
 def _string(text: str) -> str:
     r"""
     Return *text* as a string of a structured field (RFC 9651, section 3.3.3), which takes ASCII alone: all else as in a URL.
@@ -197,12 +208,7 @@ def _string(text: str) -> str:
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-@lru_cache(maxsize=1024)
-def _policy(limits: tuple[Limit, ...]) -> str:
-    return ", ".join([_policy_item(limit) for limit in limits if limit.mode == "enforce"])
-
-
-def _policy_item(limit: Limit) -> str:
+def _policy(limit: Limit) -> str:
     item = f"{_string(limit.name)};q={_whole(limit, limit.amount)}"
     seconds = _PERIODS.get(limit.window.period or "", limit.window.seconds) if limit.window else None
     if seconds is not None:

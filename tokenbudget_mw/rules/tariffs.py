@@ -114,7 +114,9 @@ def cost_pico(price: Price, usage: Usage) -> int:
     >>> cost_pico(Price("p", "m", 10, 40, cache_read=1), Usage(100, 5, cache_read_tokens=90))
     390
     """
-    total, output = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
+    total, output = usage.input_tokens, usage.output_tokens
+    if total < 0 or output < 0:
+        total, output = max(total, 0), max(output, 0)
     if not (
         usage.cache_read_tokens
         or usage.cache_write_tokens
@@ -161,11 +163,13 @@ def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: 
 
         is_spoken: Whether any of them may be audio.
     """
-    read, write, hour, heard, reasoning, spoken = _classes(price)
-    if not is_spoken:
-        heard, spoken = 0, 0
-    dearest_input = max(price.input, read, write, hour, heard)
-    dearest_output = max(price.output, reasoning, spoken)
+    dearest_input, dearest_output = price.input, price.output
+    for other in (price.cache_read, price.cache_write, price.cache_write_1h, price.audio_input if is_spoken else None):
+        if other is not None and other > dearest_input:  # max() takes longer than all of this
+            dearest_input = other
+    for other in (price.reasoning, price.audio_output if is_spoken else None):
+        if other is not None and other > dearest_output:
+            dearest_output = other
     return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
 
 

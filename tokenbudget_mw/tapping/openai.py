@@ -73,7 +73,7 @@ class _Figures(msgspec.Struct, gc=False):
             found = next((end.usage for end in self.choices if end.usage is not None), None)
         if found is None and isinstance(self.timings, dict):
             found = _timed(self.timings)
-        return found if isinstance(found, Mapping) else None
+        return found if isinstance(found, dict) else None
 
     @property
     def has_failed(self) -> bool:

@@ -46,6 +46,7 @@ from tokenbudget_mw.values.requests import (
     LazyHeaders,
     Prompt,
     Route,
+    ServedFacts,
     Subject,
     TokenCount,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Route",
     "Scope",
     "Seed",
+    "ServedFacts",
     "Settlement",
     "Subject",
     "Tally",

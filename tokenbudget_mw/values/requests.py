@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import msgspec
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values.limits import Limit
 
-__all__ = ["EMPTY_TAGS", "PURPOSES", "Facts", "LazyHeaders", "Prompt", "Route", "Subject", "TokenCount"]
+__all__ = ["EMPTY_TAGS", "PURPOSES", "Facts", "LazyHeaders", "Prompt", "Route", "ServedFacts", "Subject", "TokenCount"]
 
 EMPTY_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -111,10 +111,7 @@ class Facts(msgspec.Struct, frozen=True):
         """
         Return the first value of header *name* (lower case), or None.
         """
-        headers = self.headers
-        if isinstance(headers, LazyHeaders):
-            return headers.first(name)
-        for key, value in headers:
+        for key, value in self.headers:
             if key == name:
                 return value
         return None
@@ -123,10 +120,29 @@ class Facts(msgspec.Struct, frozen=True):
         """
         Return all values of header *name* (lower case), in order: a request may send one more than once.
         """
-        headers = self.headers
-        if isinstance(headers, LazyHeaders):
-            return headers.every(name)
-        return [value for key, value in headers if key == name]
+        return [value for key, value in self.headers if key == name]
+
+
+class ServedFacts(Facts, frozen=True):
+    """
+    Facts whose headers are `LazyHeaders`: a class of their own, because to ask an abstract class whether it has an
+    instance takes longer than to look a header up.
+    """
+
+    if TYPE_CHECKING:
+        headers: LazyHeaders = cast("LazyHeaders", ())
+
+    def header(self, name: str) -> str | None:
+        """
+        Return the first value of header *name* (lower case), or None.
+        """
+        return self.headers.first(name)
+
+    def header_values(self, name: str) -> Sequence[str]:
+        """
+        Return all values of header *name* (lower case), in order.
+        """
+        return self.headers.every(name)
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):

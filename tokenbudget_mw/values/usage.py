@@ -139,7 +139,7 @@ class Quote(msgspec.Struct, frozen=True, gc=False):
     kind: Literal["known", "ceiling", "unpriced"] = "known"
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
     One row of usage: what happened, who pays, what it cost. Unique by (*instance_id*, *sequence*), and by *id*.
 

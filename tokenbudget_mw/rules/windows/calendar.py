@@ -35,7 +35,7 @@ def take(state: list[int], params: tuple[int, ...], cost: int, most: int, now: i
         return None
     used, start, end = state
     state[0] += cost
-    return start, used, max(now, end) if state[0] else now
+    return start, used, end if state[0] and end > now else now
 
 
 def calm(state: list[int], params: tuple[int, ...], now: int) -> tuple[int, int, int] | None:  # noqa: ARG001
@@ -62,7 +62,10 @@ def give_back(state: list[int], slot: int, amount: int) -> None:
     Take *amount* off the period that starts at *slot*, if it still counts.
     """
     if len(state) > 1 and state[1] == slot:
-        state[0] -= min(amount, state[0])
+        if amount < state[0]:
+            state[0] -= amount
+        else:
+            state[0] = 0
 
 
 def credit(state: list[int], amount: int) -> None:

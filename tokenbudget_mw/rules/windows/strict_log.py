@@ -111,7 +111,13 @@ def give_back(state: list[int], slot: int, amount: int) -> None:
     """
     i = _place(state, slot)
     if i < len(state) and state[i] == slot:
-        _add(state, slot, -min(amount, state[i + 1]))
+        left = state[i + 1] - amount
+        if left > 0:
+            state[0] -= amount
+            state[i + 1] = left
+        else:
+            state[0] -= state[i + 1]
+            del state[i : i + 2]
 
 
 def credit(state: list[int], amount: int) -> None:
