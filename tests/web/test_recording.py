@@ -1,17 +1,20 @@
 """From an ended call to its rows."""
 
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsgi_rig import Rig, chat
 
 from tokenbudget_mw import current
-from tokenbudget_mw.recording import Charge, cost_of, new_id
+from tokenbudget_mw.counting.payloads.fields import BATCH_FIELDS
+from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.rules.pricing import Moment, Priced, price_usage
-from tokenbudget_mw.values import Subject, Usage, UsageRecord
+from tokenbudget_mw.values import Decision, Route, Subject, Usage, UsageRecord
 
 MOMENTS = st.floats(0, 4e9)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -228,3 +231,85 @@ def test_row_holds_neither_prompt_nor_answer_nor_key() -> None:
 
     (row,) = rig.rows()
     assert canary not in repr(row)
+
+
+class Told(SimpleNamespace):
+    """Something of which each attribute says its own name, but for those that it is given."""
+
+    def __getattr__(self, name: str) -> str:
+        return f"{self.of}.{name}"
+
+
+def test_each_figure_of_a_row_stands_in_its_place() -> None:
+    """Rows are built by place, and no two places are mixed up: each figure tells where it comes from."""
+    used, subject = Told(of="usage", audio_input_tokens=7, audio_output_tokens=8), Told(of="subject")
+    batch = {name: f"batch.{name}" for name in BATCH_FIELDS if name != "batch_created_at"} | {"batch_created_at": "9"}
+    spool = Told(of="spool", next_sequence=lambda: 5)
+    call: Any = Told(
+        of="call",
+        facts=Told(of="facts", server=("address", 80)),
+        subject=subject,
+        prompt=Told(of="prompt", batch=batch),
+        trail=("correlation", "trace"),
+        core=Told(of="core", spool=spool, tariffs=Told(of="tariffs")),
+        route=Route("/route", format="openai.chat"),
+        started_at=1.0,
+        duration=2.0,
+        first_byte=3.0,
+        tags={"a": "call"},
+        ended_by=None,
+        decision=Decision(admitted=True, would_refuse=("a limit",)),
+    )
+    charge: Any = Told(of="charge", usage=used, priced=Told(of="priced"), tags={"b": "charge"})
+    (row,) = records_of(call, [charge], settle_reason="reason")
+
+    assert msgspec.structs.asdict(row) == {
+        "id": "call.id",
+        "instance_id": "spool.instance_id",
+        "sequence": 5,
+        "created_at_us": 1_000_000,
+        **{name: f"facts.{name}" for name in ("method", "path")},
+        "route": "/route",
+        "status": "call.status",
+        "duration_us": 2_000_000,
+        "first_byte_us": 3_000_000,
+        "request_model": "prompt.model",
+        "response_model": "usage.model",
+        "provider": "usage.provider",
+        "response_type": "call.content_type",
+        "is_stream": "call.is_stream",
+        "server_address": "address",
+        "server_port": 80,
+        **{f"{name}_id": f"subject.{name}" for name in ("key", "user", "team", "project", "tenant")},
+        "account": "subject.account",
+        "plan": "call.plan",
+        "access_source": "subject.source",
+        "purpose": "subject.purpose",
+        "origin": "batch",
+        **{name: f"usage.{name}" for name in FIGURES},
+        "usage_source": "usage.source",
+        "cost_pico": "priced.cost_pico",
+        "price_id": "priced.price_id",
+        "price_kind": "priced.kind",
+        "decision": "shadow_refused",
+        "limit_name": "a limit",
+        "settle_reason": "reason",
+        "correlation_id": "correlation",
+        "trace_id": "trace",
+        "service_tier": "usage.service_tier",
+        **{name: value for name, value in batch.items() if name != "batch_created_at"},
+        "batch_created_at_us": 9_000_000,
+        "tags": {"a": "call", "b": "charge"},
+        "audio_input_tokens": 7,
+        "audio_output_tokens": 8,
+    }
+
+
+FIGURES = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+)
