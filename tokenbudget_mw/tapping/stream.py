@@ -4,6 +4,7 @@ The tap of an event stream.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ BATCH = 1 << 15
 FIELDS = b"deir:"
 """First letters of an event stream's fields (``data``, ``event``, ``id``, ``retry``), and of its comments."""
 
+_utf8 = codecs.getincrementaldecoder("utf-8")
 _FAILED = re.compile(rb'"error"\s*:\s*[{"]')
 
 _BOM = b"\xef\xbb\xbf"
@@ -177,9 +179,10 @@ class StreamTap:
         if self._stream.settled or family is self._family or _FAILED.search(head):
             return False
         if family is None:
-            if self._family.is_worded:
+            is_text = self._family.is_worded and _is_text(head)
+            if is_text:
                 self._text_of = all_text
-            return self._family.is_worded
+            return is_text
         self._family, self._stream = family, family.stream()
         self._text_of = self._stream.text
         for data in found:
@@ -193,3 +196,13 @@ class StreamTap:
         mark = self._family.mark
         nulls = data.count(mark + b":null") + data.count(mark + b": null")
         return data.count(mark) > nulls or b'"error"' in data
+
+
+def _is_text(head: bytes) -> bool:
+    """
+    Say whether *head*, which may end within a character, is text rather than a picture or an archive.
+    """
+    try:
+        return "\0" not in _utf8().decode(head)
+    except UnicodeDecodeError:
+        return False

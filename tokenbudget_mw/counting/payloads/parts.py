@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tokenbudget_mw.counting.payloads.media import FILE_TOKENS
+from tokenbudget_mw.encoded import is_encoded
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["add_encoded", "add_json", "add_strings", "add_written", "is_opaque", "is_own"]
+__all__ = ["add_encoded", "add_json", "add_strings", "add_written", "is_own"]
 
-OPAQUE_CHARS = 1_024
 _TEXTS = ("text/", "application/json", "application/xml", "application/x-", "application/javascript")
 _encode = msgspec.json.Encoder().encode
 
@@ -44,7 +44,7 @@ def add_strings(meter: Meter, value: Any) -> None:
         meter.step()
         item = stack.pop()
         if isinstance(item, str):
-            if is_opaque(item):
+            if is_encoded(item):
                 meter.guess(*FILE_TOKENS)
             else:
                 meter.text(item)
@@ -74,7 +74,7 @@ def add_written(meter: Meter, value: Any) -> None:
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend([each for each in item if isinstance(each, str | dict | list)])  # of numbers there may be many
-        elif isinstance(item, str) and not is_opaque(item):
+        elif isinstance(item, str) and not is_encoded(item):
             texts.append(item)
     meter.approximate()
     meter.texts(texts)
@@ -85,15 +85,6 @@ def is_own(tools: list[Any], types: Container[object]) -> bool:
     Return whether *tools* are all of these *types*, the app's own: what the provider's tools find is input, too.
     """
     return all(isinstance(tool, dict) and tool.get("type") in types for tool in tools)
-
-
-def is_opaque(text: str) -> bool:
-    """
-    Return whether *text* is encoded data rather than something to read.
-    """
-    is_long = len(text) > OPAQUE_CHARS or text.startswith("data:")
-    # all of it is looked at: words behind a head of letters are to be read
-    return is_long and text.isascii() and len(text.split(None, 1)) == 1
 
 
 def add_encoded(meter: Meter, kind: str, data: str) -> None:
