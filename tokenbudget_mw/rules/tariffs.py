@@ -142,11 +142,14 @@ def cost_pico(price: Price, usage: Usage) -> int:
     )
 
 
-def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True) -> int:
+def upper_pico(
+    price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True, long_cache: bool = True
+) -> int:
     """
     Return the most that a call can cost, in pico-dollars: each token at the dearest price of its side.
 
-    A prompt may be written to a cache, which costs more than plain input; whether it is, only the response says.
+    A prompt may be written to a cache, which costs more than plain input; whether it is, only the response says, but how long
+    it is to last, the request does.
 
     >>> price = Price("p", "m", 10, 40, audio_input=90)
     >>> upper_pico(price, 100, 5), upper_pico(price, 100, 5, is_spoken=False)
@@ -160,10 +163,14 @@ def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: 
         output_upper: Most output tokens.
 
         is_spoken: Whether any of them may be audio.
+
+        long_cache: Whether any of them may be written to a cache for the longer lifetime.
     """
     read, write, hour, heard, reasoning, spoken = _classes(price)
     if not is_spoken:
         heard, spoken = 0, 0
+    if not long_cache:
+        hour = write
     dearest_input = max(price.input, read, write, hour, heard)
     dearest_output = max(price.output, reasoning, spoken)
     return max(input_upper, 0) * dearest_input + max(output_upper, 0) * dearest_output
