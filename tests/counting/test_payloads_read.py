@@ -313,6 +313,15 @@ def test_what_serializers_escape_is_no_audio(body, spoken):
     assert is_spoken(body) is spoken
 
 
+@pytest.mark.parametrize("field", ["data", "signature"])
+def test_sealed_reasoning_is_no_file(field):
+    """Each turn of an agent sends back what OpenRouter sealed."""
+    details = [{"type": "reasoning.encrypted", field: "A" * 3_000}]
+    turns = [{"role": "assistant", "content": "x", "reasoning_details": details}] * 10
+
+    assert payloads.read("openai.chat", json.dumps({"messages": turns}).encode()).input.upper < 31_000
+
+
 def function(**fields):
     return {"tools": [{"type": "function", "function": {"name": "f", **fields}}]}
 
@@ -327,6 +336,7 @@ def assistant(**fields):
         assistant(reasoning_content=BIG),
         assistant(reasoning=BIG),
         assistant(reasoning_details=[{"type": "reasoning.text", "text": BIG}]),
+        assistant(reasoning_details=[{"type": "reasoning.text", "text": "x", "signature": BIG}]),
         assistant(tool_calls=[{"function": {"name": "f", "arguments": "A" * 1_025 + " " + BIG}}]),
         assistant(tool_calls=[{"function": {"name": "f", "arguments": "data: " + BIG}}]),
         {"prediction": {"type": "content", "content": BIG}},

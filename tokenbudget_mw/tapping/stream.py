@@ -161,6 +161,8 @@ class StreamTap:
 
     def _add_text(self, events: list[bytes]) -> None:
         found = [data for data in map(self._reader.data, events) if data]
+        if self._text_of is all_text and any(map(self._stream.text, found[:_FIRST])):
+            self._text_of = self._stream.text  # what came first was the app's own, such as its sources
         texts = list(map(self._text_of, found))
         if self._otherwise is not None and found:
             otherwise, self._otherwise = self._otherwise, None

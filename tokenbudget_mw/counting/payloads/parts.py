@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["add_encoded", "add_json", "add_strings", "add_written", "is_own"]
+__all__ = ["add_encoded", "add_json", "add_sealed", "add_strings", "add_written", "is_own"]
 
 _TEXTS = ("text/", "application/json", "application/xml", "application/x-", "application/javascript")
 _encode = msgspec.json.Encoder().encode
@@ -85,6 +85,14 @@ def is_own(tools: list[Any], types: Container[object]) -> bool:
     Return whether *tools* are all of these *types*, the app's own: what the provider's tools find is input, too.
     """
     return all(isinstance(tool, dict) and tool.get("type") in types for tool in tools)
+
+
+def add_sealed(meter: Meter, data: Any) -> None:
+    """
+    Add reasoning that only its provider can read, by its length.
+    """
+    size = len(data) if isinstance(data, str) else 0
+    meter.guess(size // 6, size)
 
 
 def add_encoded(meter: Meter, kind: str, data: str) -> None:
