@@ -313,6 +313,17 @@ def test_what_serializers_escape_is_no_audio(body, spoken):
     assert is_spoken(body) is spoken
 
 
+def test_what_an_agent_sends_back_holds_no_files():
+    """Ten pages that a search found, and ten screenshots, fit into a model."""
+    page = {"type": "web_search_result", "url": "https://a", "title": "t", "encrypted_content": "A" * 4_000}
+    found = {"role": "assistant", "content": [{"type": "web_search_tool_result", "content": [page] * 10}]}
+    picture = {"type": "computer_screenshot", "image_url": "data:image/png;base64," + "A" * 40_000}
+    seen = {"type": "computer_call_output", "call_id": "x", "output": picture}
+
+    assert payloads.read("anthropic.messages", json.dumps({"messages": [found]}).encode()).input.upper < 50_000
+    assert payloads.read("openai.responses", json.dumps({"input": [seen] * 10}).encode()).input.upper < 20_000
+
+
 @pytest.mark.parametrize("field", ["data", "signature"])
 def test_sealed_reasoning_is_no_file(field):
     """Each turn of an agent sends back what OpenRouter sealed."""

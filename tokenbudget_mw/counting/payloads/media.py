@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 
 __all__ = [
+    "ANTHROPIC_IMAGE",
     "AUDIO_TOKENS_A_SECOND",
     "FILE_TOKENS",
     "VIDEO_TOKENS",

@@ -248,6 +248,7 @@ PARTS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "output_text": _add_text_part,
     "image_url": _add_image_part,
     "input_image": _add_image_part,
+    "computer_screenshot": _add_image_part,
     "input_audio": _add_audio_part,
     "file": _add_file_part,
     "input_file": _add_file_part,

@@ -112,6 +112,7 @@ ITEMS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "custom_tool_call": _add_call,
     "function_call_output": _add_output,
     "custom_tool_call_output": _add_output,
+    "computer_call_output": _add_output,
     "reasoning": _add_reasoning,
     "item_reference": _add_reference,
 }

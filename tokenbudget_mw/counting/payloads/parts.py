@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.counting.payloads.media import FILE_TOKENS
+from tokenbudget_mw.counting.payloads.media import ANTHROPIC_IMAGE, FILE_TOKENS
 from tokenbudget_mw.encoded import is_encoded
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def add_json(meter: Meter, value: Any) -> None:
 
 def add_strings(meter: Meter, value: Any) -> None:
     """
-    Add every string in *value*, keys included. Encoded data (base64, a data URL) counts as a file, not as text.
+    Add every string in *value*, keys included. Encoded data (base64, a data URL) counts as a file, not as text; a short
+    one as a picture at most.
 
     Raises:
         TooManyPartsError: There are more of them than a prompt may have.
@@ -45,7 +46,7 @@ def add_strings(meter: Meter, value: Any) -> None:
         item = stack.pop()
         if isinstance(item, str):
             if is_encoded(item):
-                meter.guess(*FILE_TOKENS)
+                meter.guess(FILE_TOKENS[0], min(FILE_TOKENS[1], max(ANTHROPIC_IMAGE[1], len(item))))
             else:
                 meter.text(item)
         elif isinstance(item, dict):
