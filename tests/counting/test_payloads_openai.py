@@ -209,6 +209,8 @@ def png(width, height):
         ("gpt-5.4-nano", png(1024, 1024), None, 2_520, 2_520),
         ("claude-opus-5", "https://example.com/a.png", "low", 1_600, 4_800),
         ("claude-opus-5", png(1000, 1000), None, 1_334, 1_334),
+        ("claude-opus-5", png(4032, 3024), None, 1_600, 4_800),
+        ("qwen3-vl", png(4032, 3024), None, 16_258, 16_258),
         ("gemini-3-pro", png(100, 100), "low", 1_600, 4_800),
         ("gemini-3-pro", png(100, 100), None, 14, 1_120),
     ],

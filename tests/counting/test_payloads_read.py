@@ -4,6 +4,7 @@ What holds for the bodies of every format.
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 
@@ -15,6 +16,7 @@ from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.encoders import default_encoders
 from tokenbudget_mw.counting.learning import RatioEstimator
 from tokenbudget_mw.counting.meter import EXACT_CHARS, MAX_STEPS
+from tokenbudget_mw.counting.payloads.spoken import is_spoken
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.values import Prompt, TokenCount
 
@@ -269,6 +271,68 @@ def test_what_a_format_does_not_know_is_no_hiding_place(kind, hidden):
     assert found.upper >= found.estimate >= 9_000
 
 
+@pytest.mark.parametrize("line", [10**9, 76, 64, 60])
+def test_lines_make_no_text_of_a_picture(line):
+    """Base64 comes in lines as well, as MIME, PEM and Ruby write it; a crowd of words behind such lines is text."""
+    data = base64.b64encode(bytes(range(256)) * 400).decode()
+    broken = "\n".join(data[at : at + line] for at in range(0, len(data), line))
+    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + broken}}]
+    hidden = json.loads(chat(parts)) | {"x": broken + " word" * 9_000}
+
+    assert payloads.read("openai.chat", chat(parts)).input.upper < 2_000
+    assert payloads.read("openai.chat", json.dumps(hidden).encode()).input.upper >= 9_000
+
+
+@pytest.mark.parametrize(
+    ("body", "long_cache"),
+    [
+        (chat(), False),
+        (chat("say ttl"), False),
+        (chat("x" * 100_000), False),
+        (chat(prompt_cache_options={"ttl": "12h"}), True),
+        (chat([{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]), True),
+        (chat(x={"y": 0}).replace(b'"y"', b'"t\\u0074l"'), True),
+    ],
+)
+def test_a_longer_cache_is_asked_for(body, long_cache):
+    """Its price is held only where the request may ask for it, or was not read."""
+    assert payloads.read("openai.chat", body).long_cache is long_cache
+    assert payloads.bound(10**7, body).long_cache is True
+
+
+@pytest.mark.parametrize(
+    ("body", "spoken"),
+    [
+        (rb'{"x": "\u0060\u0060\u0060python\u003C\u00e9"}', False),
+        (rb'{"mimeType": "video\/mp4"}', True),
+        (rb'{"modalities": ["\u0061udio"]}', True),
+    ],
+)
+def test_what_serializers_escape_is_no_audio(body, spoken):
+    """.NET escapes the backtick, PHP the slash."""
+    assert is_spoken(body) is spoken
+
+
+def test_what_an_agent_sends_back_holds_no_files():
+    """Ten pages that a search found, and ten screenshots, fit into a model."""
+    page = {"type": "web_search_result", "url": "https://a", "title": "t", "encrypted_content": "A" * 4_000}
+    found = {"role": "assistant", "content": [{"type": "web_search_tool_result", "content": [page] * 10}]}
+    picture = {"type": "computer_screenshot", "image_url": "data:image/png;base64," + "A" * 40_000}
+    seen = {"type": "computer_call_output", "call_id": "x", "output": picture}
+
+    assert payloads.read("anthropic.messages", json.dumps({"messages": [found]}).encode()).input.upper < 50_000
+    assert payloads.read("openai.responses", json.dumps({"input": [seen] * 10}).encode()).input.upper < 20_000
+
+
+@pytest.mark.parametrize("field", ["data", "signature"])
+def test_sealed_reasoning_is_no_file(field):
+    """Each turn of an agent sends back what OpenRouter sealed."""
+    details = [{"type": "reasoning.encrypted", field: "A" * 3_000}]
+    turns = [{"role": "assistant", "content": "x", "reasoning_details": details}] * 10
+
+    assert payloads.read("openai.chat", json.dumps({"messages": turns}).encode()).input.upper < 31_000
+
+
 def function(**fields):
     return {"tools": [{"type": "function", "function": {"name": "f", **fields}}]}
 
@@ -283,6 +347,7 @@ def assistant(**fields):
         assistant(reasoning_content=BIG),
         assistant(reasoning=BIG),
         assistant(reasoning_details=[{"type": "reasoning.text", "text": BIG}]),
+        assistant(reasoning_details=[{"type": "reasoning.text", "text": "x", "signature": BIG}]),
         assistant(tool_calls=[{"function": {"name": "f", "arguments": "A" * 1_025 + " " + BIG}}]),
         assistant(tool_calls=[{"function": {"name": "f", "arguments": "data: " + BIG}}]),
         {"prediction": {"type": "content", "content": BIG}},

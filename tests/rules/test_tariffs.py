@@ -457,6 +457,7 @@ class TestCost:
     def test_upper_takes_the_dearest_class(self) -> None:
         """A reservation holds the price of an hour's cache write and of reasoning, where these are dearer."""
         assert upper_pico(SONNET, 10, 1) == 10 * 6_000_000 + 15_000_000
+        assert upper_pico(SONNET, 10, 1, long_cache=False) == 10 * 3_750_000 + 15_000_000
         assert upper_pico(price(reasoning=99), 0, 2) == 198
         assert upper_pico(price(audio_input=50, audio_output=60), 1, 1) == 110
 

@@ -100,7 +100,7 @@ class Log:
 
 class Periods:
     """
-    The total of the newest period that was charged.
+    The total of the newest period that was charged; one that has not begun ends none that runs.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,10 @@ class Periods:
 
     def of(self, params: Params, now: int) -> tuple[int, int]:
         asked = (params[0], params[1]) if now < params[1] else (params[1], params[2])
-        return self.period if self.period is not None and self.period[0] >= asked[0] else asked
+        if self.period is None:
+            return asked
+        runs_still = now < asked[0] and now < self.period[1]
+        return self.period if runs_still or self.period[0] >= asked[0] else asked
 
     def peek(self, params: Params, now: int) -> tuple[int, int]:
         start = self.of(params, now)[0]

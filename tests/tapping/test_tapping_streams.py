@@ -122,6 +122,15 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
+def test_sources_before_a_stream_do_not_make_a_text_of_its_frames() -> None:
+    """An app may send its own events first, as long as a batch; then the chunks' text alone is output."""
+    sources = sse({"type": "sources", "pages": ["word " * 10_000]}, done=False)
+    found = read(sources, *[sse(chunk("hi "), done=False)] * 2_000, sse(chunk("end", finish="stop")))
+
+    assert found.output_tokens < 10_010 + 2_000
+    assert found.complete
+
+
 def test_compaction_is_charged() -> None:
     """What Anthropic took to compact the conversation stands in no other figure; its other iterations do."""
     compacted = {"type": "compaction", "input_tokens": 1000, "output_tokens": 200, "cache_read_input_tokens": 5}

@@ -84,7 +84,8 @@ def estimate(tariffs: Tariffs, prompt: Prompt | None, moment: Moment, *, output_
     sure_input = prompt.input.estimate if prompt.input.exact else 0
     most_pico, sure_pico = 0, None
     for price in _possible(tariffs, prompt, moment, most_input):
-        most_pico = max(most_pico, upper_pico(price, most_input, most_output, is_spoken=prompt.is_spoken))
+        upper = upper_pico(price, most_input, most_output, is_spoken=prompt.is_spoken, long_cache=prompt.long_cache)
+        most_pico = max(most_pico, upper)
         cheapest = price.input if price.cache_read is None else min(price.input, price.cache_read)
         sure_pico = cheapest * sure_input if sure_pico is None else min(sure_pico, cheapest * sure_input)
     return (

@@ -144,11 +144,14 @@ def cost_pico(price: Price, usage: Usage) -> int:
     )
 
 
-def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True) -> int:
+def upper_pico(
+    price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True, long_cache: bool = True
+) -> int:
     """
     Return the most that a call can cost, in pico-dollars: each token at the dearest price of its side.
 
-    A prompt may be written to a cache, which costs more than plain input; whether it is, only the response says.
+    A prompt may be written to a cache, which costs more than plain input; whether it is, only the response says, but how long
+    it is to last, the request does.
 
     >>> price = Price("p", "m", 10, 40, audio_input=90)
     >>> upper_pico(price, 100, 5), upper_pico(price, 100, 5, is_spoken=False)
@@ -162,9 +165,12 @@ def upper_pico(price: Price, input_upper: int, output_upper: int, *, is_spoken: 
         output_upper: Most output tokens.
 
         is_spoken: Whether any of them may be audio.
+
+        long_cache: Whether any of them may be written to a cache for the longer lifetime.
     """
+    longer, heard = price.cache_write_1h if long_cache else None, price.audio_input if is_spoken else None
     dearest_input, dearest_output = price.input, price.output
-    for other in (price.cache_read, price.cache_write, price.cache_write_1h, price.audio_input if is_spoken else None):
+    for other in (price.cache_read, price.cache_write, longer, heard):
         if other is not None and other > dearest_input:  # max() takes longer than all of this
             dearest_input = other
     for other in (price.reasoning, price.audio_output if is_spoken else None):

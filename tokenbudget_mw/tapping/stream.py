@@ -4,6 +4,7 @@ The tap of an event stream.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ BATCH = 1 << 15
 FIELDS = b"deir:"
 """First letters of an event stream's fields (``data``, ``event``, ``id``, ``retry``), and of its comments."""
 
+_utf8 = codecs.getincrementaldecoder("utf-8")
 _FAILED = re.compile(rb'"error"\s*:\s*[{"]')
 
 _BOM = b"\xef\xbb\xbf"
@@ -159,6 +161,8 @@ class StreamTap:
 
     def _add_text(self, events: list[bytes]) -> None:
         found = [data for data in map(self._reader.data, events) if data]
+        if self._text_of is all_text and any(map(self._stream.text, found[:_FIRST])):
+            self._text_of = self._stream.text  # what came first was the app's own, such as its sources
         texts = list(map(self._text_of, found))
         if self._otherwise is not None and found:
             otherwise, self._otherwise = self._otherwise, None
@@ -177,9 +181,10 @@ class StreamTap:
         if self._stream.settled or family is self._family or _FAILED.search(head):
             return False
         if family is None:
-            if self._family.is_worded:
+            is_text = self._family.is_worded and _is_text(head)
+            if is_text:
                 self._text_of = all_text
-            return self._family.is_worded
+            return is_text
         self._family, self._stream = family, family.stream()
         self._text_of = self._stream.text
         for data in found:
@@ -193,3 +198,13 @@ class StreamTap:
         mark = self._family.mark
         nulls = data.count(mark + b":null") + data.count(mark + b": null")
         return data.count(mark) > nulls or b'"error"' in data
+
+
+def _is_text(head: bytes) -> bool:
+    """
+    Say whether *head*, which may end within a character, is text rather than a picture or an archive.
+    """
+    try:
+        return "\0" not in _utf8().decode(head)
+    except UnicodeDecodeError:
+        return False

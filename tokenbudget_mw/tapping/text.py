@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from tokenbudget_mw.encoded import is_encoded
 from tokenbudget_mw.tapping.base import CountText
 
 __all__ = ["TAIL", "TextMeter", "all_text", "endings", "joined", "strings_of"]
@@ -112,7 +113,7 @@ def endings(data: bytes, mark: bytes, *, depth: int = 0) -> Iterator[bytes]:
 
 def all_text(data: bytes) -> str:
     """
-    Return all that *data* says: the strings in it if it is JSON, else itself.
+    Return all that *data* says: the strings in it if it is JSON, else itself; encoded data says nothing.
 
     >>> all_text(b'{"reply": ["Hello ", "world"], "vector": [0.25, 1]}'), all_text(b"<p>Hello")
     ('Hello world', '<p>Hello')
@@ -120,12 +121,13 @@ def all_text(data: bytes) -> str:
     try:
         waiting = [msgspec.json.decode(data)]
     except (ValueError, RecursionError):
-        return data.decode(errors="replace")
+        pieces = data.decode(errors="replace").split('"')  # JSON that was cut off is in strings, too
+        return '"'.join("" if is_encoded(piece) else piece for piece in pieces)
     texts: list[str] = []
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
-            texts.append(item)
+            texts.append("" if is_encoded(item) else item)
         elif isinstance(item, dict | list):
             waiting.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
     return "".join(texts)

@@ -279,6 +279,8 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
 
         is_spoken: Whether audio may be among what it sends or asks for; only told of models whose audio has a price of its
             own.
+
+        long_cache: Whether it may ask that its prompt be cached for the longer lifetime; where nobody knows, it may.
     """
 
     model: str | None
@@ -289,3 +291,4 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
     batch: Mapping[str, str] = EMPTY_TAGS
     choices: int = 1
     is_spoken: bool = False
+    long_cache: bool = True

@@ -32,6 +32,8 @@ from tokenbudget_mw.counting.payloads import (
     openai_responses,
     parts,
 )
+from tokenbudget_mw.counting.payloads.lifetimes import asks_long_cache
+from tokenbudget_mw.counting.payloads.spoken import HIDDEN
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.rules.routes import normalise as resolve_path
@@ -205,6 +207,7 @@ def read(
         request.tier() if request.service_tier or request.speed or request.inference_geo else None,
         EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
+        long_cache=asks_long_cache(body),
     )
 
 
@@ -244,7 +247,7 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
     target = NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
-        return Prompt(fields.short_text(forms.plain_form(seen).fields.get("model")), kind.by_size(size))
+        return Prompt(fields.short_text(forms.plain_form(seen, ("model",)).fields.get("model")), kind.by_size(size))
     model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 
@@ -261,7 +264,7 @@ def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Targ
 def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
     files = len(_FILES.findall(seen))
     # letters that need no escape hide what an object is: each may be an image
-    images = seen.count(b"{") if _HIDDEN.search(seen) else seen.count(b'"image')
+    images = seen.count(b"{") if HIDDEN.search(seen) else seen.count(b'"image')
     typical, most = map(max, media.ANTHROPIC_IMAGE, media.openai_image(model, None, None))
     estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical + files * media.FILE_TOKENS[0]
     return TokenCount(estimate, size + images * most + files * media.FILE_TOKENS[1], exact=False, method="bytes")
@@ -270,7 +273,6 @@ def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
 _FILES = re.compile(
     rb'"type"\s*:\s*"(?:input_)?(?:document|file|video)(?:_url)?"|"file_?[dD]ata"\s*:\s*\{|"(?:document|video)"\s*:\s*\{'
 )
-_HIDDEN = re.compile(rb"\\u00[4-7]")
 
 
 def _says_more(body: bytes, meter: Meter) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.counting.payloads import media
 from tokenbudget_mw.counting.payloads.fields import Request
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings, is_own
+from tokenbudget_mw.counting.payloads.parts import add_json, add_sealed, add_strings, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,17 +110,12 @@ def _add_text(block: dict[str, Any], _meter: Meter) -> list[Any]:
 
 def _add_thinking(block: dict[str, Any], meter: Meter) -> list[Any]:
     if not block.get("thinking"):
-        return _add_sealed(block.get("signature"), meter)  # it is left out, and the model reads what is sealed
+        add_sealed(meter, block.get("signature"))  # it is left out, and the model reads what is sealed
     return [block.get("thinking")]
 
 
 def _add_redacted(block: dict[str, Any], meter: Meter) -> list[Any]:
-    return _add_sealed(block.get("data"), meter)
-
-
-def _add_sealed(data: Any, meter: Meter) -> list[Any]:
-    size = len(data) if isinstance(data, str) else 0
-    meter.guess(size // 6, size)
+    add_sealed(meter, block.get("data"))
     return []
 
 

@@ -8,9 +8,12 @@ other is charged.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbudget_mw.errors import PayloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["MAX_FIELD", "Form", "check_form", "is_form", "plain_form", "read_form"]
 
@@ -23,8 +26,6 @@ MAX_HEAD = 4_096
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition[ \t]*:[ \t]*form-data((?:[^\r]|\r(?!\n))*+)", re.IGNORECASE)
 _PARAMETER = re.compile(rb'\s*;\s*([\w*-]++)=(?:"((?:\\.|[^"\\])*+)"|([^\s;"]++))', re.DOTALL)
 _BOUNDARY = re.compile(r'boundary\*?\s*=\s*(?:"([^"]*)"|([^\s;",]*))', re.IGNORECASE)
-_LISTS = ("[]", "image", "images", "mask")
-"""Ends of the names that a form may have more than once."""
 
 
 class Form(NamedTuple):
@@ -37,11 +38,14 @@ class Form(NamedTuple):
         files: Name and size in bytes of each part that is a file.
 
         fault: Why apps may read it differently; None where they cannot.
+
+        doubtful: Names that were given twice, with different values.
     """
 
     fields: dict[str, str]
     files: tuple[tuple[str, int], ...]
     fault: str | None = None
+    doubtful: frozenset[str] = frozenset()
 
 
 def is_form(body: bytes) -> bool:
@@ -61,6 +65,7 @@ def read_form(body: bytes) -> Form:
     boundary, _, rest = body.partition(b"\r\n")
     fields: dict[str, str] = {}
     files: list[tuple[str, int]] = []
+    doubtful: set[str] = set()
     parts = (b"\r\n" + rest).split(b"\r\n" + boundary, MAX_PARTS)
     fault = None if len(parts) <= MAX_PARTS else f"it has more than {MAX_PARTS} parts"
     for place, part in enumerate(parts[:MAX_PARTS], start=1):
@@ -77,22 +82,24 @@ def read_form(body: bytes) -> Form:
             files.append((name, len(value)))
             continue
         text = value.decode("utf-8", "replace")
-        if fields.get(name, text) != text and not name.endswith(_LISTS):
-            fault = "it has a field twice"
+        if fields.get(name, text) != text:
+            doubtful.add(name)
         fields[name] = text
-    return Form(fields, tuple(files), fault)
+    return Form(fields, tuple(files), fault, frozenset(doubtful))
 
 
-def plain_form(body: bytes) -> Form:
+def plain_form(body: bytes, names: Iterable[str]) -> Form:
     """
-    Read *body*, or its beginning.
+    Read *body*, or its beginning, of which the fields with these *names* are metered; others may be given many times.
 
     Raises:
         PayloadError: Apps may read it differently.
     """
     form = read_form(body)
-    if form.fault is not None:
-        raise PayloadError(f"The form cannot be metered, for apps may read it differently: {form.fault}.")
+    twice = "it has a field twice" if not form.doubtful.isdisjoint(names) else None
+    fault = form.fault or twice
+    if fault is not None:
+        raise PayloadError(f"The form cannot be metered, for apps may read it differently: {fault}.")
     return form
 
 

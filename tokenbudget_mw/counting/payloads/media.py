@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 
 __all__ = [
+    "ANTHROPIC_IMAGE",
     "AUDIO_TOKENS_A_SECOND",
     "FILE_TOKENS",
     "VIDEO_TOKENS",
@@ -102,6 +103,15 @@ class _Others:
         return tokens, max(tokens, OTHER_LEAST)
 
 
+class _Claude(_Others):
+    """
+    The same for Anthropic's, of which every image is made small enough.
+    """
+
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        return _claude(width, height)
+
+
 _OPENAI: tuple[tuple[re.Pattern[str], _Tiles | _Patches | _Others], ...] = (
     (re.compile(r"^gpt-4o-mini"), _Tiles(2_833, 5_667)),
     (re.compile(r"^(gpt-4\.1-mini|gpt-5-mini)"), _Patches(1.62)),
@@ -113,6 +123,7 @@ _OPENAI: tuple[tuple[re.Pattern[str], _Tiles | _Patches | _Others], ...] = (
     (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d)"), _Patches(1.2, 12_000)),
     (re.compile(r"^gpt-5"), _Tiles(70, 140)),
     (re.compile(r"^(gpt|chatgpt|computer-use)|^$"), _Tiles(85, 170)),
+    (re.compile(r"^claude"), _Claude()),
     (re.compile(""), _Others()),
 )
 
@@ -142,9 +153,11 @@ def anthropic_image(data: object) -> tuple[int, int]:
     Return estimate and upper bound of an image's tokens; *data* is its base64, if the request has it.
     """
     size = image_size(data) if isinstance(data, str) else None
-    if size is None:
-        return ANTHROPIC_IMAGE
-    tokens = math.ceil(size[0] * size[1] / PIXELS_A_TOKEN)
+    return ANTHROPIC_IMAGE if size is None else _claude(*size)
+
+
+def _claude(width: int, height: int) -> tuple[int, int]:
+    tokens = math.ceil(width * height / PIXELS_A_TOKEN)
     return min(tokens, ANTHROPIC_IMAGE[0]), min(tokens, ANTHROPIC_IMAGE[1])
 
 

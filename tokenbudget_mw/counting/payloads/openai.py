@@ -15,7 +15,8 @@ import msgspec
 from tokenbudget_mw.counting.payloads import media
 from tokenbudget_mw.counting.payloads.fields import Request
 from tokenbudget_mw.counting.payloads.openai_tools import add_tools
-from tokenbudget_mw.counting.payloads.parts import add_encoded, add_json, add_strings
+from tokenbudget_mw.counting.payloads.parts import add_encoded, add_json, add_sealed, add_strings
+from tokenbudget_mw.encoded import is_encoded
 from tokenbudget_mw.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -155,13 +156,31 @@ def _add_rest(message: Message, meter: Meter, frame: Frame) -> None:
         meter.text(message.name)
         meter.frame += frame.name
     rest = (message.refusal, message.tool_call_id)
-    for field in (*rest, message.reasoning_content, message.reasoning, message.reasoning_details):
+    for field in (*rest, message.reasoning_content, message.reasoning):
         if field is not None:
             add_strings(meter, field)
+    details = message.reasoning_details
+    for detail in details if isinstance(details, list) else (details,):
+        _add_detail(detail, meter)
     if message.tool_calls is not None:
         _add_tool_calls(message.tool_calls, meter)
     if message.function_call is not None:
         _add_tool_calls([message.function_call], meter)
+
+
+def _add_detail(detail: Any, meter: Meter) -> None:
+    """
+    Add a piece of reasoning as OpenRouter has it: text with its signature, or sealed data.
+    """
+    if isinstance(detail, dict):
+        add_sealed(meter, detail.get("data"))
+        detail = {name: value for name, value in detail.items() if name != "data" and not _is_signature(name, value)}
+    if detail is not None:
+        add_strings(meter, detail)
+
+
+def _is_signature(name: str, value: Any) -> bool:
+    return name == "signature" and isinstance(value, str) and is_encoded(value)
 
 
 def add_format(response_format: dict[str, Any], meter: Meter) -> None:
@@ -229,6 +248,7 @@ PARTS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "output_text": _add_text_part,
     "image_url": _add_image_part,
     "input_image": _add_image_part,
+    "computer_screenshot": _add_image_part,
     "input_audio": _add_audio_part,
     "file": _add_file_part,
     "input_file": _add_file_part,

@@ -95,7 +95,7 @@ class _Decoder:
             request = self._json.decode(buf)
             request.files = ()
             return request
-        form = plain_form(buf)
+        form = plain_form(buf, self._kind.__struct_fields__)
         request = msgspec.convert(form.fields, self._kind, strict=False)
         request.files = form.files
         return request

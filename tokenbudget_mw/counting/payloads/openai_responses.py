@@ -14,7 +14,7 @@ import msgspec
 from tokenbudget_mw.counting.payloads import openai
 from tokenbudget_mw.counting.payloads.fields import Request
 from tokenbudget_mw.counting.payloads.openai_tools import add_tools
-from tokenbudget_mw.counting.payloads.parts import add_json, add_strings, is_own
+from tokenbudget_mw.counting.payloads.parts import add_json, add_sealed, add_strings, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +99,7 @@ def _add_reasoning(item: dict[str, Any], meter: Meter) -> None:
     for field in ("summary", "content"):
         if item.get(field) is not None:
             add_strings(meter, item[field])
-    sealed = item.get("encrypted_content")
-    if isinstance(sealed, str):
-        meter.guess(len(sealed) // 6, len(sealed))
+    add_sealed(meter, item.get("encrypted_content"))
 
 
 def _add_unknown(item: dict[str, Any], meter: Meter) -> None:
@@ -114,6 +112,7 @@ ITEMS: dict[str, Callable[[dict[str, Any], Meter], None]] = {
     "custom_tool_call": _add_call,
     "function_call_output": _add_output,
     "custom_tool_call_output": _add_output,
+    "computer_call_output": _add_output,
     "reasoning": _add_reasoning,
     "item_reference": _add_reference,
 }

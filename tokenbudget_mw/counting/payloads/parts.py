@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.counting.payloads.media import FILE_TOKENS
+from tokenbudget_mw.counting.payloads.media import ANTHROPIC_IMAGE, FILE_TOKENS
+from tokenbudget_mw.encoded import is_encoded
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["add_encoded", "add_json", "add_strings", "add_written", "is_opaque", "is_own"]
+__all__ = ["add_encoded", "add_json", "add_sealed", "add_strings", "add_written", "is_own"]
 
-OPAQUE_CHARS = 1_024
 _TEXTS = ("text/", "application/json", "application/xml", "application/x-", "application/javascript")
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +33,8 @@ def add_json(meter: Meter, value: Any) -> None:
 
 def add_strings(meter: Meter, value: Any) -> None:
     """
-    Add every string in *value*, keys included. Encoded data (base64, a data URL) counts as a file, not as text.
+    Add every string in *value*, keys included. Encoded data (base64, a data URL) counts as a file, not as text; a short
+    one as a picture at most.
 
     Raises:
         TooManyPartsError: There are more of them than a prompt may have.
@@ -44,8 +45,8 @@ def add_strings(meter: Meter, value: Any) -> None:
         meter.step()
         item = stack.pop()
         if isinstance(item, str):
-            if is_opaque(item):
-                meter.guess(*FILE_TOKENS)
+            if is_encoded(item):
+                meter.guess(FILE_TOKENS[0], min(FILE_TOKENS[1], max(ANTHROPIC_IMAGE[1], len(item))))
             else:
                 meter.text(item)
         elif isinstance(item, dict):
@@ -74,7 +75,7 @@ def add_written(meter: Meter, value: Any) -> None:
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend([each for each in item if isinstance(each, str | dict | list)])  # of numbers there may be many
-        elif isinstance(item, str) and not is_opaque(item):
+        elif isinstance(item, str) and not is_encoded(item):
             texts.append(item)
     meter.approximate()
     meter.texts(texts)
@@ -87,13 +88,12 @@ def is_own(tools: list[Any], types: Container[object]) -> bool:
     return all(isinstance(tool, dict) and tool.get("type") in types for tool in tools)
 
 
-def is_opaque(text: str) -> bool:
+def add_sealed(meter: Meter, data: Any) -> None:
     """
-    Return whether *text* is encoded data rather than something to read.
+    Add reasoning that only its provider can read, by its length.
     """
-    is_long = len(text) > OPAQUE_CHARS or text.startswith("data:")
-    # all of it is looked at: words behind a head of letters are to be read
-    return is_long and text.isascii() and len(text.split(None, 1)) == 1
+    size = len(data) if isinstance(data, str) else 0
+    meter.guess(size // 6, size)
 
 
 def add_encoded(meter: Meter, kind: str, data: str) -> None:

@@ -4,15 +4,20 @@ Whether audio may be among what a request sends, or asks for: where it costs mor
 
 from __future__ import annotations
 
+import re
+
 from tokenbudget_mw.counting.payloads.forms import is_form
 
-__all__ = ["is_spoken"]
+__all__ = ["HIDDEN", "is_spoken"]
 
 MAX_BYTES = 65_536
 """Bytes of a body that are looked at; what is longer may be spoken."""
 
-_WORDS = (b"audio", b"video/", b"fileuri", b"file_uri", b"\\u004", b"\\u005", b"\\u006", b"\\u007")
-"""Parts and modalities of OpenAI and Gemini, and kinds of files; a video has sound. Letters that need no escape hide one of them."""
+HIDDEN = re.compile(rb"\\u00(?:4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])", re.IGNORECASE)
+"""A letter, or ``_``, that needs no escape: it may hide a word. The backtick is none, which .NET escapes."""
+
+_WORDS = re.compile(rb"audio|video\\?/|file_?uri|" + HIDDEN.pattern, re.IGNORECASE)
+"""Parts and modalities of OpenAI and Gemini, and kinds of files; a video has sound."""
 
 
 def is_spoken(body: bytes) -> bool:
@@ -22,5 +27,4 @@ def is_spoken(body: bytes) -> bool:
     >>> is_spoken(b'{"modalities": ["text", "audio"]}'), is_spoken(b'{"messages": []}')
     (True, False)
     """
-    lowered = body[:MAX_BYTES].lower()
-    return len(body) > MAX_BYTES or is_form(body) or any(word in lowered for word in _WORDS)
+    return len(body) > MAX_BYTES or is_form(body) or _WORDS.search(body) is not None
