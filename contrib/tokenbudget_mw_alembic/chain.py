@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from tokenbudget_mw.database.faults import is_deadlock, is_there_already
+from tokenbudget_mw.database.faults import is_being_changed, is_deadlock, is_there_already
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
@@ -95,7 +95,7 @@ def _upgrade_beside_others(connection: Connection, config: Config, revision: str
             command.upgrade(config, revision)
         except DBAPIError as exc:
             connection.rollback()
-            if is_deadlock(exc):  # with those who write meanwhile
+            if is_deadlock(exc) or is_being_changed(exc):  # by those who write, or migrate, meanwhile
                 continue
             if not is_there_already(exc):
                 raise

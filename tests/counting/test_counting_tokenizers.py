@@ -190,14 +190,14 @@ class TestFactors:
     def test_what_a_request_does_not_hold_teaches_nothing(self, format, more, teaches):  # noqa: A002
         """What the provider adds to a prompt, such as its conversation or what its tools find, is none of the text's tokens."""
         text = "The quick brown fox jumps over the lazy dog. " * 1_000
-        asked = {
-            "model": "mine",
-            "input": text,
-            "messages": [{"content": text}],
-            "contents": [{"parts": [{"text": text}]}],
+        asked: dict[str, dict[str, object]] = {
+            "openai.responses": {"input": text},
+            "anthropic.messages": {"messages": [{"content": text}]},
+            "gemini": {"contents": [{"parts": [{"text": text}]}]},
         }
+        body = json.dumps({"model": "mine"} | asked[format] | more).encode()
 
-        assert (payloads.read(format, json.dumps(asked | more).encode()).input.base > 0) == teaches
+        assert (payloads.read(format, body).input.base > 0) == teaches
 
     def test_a_models_own_encoding_has_nothing_to_learn(self):
         """OpenAI's models stay exact whatever usage says."""

@@ -10,12 +10,13 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tokenbudget_mw.database.partitions.catalog import BOUND
 
-__all__ = ["is_deadlock", "is_missing_schema", "is_permanent", "is_there_already"]
+__all__ = ["is_being_changed", "is_deadlock", "is_missing_schema", "is_permanent", "is_there_already"]
 
 # 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
 _MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
 _MYSQL_MISSING = frozenset({1054, 1146})
 _MYSQL_DEADLOCK, _PG_DEADLOCK = 1213, "40P01"
+_MYSQL_CHANGING = 1684  # ER_WARN_I_S_SKIPPED_TABLE
 _MYSQL_THERE = frozenset({1050, 1060, 1061, 1062})
 
 # data exceptions, integrity violations, program limits (a parameter that is too large: a smaller batch helps)
@@ -66,6 +67,13 @@ def is_missing_schema(exc: Exception) -> bool:
         or _sqlstate(exc) in _PG_MISSING
         or _SQLITE_MISSING.search(str(exc.orig)) is not None
     )
+
+
+def is_being_changed(exc: Exception) -> bool:
+    """
+    Whether a table could not be looked at because somebody else is changing it right now: MariaDB's alone.
+    """
+    return isinstance(exc, DBAPIError) and _mysql_code(exc) == _MYSQL_CHANGING
 
 
 def is_there_already(exc: Exception) -> bool:
