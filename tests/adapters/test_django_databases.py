@@ -34,7 +34,12 @@ def test_tests_of_a_project_end_well_on_postgresql(postgres_database: str, tmp_p
     named = {"NAME": url.database, "USER": url.username, "PASSWORD": url.password, "PORT": str(url.port or "")}
     named |= {"HOST": url.host or url.query.get("host") or ""}
     (tmp_path / "project.py").write_text(SETTINGS)
-    told = {"DJANGO_SETTINGS_MODULE": "project", "HOST_DATABASE": repr(named), "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    told = {
+        "DJANGO_SETTINGS_MODULE": "project",
+        "HOST_DATABASE": repr(named),
+        "XDG_STATE_HOME": str(tmp_path),
+        "PYTHONPATH": str(tmp_path),
+    }
     command = [sys.executable, "-m", "django", "test", "project", "--noinput"]
 
     done = subprocess.run(

@@ -49,6 +49,9 @@ __all__ = ["FORMATS", "Format", "Parsed", "bound", "parse", "read"]
 
 USUAL = Tokenizers()
 
+LONG, FEW = 1_000_000, 8
+"""Bytes of a body that is long, and images that its bound may have too many."""
+
 _TWISTED = re.compile(r"[/\\](?:[/\\]|\.\.?(?:[/\\]|$))")
 
 HEAD_BYTES = 16_384
@@ -264,7 +267,10 @@ def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Targ
 def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
     files = len(_FILES.findall(seen))
     # letters that need no escape hide what an object is: each may be an image
-    images = seen.count(b"{") if HIDDEN.search(seen) else seen.count(b'"image')
+    images = seen.count(b"{")  # no more than objects
+    # to look for hidden words takes a millisecond a megabyte: not where so few more change nothing
+    if (len(seen) <= LONG or images > FEW) and not HIDDEN.search(seen):
+        images = seen.count(b'"image')
     typical, most = map(max, media.ANTHROPIC_IMAGE, media.openai_image(model, None, None))
     estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical + files * media.FILE_TOKENS[0]
     return TokenCount(estimate, size + images * most + files * media.FILE_TOKENS[1], exact=False, method="bytes")

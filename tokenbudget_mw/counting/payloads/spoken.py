@@ -8,12 +8,12 @@ import re
 
 from tokenbudget_mw.counting.payloads.forms import is_form
 
-__all__ = ["HIDDEN", "is_spoken"]
+__all__ = ["HIDDEN", "MAX_BYTES", "is_spoken"]
 
 MAX_BYTES = 65_536
 """Bytes of a body that are looked at; what is longer may be spoken."""
 
-HIDDEN = re.compile(rb"\\u00(?:4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])", re.IGNORECASE)
+HIDDEN = re.compile(rb"\\u00(?:4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
 """A letter, or ``_``, that needs no escape: it may hide a word. The backtick is none, which .NET escapes."""
 
 _WORDS = re.compile(rb"audio|video\\?/|file_?uri|" + HIDDEN.pattern, re.IGNORECASE)
