@@ -33,7 +33,7 @@ from tokenbudget_mw.counting.payloads import (
     parts,
 )
 from tokenbudget_mw.counting.payloads.lifetimes import asks_long_cache
-from tokenbudget_mw.counting.payloads.spoken import HIDDEN
+from tokenbudget_mw.counting.payloads.spoken import ESCAPED, HIDDEN
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.rules.routes import normalise as resolve_path
@@ -266,14 +266,21 @@ def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Targ
 
 def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
     files = len(_FILES.findall(seen))
-    # letters that need no escape hide what an object is: each may be an image
-    images = seen.count(b"{")  # no more than objects
-    # to look for hidden words takes a millisecond a megabyte: not where so few more change nothing
-    if (len(seen) <= LONG or images > FEW) and not HIDDEN.search(seen):
-        images = seen.count(b'"image')
+    images = _images(seen)
     typical, most = map(max, media.ANTHROPIC_IMAGE, media.openai_image(model, None, None))
     estimate = math.ceil(size / BYTES_A_TOKEN["bytes"]) + images * typical + files * media.FILE_TOKENS[0]
     return TokenCount(estimate, size + images * most + files * media.FILE_TOKENS[1], exact=False, method="bytes")
+
+
+def _images(seen: bytes) -> int:
+    named = seen.count(b'"image')
+    if ESCAPED not in seen:
+        return named
+    # letters that need no escape hide what an object is: each may be an image. To look for them takes a millisecond a
+    # megabyte: not where a few more change nothing
+    objects = max(seen.count(b"{"), named)
+    is_hidden = (len(seen) > LONG and objects <= FEW) or HIDDEN.search(seen) is not None
+    return objects if is_hidden else named
 
 
 _FILES = re.compile(

@@ -4,15 +4,12 @@ Whether a request may ask that its prompt be cached for the longer lifetime: whe
 
 from __future__ import annotations
 
-from tokenbudget_mw.counting.payloads.spoken import HIDDEN, MAX_BYTES
+from tokenbudget_mw.counting.payloads.spoken import ESCAPED, HIDDEN, MAX_BYTES
 
 __all__ = ["asks_long_cache"]
 
 _LIFETIME = b'"ttl"'
 """What Anthropic, Bedrock and OpenAI call it; without one, a cache has the shorter."""
-
-_ESCAPED = b"\\u00"
-"""What a hidden word begins with. In a long body nobody looks whether it goes on as one, which takes twenty times as long."""
 
 
 def asks_long_cache(body: bytes) -> bool:
@@ -24,4 +21,5 @@ def asks_long_cache(body: bytes) -> bool:
     """
     if _LIFETIME in body:
         return True
-    return _ESCAPED in body if len(body) > MAX_BYTES else HIDDEN.search(body) is not None
+    # in a long body nobody looks whether it goes on as a hidden word
+    return ESCAPED in body and (len(body) > MAX_BYTES or HIDDEN.search(body) is not None)

@@ -8,10 +8,13 @@ import re
 
 from tokenbudget_mw.counting.payloads.forms import is_form
 
-__all__ = ["HIDDEN", "MAX_BYTES", "is_spoken"]
+__all__ = ["ESCAPED", "HIDDEN", "MAX_BYTES", "is_spoken"]
 
 MAX_BYTES = 65_536
 """Bytes of a body that are looked at; what is longer may be spoken."""
+
+ESCAPED = b"\\u00"
+"""What a hidden word begins with; found twenty times as fast as the rest of it."""
 
 HIDDEN = re.compile(rb"\\u00(?:4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
 """A letter, or ``_``, that needs no escape: it may hide a word. The backtick is none, which .NET escapes."""
