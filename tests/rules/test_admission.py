@@ -10,12 +10,14 @@ from tokenbudget_mw.rules.admission import (
     Plan,
     Request,
     decide,
+    in_shadow_of_balance,
     settlement_of,
     without_backend,
+    without_money,
 )
 from tokenbudget_mw.rules.policy import Plan as LimitPlan
 from tokenbudget_mw.rules.policy import Policy
-from tokenbudget_mw.values import Ask, CheckState, Cost, Limit, Reply, Subject, Window
+from tokenbudget_mw.values import Ask, CheckState, Cost, Decision, Limit, Reply, Subject, Window
 
 REQUESTS = Limit("requests-minute", "requests", 60, Window(60.0))
 TOKENS = Limit("tokens-minute", "tokens", 1000, Window(60.0))
@@ -168,3 +170,18 @@ def test_room_is_told_as_what_was_needed() -> None:
     reply = reply_to(plan, tokens=CheckState(fits=False, remaining=0, retry_after=9.0))
 
     assert "2 tokens needed" in decide(plan, reply, now=0.0).message
+
+
+def test_an_account_without_money_is_told_so() -> None:
+    """It is refused with 402, by its balance; in shadow that is a word on the decision, and none on a refusal."""
+    refusal = Decision(
+        admitted=False,
+        code="credits",
+        status=402,
+        message="The balance of this account is used up. It has to be topped up first.",
+        refused_by=("balance",),
+    )
+
+    assert without_money() == refusal
+    assert in_shadow_of_balance(refusal) is refusal
+    assert in_shadow_of_balance(Decision(admitted=True, would_refuse=("shade",))).would_refuse == ("shade", "balance")

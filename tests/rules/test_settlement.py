@@ -2,7 +2,16 @@
 
 import pytest
 
-from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, SETTLE_RULES, Ending, outcome_of, settled_usage
+from tokenbudget_mw.rules.settlement import (
+    DEFAULT_SETTLE,
+    SETTLE_RULES,
+    UNREAD,
+    Ending,
+    is_timeout,
+    orphan_usage,
+    outcome_of,
+    settled_usage,
+)
 from tokenbudget_mw.values import Cost, Prompt, TokenCount, Usage
 
 PROMPT = Prompt("gpt-4o", TokenCount(100, 120, exact=False))
@@ -28,6 +37,13 @@ COUNTED = Usage(0, 33, source="counted", complete=False)
         (Ending(200, has_body=True, is_whole=True, failed=True), SAID, "complete"),
         (Ending(400, has_body=True, is_whole=True), None, "status_4xx"),
         (Ending(500, has_body=True, is_whole=True), None, "status_5xx"),
+        (Ending(500, has_body=True, is_whole=True, timed_out=True), None, "timeout"),
+        (Ending(504, has_body=True, is_whole=True), None, "timeout"),
+        (Ending(None, failed=True, timed_out=True), None, "timeout"),
+        (Ending(200, has_body=True, failed=True, timed_out=True), COUNTED, "app_error_late"),
+        (Ending(200, has_body=True, is_whole=True), UNREAD, "no_usage"),
+        (Ending(200, has_body=True, is_whole=True), Usage(0, 33, source="counted"), "no_usage"),
+        (Ending(200, has_body=True, is_whole=True), Usage(90, 0), "complete"),
         (Ending(399, has_body=True, is_whole=True), None, "complete"),
         (Ending(300, is_whole=True), COUNTED, "redirected"),
         (Ending(399, has_body=True, is_whole=True), SAID, "redirected"),
@@ -92,6 +108,43 @@ def test_a_counted_row_says_whether_its_prompt_was_counted(method: str, source: 
 
     assert settled_usage("actual", tapped=COUNTED, prompt=prompt, reserved=RESERVED).source == source
     assert settled_usage("actual", tapped=SAID, prompt=prompt, reserved=RESERVED).source == "provider"
+
+
+def test_output_that_was_asked_for_and_did_not_come() -> None:
+    """An answer without output is empty where output was asked for; a response without figures has none either way."""
+    whole = Ending(200, has_body=True, is_whole=True)
+
+    assert outcome_of(whole, Usage(90, 0), has_output=True) == "empty"
+    assert outcome_of(whole, SAID, has_output=True) == "complete"
+    assert outcome_of(whole, UNREAD, has_output=True) == "no_usage"
+
+
+def test_timeouts_are_known_by_name() -> None:
+    """Python's own, and those of clients' libraries, by what they are called or derive from."""
+
+    class ReadTimeout(OSError):
+        pass
+
+    assert [is_timeout(error) for error in (TimeoutError(), ReadTimeout(), OSError())] == [True, True, False]
+
+
+def test_an_orphan_is_charged_by_its_rule() -> None:
+    """All that was held, its prompt alone, or nothing; and never as if anybody had told it."""
+    assert orphan_usage("reserved", 90, 100, 500) == Usage(100, 500, source="estimated", complete=False)
+    assert orphan_usage("input", 90, 100, 500) == Usage(90, source="estimated", complete=False)
+    assert orphan_usage("refund", 90, 100, 500) == Usage(source="none", complete=False)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, None])
+def test_figures_that_could_not_be_read_are_none(prompt: Prompt | None) -> None:
+    """A response with figures that could not be read is charged as one that nothing could read."""
+    unread, unheard = (
+        settled_usage("actual", tapped=tapped, prompt=prompt, reserved=RESERVED) for tapped in (UNREAD, None)
+    )
+
+    assert (
+        unread == unheard == (Usage(120, 500, source="estimated", complete=False) if prompt else Usage(source="none"))
+    )
 
 
 def test_no_prompt_no_charge() -> None:
