@@ -17,7 +17,7 @@ from tokenbudget_mw.rules.admission import (
 )
 from tokenbudget_mw.rules.policy import Plan as LimitPlan
 from tokenbudget_mw.rules.policy import Policy
-from tokenbudget_mw.values import Ask, CheckState, Cost, Decision, Limit, Reply, Subject, Window
+from tokenbudget_mw.values import Ask, CheckState, Cost, Decision, Limit, Reply, Route, Subject, Window
 
 REQUESTS = Limit("requests-minute", "requests", 60, Window(60.0))
 TOKENS = Limit("tokens-minute", "tokens", 1000, Window(60.0))
@@ -185,3 +185,27 @@ def test_an_account_without_money_is_told_so() -> None:
     assert without_money() == refusal
     assert in_shadow_of_balance(refusal) is refusal
     assert in_shadow_of_balance(Decision(admitted=True, would_refuse=("shade",))).would_refuse == ("shade", "balance")
+
+
+def test_some_of_the_limits_are_asked_where_all_of_them_are() -> None:
+    """Without its requests a call is asked of the same counters: its route's, its model's, and those of its route alone."""
+    by_model = replace(TOKENS, per=("model",))
+    by_route = replace(TOKENS, name="by-route", per=("route",))
+    own = replace(TOKENS, name="own")
+    admission = Admission(Policy({"free": LimitPlan("free", (REQUESTS, by_model, by_route))}), lease=30.0)
+    request = msgspec.structs.replace(ASKED, route=Route("/v1/x", limits=(own,)))
+    whole = admission.plan(request, 1_000.0)
+    part = admission.plan(msgspec.structs.replace(request, units=METERED_UNITS), 1_000.0)
+
+    assert whole is not None
+    assert part is not None
+    assert part.limits == tuple(limit for limit in whole.limits if limit is not REQUESTS)
+    assert part.ask.checks == tuple(check for check in whole.ask.checks if not check.window.startswith("requests"))
+    assert len({check.counter for check in part.ask.checks}) == 3
+
+
+def test_requests_alone_are_for_good() -> None:
+    """What is asked of limits on requests alone has nothing to settle, and no lease."""
+    alone = planned(msgspec.structs.replace(ASKED, units=frozenset({"requests"})))
+
+    assert (alone.limits, alone.ask.lease) == ((REQUESTS,), 0.0)
