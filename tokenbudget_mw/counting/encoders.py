@@ -24,10 +24,6 @@ __all__ = ["CountCancelledError", "Encoder", "Encoders", "default_encoders"]
 SLICE_CHARS = 65_536
 """Most characters given to tiktoken at once: its regular expressions fail on runs of a million spaces."""
 
-MOST_WORDS = 64
-WORD_CHARS = 16
-"""How many short texts, roles above all, an encoder knows without hashing them anew, and how long they may be."""
-
 STEP_CHARS = 16_384
 """The same for a count that others do not wait for: between steps it can be stopped, and other threads get their turn."""
 
@@ -54,27 +50,14 @@ class Encoder:
         name: Name of the encoding.
 
         memory: Counts of texts seen lately.
-
-        words: Counts of the first few short texts that were asked for with `is_word`.
     """
 
-    __slots__ = ("_count", "memory", "name", "words")
+    __slots__ = ("_count", "memory", "name")
 
     def __init__(self, name: str, count: Callable[[str], int]) -> None:
         self.name = name
         self.memory = CountMemory()
-        self.words: dict[str, int] = {}
         self._count = count
-
-    def is_word(self, text: str) -> bool:
-        """
-        Tell whether the tokens of *text* are in `words`, or can be now: it is short, and there is room.
-        """
-        if text not in self.words:
-            if len(text) > WORD_CHARS or len(self.words) >= MOST_WORDS:
-                return False
-            self.words[text] = self._count(text)
-        return True
 
     def cancellable(self, is_cancelled: Callable[[], bool]) -> Encoder:
         """
@@ -87,7 +70,6 @@ class Encoder:
             self.name, lambda text: sum(self._step(part, is_cancelled) for part in slices(text, STEP_CHARS))
         )
         other.memory = self.memory
-        other.words = self.words
         return other
 
     def _step(self, text: str, is_cancelled: Callable[[], bool]) -> int:

@@ -14,12 +14,12 @@ from tokenbudget_mw.counting.sampling import USUAL, sample, utf8_size
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from tokenbudget_mw.counting.encoders import Encoder
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.models import ModelFamily
-    from tokenbudget_mw.counting.sampling import Sample, Sampling
+    from tokenbudget_mw.counting.sampling import Sampling
 
 __all__ = ["EXACT_CHARS", "MAX_STEPS", "USUAL_DEPTH", "Depth", "Meter", "TooManyPartsError"]
 
@@ -87,15 +87,7 @@ class Meter(msgspec.Struct, gc=False):
 
         depth: How much is tokenised.
 
-        tokens: Tokens of what was tokenised, in the family's encoding.
-
         frame: Tokens around the texts, in the model's own tokens.
-
-        counted: UTF-8 bytes of what was tokenised; only kept where *ratio* wants to learn.
-
-        weighed: UTF-8 bytes of the text that was not tokenised.
-
-        seen: Characters of all texts but words.
 
         is_whole: Whether the model reads nothing beside what was added: what the request refers to, or what the provider's own
             tools find. Otherwise its usage teaches nothing of the text.
@@ -105,16 +97,19 @@ class Meter(msgspec.Struct, gc=False):
     encoder: Encoder | None
     ratio: RatioEstimator | None = None
     depth: Depth = USUAL_DEPTH
-    tokens: int = 0
     frame: int = 0
-    counted: int = 0
-    weighed: int = 0
-    seen: int = 0
     is_whole: bool = True
-    _new: list[str] = msgspec.field(default_factory=list)
+    _texts: list[str] = msgspec.field(default_factory=list)
     _steps: int = MAX_STEPS
     _extra: int = 0
     _guessed: bool = False
+
+    @property
+    def seen(self) -> int:
+        """
+        Characters of all texts.
+        """
+        return sum(map(len, self._texts))
 
     def step(self, parts: int = 1) -> None:
         """
@@ -131,36 +126,13 @@ class Meter(msgspec.Struct, gc=False):
         """
         Add a text that the model reads.
         """
-        self.texts((text,))
+        self._texts.append(text)
 
-    def texts(self, texts: Sequence[str]) -> None:
+    def texts(self, texts: Iterable[str]) -> None:
         """
-        Add several texts; cheaper than one by one.
+        Add several texts.
         """
-        encoder = self.encoder
-        self.seen += sum(map(len, texts))
-        if encoder is None:
-            self.weighed += sum(map(utf8_size, texts))
-            return
-        known, unknown = encoder.memory.sum(texts, self.depth.most)
-        self.tokens += known
-        self._new += unknown
-        if self.ratio is not None:
-            self.counted += sum(map(utf8_size, texts)) - sum(map(utf8_size, unknown))
-
-    def words(self, words: Sequence[str]) -> None:
-        """
-        Add short texts of which there are few, such as roles; cheaper than texts.
-        """
-        encoder = self.encoder
-        if encoder is None or self.ratio is not None:
-            self.texts(words)
-            return
-        try:
-            self.tokens += sum(map(encoder.words.__getitem__, words))
-        except KeyError:
-            self.texts([word for word in words if not encoder.is_word(word)])
-            self.tokens += sum(encoder.words.get(word, 0) for word in words)
+        self._texts += texts
 
     def guess(self, tokens: int, upper: int) -> None:
         """
@@ -180,19 +152,25 @@ class Meter(msgspec.Struct, gc=False):
         """
         Return the prompt's tokens, and teach the route's ratio what was tokenised. For once.
         """
-        rest = self._count_new() if self._new else None
-        if self.counted and self.ratio is not None:
-            self.ratio.observe(self.counted, self.tokens)
-        family = self.family
-        if family.exact and rest is None and not self._guessed and not self.weighed:
-            total = self.tokens + self.frame
-            return TokenCount(total, total, True, "exact")
-        if self.encoder is None:
+        encoder, family = self.encoder, self.family
+        if encoder is None:
             return self._by_bytes()
-        base, upper = float(self.tokens), math.ceil(self.tokens * family.ceiling)
-        if rest is not None:
-            base += rest.estimate
-            upper += min(math.ceil(rest.upper * family.ceiling), rest.size)
+        # all texts at once: to look them up one by one takes longer than to know them
+        tokens, new = encoder.memory.sum(self._texts, self.depth.most)
+        rest = ""
+        if new:
+            new, rest = self._parted(new)
+            tokens += encoder.count_new(new)
+        if self.ratio is not None:
+            self.ratio.observe(_size(self._texts) - utf8_size(rest), tokens)
+        if not rest and family.exact and not self._guessed:
+            total = tokens + self.frame
+            return TokenCount(total, total, True, "exact")
+        base, upper = float(tokens), math.ceil(tokens * family.ceiling)
+        if rest:
+            found = sample(rest, encoder.count, self.depth.sample)
+            base += found.estimate
+            upper += min(math.ceil(found.upper * family.ceiling), found.size)
         estimate = min(math.ceil(base * family.factor), upper) + self.frame
         # images and files blur what a usage figure says of the text
         teaches = self.is_whole and self._extra * LEAST_SHARE <= base
@@ -200,34 +178,37 @@ class Meter(msgspec.Struct, gc=False):
             estimate,
             upper + self.frame + self._extra,
             exact=False,
-            method="exact" if rest is None else "sampled",
+            method="sampled" if rest else "exact",
             base=round(base) if teaches else 0,
             frame=self.frame if teaches else 0,
         )
 
-    def _count_new(self) -> Sample | None:
+    def _parted(self, new: list[str]) -> tuple[list[str], str]:
         """
-        Count what is not known; where that is too much count some of it, and return a sample of the rest.
+        Return which of the texts that are not known are tokenised, and the rest of them, of which a sample is.
         """
-        new, rest, encoder, depth = self._new, "", self.encoder, self.depth
-        if encoder is None:
-            return None
+        depth = self.depth
         if sum(map(len, new)) > depth.most:
             first, others = _first(new, depth.exact // REMEMBERED)
             if sum(map(len, others)) > depth.sample.all_chars:  # else a sample of them would be all of them
-                new, rest = first, "".join(others)
-        if new:
-            self.tokens += encoder.count_new(new)
-            if self.ratio is not None:
-                self.counted += sum(map(utf8_size, new))
-        return sample(rest, encoder.count, depth.sample) if rest else None
+                return first, "".join(others)
+        return new, ""
 
     def _by_bytes(self) -> TokenCount:
-        ratio = self.ratio
+        weighed, frame, ratio = _size(self._texts), self.frame, self.ratio
+        if not weighed and self.family.exact and not self._guessed:
+            return TokenCount(frame, frame, True, "exact")
         method, bytes_a_token = ("none", BYTES_A_TOKEN["none"]) if ratio is None else ("learned", ratio.bytes_a_token)
-        upper = self.weighed + self.frame
-        estimate = math.ceil(self.weighed / bytes_a_token * self.family.factor) + self.frame
+        upper = weighed + frame
+        estimate = math.ceil(weighed / bytes_a_token * self.family.factor) + frame
         return TokenCount(min(estimate, upper), upper + self._extra, exact=False, method=method)
+
+
+def _size(texts: list[str]) -> int:
+    """
+    Return the UTF-8 bytes of *texts*.
+    """
+    return sum(map(utf8_size, texts))
 
 
 def _first(texts: list[str], most: int) -> tuple[list[str], list[str]]:

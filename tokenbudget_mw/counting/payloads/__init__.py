@@ -33,7 +33,7 @@ from tokenbudget_mw.counting.payloads import (
     parts,
 )
 from tokenbudget_mw.counting.payloads.lifetimes import asks_long_cache
-from tokenbudget_mw.counting.payloads.spoken import ESCAPED, HIDDEN
+from tokenbudget_mw.counting.payloads.spoken import has_escapes, hides_words
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
 from tokenbudget_mw.rules.routes import normalise as resolve_path
@@ -274,12 +274,12 @@ def _by_size(size: int, seen: bytes, model: str) -> TokenCount:
 
 def _images(seen: bytes) -> int:
     named = seen.count(b'"image')
-    if ESCAPED not in seen:
+    if not has_escapes(seen):
         return named
     # letters that need no escape hide what an object is: each may be an image. To look for them takes a millisecond a
     # megabyte: not where a few more change nothing
     objects = max(seen.count(b"{"), named)
-    is_hidden = (len(seen) > LONG and objects <= FEW) or HIDDEN.search(seen) is not None
+    is_hidden = (len(seen) > LONG and objects <= FEW) or hides_words(seen)
     return objects if is_hidden else named
 
 

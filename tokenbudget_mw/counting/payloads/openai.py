@@ -117,9 +117,9 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
     messages = request.messages
     meter.step(len(messages))
     meter.frame += frame.message * len(messages) + REPLY_PRIMING
-    roles, texts = [], []
+    texts: list[str] = []
     for message in messages:
-        roles.append(message.role)
+        texts.append(message.role)
         content = message.content
         if type(content) is str:
             texts.append(content)
@@ -136,7 +136,6 @@ def add_chat(request: ChatRequest, meter: Meter) -> None:
             and message.reasoning_details is None
         ):
             _add_rest(message, meter, frame)
-    meter.words(roles)
     meter.texts(texts)
     if request.tools or request.functions:
         functions = [tool.get("function", tool) for tool in request.tools or ()] + (request.functions or [])

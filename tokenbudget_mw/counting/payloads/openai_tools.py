@@ -25,9 +25,10 @@ TOOLS_END = 12
 LITTLE = 64
 """Most characters of a text without a rule that may be a word or two of the declaration, such as a title or a format."""
 
-_FUNCTION_FIELDS = ("type", "name", "description", "parameters")
-_SCHEMA_FIELDS = ("type", "properties", "items", "additionalProperties", "required")
-_PROPERTY_FIELDS = (*_SCHEMA_FIELDS, "description", "enum")
+_INNER = ("items", "additionalProperties")
+_FUNCTION_FIELDS = frozenset({"type", "name", "description", "parameters"})
+_SCHEMA_FIELDS = frozenset({"type", "properties", "required", *_INNER})
+_PROPERTY_FIELDS = _SCHEMA_FIELDS | {"description", "enum"}
 
 
 def add_tools(functions: list[Any], meter: Meter, frame: int = FUNCTION) -> None:
@@ -50,7 +51,7 @@ def _add_schema(schema: Any, meter: Meter) -> None:
     """
     Add the properties of a JSON schema, those inside of them too.
     """
-    stack: list[tuple[Any, tuple[str, ...]]] = [(schema, _SCHEMA_FIELDS)]
+    stack: list[tuple[Any, frozenset[str]]] = [(schema, _SCHEMA_FIELDS)]
     while stack:
         item, known = stack.pop()
         if not isinstance(item, dict):
@@ -62,8 +63,9 @@ def _add_schema(schema: Any, meter: Meter) -> None:
             for name, value in properties.items():
                 _add_property(name, value, meter)
             stack.extend((value, _PROPERTY_FIELDS) for value in properties.values())
-        stack.extend((item.get(name), _SCHEMA_FIELDS) for name in ("items", "additionalProperties"))
-        _add_required(item.get("required"), properties, meter)
+        stack.extend([(item[name], _SCHEMA_FIELDS) for name in _INNER if name in item])
+        if "required" in item:
+            _add_required(item["required"], properties, meter)
 
 
 def _add_property(name: str, value: Any, meter: Meter) -> None:
@@ -81,8 +83,9 @@ def _add_property(name: str, value: Any, meter: Meter) -> None:
             else:
                 add_strings(meter, choice)
     kind = value.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    meter.text(f"{name}:{'|'.join(each for each in kinds if isinstance(each, str))}:{_sentence(value)}")
+    if not isinstance(kind, str):
+        kind = "|".join(each for each in kind if isinstance(each, str)) if isinstance(kind, list) else ""
+    meter.text(f"{name}:{kind}:{_sentence(value)}")
 
 
 def _add_required(required: Any, properties: Any, meter: Meter) -> None:
@@ -95,10 +98,12 @@ def _add_required(required: Any, properties: Any, meter: Meter) -> None:
             _add_odd(name, meter)
 
 
-def _add_rest(item: dict[str, Any], known: Container[str], meter: Meter) -> None:
+def _add_rest(item: dict[str, Any], known: frozenset[str], meter: Meter) -> None:
     """
     Add what *item* has beside the fields that are *known*.
     """
+    if item.keys() <= known:
+        return
     for name, value in item.items():
         if name not in known:
             _add_odd(name, meter)
