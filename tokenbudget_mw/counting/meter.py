@@ -104,6 +104,12 @@ class Meter(msgspec.Struct, gc=False):
     _extra: int = 0
     _guessed: bool = False
 
+    def again(self) -> Meter:
+        """
+        Return a meter that counts the same, for what this one has counted: it has learned from it already.
+        """
+        return Meter(self.family, self.encoder, depth=self.depth)
+
     @property
     def seen(self) -> int:
         """

@@ -186,22 +186,29 @@ def read(
         ConfigurationError: There is no such format.
     """
     kind, request, containers = parsed or parse(format, body, path)
-    is_crowded = containers > MAX_CONTAINERS
     target = NO_TARGET
     if kind.target is not None:
         target = _target(kind.target, path)
         request.model = target.model or request.model
-    if is_crowded:
-        tokens = _by_size(len(body), body, tokenizers.resolve(request.model).name)
-        answers = request.answers() * (1 if kind.prompts is None else containers)
+    if containers > MAX_CONTAINERS:
+        tokens, prompts = _by_size(len(body), body, tokenizers.resolve(request.model).name), containers
     else:
         is_counted = count == "full" or (count == "sample" and draw < sample)
         meter = tokenizers.meter(request.model, is_counted, ratio if count in LEARNING else None)
-        tokens = _counted(kind, request, meter, body)
-        if len(body) > SPARSE_BYTES and len(body) > tokens.upper * BYTES_A_BOUND and _says_more(body, meter):
-            tokens = _sparse(body, tokens, tokenizers.meter(request.model, is_counted))
-        answers = request.answers() if kind.prompts is None else request.answers() * kind.prompts(request)
+        tokens, prompts = _counted(kind, request, meter, body), 0
+    return _prompt(kind, request, target, tokens, body=body, prompts=prompts)
+
+
+def _prompt(
+    kind: Format, request: Any, target: fields.Target, tokens: TokenCount, *, body: bytes, prompts: int
+) -> Prompt:
+    """
+    Return what *request* asks for with a prompt of *tokens*; how many *prompts* it has is looked up where that is 0.
+    """
     has_output = kind.has_output and target.has_output
+    answers = request.answers()
+    if kind.prompts is not None:
+        answers *= prompts or kind.prompts(request)
     return Prompt(
         request.model or None,
         tokens if target.has_input else NOTHING,
@@ -217,11 +224,14 @@ def read(
 def _counted(kind: Format, request: Any, meter: Meter, body: bytes) -> TokenCount:
     try:
         kind.add(request, meter)
-        return meter.result()
+        tokens = meter.result()
     except TooManyPartsError:
-        return _by_size(len(body), body, meter.family.name)
+        tokens = _by_size(len(body), body, meter.family.name)
     except RecursionError as exc:
         raise PayloadError("The body is nested too deeply.") from exc
+    if len(body) > SPARSE_BYTES and len(body) > tokens.upper * BYTES_A_BOUND and _says_more(body, meter):
+        return _sparse(body, tokens, meter.again())
+    return tokens
 
 
 def _detected(format: str, path: str, body: bytes) -> Format:  # noqa: A002
