@@ -214,7 +214,7 @@ def _size(texts: list[str]) -> int:
     """
     Return the UTF-8 bytes of *texts*.
     """
-    return sum(map(utf8_size, texts))
+    return utf8_size("".join(texts))
 
 
 def _first(texts: list[str], most: int) -> tuple[list[str], list[str]]:
