@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,11 +75,20 @@ def _install(folder: Path) -> None:
         shutil.copy(HOME / name, folder)
     command = [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS, env=os.environ
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS, env=_environment()
     )
     if done.returncode:
         raise ServerMissingError(f"no installed JavaScript SDKs: {done.stderr[-2000:]}")
     (folder / "done").touch()
+
+
+def _environment() -> dict[str, str]:
+    """
+    What npm runs with: it trusts whom this machine and Python trust, which behind some networks' proxies Node alone does not.
+    """
+    own = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    trusted = {"NODE_USE_SYSTEM_CA": "1"} | ({"NODE_EXTRA_CA_CERTS": own} if own else {})
+    return trusted | os.environ
 
 
 def run_probe(folder: Path, cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
