@@ -87,6 +87,15 @@ def test_a_settlement_is_no_more_than_a_counter_holds() -> None:
     assert actual == (1, 2**53 - 1, 2**53 - 1, 2**53 - 1, 1)
 
 
+def test_what_holds_nothing_settles_nothing() -> None:
+    """A reservation of which no limit charged anything is settled like any other."""
+    decision = decide(planned(), reply_to(planned()), now=0.0)
+
+    assert decision.reservation is not None
+    empty = msgspec.structs.replace(decision.reservation, holds=(), units=())
+    assert settlement_of(empty, Cost(1, 10, 20, 3, 1)).actual == ()
+
+
 def test_windows_without_a_slot_are_not_held() -> None:
     """A check that charged nothing (a shadow limit that refused) is no part of the reservation."""
     plan = planned()
