@@ -54,7 +54,7 @@ def test_the_process_shares_a_set_an_engine():
 @pytest.fixture(scope="module")
 def encoding() -> tiktoken.Encoding:
     data = ranks.load("cl100k_base")
-    special = {engines.NEVER: 200_000}
+    special = {engines.NEVER: engines.NEVER_RANK}
     return tiktoken.Encoding("x", pat_str=data.pattern, mergeable_ranks=data.tokens, special_tokens=special)
 
 
@@ -92,7 +92,43 @@ class TestCountingInABuffer:
         monkeypatch.setattr(engines, "_buffered", lambda _encoding: None)
         without = engines.load("tiktoken", "cl100k_base", ranks.load("cl100k_base"))
 
-        assert [*map(with_it, texts)] == [*map(without, texts)]
+        assert (
+            [*map(with_it.one, texts)] == [*map(without.one, texts)] == without.several(texts) == with_it.several(texts)
+        )
+
+
+def ends_and_beginnings(text: str) -> list[str]:
+    """*text* cut into pieces at odd places, with an empty one: what stands on either side of a cut must not meet."""
+    return [text[:3], "", text[3:50], text[50:51], text[51:3_000]]
+
+
+@pytest.fixture(scope="module", params=ranks.NAMES)
+def counting(request) -> engines.Counting:
+    return engines.load("tiktoken", request.param, ranks.load(request.param))
+
+
+class TestSeveralTexts:
+    @pytest.mark.parametrize("text", SPECIMENS, ids=range(len(SPECIMENS)))
+    def test_difficult_texts_count_as_by_themselves(self, counting, text):
+        """Each of several texts has the tokens that it has alone, whatever stands before and behind it."""
+        texts = ends_and_beginnings(text)
+
+        assert counting.several(texts) == [*map(counting.one, texts)]
+
+    def test_what_joins_texts_may_stand_in_one(self, counting):
+        """A client that writes the mark between texts gains no token and loses none."""
+        texts = [f"one{engines.NEVER}two", "three", engines.NEVER]
+
+        assert counting.several(texts) == [*map(counting.one, texts)]
+
+    @settings(max_examples=300, deadline=None)
+    @given(texts=st.lists(st.text(), min_size=2))
+    def test_any_texts_count_as_by_themselves(self, texts):
+        """Any texts, counted together and remembered one by one, have the tokens that each has alone."""
+        encoder = default_encoders().get("o200k_base")
+
+        assert encoder.count_new(texts) == sum(map(encoder.count, texts))
+        assert [encoder.memory.get(text) for text in texts] == [*map(encoder.count, texts)]
 
 
 @pytest.fixture(scope="module")
@@ -129,5 +165,6 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
 
     count = engines.load("fastokens", "cl100k_base", ranks.load("cl100k_base"))
 
-    assert count("hello world") == 2
+    assert count.one("hello world") == 2
+    assert count.several(["hello world", "hello"]) == [2, 1]
     assert list(tmp_path.iterdir()) == []

@@ -46,18 +46,23 @@ class Encoder:
 
         count: Tokens of up to `SLICE_CHARS` characters.
 
+        several: Tokens of each of several texts that have no more together; None counts them one by one.
+
     Attributes:
         name: Name of the encoding.
 
         memory: Counts of texts seen lately.
     """
 
-    __slots__ = ("_count", "memory", "name")
+    __slots__ = ("_count", "_several", "memory", "name")
 
-    def __init__(self, name: str, count: Callable[[str], int]) -> None:
+    def __init__(
+        self, name: str, count: Callable[[str], int], several: Callable[[list[str]], list[int]] | None = None
+    ) -> None:
         self.name = name
         self.memory = CountMemory()
         self._count = count
+        self._several = several
 
     def cancellable(self, is_cancelled: Callable[[], bool]) -> Encoder:
         """
@@ -89,9 +94,11 @@ class Encoder:
         """
         Return the tokens of *texts* together, and remember those of each.
         """
-        # one after the other: what a tokenizer reads pushes everything else out of the processor's caches
-        count = self._count
-        found = [count(text) if len(text) <= SLICE_CHARS else self.count(text) for text in texts]
+        several = self._several
+        if several is None or len(texts) == 1 or sum(map(len, texts)) > SLICE_CHARS:
+            found = [self.count(text) for text in texts]
+        else:
+            found = several(texts)
         self.memory.put(texts, found)
         return sum(found)
 
@@ -173,7 +180,7 @@ class Encoders:
             return found
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = Encoder(name, engines.load(self.engine, name, ranks.load(name)))
+                self._loaded[name] = Encoder(name, *engines.load(self.engine, name, ranks.load(name)))
             return self._loaded[name]
 
     def count(self, text: str, encoding: str) -> int:

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenbudget_mw.errors import ConfigurationError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.ranks import Ranks
 
-__all__ = ["ENGINES", "Engine", "check", "grouped", "load"]
+__all__ = ["ENGINES", "Counting", "Engine", "check", "grouped", "load"]
 
 Engine = Literal["tiktoken", "fastokens"]
 
@@ -31,14 +31,32 @@ BUFFERED_CHARS = 100
 
 TOKEN_BYTES = 4
 NEVER = "\x00\x01<|never|>"
-NEVER_RANK = 2**24
+NEVER_RANK = 2**32 - 1
+NEVER_BYTES = NEVER_RANK.to_bytes(TOKEN_BYTES, "little")
+"""Found nowhere but at that token: the last byte of every other is 0."""
+
 NOTHING: frozenset[str] = frozenset()
+ONLY_NEVER = frozenset({NEVER})
 PROBE = f"Hello, wörld! {NEVER}"
 
 LOOKS_AHEAD = r"|\s+(?!\S)"
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LONE = re.compile("[\ud800-\udfff]")
 _POSSESSIVE = re.compile(r"([?*+]|\{\d+,\d+\})\+")
+
+
+class Counting(NamedTuple):
+    """
+    How an engine counts in one encoding.
+
+    Attributes:
+        one: Tokens of a text.
+
+        several: Tokens of each of several texts that together have no more than an engine may be given at once.
+    """
+
+    one: Callable[[str], int]
+    several: Callable[[list[str]], list[int]]
 
 
 def check(engine: str) -> None:
@@ -52,9 +70,9 @@ def check(engine: str) -> None:
         raise ConfigurationError(f"The tokenizer {engine!r} is not installed: pip install 'tokenbudget-mw[fast]'.")
 
 
-def load(engine: Engine, name: str, ranks: Ranks) -> Callable[[str], int]:
+def load(engine: Engine, name: str, ranks: Ranks) -> Counting:
     """
-    Return what counts a text in the encoding *name*, which *ranks* define. *ranks* may be emptied.
+    Return what counts texts in the encoding *name*, which *ranks* define. *ranks* may be emptied.
     """
     return ENGINES[engine](name, ranks)
 
@@ -78,11 +96,11 @@ def grouped(pattern: str) -> str:
     return f"(?:{greedy}){found}{rest}" if found else pattern
 
 
-def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
+def _tiktoken(name: str, ranks: Ranks) -> Counting:
     import tiktoken  # 20 ms that only a process that counts should pay
 
-    # What a client writes is text, whatever it looks like: the one special token is never allowed. Without any, looking
-    # for them would find the empty text everywhere.
+    # What a client writes is text, whatever it looks like: the one special token is allowed only where it joins texts.
+    # Without any, looking for them would find the empty text everywhere.
     encoding = tiktoken.Encoding(
         f"tokenbudget_{name}",
         pat_str=grouped(ranks.pattern),
@@ -102,7 +120,30 @@ def _tiktoken(name: str, ranks: Ranks) -> Callable[[str], int]:
             return len(encode(text))
         return memoryview(buffered(text, NOTHING)).nbytes // TOKEN_BYTES
 
-    return count
+    return Counting(count, _one_by_one(count) if buffered is None else _at_once(count, buffered))
+
+
+def _one_by_one(count: Callable[[str], int]) -> Callable[[list[str]], list[int]]:
+    return lambda texts: [count(text) for text in texts]
+
+
+def _at_once(
+    count: Callable[[str], int], buffered: Callable[[str, frozenset[str]], Any]
+) -> Callable[[list[str]], list[int]]:
+    """
+    Return what counts several texts in one call: that takes a tenth less time, and of short texts a third.
+    """
+
+    def several(texts: list[str]) -> list[int]:
+        try:
+            parts = bytes(buffered(NEVER.join(texts), ONLY_NEVER)).split(NEVER_BYTES)
+        except UnicodeEncodeError:  # a lone surrogate
+            parts = []
+        if len(parts) != len(texts):  # or a text that has in it what joins them
+            return [count(text) for text in texts]
+        return [len(part) // TOKEN_BYTES for part in parts]
+
+    return several
 
 
 def _buffered(encoding: Any) -> Callable[[str, frozenset[str]], Any] | None:
@@ -112,14 +153,16 @@ def _buffered(encoding: Any) -> Callable[[str, frozenset[str]], Any] | None:
     It saves some 4 % of the time, an eighth on base64, and most of the memory. It is not public, so it may go.
     """
     buffered: Any = getattr(getattr(encoding, "_core_bpe", None), "encode_to_tiktoken_buffer", None)
+    size = TOKEN_BYTES * len(encoding.encode_ordinary(PROBE))
     try:
-        size = memoryview(buffered(PROBE, NOTHING)).nbytes
+        found = memoryview(buffered(PROBE, NOTHING)).nbytes
+        joined = bytes(buffered(f"a{NEVER}b c", ONLY_NEVER)).split(NEVER_BYTES)
     except (TypeError, ValueError):
         return None
-    return buffered if size == TOKEN_BYTES * len(encoding.encode_ordinary(PROBE)) else None
+    return buffered if found == size and [*map(len, joined)] == [TOKEN_BYTES, 2 * TOKEN_BYTES] else None
 
 
-def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:
+def _fastokens(name: str, ranks: Ranks) -> Counting:
     import fastokens  # written in Rust; gives up the GIL while it counts
 
     # it reads nothing but files in the published format
@@ -138,7 +181,7 @@ def _fastokens(name: str, ranks: Ranks) -> Callable[[str], int]:
         except UnicodeEncodeError:
             return len(encode(_repaired(text)))
 
-    return count
+    return Counting(count, _one_by_one(count))
 
 
 def _repaired(text: str) -> str:
@@ -156,4 +199,4 @@ def _joined(pair: re.Match[str]) -> str:
     return chr(0x10000 + ((high - 0xD800) << 10) + low - 0xDC00)
 
 
-ENGINES: dict[Engine, Callable[[str, Ranks], Callable[[str], int]]] = {"tiktoken": _tiktoken, "fastokens": _fastokens}
+ENGINES: dict[Engine, Callable[[str, Ranks], Counting]] = {"tiktoken": _tiktoken, "fastokens": _fastokens}
