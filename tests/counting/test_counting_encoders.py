@@ -13,7 +13,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenbudget_mw.counting import encoders, ranks
+from tokenbudget_mw.counting import encoders, engines, ranks
 from tokenbudget_mw.counting.ranks import _fetch
 
 WHITE = st.sampled_from([" ", "\n", "\r\n", "\t", "  ", "\u3000", "\n\n", " \n "])
@@ -120,7 +120,8 @@ def test_an_encoding_is_loaded_once(monkeypatch):
     """Threads that want an encoding at the same time share one load."""
     loads = []
     ready = threading.Barrier(8)
-    monkeypatch.setattr(encoders.engines, "load", lambda _engine, name, _ranks: loads.append(name) or len)
+    counting = engines.Counting(len, lambda texts: [*map(len, texts)])
+    monkeypatch.setattr(engines, "load", lambda _engine, name, _ranks: loads.append(name) or counting)
     fresh = encoders.Encoders()
 
     def use():
