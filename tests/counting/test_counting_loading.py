@@ -30,7 +30,12 @@ class Loading:
         self.begun.set()
         assert self.go.wait(20)
         self.names.append(name)
-        return lambda text: len(text.split())
+        return engines.Counting(words, lambda texts: [*map(words, texts)])
+
+
+def words(text: str) -> int:
+    """How many words *text* has."""
+    return len(text.split())
 
 
 @pytest.fixture
