@@ -16,10 +16,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
+from tokenbudget_mw.database.faults import is_read_only
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
 
 __all__ = ["open_engine", "reader", "snapshot"]
 
@@ -52,6 +54,10 @@ def open_engine(url: str | URL) -> Engine:
         raise _missing_driver(parsed, exc) from exc
     if engine.dialect.name == "sqlite":
         _set_up_sqlite(engine)
+    else:
+        _leave_what_only_reads(engine)
+    if engine.dialect.driver == "psycopg":
+        _read_moments(engine)
     _engines.add(engine)
     _watch_forks()
     return engine
@@ -205,6 +211,23 @@ def _set_up_sqlite(engine: Engine) -> None:
         # a deferred transaction that reads first cannot wait for the write lock: it fails at once
         reading = connection.get_execution_options().get(_READING, False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _leave_what_only_reads(engine: Engine) -> None:
+    @event.listens_for(engine, "handle_error")
+    def handle_error(context: ExceptionContext) -> None:
+        # behind the same name there may be another server that writes: only a new connection finds it
+        if is_read_only(context.sqlalchemy_exception):
+            context.is_disconnect = True
+
+
+def _read_moments(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        style = connection.info.parameter_status("DateStyle") or ""
+        if not style.startswith("ISO"):  # psycopg reads no other; a pooler keeps this setting for its client
+            connection.execute("SET DateStyle = 'ISO'")
+            connection.commit()
 
 
 # -- after a fork -----------------------------------------------------------------------------------------------------

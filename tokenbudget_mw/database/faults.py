@@ -10,7 +10,16 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tokenbudget_mw.database.partitions.catalog import BOUND
 
-__all__ = ["is_being_changed", "is_deadlock", "is_missing_schema", "is_permanent", "is_there_already"]
+__all__ = [
+    "is_being_changed",
+    "is_deadlock",
+    "is_forbidden",
+    "is_missing_schema",
+    "is_permanent",
+    "is_read_only",
+    "is_there_already",
+    "is_timeout",
+]
 
 # 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
 _MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
@@ -19,12 +28,18 @@ _MYSQL_DEADLOCK, _PG_DEADLOCK = 1213, "40P01"
 _MYSQL_CHANGING = 1684  # ER_WARN_I_S_SKIPPED_TABLE
 _MYSQL_THERE = frozenset({1050, 1060, 1061, 1062})
 
+# 1290: --read-only and --super-read-only; 1792: a transaction; 1836: the server
+_MYSQL_READ_ONLY, _PG_READ_ONLY = frozenset({1290, 1792, 1836}), "25006"
+_MYSQL_FORBIDDEN, _PG_FORBIDDEN = frozenset({1142, 1143}), "42501"
+_MYSQL_TIMEOUT, _PG_TIMEOUT = frozenset({1969, 3024}), "57014"
+
 # data exceptions, integrity violations, program limits (a parameter that is too large: a smaller batch helps)
 _PG_PERMANENT = ("22", "23", "54")
 _PG_MISSING = frozenset({"42P01", "42703", "3F000"})
 _PG_THERE = frozenset({"42P07", "42701", "42710", "23505"})
 
 _SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
+_SQLITE_READ_ONLY = re.compile(r"attempt to write a readonly database")
 
 
 def _mysql_code(exc: DBAPIError) -> int | None:
@@ -67,6 +82,33 @@ def is_missing_schema(exc: Exception) -> bool:
         or _sqlstate(exc) in _PG_MISSING
         or _SQLITE_MISSING.search(str(exc.orig)) is not None
     )
+
+
+def is_read_only(exc: BaseException | None) -> bool:
+    """
+    Whether the database only reads at present: a replica, or a server on which somebody has said so.
+    """
+    if not isinstance(exc, DBAPIError):
+        return False
+    return (
+        _mysql_code(exc) in _MYSQL_READ_ONLY
+        or _sqlstate(exc) == _PG_READ_ONLY
+        or _SQLITE_READ_ONLY.search(str(exc.orig)) is not None
+    )
+
+
+def is_forbidden(exc: Exception) -> bool:
+    """
+    Whether the role may not do this with a table.
+    """
+    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_FORBIDDEN or _sqlstate(exc) == _PG_FORBIDDEN)
+
+
+def is_timeout(exc: Exception) -> bool:
+    """
+    Whether the server has ended a statement that took longer than it lets one take.
+    """
+    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_TIMEOUT or _sqlstate(exc) == _PG_TIMEOUT)
 
 
 def is_being_changed(exc: Exception) -> bool:
