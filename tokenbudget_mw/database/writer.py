@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokenbudget_mw.database.faults import is_missing_schema, is_permanent
+from tokenbudget_mw.database.faults import is_forbidden, is_missing_schema, is_permanent, is_read_only, is_timeout
 from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writers import Write, find_writer
 from tokenbudget_mw.errors import PermanentSinkError
@@ -25,6 +25,38 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseSink"]
 
 log = logging.getLogger("tokenbudget_mw")
+
+_WAITS: tuple[tuple[Callable[[Exception], bool], str], ...] = (
+    (
+        is_missing_schema,
+        (
+            "The usage tables are missing or older than this version; records wait until they are there. "
+            "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
+        ),
+    ),
+    (
+        is_read_only,
+        (
+            "The database only reads at present, as a replica does; records wait until it writes. "
+            "If it stays so, name the server in the database's URL that writes."
+        ),
+    ),
+    (
+        is_forbidden,
+        (
+            "The database's role may not write usage; records wait until it may. "
+            "GRANT it SELECT, INSERT, UPDATE and DELETE on the tables named tokenbudget_…."
+        ),
+    ),
+    (
+        is_timeout,
+        (
+            "The database ends the writing of usage records before it is done; records wait. "
+            "Give the role a longer statement_timeout (MariaDB: max_statement_time)."
+        ),
+    ),
+)
+"""What keeps records waiting that somebody has to know of -> what is said of it."""
 
 
 class DatabaseSink:
@@ -41,11 +73,12 @@ class DatabaseSink:
         self._engine = engine
         self._clock = clock
         self._prepare = find_writer(engine.dialect.name)
-        self._has_schema = True
+        self._told: str | None = None
 
     def write(self, records: Sequence[UsageRecord]) -> int:
         """
-        Store *records* with their ledger entries, balances and rollups in one transaction.
+        Store *records* with their ledger entries, balances and rollups in one transaction; in several smaller ones where the
+        database has no time for one.
 
         Records that are there already, by instance and sequence or by id, change nothing. Any error but
         `PermanentSinkError` may pass: the same records can be written again.
@@ -58,19 +91,15 @@ class DatabaseSink:
         """
         if not records:
             return 0
-        write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
         try:
-            store = self._prepare(write)
-            with self._engine.begin() as connection:
-                added = store(connection)
-        except (SQLAlchemyError, OverflowError, UnicodeError) as exc:
-            if is_permanent(exc):
-                raise PermanentSinkError(
-                    f"The database refuses {len(records)} usage records: {type(exc).__name__}."
-                ) from exc
-            self._tell_missing_schema(exc)
+            added = self._store(records)
+        except SQLAlchemyError as exc:
+            if is_timeout(exc) and len(records) > 1:  # of two halves, each takes less
+                middle = len(records) // 2
+                return self.write(records[:middle]) + self.write(records[middle:])
+            self._tell(exc)
             raise
-        self._has_schema = True
+        self._told = None
         return added
 
     def close(self) -> None:
@@ -78,10 +107,21 @@ class DatabaseSink:
         Do nothing: between writes the sink holds no connection, and the engine belongs to whoever opened it.
         """
 
-    def _tell_missing_schema(self, exc: Exception) -> None:
-        if self._has_schema and is_missing_schema(exc):
-            self._has_schema = False
-            log.error(
-                "The usage tables are missing or older than this version; records wait until they are there. "
-                "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
-            )
+    def _store(self, records: Sequence[UsageRecord]) -> int:
+        write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
+        try:
+            store = self._prepare(write)
+            with self._engine.begin() as connection:
+                return store(connection)
+        except (SQLAlchemyError, OverflowError, UnicodeError) as exc:
+            if not is_permanent(exc):
+                raise
+            raise PermanentSinkError(
+                f"The database refuses {len(records)} usage records: {type(exc).__name__}."
+            ) from exc
+
+    def _tell(self, exc: Exception) -> None:
+        told = next((what for is_it, what in _WAITS if is_it(exc)), None)
+        if told not in (None, self._told):
+            log.error(told)
+            self._told = told

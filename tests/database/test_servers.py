@@ -1,0 +1,147 @@
+"""
+Servers that are set up otherwise than those of the tests: nothing is lost, and the log says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from tokenbudget_mw.accounting.flusher import Flusher
+from tokenbudget_mw.accounting.spool import MemorySpool
+from tokenbudget_mw.database import books, repair
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.writer import DatabaseSink
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.values import UsageRecord
+
+    MakeRecord = Callable[..., UsageRecord]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@contextmanager
+def setting(engine: Engine, name: str, value: str) -> Iterator[Engine]:
+    """
+    Set *name* for every session of the database that begins from now on; give an engine with such sessions.
+    """
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET {name} = {value}")
+    changed = open_engine(engine.url)
+    yield changed
+    changed.dispose()
+
+
+def test_a_failover_loses_nothing(
+    postgres_engine: Engine, record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    While the server only reads, records wait, none is a dead letter, and it is said once; when it writes again, the same
+    process writes them, each once.
+    """
+    spool = MemorySpool()
+    with setting(postgres_engine, "default_transaction_read_only", "on") as engine:
+        flusher = Flusher(spool, DatabaseSink(engine), threads=False, pause=lambda _: None)
+        for number in range(3):
+            spool.put(record(number + 1))
+        assert not flusher.flush(0.2)
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {postgres_engine.url.database} SET default_transaction_read_only = off"
+            )
+        assert flusher.flush(5.0)
+
+    stats = flusher.stats()
+    assert (stats.flushed, stats.dead_letters, stats.retries > 0) == (3, 0, True)
+    assert [line.partition(",")[0] for line in told(caplog)] == ["The database only reads at present"]
+    assert books.verify(postgres_engine).verified
+
+
+def test_a_role_without_rights_is_told(
+    postgres_engine: Engine, record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A role that may not write keeps its records, the log says what to grant, and nothing of a password.
+    """
+    role = f"{postgres_engine.url.database}_role"
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'")
+    engine = open_engine(make_url(postgres_engine.url).set(username=role, password="s3cret"))
+    sink = DatabaseSink(engine)
+
+    for _ in range(2):
+        with pytest.raises(DBAPIError, match="permission denied"):
+            sink.write([record(1)])
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+    added = sink.write([record(1)])
+
+    engine.dispose()
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {role}")
+        connection.exec_driver_sql(f"DROP ROLE {role}")
+    assert added == 1
+    assert [line for line in told(caplog) if "GRANT it SELECT" in line] == told(caplog)[:1]
+    assert "s3cret" not in caplog.text
+
+
+def test_a_batch_that_takes_too_long_goes_in_parts(
+    postgres_engine: Engine, record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Where the role's `statement_timeout` ends a batch, smaller ones get through; one row that does not is told, and waits.
+    """
+    with postgres_engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$BEGIN PERFORM pg_sleep(NEW.status / 1000.0); RETURN NEW; END$$"
+            )
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER slowly BEFORE INSERT ON tokenbudget_usage FOR EACH ROW EXECUTE FUNCTION slowly()"
+        )
+    with setting(postgres_engine, "statement_timeout", "'600ms'") as engine:
+        sink = DatabaseSink(engine)
+
+        added = sink.write([record(number + 1, status=200) for number in range(4)])
+        with pytest.raises(DBAPIError, match="statement timeout"):
+            sink.write([record(9, status=900)])
+
+    assert added == 4
+    assert ["statement_timeout" in line for line in told(caplog)] == [True]
+    assert books.verify(postgres_engine).verified
+
+
+def test_a_repair_stays_alone_on_a_server_that_ends_the_idle(engine: Engine, record: MakeRecord) -> None:
+    """
+    The connection that keeps other repairs out has nothing to do meanwhile, and is not ended for it.
+    """
+    if engine.dialect.name == "sqlite":
+        pytest.skip("where transactions are alone anyway")
+    impatient = {
+        "postgresql": "SET idle_in_transaction_session_timeout = '100ms'",
+        "mysql": "SET SESSION wait_timeout = 1, SESSION max_statement_time = 0",
+    }[engine.dialect.name]
+    event.listen(engine, "engine_connect", lambda connection: connection.exec_driver_sql(impatient))
+    asleep = {"postgresql": "SELECT pg_sleep(0.4)", "mysql": "SELECT SLEEP(1.6)"}[engine.dialect.name]
+    other = open_engine(engine.url)
+
+    with repair._alone(engine), other.connect() as elsewhere:
+        elsewhere.exec_driver_sql(asleep)
+        taken = {
+            "postgresql": f"SELECT pg_try_advisory_xact_lock({repair._LOCK_NUMBER})::int",
+            "mysql": f"SELECT GET_LOCK('{repair._LOCK_NAME}', 0)",
+        }[engine.dialect.name]
+        assert elsewhere.exec_driver_sql(taken).scalar_one() == 0
+
+    other.dispose()
