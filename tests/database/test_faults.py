@@ -11,12 +11,15 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalErr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokenbudget_mw.database.faults import (
+    advice,
     is_deadlock,
     is_forbidden,
+    is_full,
     is_missing_schema,
     is_permanent,
     is_read_only,
     is_timeout,
+    is_unopened,
 )
 
 
@@ -121,6 +124,15 @@ def test_a_missing_table_or_column_is_a_missing_schema(exc: Exception) -> None:
                 error(OperationalError, "attempt to write a readonly database"),
             ],
         ),
+        (
+            is_full,
+            [
+                error(OperationalError, sqlstate="53100"),
+                error(OperationalError, 1021, "Disk full"),
+                error(OperationalError, "database or disk is full"),
+            ],
+        ),
+        (is_unopened, [error(OperationalError, "unable to open database file")]),
         (is_forbidden, [error(ProgrammingError, sqlstate="42501"), error(OperationalError, 1142, "command denied")]),
         (
             is_timeout,
@@ -134,8 +146,11 @@ def test_a_missing_table_or_column_is_a_missing_schema(exc: Exception) -> None:
 )
 def test_what_passes_has_its_reason(is_it: Callable[[Exception], bool], errors: list[DBAPIError]) -> None:
     """
-    A server that only reads, a role without the right, a statement that took too long: each is told from the others.
+    A server that only reads, a role without the right, a statement that took too long, a full disk: each is told from the
+    others, with what to do.
     """
     assert all(map(is_it, errors))
     assert not any(map(is_permanent, errors))
-    assert sum(map(bool, (each(errors[0]) for each in (is_read_only, is_forbidden, is_timeout)))) == 1
+    assert len({advice(each) for each in errors}) == 1
+    assert sum(each(errors[0]) for each in (is_read_only, is_forbidden, is_timeout, is_full, is_unopened)) == 1
+    assert advice(error(OperationalError, "database is locked")) is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokenbudget_mw.database.faults import is_forbidden, is_missing_schema, is_permanent, is_read_only, is_timeout
+from tokenbudget_mw.database.faults import advice, is_permanent, is_timeout
 from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writers import Write, find_writer
 from tokenbudget_mw.errors import PermanentSinkError
@@ -25,38 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseSink"]
 
 log = logging.getLogger("tokenbudget_mw")
-
-_WAITS: tuple[tuple[Callable[[Exception], bool], str], ...] = (
-    (
-        is_missing_schema,
-        (
-            "The usage tables are missing or older than this version; records wait until they are there. "
-            "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
-        ),
-    ),
-    (
-        is_read_only,
-        (
-            "The database only reads at present, as a replica does; records wait until it writes. "
-            "If it stays so, name the server in the database's URL that writes."
-        ),
-    ),
-    (
-        is_forbidden,
-        (
-            "The database's role may not write usage; records wait until it may. "
-            "GRANT it SELECT, INSERT, UPDATE and DELETE on the tables named tokenbudget_…."
-        ),
-    ),
-    (
-        is_timeout,
-        (
-            "The database ends the writing of usage records before it is done; records wait. "
-            "Give the role a longer statement_timeout (MariaDB: max_statement_time)."
-        ),
-    ),
-)
-"""What keeps records waiting that somebody has to know of -> what is said of it."""
 
 
 class DatabaseSink:
@@ -121,7 +89,7 @@ class DatabaseSink:
             ) from exc
 
     def _tell(self, exc: Exception) -> None:
-        told = next((what for is_it, what in _WAITS if is_it(exc)), None)
+        told = advice(exc)
         if told not in (None, self._told):
-            log.error(told)
+            log.error("Usage records wait. %s", told)
             self._told = told
