@@ -15,11 +15,13 @@ import pytest
 from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+import tokenbudget_mw_alembic
 from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.accounting.spool import MemorySpool
 from tokenbudget_mw.cli import main
 from tokenbudget_mw.database import books, repair
 from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.letters import LetterStore
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
@@ -166,3 +168,14 @@ def test_a_read_only_file_answers_doctor(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["dead-letters", "list", "--database", copy]) == 0
     assert main(["tariffs", "add", "a/b", "--input", "1", "--output", "1", "--database", copy]) == 2
     assert "The database only reads at present" in capsys.readouterr().err
+
+
+def test_looking_waits_for_no_writer(sqlite_engine: Engine) -> None:
+    """
+    While the host holds the write lock of an SQLite file, dead letters and the schema's version are read.
+    """
+    with sqlite_engine.begin() as writer:
+        writer.exec_driver_sql("SELECT 1")
+
+        assert LetterStore(sqlite_engine).find() == []
+        assert tokenbudget_mw_alembic.current(sqlite_engine) is None
