@@ -62,6 +62,7 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
             "mysql://u:s3cret@host/x?max_overflow=many",
             "`max_overflow` in the database's URL is a whole number from 0 on",
         ),
+        ("postgresql://u:s3cret@host/x?prepare_threshold=5", "`prepare_threshold` is not for the database's URL"),
         ("sqlite:///x.db?pool_size=5", "`pool_size` is for database servers"),
     ],
 )

@@ -180,6 +180,8 @@ def _server(url: URL, **connect_args: Any) -> dict[str, Any]:
 
 
 def _postgresql(url: URL) -> dict[str, Any]:
+    if "prepare_threshold" in url.query:  # as a text, which the driver would compare with numbers
+        raise ConfigurationError("`prepare_threshold` is not for the database's URL: no statement of ours is prepared.")
     # server-side prepared statements break behind a pooler that switches connections between transactions
     prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
     return _server(url, connect_timeout=5, **prepare)
