@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, event, make_url, text
@@ -19,8 +19,8 @@ import tokenbudget_mw_alembic
 from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.accounting.spool import MemorySpool
 from tokenbudget_mw.cli import main
-from tokenbudget_mw.database import books, repair
-from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database import books, repair, tables
+from tokenbudget_mw.database.engine import open_engine, snapshot
 from tokenbudget_mw.database.letters import LetterStore
 from tokenbudget_mw.database.writer import DatabaseSink
 
@@ -127,29 +127,68 @@ def test_a_batch_that_takes_too_long_goes_in_parts(
     assert books.verify(postgres_engine).verified
 
 
-def test_a_repair_stays_alone_on_a_server_that_ends_the_idle(engine: Engine, record: MakeRecord) -> None:
+IDLE = {
+    "postgresql": ("SET idle_in_transaction_session_timeout = '100ms'", "SELECT pg_sleep(0.4)"),
+    "mysql": ("SET SESSION wait_timeout = 1", "SELECT SLEEP(1.6)"),
+}
+"""How a session is told to end when it is idle, and what takes longer than that."""
+
+
+FIXTURES = {"postgresql": "postgres_database", "mysql": "mysql_database"}
+
+
+@pytest.fixture(params=["postgresql", "mysql"])
+def impatient(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, Callable[[], object]]]:
+    """
+    An engine whose server ends what is idle, and what waits for so long.
+    """
+    engine = open_engine(request.getfixturevalue(FIXTURES[request.param]))
+    other = open_engine(engine.url)
+    tables.metadata.create_all(other)
+    ends, asleep = IDLE[request.param]
+
+    @event.listens_for(engine, "connect")
+    def hurry(connection: Any, _record: Any) -> None:
+        connection.cursor().execute(ends)
+        connection.commit()
+
+    def wait() -> None:
+        with other.connect() as connection:
+            connection.exec_driver_sql(asleep)
+
+    yield engine, wait
+    engine.dispose()
+    other.dispose()
+
+
+def test_a_repair_stays_alone_on_a_server_that_ends_the_idle(impatient: tuple[Engine, Callable[[], object]]) -> None:
     """
     The connection that keeps other repairs out has nothing to do meanwhile, and is not ended for it.
     """
-    if engine.dialect.name == "sqlite":
-        pytest.skip("where transactions are alone anyway")
-    impatient = {
-        "postgresql": "SET idle_in_transaction_session_timeout = '100ms'",
-        "mysql": "SET SESSION wait_timeout = 1, SESSION max_statement_time = 0",
+    engine, wait = impatient
+    taken = {
+        "postgresql": f"SELECT pg_try_advisory_xact_lock({repair._LOCK_NUMBER})::int",
+        "mysql": f"SELECT GET_LOCK('{repair._LOCK_NAME}', 0)",
     }[engine.dialect.name]
-    event.listen(engine, "engine_connect", lambda connection: connection.exec_driver_sql(impatient))
-    asleep = {"postgresql": "SELECT pg_sleep(0.4)", "mysql": "SELECT SLEEP(1.6)"}[engine.dialect.name]
-    other = open_engine(engine.url)
 
-    with repair._alone(engine), other.connect() as elsewhere:
-        elsewhere.exec_driver_sql(asleep)
-        taken = {
-            "postgresql": f"SELECT pg_try_advisory_xact_lock({repair._LOCK_NUMBER})::int",
-            "mysql": f"SELECT GET_LOCK('{repair._LOCK_NAME}', 0)",
-        }[engine.dialect.name]
-        assert elsewhere.exec_driver_sql(taken).scalar_one() == 0
+    with repair._alone(engine):
+        wait()
+        with engine.connect() as another:
+            assert another.exec_driver_sql(taken).scalar_one() == 0
 
-    other.dispose()
+
+def test_a_snapshot_lasts_on_a_server_that_ends_the_idle(impatient: tuple[Engine, Callable[[], object]]) -> None:
+    """
+    Whoever works on what it has read so far may take longer than a session may be idle.
+    """
+    engine, wait = impatient
+
+    with snapshot(engine) as connection:
+        connection.exec_driver_sql("SELECT COUNT(*) FROM tokenbudget_usage")
+        wait()
+        rows = connection.exec_driver_sql("SELECT COUNT(*) FROM tokenbudget_usage").scalar_one()
+
+    assert rows == 0
 
 
 def test_a_read_only_file_answers_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

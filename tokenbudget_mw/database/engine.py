@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import ExceptionContext
 
-__all__ = ["open_engine", "reader", "snapshot"]
+__all__ = ["open_engine", "reader", "snapshot", "stay_open"]
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 _EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 _READING = "tokenbudget_reading"
+
+_MYSQL_STAYS = "SET SESSION wait_timeout = 28800"  # the server's own default; a shorter one is for the idle
+_STAYING = {
+    "postgresql": "SET LOCAL idle_in_transaction_session_timeout = 0",
+    "mysql": _MYSQL_STAYS,
+    "mariadb": _MYSQL_STAYS,
+}
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -77,14 +84,24 @@ def snapshot(engine: Engine) -> Connection:
     connection = reader(engine).connect()
     if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    if engine.dialect.name == "postgresql":
-        # a partition that is dropped is gone for older snapshots, too; the lock comes before the snapshot (LOCK, Notes)
-        try:
+    try:
+        stay_open(connection)
+        if engine.dialect.name == "postgresql":
+            # a partition that is dropped is gone for older snapshots, too; the lock comes before the snapshot (LOCK, Notes)
             connection.exec_driver_sql("LOCK TABLE tokenbudget_usage IN ACCESS SHARE MODE")
-        except BaseException:
-            connection.close()
-            raise
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def stay_open(connection: Connection) -> None:
+    """
+    Keep the server from ending the transaction of *connection* because nothing is asked of it for a while.
+    """
+    sql = _STAYING.get(connection.dialect.name)
+    if sql is not None:
+        connection.exec_driver_sql(sql)
 
 
 # -- the URL ----------------------------------------------------------------------------------------------------------

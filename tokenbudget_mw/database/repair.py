@@ -28,7 +28,7 @@ from tokenbudget_mw.database.differences import (
     joined_pairs,
     purged_differences,
 )
-from tokenbudget_mw.database.engine import snapshot
+from tokenbudget_mw.database.engine import snapshot, stay_open
 from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollup_gaps import rollup_gaps
 from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, sum_rows
@@ -49,7 +49,6 @@ MOST = 1000
 
 _LOCK_NAME, _LOCK_NUMBER = "tokenbudget_repair", 7_205_759_403_792_794  # the same lock, as databases name them
 _LOCK_SECONDS = 60
-_IDLE_SECONDS = 28_800  # what MySQL allows by default
 
 _T = TypeVar("_T")
 
@@ -146,12 +145,10 @@ def _alone(engine: Engine) -> Iterator[None]:
         yield
         return
     with engine.connect() as connection:
-        # this connection has nothing to do while others mend, and the lock goes with it: nobody may end it for that
+        stay_open(connection)  # it has nothing to do while others mend, and the lock would go with it
         if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             connection.execute(text("SELECT PG_ADVISORY_XACT_LOCK(:number)"), {"number": _LOCK_NUMBER})
         else:
-            connection.exec_driver_sql(f"SET SESSION wait_timeout = {_IDLE_SECONDS}")
             taken = text("SELECT GET_LOCK(:name, :seconds)")
             if not connection.scalar(taken, {"name": _LOCK_NAME, "seconds": _LOCK_SECONDS}):
                 raise TimeoutError("Another repair of these books is under way.")
