@@ -55,7 +55,7 @@ class DatabaseSink:
             How many were new.
 
         Raises:
-            PermanentSinkError: Some record can never be stored. Nothing of this batch was.
+            PermanentSinkError: Some record can never be stored. Nothing of this batch was, unless it went in parts.
         """
         if not records:
             return 0
