@@ -89,6 +89,7 @@ SLOW_FILES = frozenset({
     "test_retention",
     "test_sdk_javascript",
     "test_sdk_refusals",
+    "test_servers",
     "test_sockets",
     "test_spending",
     "test_stored_tariffs",

@@ -22,8 +22,8 @@ DRIVERS = {
 }
 """Django's database engines -> SQLAlchemy's."""
 
-_DJANGOS = {"assume_role", "client_encoding", "isolation_level", "server_side_binding"}
-"""Options for PostgreSQL that Django reads itself, or sets anyway; libpq is given all others."""
+_DJANGOS = {"assume_role", "client_encoding", "isolation_level", "prepare_threshold", "server_side_binding"}
+"""Options for PostgreSQL that Django reads itself, or that are set anyway; libpq is given all others."""
 
 _PYMYSQLS = {"charset", "connect_timeout", "read_timeout", "write_timeout", "read_default_file", "read_default_group"}
 """Options for MySQL that PyMySQL knows by the same names."""

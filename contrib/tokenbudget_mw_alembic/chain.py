@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.faults import is_being_changed, is_deadlock, is_there_already
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
@@ -137,24 +138,32 @@ def _upgrade_patiently(connection: Connection, config: Config, revision: str) ->
     def step() -> None:
         # each migration is a transaction of its own, so the next try goes on where this one has ended
         connection.rollback()
-        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_MS}ms'")
-        connection.commit()
         _upgrade_beside_others(connection, config, revision)
 
+    event.listen(connection, "begin", _limit)
     try:
         again(step)
     finally:
         connection.rollback()
-        connection.exec_driver_sql("RESET lock_timeout")
-        connection.commit()
+        event.remove(connection, "begin", _limit)
     mend(connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+
+def _limit(connection: Connection) -> None:
+    """
+    Bound the waits of a transaction that has begun, and give it time. Not of the session: behind a pooler, that is another
+    one in each transaction, and other clients' afterwards.
+    """
+    if connection.get_isolation_level() != "AUTOCOMMIT":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
 
 
 def current(engine: Engine) -> str | None:
     """
     Return the revision that the database of *engine* is at; None where our migrations have not run.
     """
-    with engine.connect() as connection:
+    with reader(engine).connect() as connection:
         return _revision(connection)
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine, reader
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 
@@ -60,6 +62,7 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
             "mysql://u:s3cret@host/x?max_overflow=many",
             "`max_overflow` in the database's URL is a whole number from 0 on",
         ),
+        ("postgresql://u:s3cret@host/x?prepare_threshold=5", "`prepare_threshold` is not for the database's URL"),
         ("sqlite:///x.db?pool_size=5", "`pool_size` is for database servers"),
     ],
 )
@@ -239,3 +242,50 @@ def test_a_copy_that_can_only_be_read_is_read(tmp_path: Path) -> None:
     engine.dispose()
 
     assert rows == 0
+
+
+def test_moments_are_read_whatever_the_servers_style_is(postgres_database: str) -> None:
+    """
+    Where dates are written the German way, in a zone of the host's own, a moment is the same moment, and SQL of ours sees UTC.
+    """
+    moment = datetime(2025, 10, 26, 1, 30, 0, 7, tzinfo=UTC)  # in the hour that Berlin has twice
+    plain = open_engine(postgres_database)
+    with plain.begin() as connection:
+        name = connection.engine.url.database
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET DateStyle = 'German'")
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET TimeZone = 'Europe/Berlin'")
+    plain.dispose()
+    engine = open_engine(postgres_database)
+    tables.metadata.create_all(engine, [tables.balances])
+
+    with engine.begin() as connection:
+        connection.execute(tables.balances.insert(), {"account": "a", "balance_pico": 1, "updated_at": moment})
+    with engine.connect() as connection:
+        found = connection.scalar(select(tables.balances.c.updated_at))
+    engine.dispose()
+
+    assert (found, found.tzinfo) == (moment, UTC)
+
+
+def test_a_server_that_only_reads_is_looked_for_anew(postgres_database: str) -> None:
+    """
+    After a failover the pool holds connections to what is a replica now: the first refusal lets go of them.
+    """
+    engine, other = open_engine(postgres_database), open_engine(postgres_database)
+    name, only_read = engine.url.database, "ALTER DATABASE {} SET default_transaction_read_only = {}"
+    with other.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x INTEGER)")
+        connection.exec_driver_sql(only_read.format(name, "on"))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    with other.begin() as connection:
+        connection.exec_driver_sql(only_read.format(name, "off"))
+
+    with pytest.raises(DBAPIError, match="read-only"), engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+    with engine.begin() as connection:
+        added = connection.exec_driver_sql("INSERT INTO t VALUES (1)").rowcount
+
+    for each in (engine, other):
+        each.dispose()
+    assert added == 1

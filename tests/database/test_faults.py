@@ -4,11 +4,23 @@ What a database error means.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tokenbudget_mw.database.faults import is_deadlock, is_missing_schema, is_permanent
+from tokenbudget_mw.database.faults import (
+    advice,
+    is_deadlock,
+    is_forbidden,
+    is_full,
+    is_missing_schema,
+    is_permanent,
+    is_read_only,
+    is_timeout,
+    is_unopened,
+)
 
 
 class Driver(Exception):
@@ -98,3 +110,47 @@ def test_a_missing_table_or_column_is_a_missing_schema(exc: Exception) -> None:
     """
     assert is_missing_schema(exc)
     assert not is_permanent(exc)
+
+
+@pytest.mark.parametrize(
+    ("is_it", "errors"),
+    [
+        (
+            is_read_only,
+            [
+                error(DBAPIError, sqlstate="25006"),
+                error(OperationalError, 1290, "running with the --read-only option"),
+                error(OperationalError, 1836, "Running in read-only mode"),
+                error(OperationalError, "attempt to write a readonly database"),
+            ],
+        ),
+        (
+            is_full,
+            [
+                error(OperationalError, sqlstate="53100"),
+                error(OperationalError, 1021, "Disk full"),
+                error(OperationalError, "database or disk is full"),
+            ],
+        ),
+        (is_unopened, [error(OperationalError, "unable to open database file")]),
+        (is_forbidden, [error(ProgrammingError, sqlstate="42501"), error(OperationalError, 1142, "command denied")]),
+        (
+            is_timeout,
+            [
+                error(OperationalError, sqlstate="57014"),
+                error(OperationalError, 1969, "max_statement_time exceeded"),
+                error(OperationalError, 3024, "maximum statement execution time exceeded"),
+            ],
+        ),
+    ],
+)
+def test_what_passes_has_its_reason(is_it: Callable[[Exception], bool], errors: list[DBAPIError]) -> None:
+    """
+    A server that only reads, a role without the right, a statement that took too long, a full disk: each is told from the
+    others, with what to do.
+    """
+    assert all(map(is_it, errors))
+    assert not any(map(is_permanent, errors))
+    assert len({advice(each) for each in errors}) == 1
+    assert sum(each(errors[0]) for each in (is_read_only, is_forbidden, is_timeout, is_full, is_unopened)) == 1
+    assert advice(error(OperationalError, "database is locked")) is None

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database.engine import open_engine
@@ -70,3 +70,41 @@ def test_a_migration_gives_up_at_last(old: Engine, monkeypatch: pytest.MonkeyPat
     assert tokenbudget_mw_alembic.current(old) == "0008"
     assert timeout == "0"
     assert patience.LOCK_MS < 50
+
+
+def test_a_migration_leaves_nothing_in_sessions(old: Engine) -> None:
+    """
+    Behind a pooler a session is somebody else's in the next transaction, so each transaction has its patience for itself.
+    """
+    said: list[str] = []
+    event.listen(old, "before_cursor_execute", lambda *given: said.append(given[2]))
+
+    tokenbudget_mw_alembic.upgrade(old)
+
+    assert "SET LOCAL lock_timeout = '40ms'" in said
+    assert [text for text in said if text.startswith(("SET lock", "SET statement", "RESET", "SET SESSION"))] == []
+
+
+def test_a_role_with_timeouts_migrates(old: Engine) -> None:
+    """
+    Filling a table and making an index may take longer than the role's statements may, and its waits.
+    """
+    with old.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION slowly() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.3); END$$"
+        )
+        connection.exec_driver_sql(
+            "CREATE EVENT TRIGGER slowly ON ddl_command_start WHEN TAG IN ('CREATE TABLE', 'CREATE INDEX') "
+            "EXECUTE FUNCTION slowly()"
+        )
+        for name in ("statement_timeout", "lock_timeout"):
+            connection.exec_driver_sql(f"ALTER DATABASE {connection.engine.url.database} SET {name} = '200ms'")
+    engine = open_engine(old.url)
+
+    tokenbudget_mw_alembic.upgrade(engine)
+    with engine.connect() as connection:
+        timeouts = [connection.exec_driver_sql(f"SHOW {name}_timeout").scalar_one() for name in ("statement", "lock")]
+
+    engine.dispose()
+    assert tokenbudget_mw_alembic.current(old) == tokenbudget_mw_alembic.head()
+    assert timeouts == ["200ms", "200ms"]

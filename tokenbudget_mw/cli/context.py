@@ -254,7 +254,7 @@ def database_fault(exc: Exception, place: str) -> str | None:
     """
     from sqlalchemy.exc import DBAPIError
 
-    from tokenbudget_mw.database.faults import is_missing_schema
+    from tokenbudget_mw.database.faults import advice, is_missing_schema
 
     if not isinstance(exc, DBAPIError):
         return None
@@ -262,7 +262,9 @@ def database_fault(exc: Exception, place: str) -> str | None:
         return f"The tables are missing in {place}, or older than this version. {MIGRATE}"
     # the driver's words name host, user and reason, never the password; the statement is left out
     reason = str(exc.orig).strip().partition("\n")[0]
-    return f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
+    fault = f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
+    told = advice(exc)
+    return fault if told is None else f"{fault}. {told}"
 
 
 def many(number: int, one: str, more: str | None = None) -> str:

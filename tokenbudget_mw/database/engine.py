@@ -16,16 +16,25 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
+from tokenbudget_mw.database.faults import is_read_only
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import ExceptionContext
 
-__all__ = ["open_engine", "reader", "snapshot"]
+__all__ = ["open_engine", "reader", "snapshot", "stay_open"]
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 _EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 _READING = "tokenbudget_reading"
+
+_MYSQL_STAYS = "SET SESSION wait_timeout = 28800"  # the server's own default; a shorter one is for the idle
+_STAYING = {
+    "postgresql": "SET LOCAL idle_in_transaction_session_timeout = 0",
+    "mysql": _MYSQL_STAYS,
+    "mariadb": _MYSQL_STAYS,
+}
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -52,6 +61,10 @@ def open_engine(url: str | URL) -> Engine:
         raise _missing_driver(parsed, exc) from exc
     if engine.dialect.name == "sqlite":
         _set_up_sqlite(engine)
+    else:
+        _leave_what_only_reads(engine)
+    if engine.dialect.driver == "psycopg":
+        _read_moments(engine)
     _engines.add(engine)
     _watch_forks()
     return engine
@@ -71,14 +84,24 @@ def snapshot(engine: Engine) -> Connection:
     connection = reader(engine).connect()
     if engine.dialect.name != "sqlite":  # where a read transaction is a snapshot anyway
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    if engine.dialect.name == "postgresql":
-        # a partition that is dropped is gone for older snapshots, too; the lock comes before the snapshot (LOCK, Notes)
-        try:
+    try:
+        stay_open(connection)
+        if engine.dialect.name == "postgresql":
+            # a partition that is dropped is gone for older snapshots, too; the lock comes before the snapshot (LOCK, Notes)
             connection.exec_driver_sql("LOCK TABLE tokenbudget_usage IN ACCESS SHARE MODE")
-        except BaseException:
-            connection.close()
-            raise
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def stay_open(connection: Connection) -> None:
+    """
+    Keep the server from ending the transaction of *connection* because nothing is asked of it for a while.
+    """
+    sql = _STAYING.get(connection.dialect.name)
+    if sql is not None:
+        connection.exec_driver_sql(sql)
 
 
 # -- the URL ----------------------------------------------------------------------------------------------------------
@@ -174,6 +197,8 @@ def _server(url: URL, **connect_args: Any) -> dict[str, Any]:
 
 
 def _postgresql(url: URL) -> dict[str, Any]:
+    if "prepare_threshold" in url.query:  # as a text, which the driver would compare with numbers
+        raise ConfigurationError("`prepare_threshold` is not for the database's URL: no statement of ours is prepared.")
     # server-side prepared statements break behind a pooler that switches connections between transactions
     prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
     return _server(url, connect_timeout=5, **prepare)
@@ -205,6 +230,23 @@ def _set_up_sqlite(engine: Engine) -> None:
         # a deferred transaction that reads first cannot wait for the write lock: it fails at once
         reading = connection.get_execution_options().get(_READING, False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _leave_what_only_reads(engine: Engine) -> None:
+    @event.listens_for(engine, "handle_error")
+    def handle_error(context: ExceptionContext) -> None:
+        # behind the same name there may be another server that writes: only a new connection finds it
+        if is_read_only(context.sqlalchemy_exception):
+            context.is_disconnect = True
+
+
+def _read_moments(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        style = connection.info.parameter_status("DateStyle") or ""
+        if not style.startswith("ISO"):  # psycopg reads no other; a pooler keeps this setting for its client
+            connection.execute("SET DateStyle = 'ISO'")
+            connection.commit()
 
 
 # -- after a fork -----------------------------------------------------------------------------------------------------

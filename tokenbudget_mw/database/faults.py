@@ -5,12 +5,25 @@ What a database error means: refused for good, a schema that is not there, or wo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from tokenbudget_mw.database.partitions.catalog import BOUND
 
-__all__ = ["is_being_changed", "is_deadlock", "is_missing_schema", "is_permanent", "is_there_already"]
+__all__ = [
+    "advice",
+    "is_being_changed",
+    "is_deadlock",
+    "is_forbidden",
+    "is_full",
+    "is_missing_schema",
+    "is_permanent",
+    "is_read_only",
+    "is_there_already",
+    "is_timeout",
+    "is_unopened",
+]
 
 # 3819, 4025: a CHECK; the others: a value that does not fit. PyMySQL files most of them under OperationalError.
 _MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
@@ -19,12 +32,21 @@ _MYSQL_DEADLOCK, _PG_DEADLOCK = 1213, "40P01"
 _MYSQL_CHANGING = 1684  # ER_WARN_I_S_SKIPPED_TABLE
 _MYSQL_THERE = frozenset({1050, 1060, 1061, 1062})
 
+# 1290: --read-only and --super-read-only; 1792: a transaction; 1836: the server
+_MYSQL_READ_ONLY, _PG_READ_ONLY = frozenset({1290, 1792, 1836}), "25006"
+_MYSQL_FORBIDDEN, _PG_FORBIDDEN = frozenset({1142, 1143}), "42501"
+_MYSQL_FULL, _PG_FULL = frozenset({1021, 1114}), "53100"
+_MYSQL_TIMEOUT, _PG_TIMEOUT = frozenset({1969, 3024}), "57014"
+
 # data exceptions, integrity violations, program limits (a parameter that is too large: a smaller batch helps)
 _PG_PERMANENT = ("22", "23", "54")
 _PG_MISSING = frozenset({"42P01", "42703", "3F000"})
 _PG_THERE = frozenset({"42P07", "42701", "42710", "23505"})
 
 _SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
+_SQLITE_UNOPENED = re.compile(r"unable to open database file")
+_SQLITE_FULL = re.compile(r"database or disk is full")
+_SQLITE_READ_ONLY = re.compile(r"attempt to write a readonly database")
 
 
 def _mysql_code(exc: DBAPIError) -> int | None:
@@ -69,6 +91,33 @@ def is_missing_schema(exc: Exception) -> bool:
     )
 
 
+def is_read_only(exc: BaseException | None) -> bool:
+    """
+    Whether the database only reads at present: a replica, or a server on which somebody has said so.
+    """
+    if not isinstance(exc, DBAPIError):
+        return False
+    return (
+        _mysql_code(exc) in _MYSQL_READ_ONLY
+        or _sqlstate(exc) == _PG_READ_ONLY
+        or _SQLITE_READ_ONLY.search(str(exc.orig)) is not None
+    )
+
+
+def is_forbidden(exc: Exception) -> bool:
+    """
+    Whether the role may not do this with a table.
+    """
+    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_FORBIDDEN or _sqlstate(exc) == _PG_FORBIDDEN)
+
+
+def is_timeout(exc: Exception) -> bool:
+    """
+    Whether the server has ended a statement that took longer than it lets one take.
+    """
+    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_TIMEOUT or _sqlstate(exc) == _PG_TIMEOUT)
+
+
 def is_being_changed(exc: Exception) -> bool:
     """
     Whether a table could not be looked at because somebody else is changing it right now: MariaDB's alone.
@@ -81,3 +130,51 @@ def is_there_already(exc: Exception) -> bool:
     Whether a table, a column, an index or a row is there that was to be made.
     """
     return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_THERE or _sqlstate(exc) in _PG_THERE)
+
+
+def is_full(exc: Exception) -> bool:
+    """
+    Whether the database has no room on its disk.
+    """
+    if not isinstance(exc, DBAPIError):
+        return False
+    return (
+        _mysql_code(exc) in _MYSQL_FULL or _sqlstate(exc) == _PG_FULL or _SQLITE_FULL.search(str(exc.orig)) is not None
+    )
+
+
+def is_unopened(exc: Exception) -> bool:
+    """
+    Whether the file of an SQLite database, or one that it needs beside it, could not be opened.
+    """
+    return isinstance(exc, DBAPIError) and _SQLITE_UNOPENED.search(str(exc.orig)) is not None
+
+
+_ADVICE: dict[Callable[[Exception], bool], str] = {
+    is_missing_schema: (
+        "The usage tables are missing or older than this version. "
+        "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
+    ),
+    is_read_only: (
+        "The database only reads at present, as a replica does. If it stays so, give the URL of the server that writes."
+    ),
+    is_forbidden: (
+        "The database's role lacks rights. The app's needs SELECT, INSERT, UPDATE and DELETE on the tables named "
+        "tokenbudget_…, that of migrations owns them."
+    ),
+    is_timeout: (
+        "The database ends what takes too long. Give the role a longer statement_timeout (MariaDB: max_statement_time)."
+    ),
+    is_full: "The database's disk is full. Make room.",
+    is_unopened: (
+        "The folder of the SQLite file must be there, and be one that this process may write to; a copy that can only be read "
+        "is sqlite:///file:/path/books.db?immutable=1&uri=true."
+    ),
+}
+
+
+def advice(exc: Exception) -> str | None:
+    """
+    Say what somebody has to do about *exc*; None where it may pass, or where its own words must do.
+    """
+    return next((what for is_it, what in _ADVICE.items() if is_it(exc)), None)

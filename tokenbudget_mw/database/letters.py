@@ -16,6 +16,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.errors import ConfigurationError, PermanentSinkError
@@ -97,7 +98,7 @@ class LetterStore:
         if letter_id is not None:
             wanted = wanted.where(letters.id.startswith(letter_id, autoescape=True))
         wanted = wanted.order_by(letters.kept_at, letters.id).limit(most)
-        with self._engine.connect() as connection:
+        with reader(self._engine).connect() as connection:
             return [Letter(row[0], row[1], row[2], json.loads(row[3])) for row in connection.execute(wanted)]
 
     def mend(self, letter: Letter, changes: Mapping[str, Any]) -> Letter:

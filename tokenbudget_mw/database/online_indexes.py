@@ -7,7 +7,8 @@ that costs every write and answers nothing; PostgreSQL calls it invalid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +94,28 @@ def create(run: Run, dialect: str, index: OnlineIndex) -> None:
         if not run(known.format(table=index.table, name=index.name)):
             run(index.sql(dialect))
         return
-    ((timeout,),) = run("SELECT CURRENT_SETTING('lock_timeout')")
-    run("SET lock_timeout = 0")  # waits for transactions that are under way, and holds nobody up meanwhile
-    try:
+    with _patient(run):
         _create(run, index)
+
+
+@contextmanager
+def _patient(run: Run) -> Iterator[None]:
+    """
+    Let statements take their time: they wait for transactions that are under way, and hold nobody up meanwhile.
+
+    Outside of a transaction that is a setting of the session, so it is made where there is another one alone.
+    """
+    changed: list[tuple[str, str]] = []
+    for name in ("lock_timeout", "statement_timeout"):
+        ((before,),) = run(f"SELECT CURRENT_SETTING('{name}')")
+        if before != "0":
+            changed.append((name, before))
+            run(f"SET {name} = 0")
+    try:
+        yield
     finally:
-        run(f"SET lock_timeout = '{timeout}'")
+        for name, before in changed:
+            run(f"SET {name} = '{before}'")
 
 
 def _create(run: Run, index: OnlineIndex) -> None:
@@ -141,9 +158,12 @@ def mend(connection: Connection) -> list[str]:
     Make our invalid indexes anew, on a connection in autocommit mode; return their names.
     """
     names, run = broken(connection), runner(connection)
-    for name in names:
-        if "_ccnew" in name or "_ccold" in name:  # what a REINDEX has left beside the index
-            run(f"DROP INDEX CONCURRENTLY {name}")
-        else:
-            run(f"REINDEX INDEX CONCURRENTLY {name}")
+    if not names:
+        return []
+    with _patient(run):
+        for name in names:
+            if "_ccnew" in name or "_ccold" in name:  # what a REINDEX has left beside the index
+                run(f"DROP INDEX CONCURRENTLY {name}")
+            else:
+                run(f"REINDEX INDEX CONCURRENTLY {name}")
     return names

@@ -28,7 +28,7 @@ from tokenbudget_mw.database.differences import (
     joined_pairs,
     purged_differences,
 )
-from tokenbudget_mw.database.engine import snapshot
+from tokenbudget_mw.database.engine import snapshot, stay_open
 from tokenbudget_mw.database.ledger import change_balance
 from tokenbudget_mw.database.rollup_gaps import rollup_gaps
 from tokenbudget_mw.database.rollups import ROLLUPS, Grain, floor_hour, sum_rows
@@ -145,6 +145,7 @@ def _alone(engine: Engine) -> Iterator[None]:
         yield
         return
     with engine.connect() as connection:
+        stay_open(connection)  # it has nothing to do while others mend, and the lock would go with it
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT PG_ADVISORY_XACT_LOCK(:number)"), {"number": _LOCK_NUMBER})
         else:

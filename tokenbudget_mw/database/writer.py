@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokenbudget_mw.database.faults import is_missing_schema, is_permanent
+from tokenbudget_mw.database.faults import advice, is_permanent, is_timeout
 from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writers import Write, find_writer
 from tokenbudget_mw.errors import PermanentSinkError
@@ -41,11 +41,12 @@ class DatabaseSink:
         self._engine = engine
         self._clock = clock
         self._prepare = find_writer(engine.dialect.name)
-        self._has_schema = True
+        self._told: str | None = None
 
     def write(self, records: Sequence[UsageRecord]) -> int:
         """
-        Store *records* with their ledger entries, balances and rollups in one transaction.
+        Store *records* with their ledger entries, balances and rollups in one transaction; in several smaller ones where the
+        database has no time for one.
 
         Records that are there already, by instance and sequence or by id, change nothing. Any error but
         `PermanentSinkError` may pass: the same records can be written again.
@@ -54,23 +55,19 @@ class DatabaseSink:
             How many were new.
 
         Raises:
-            PermanentSinkError: Some record can never be stored. Nothing of this batch was.
+            PermanentSinkError: Some record can never be stored. Nothing of this batch was, unless it went in parts.
         """
         if not records:
             return 0
-        write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
         try:
-            store = self._prepare(write)
-            with self._engine.begin() as connection:
-                added = store(connection)
-        except (SQLAlchemyError, OverflowError, UnicodeError) as exc:
-            if is_permanent(exc):
-                raise PermanentSinkError(
-                    f"The database refuses {len(records)} usage records: {type(exc).__name__}."
-                ) from exc
-            self._tell_missing_schema(exc)
+            added = self._store(records)
+        except SQLAlchemyError as exc:
+            if is_timeout(exc) and len(records) > 1:  # of two halves, each takes less
+                middle = len(records) // 2
+                return self.write(records[:middle]) + self.write(records[middle:])
+            self._tell(exc)
             raise
-        self._has_schema = True
+        self._told = None
         return added
 
     def close(self) -> None:
@@ -78,10 +75,21 @@ class DatabaseSink:
         Do nothing: between writes the sink holds no connection, and the engine belongs to whoever opened it.
         """
 
-    def _tell_missing_schema(self, exc: Exception) -> None:
-        if self._has_schema and is_missing_schema(exc):
-            self._has_schema = False
-            log.error(
-                "The usage tables are missing or older than this version; records wait until they are there. "
-                "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
-            )
+    def _store(self, records: Sequence[UsageRecord]) -> int:
+        write = Write(uuid.uuid4().hex, moment(int(self._clock() * 1_000_000)), records)
+        try:
+            store = self._prepare(write)
+            with self._engine.begin() as connection:
+                return store(connection)
+        except (SQLAlchemyError, OverflowError, UnicodeError) as exc:
+            if not is_permanent(exc):
+                raise
+            raise PermanentSinkError(
+                f"The database refuses {len(records)} usage records: {type(exc).__name__}."
+            ) from exc
+
+    def _tell(self, exc: Exception) -> None:
+        told = advice(exc)
+        if told not in (None, self._told):
+            log.error("Usage records wait. %s", told)
+            self._told = told
