@@ -8,6 +8,7 @@ import csv
 import io
 import sys
 from argparse import ArgumentParser
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import msgspec
 
 from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, cell, table
 from tokenbudget_mw.cli.money import parse_usd
+from tokenbudget_mw.cli.streams import in_utf8
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd, usd_from_pico
 
@@ -60,7 +62,8 @@ def run(context: Context) -> int:
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
         before = periods.before_all(engine, args.account, starts)
     lines = _csv(invoice) if args.csv else _lines(invoice)
-    context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
+    with in_utf8() if args.csv else nullcontext():
+        context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
     if before and args.close:
         print(f"Usage of {format_usd(before)} lies before the first period, and stands on no invoice.", file=sys.stderr)
     if any(missing.values()):
