@@ -38,7 +38,7 @@ def test_an_empty_variable_takes_no_limits_away(value):
 @pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 100_000])
 def test_json_without_a_bottom_is_told(value):
     """Brackets in brackets for ever are a wrong variable, and no fault of ours."""
-    with pytest.raises(ConfigurationError, match="TOKENBUDGET_PLANS.*no JSON"):
+    with pytest.raises(ConfigurationError, match=r"TOKENBUDGET_PLANS.*no JSON"):
         Settings.from_env({"TOKENBUDGET_PLANS": value})
 
 
