@@ -4,10 +4,13 @@ The command line where streams are closed, full, gone or of another encoding, an
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -198,3 +201,41 @@ def test_every_command_is_looked_at():
     more = {"count", "demo", "explain", "export", "migrate", "partitions", "reconcile", "replay"}
 
     assert {argv[0] for argv in NOTHING} | more == set(COMMANDS)
+
+
+# -- names that clients choose ----------------------------------------------------------------------------------------
+
+HOSTILE = "gpt\x1b]0;owned\x07\r\nThe books agree.\x9b2J\u202e\u2028"
+ESCAPED = r"gpt\x1b]0;owned\x07\x0d\x0aThe books agree.\x9b2J\u202e\u2028"
+
+
+@pytest.mark.parametrize("argv", [("usage", "--since", START), ("invoice", "key:k1", "--month", "2023-11")])
+def test_no_name_steers_the_terminal(run, write, sqlite_database, argv):
+    """What a client calls its model is shown in one line, without its control characters, and JSON tells it as it is."""
+    write(request_model=HOSTILE)
+
+    told = run(*argv, "--database", sqlite_database).out
+    lines = run(*argv, "--json", "--database", sqlite_database).json
+
+    (line,) = [line for line in told.split("\n") if "gpt" in line]
+    assert line.startswith(ESCAPED)
+    assert HOSTILE in [each["model"] for each in lines.get("lines") or lines["items"]]
+
+
+def test_no_line_of_the_doctor_is_a_client_s(run, write, sqlite_database):
+    """Nor is a model without a price told in more than a line."""
+    write(request_model=HOSTILE, price_kind="unpriced", created_at_us=int(time.time() * 1e6))
+
+    told = run("doctor", "--database", sqlite_database).out
+
+    assert "\x1b" not in told
+    assert not [line for line in told.splitlines() if line.startswith("The books agree.")]
+
+
+def test_csv_keeps_every_character(run, write, sqlite_database):
+    """A file is for programs: lines and controls inside of a field stay as they are."""
+    write(request_model=HOSTILE)
+
+    told = run("invoice", "key:k1", "--month", "2023-11", "--csv", "--database", sqlite_database).out
+
+    assert HOSTILE in [row["model"] for row in csv.DictReader(io.StringIO(told, newline=""))]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.cli.streams import one_line
 from tokenbudget_mw.errors import ConfigurationError, TokenBudgetError
 
 if TYPE_CHECKING:
@@ -178,13 +179,13 @@ class Context:
 
     def emit(self, result: Mapping[str, Any], lines: Iterable[str]) -> None:
         """
-        Print *result* as one JSON object with ``--json``, else *lines*.
+        Print *result* as one JSON object with ``--json``, else *lines*, each on one line whatever names are in it.
         """
         if self.args.json:
             print(json.dumps(result))
         else:
             for line in lines:
-                print(line)
+                print(one_line(line))
 
 
 def _missing_file(engine: Engine) -> Path | None:
@@ -348,4 +349,4 @@ def _column(head: str, values: list[object]) -> list[str]:
 def _shown(cell: object) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
-    return "-" if cell in {None, ""} else str(cell)
+    return "-" if cell in {None, ""} else one_line(str(cell))

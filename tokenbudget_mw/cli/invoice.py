@@ -8,7 +8,6 @@ import csv
 import io
 import sys
 from argparse import ArgumentParser
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -61,9 +60,12 @@ def run(context: Context) -> int:
         invoice = make(engine, args.account, starts, ends, included_pico=included)
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
         before = periods.before_all(engine, args.account, starts)
-    lines = _csv(invoice) if args.csv else _lines(invoice)
-    with in_utf8() if args.csv else nullcontext():
-        context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
+    if args.csv and not args.json:
+        with in_utf8():
+            sys.stdout.write(_csv(invoice))
+    else:
+        told = {**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}
+        context.emit(told, _lines(invoice))
     if before and args.close:
         print(f"Usage of {format_usd(before)} lies before the first period, and stands on no invoice.", file=sys.stderr)
     if any(missing.values()):
@@ -115,7 +117,7 @@ def _lines(invoice: Invoice) -> list[str]:
     ]
 
 
-def _csv(invoice: Invoice) -> list[str]:
+def _csv(invoice: Invoice) -> str:
     """
     Return a line for each model, then one for each amount, then what is due; the last column but *usage* adds up to it.
     """
@@ -131,7 +133,7 @@ def _csv(invoice: Invoice) -> list[str]:
     for name, pico in _amounts(invoice)[1:]:
         writer.writerow((*head, name, "", "", "", "", usd_from_pico(pico)))
     writer.writerow((*head, "due", "", "", "", "", _dollars(invoice.due_cents).replace("$", "").replace(",", "")))
-    return out.getvalue().splitlines()
+    return out.getvalue()
 
 
 def _dollars(cents: int) -> str:

@@ -33,7 +33,7 @@ def run(context: Context) -> int:
     with context.database(make=True) as engine:
         if context.args.sql:
             statements = upgrade(engine, sql=True)
-            context.emit({"sql": statements}, [statements])
+            context.emit({"sql": statements}, statements.splitlines())
             return 0
         before = current(engine)
         upgrade(engine)

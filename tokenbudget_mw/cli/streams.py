@@ -12,9 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["in_utf8", "is_unwritable", "let_go", "open_up"]
+__all__ = ["in_utf8", "is_unwritable", "let_go", "one_line", "open_up"]
 
 _UNWRITABLE = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")} | {
+    code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+"""Characters that steer a terminal: C0 and C1, ends of lines, and what changes the direction of writing."""
+
+
+def one_line(text: str) -> str:
+    r"""
+    Return *text* as a terminal may show it: clients choose models, tags and ids.
+
+    >>> print(one_line("gpt\x1b[2J"))
+    gpt\x1b[2J
+    """
+    return text.translate(_CONTROLS)
 
 
 def open_up() -> None:
