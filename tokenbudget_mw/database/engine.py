@@ -99,6 +99,8 @@ def _parse(url: str | URL) -> URL:
     except (ArgumentError, ValueError):
         # the text may hold a password, and so may the parser's message
         raise ConfigurationError(_UNREADABLE) from None
+    if "@" in (parsed.host or ""):
+        raise ConfigurationError(_UNREADABLE)  # half a password stands there, and drivers tell the host in their errors
     backend = parsed.get_backend_name()
     if backend == "postgres":
         parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
