@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
 from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
@@ -173,8 +173,10 @@ class Operators:
         """
         now = self._clock()
         request, plan = self._plan(subject, None, None, now)
-        unknown = self._backend.peek(plan.ask, now).unseeded
-        return Look(request, plan, self._backend.peek(_known(plan), now).states, unknown)
+        first, then = self._backend.peek(plan.ask, now), self._backend.peek(_known(plan), now)
+        if first.degraded or then.degraded:  # a share of this process's own is not what counters say
+            raise BackendUnavailableError("The backend does not answer, so what its counters say is not known.")
+        return Look(request, plan, then.states, first.unseeded)
 
     def reset(
         self, subject: Subject, *names: str, route: Route | None = None, model: str | None = None

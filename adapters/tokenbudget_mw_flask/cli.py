@@ -13,8 +13,8 @@ from tokenbudget_mw_flask import EXTENSION
 
 __all__ = ["tokenbudget"]
 
-_ALONE = frozenset({"--config", "--help", "-h", "--version", "demo"})
-"""Arguments that need no settings of the app's."""
+_ALONE = frozenset({"--config", "--help", "-h", "--version"})
+"""Options with which a command needs no settings of the app's."""
 
 
 @click.command(
@@ -30,7 +30,8 @@ def tokenbudget(arguments: tuple[str, ...]) -> None:
     """
     core = current_app.extensions.get(EXTENSION)
     settings = core.settings if core else None
-    if core is None and not any(argument.partition("=")[0] in _ALONE for argument in arguments):
+    is_alone = arguments[:1] == ("demo",) or any(argument.partition("=")[0] in _ALONE for argument in arguments)
+    if core is None and not is_alone:
         raise click.UsageError(
             f"This app has no TokenBudget, so there are no settings: call `TokenBudget(app)` or `init_app(app)` where "
             f"{current_app.name!r} is made, or name them by --config."

@@ -14,11 +14,13 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.core.management.base import CommandError, SystemCheckError
+from django.core.management.base import SystemCheckError
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
 from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.database.engine import open_engine
+from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.values import Cost, Facts, Reservation, Route, Subject
 from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
@@ -638,15 +640,52 @@ def test_command_names_itself_and_its_commands(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith("usage: manage.py tokenbudget verify")
 
 
-def test_command_says_what_is_wrong_with_the_settings() -> None:
-    """Settings that are wrong end the command with a sentence and the code of bad use."""
-    with (
-        override_settings(TOKENBUDGET={"rutes": []}),
-        pytest.raises(CommandError, match="did you mean") as caught,
-    ):
-        call_command("tokenbudget", "check")
+def test_command_says_what_is_wrong_with_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of settings that are wrong ``check`` tells the problems and ends with 1; what needs settings ends with 2."""
+    with override_settings(TOKENBUDGET={"rutes": []}):
+        with pytest.raises(SystemExit) as checked:
+            call_command("tokenbudget", "check", "--json")
+        told = json.loads(capsys.readouterr().out)
+        with pytest.raises(SystemExit) as used:
+            call_command("tokenbudget", "usage")
 
-    assert caught.value.returncode == 2
+    assert (checked.value.code, told["ok"], used.value.code) == (1, False, 2)
+    assert "did you mean" in told["problems"][0]
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_command_works_beside_wrong_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What needs none of the project's settings is there while they are wrong: help, and other settings."""
+    config = tmp_path / "budget.json"
+    config.write_text('{"database": {"alias": "default"}}')
+
+    with override_settings(TOKENBUDGET={"rutes": []}):
+        call_command("tokenbudget", "usage", "--help")
+        call_command("tokenbudget", "check", str(config))
+        call_command("tokenbudget", "usage", "--config", str(config))
+
+    assert "usage: manage.py tokenbudget usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("database", ["url", "alias", None])
+def test_command_takes_the_database_of_its_config(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, database: str | None
+) -> None:
+    """``--config`` with a database means that one, and not the project's; by an alias, or with none, the project's."""
+    post(CHAT, "here")
+    assert rows("here")
+    url = f"sqlite:///{tmp_path}/other.db"
+    other = open_engine(url)
+    metadata.create_all(other)
+    other.dispose()
+    config = tmp_path / "budget.json"
+    named = {"url": {"database": url}, "alias": {"database": {"alias": "default"}}, None: {}}
+    config.write_text(json.dumps(named[database]))
+
+    call_command("tokenbudget", "usage", "--json", "--config", str(config))
+
+    found = json.loads(capsys.readouterr().out)["total"]["requests"]
+    assert (found == 0) == (database == "url")
 
 
 def test_command_keys_uses_the_projects_database(capsys: pytest.CaptureFixture[str]) -> None:

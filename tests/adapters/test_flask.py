@@ -374,8 +374,10 @@ def test_commands_of_an_app_without_us_are_refused(monkeypatch: pytest.MonkeyPat
     app.config["TOKENBUDGET"] = WIDE | {"database": "sqlite:///elsewhere.db"}
 
     ran = flask(app, "tokenbudget", "usage")
+    named = flask(app, "tokenbudget", "keys", "create", "--name", "demo")
 
     assert (ran.exit_code, "init_app(app)" in ran.output) == (2, True)
+    assert "init_app(app)" in named.output
     assert "usage: flask tokenbudget verify" in flask(app, "tokenbudget", "verify", "--help").output
     assert not [*tmp_path.iterdir()]
 

@@ -134,6 +134,17 @@ def test_a_counter_that_lacks_something_is_found(run, core, keys, config):
 
 
 @SQLITE
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("away", ["redis://127.0.0.1:1/0", "leased+redis://127.0.0.1:1/0", "unix:///nowhere.sock"])
+def test_counters_that_do_not_answer_are_not_blamed(run, config, away):
+    """Where the backend is away nothing is known of its counters: it ends with 2, and not as if they lacked something."""
+    ran = run("verify", "--counters", "--config", config, "--backend", away)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "The backend does not answer, so what its counters say is not known.\n"
+
+
+@SQLITE
 def test_a_call_that_runs_makes_a_counter_hold_more(run, core, keys, config):
     """It is told and is no error: what runs is held, and not yet on the books."""
     running = begin(core, keys.create(tenant="acme").text, Got(), lambda environ, start: iter(provider(environ, start)))

@@ -50,6 +50,10 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
     [
         ("not a url", "cannot be read"),
         ("postgresql://u:s3cret@host:port/x", "cannot be read"),
+        ("postgresql://u:p@s3cret@host/x", "written as %40"),
+        ("sqlite://u:s3cret@host/x", "cannot be read"),
+        ("sqlite://books.db", "cannot be read"),
+        ("mysql://u:s3cret@host/x?ssl-mode=REQUIRED", "Unknown option in the database's URL: ssl-mode"),
         ("oracle://u:s3cret@host/x", "Unknown database 'oracle'. Known: sqlite, postgresql, mysql, mariadb."),
         ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),
         ("sqlite+aiosqlite:///x.db", "Use 'sqlite+pysqlite://'"),

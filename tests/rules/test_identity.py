@@ -170,6 +170,16 @@ def test_the_query_string_counts_only_where_it_is_allowed():
         find_credential(facts(query="api_key=one&api_key=two"), allow_query=True)
 
 
+@pytest.mark.parametrize("name", ["api%5Fkey", "api%5fkey", "%61pi_key", "%61%70%69%5F%6B%65%79"])
+def test_a_name_in_the_query_string_may_be_encoded(name):
+    """
+    However the name is spelt, it is the same: a second credential is none less for it.
+    """
+    assert find_credential(facts(query=f"a=1&{name}=o%6Ee"), allow_query=True) == "one"
+    with pytest.raises(CredentialError, match="more than one"):
+        find_credential(facts(("x-api-key", "two"), query=f"{name}=one"), allow_query=True)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["authorization", "x-api-key", "api-key"]), st.text())), st.text())
 def test_any_headers_give_a_credential_or_a_refusal(headers, query):
     """

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import tokenbudget_mw
 from tokenbudget_mw.cli.context import BadUseError, Context, database_fault
+from tokenbudget_mw.cli.streams import is_unwritable, let_go, open_up
 from tokenbudget_mw.errors import TokenBudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Engine
 
@@ -56,8 +57,9 @@ OK, PROBLEMS, BAD_USE = 0, 1, 2
 def main(
     argv: Sequence[str] | None = None,
     *,
-    settings: Settings | None = None,
+    settings: Settings | Callable[[], Settings] | None = None,
     engine: Engine | None = None,
+    open_alias: Callable[[str], Engine] | None = None,
     prog: str = "tokenbudget-mw",
 ) -> int:
     """
@@ -66,47 +68,103 @@ def main(
     Args:
         argv: Its arguments; None takes the process's.
 
-        settings: The host's settings, which hold where ``--config`` is not given.
+        settings: The host's settings, or what reads them, which hold where ``--config`` is not given.
 
         engine: The host's database, where it is open already.
+
+        open_alias: Opens a database that settings name by an alias, in Django. Then that named ``default`` is the default.
 
         prog: How the program is called, for its help.
 
     Returns:
         The exit code: 0 all is well, 1 the command found problems, 2 it could not do its work.
     """
+    open_up()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(list(sys.argv[1:] if argv is None else argv), prog)
-    except SystemExit as exc:  # argparse has printed its help or its error
-        return exc.code if isinstance(exc.code, int) else BAD_USE
-    context = Context(args, settings, engine)
-    try:
-        code = int(args.run(context))
-        sys.stdout.flush()
-        return code  # noqa: TRY300 - whoever reads may have gone before the flush
-    except BadUseError as exc:
-        return _complain(f"{args.parser.format_usage()}{exc}")
-    except TokenBudgetError as exc:
-        return _complain(str(exc))
-    except BrokenPipeError:
-        # whoever read has gone; nothing is left for the flush at exit (Python's docs, "Note on SIGPIPE")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BAD_USE
+        return _answer(words, lambda: _run(words, settings, engine, open_alias, prog))
     except KeyboardInterrupt:
         return _complain("Interrupted.")
+    except OSError as exc:
+        if not is_unwritable(exc):
+            raise
+        let_go()
+        return (
+            BAD_USE if isinstance(exc, BrokenPipeError) else _complain(f"The output cannot be written: {exc.strerror}.")
+        )
+
+
+def _answer(words: list[str], run: Callable[[], int]) -> int:
+    """
+    Run a command and see its answer off, which is its error where it has none: whoever reads may have gone before the flush.
+    """
+    try:
+        code = run()
+    except TokenBudgetError as exc:
+        if "--json" in words:
+            print(json.dumps({"error": str(exc)}))
+        code = _complain(f"{exc.usage if isinstance(exc, BadUseError) else ''}{exc}")
+    sys.stdout.flush()
+    return code
+
+
+def _run(
+    words: list[str],
+    settings: Settings | Callable[[], Settings] | None,
+    engine: Engine | None,
+    open_alias: Callable[[str], Engine] | None,
+    prog: str,
+) -> int:
+    """
+    Run the command, and tell its errors by ours.
+
+    Raises:
+        TokenBudgetError: It could not do its work.
+    """
+    try:
+        args = _parse(words, prog)
+    except SystemExit as exc:  # argparse has printed its help
+        return exc.code if isinstance(exc.code, int) else BAD_USE
+    read = settings if settings is None or callable(settings) else lambda: settings
+    context = Context(args, read, engine, open_alias)
+    try:
+        return int(args.run(context))
+    except BadUseError as exc:
+        exc.usage = args.parser.format_usage()
+        raise
     except Exception as exc:
-        fault = database_fault(exc, context.place())
+        fault = None if isinstance(exc, TokenBudgetError | OSError) else database_fault(exc, context.place)
         if fault is None:
             raise
-        return _complain(fault)
+        raise TokenBudgetError(fault) from exc
+
+
+class _Parser(argparse.ArgumentParser):
+    """
+    A parser whose errors are said where all are said.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Raise what argparse would print and end the process for.
+        """
+        error = BadUseError(f"{self.prog}: error: {message}")
+        error.usage = self.format_usage()
+        raise error
 
 
 def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     """
     Choose the command by the top parser, then read its arguments by its own: only that command is imported.
     """
+    for word in argv:
+        if not _is_utf8(word):
+            message = (
+                f"{word!r} is no text in this locale's encoding. Set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or write UTF-8."
+            )
+            raise BadUseError(message)
     width = max(map(len, COMMANDS))
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Exact limits on requests, LLM tokens, money and concurrency, and exact usage books.",
         epilog="commands:\n" + "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items()),
@@ -117,11 +175,19 @@ def _parse(argv: list[str], prog: str) -> argparse.Namespace:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="COMMAND --help lists them")
     chosen = parser.parse_args(argv)
     command = importlib.import_module(f"tokenbudget_mw.cli.{_MODULES.get(chosen.command, chosen.command)}")
-    own = argparse.ArgumentParser(prog=f"{prog} {chosen.command}", description=COMMANDS[chosen.command])
+    own = _Parser(prog=f"{prog} {chosen.command}", description=COMMANDS[chosen.command])
     own.set_defaults(parser=own)
     command.add_arguments(own)
     own.set_defaults(run=command.run)
     return own.parse_args(chosen.arguments)
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that the encoding of arguments does not know
+        return False
+    return True
 
 
 def _complain(message: str) -> int:

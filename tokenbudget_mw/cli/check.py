@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.cli.context import add_json, read_config
+from tokenbudget_mw.cli.context import add_json
 from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
-    from tokenbudget_mw.settings import Settings
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,7 +36,8 @@ def run(context: Context) -> int:
     from tokenbudget_mw.settings import describe, warnings_of
 
     try:
-        settings = _read(context)
+        given = context.args.given
+        settings = context.settings() if given is None else context.settings_of(given)
         context.try_out(settings)
     except ConfigurationError as exc:
         problems = str(exc).splitlines()
@@ -49,15 +48,6 @@ def run(context: Context) -> int:
     means = sentences[: len(sentences) - len(warnings)]
     context.emit({"ok": True, "problems": [], "means": means, "warnings": warnings}, sentences)
     return 0
-
-
-def _read(context: Context) -> Settings:
-    from tokenbudget_mw.settings import Settings
-
-    given = context.args.given
-    if given is None:
-        return context.settings()
-    return Settings.from_mapping(read_config(given), os.environ)
 
 
 def _count(problems: list[str]) -> str:

@@ -10,12 +10,13 @@ import os
 import sys
 import tomllib
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.cli.streams import one_line
 from tokenbudget_mw.errors import ConfigurationError, TokenBudgetError
 
 if TYPE_CHECKING:
@@ -51,7 +52,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class BadUseError(TokenBudgetError):
     """
     The command's arguments make no sense together.
+
+    Attributes:
+        usage: How the command is used, for people.
     """
+
+    usage = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,17 @@ class Context:
     Attributes:
         args: Its arguments.
 
-        host: The host's settings, where a host runs the command.
+        host: Reads the host's settings, where a host runs the command.
 
         host_engine: The host's database, where it is open already.
+
+        open_alias: Opens a database that the settings name by its alias in Django.
     """
 
     args: Namespace
-    host: Settings | None = None
+    host: Callable[[], Settings] | None = None
     host_engine: Engine | None = None
+    open_alias: Callable[[str], Engine] | None = None
 
     def settings(self) -> Settings:
         """
@@ -87,10 +96,24 @@ class Context:
             # only the flags are new here: they are read as settings to be checked as such
             checked = Settings.from_mapping(flags)
             aliases = {"database_alias": None} if "database" in flags else {}
-            return self.host.replace(**{name: getattr(checked, name) for name in flags}, **aliases)
+            return self.host().replace(**{name: getattr(checked, name) for name in flags}, **aliases)
         environ = {name: value for name, value in os.environ.items() if name not in map(_variable, flags)}
         given = {} if config is None else read_config(config)
-        return Settings.from_mapping({**given, **flags}, environ)
+        return Settings.from_mapping({**self._usual(), **given, **flags}, environ)
+
+    def settings_of(self, config: str) -> Settings:
+        """
+        Return the settings of *config*, whatever the host's are.
+
+        Raises:
+            ConfigurationError: They are wrong.
+        """
+        from tokenbudget_mw.settings import Settings
+
+        return Settings.from_mapping({**self._usual(), **read_config(config)}, os.environ)
+
+    def _usual(self) -> dict[str, Any]:
+        return {} if self.open_alias is None else {"database": {"alias": "default"}}
 
     @contextmanager
     def database(self, *, make: bool = False) -> Iterator[Engine]:
@@ -103,12 +126,10 @@ class Context:
         Raises:
             ConfigurationError: The settings are wrong, or there is no such file.
         """
-        from tokenbudget_mw.wiring import open_database
-
-        if self.host_engine is not None and not getattr(self.args, "database", None):
+        if self.host_engine is not None and not self._is_elsewhere():
             yield self.host_engine
             return
-        engine = open_database(self.settings())
+        engine = self._open(self.settings())
         file = _missing_file(engine)
         if file is not None and not make:  # SQLite would make it, wherever the command is run
             raise ConfigurationError(f"There is no database {str(file)!r}. {MIGRATE}")
@@ -126,8 +147,27 @@ class Context:
         """
         from tokenbudget_mw.wiring import wire
 
-        if settings.database is not None or self.host_engine is not None:
+        if self.host_engine is not None and not self._is_elsewhere():
             wire(settings, engine=self.host_engine).close()
+        elif settings.database is not None:
+            wire(settings).close()
+        elif self.open_alias is not None:
+            engine = self._open(settings)
+            wire(settings, engine=engine).close()
+            engine.dispose()
+
+    def _is_elsewhere(self) -> bool:
+        """
+        Whether an argument names other settings, or another database, than the host's.
+        """
+        return any(getattr(self.args, name, None) for name in ("config", "database", "given"))
+
+    def _open(self, settings: Settings) -> Engine:
+        from tokenbudget_mw.wiring import open_database
+
+        if settings.database_alias is not None and self.open_alias is not None:
+            return self.open_alias(settings.database_alias)
+        return open_database(settings)
 
     def place(self) -> str:
         """
@@ -139,13 +179,13 @@ class Context:
 
     def emit(self, result: Mapping[str, Any], lines: Iterable[str]) -> None:
         """
-        Print *result* as one JSON object with ``--json``, else *lines*.
+        Print *result* as one JSON object with ``--json``, else *lines*, each on one line whatever names are in it.
         """
         if self.args.json:
             print(json.dumps(result))
         else:
             for line in lines:
-                print(line)
+                print(one_line(line))
 
 
 def _missing_file(engine: Engine) -> Path | None:
@@ -248,9 +288,9 @@ def _dict(found: Any, source: str) -> dict[str, Any]:
     return dict(found)
 
 
-def database_fault(exc: Exception, place: str) -> str | None:
+def database_fault(exc: Exception, place: Callable[[], str]) -> str | None:
     """
-    Say in a sentence what is wrong where *exc* comes from the database *place*; None where it comes from none.
+    Say in a sentence what is wrong where *exc* comes from the database that *place* names; None where it comes from none.
     """
     from sqlalchemy.exc import DBAPIError
 
@@ -259,7 +299,7 @@ def database_fault(exc: Exception, place: str) -> str | None:
     if not isinstance(exc, DBAPIError):
         return None
     if is_missing_schema(exc):
-        return f"The tables are missing in {place}, or older than this version. {MIGRATE}"
+        return f"The tables are missing in {place()}, or older than this version. {MIGRATE}"
     # the driver's words name host, user and reason, never the password; the statement is left out
     reason = str(exc.orig).strip().partition("\n")[0]
     fault = f"The database cannot be used ({type(exc.orig).__name__}): {reason}"
@@ -311,4 +351,4 @@ def _column(head: str, values: list[object]) -> list[str]:
 def _shown(cell: object) -> str:
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
-    return "-" if cell in {None, ""} else str(cell)
+    return "-" if cell in {None, ""} else one_line(str(cell))

@@ -82,7 +82,7 @@ def _guarded(context: Context, part: str, look: Callable[[], Iterator[Finding]])
     except TokenBudgetError as exc:
         yield Finding(part, "problem", str(exc))
     except Exception as exc:
-        fault = database_fault(exc, context.place())
+        fault = database_fault(exc, context.place)
         if fault is None:
             raise
         yield Finding(part, "problem", fault)

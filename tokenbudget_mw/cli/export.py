@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_source, cell
+from tokenbudget_mw.cli.streams import in_utf8
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.units import usd_from_pico
@@ -49,7 +50,7 @@ def run(context: Context) -> int:
     if until <= since:
         raise BadUseError("--until does not lie after --since.")
     owner = {name: value for name in OWNERS if (value := getattr(args, name)) is not None}
-    with context.database() as engine:
+    with context.database() as engine, in_utf8():
         rows = map(_plain, rows_of(engine, since, until, **owner))
         _write_csv(rows) if args.format == "csv" else _write_lines(rows)
     return 0

@@ -15,6 +15,7 @@ import msgspec
 
 from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, cell, table
 from tokenbudget_mw.cli.money import parse_usd
+from tokenbudget_mw.cli.streams import in_utf8
 from tokenbudget_mw.cli.usage import parse_moment
 from tokenbudget_mw.units import format_usd, usd_from_pico
 
@@ -59,8 +60,12 @@ def run(context: Context) -> int:
         invoice = make(engine, args.account, starts, ends, included_pico=included)
         missing = without_price(engine, Selection(starts, ends, account=invoice.account))
         before = periods.before_all(engine, args.account, starts)
-    lines = _csv(invoice) if args.csv else _lines(invoice)
-    context.emit({**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}, lines)
+    if args.csv and not args.json:
+        with in_utf8():
+            sys.stdout.write(_csv(invoice))
+    else:
+        told = {**msgspec.to_builtins(invoice), "without_price": missing, "before_pico": before}
+        context.emit(told, _lines(invoice))
     if before and args.close:
         print(f"Usage of {format_usd(before)} lies before the first period, and stands on no invoice.", file=sys.stderr)
     if any(missing.values()):
@@ -112,7 +117,7 @@ def _lines(invoice: Invoice) -> list[str]:
     ]
 
 
-def _csv(invoice: Invoice) -> list[str]:
+def _csv(invoice: Invoice) -> str:
     """
     Return a line for each model, then one for each amount, then what is due; the last column but *usage* adds up to it.
     """
@@ -128,7 +133,7 @@ def _csv(invoice: Invoice) -> list[str]:
     for name, pico in _amounts(invoice)[1:]:
         writer.writerow((*head, name, "", "", "", "", usd_from_pico(pico)))
     writer.writerow((*head, "due", "", "", "", "", _dollars(invoice.due_cents).replace("$", "").replace(",", "")))
-    return out.getvalue().splitlines()
+    return out.getvalue()
 
 
 def _dollars(cents: int) -> str:

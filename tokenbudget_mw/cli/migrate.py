@@ -32,7 +32,8 @@ def run(context: Context) -> int:
 
     with context.database(make=True) as engine:
         if context.args.sql:
-            print(upgrade(engine, sql=True))
+            statements = upgrade(engine, sql=True)
+            context.emit({"sql": statements}, statements.splitlines())
             return 0
         before = current(engine)
         upgrade(engine)

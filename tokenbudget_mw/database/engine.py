@@ -5,6 +5,7 @@ Opens the host's database, set up so that books stay exact: real transactions, n
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sqlite3
 import weakref
@@ -65,6 +66,8 @@ def open_engine(url: str | URL) -> Engine:
         _leave_what_only_reads(engine)
     if engine.dialect.driver == "psycopg":
         _read_moments(engine)
+    elif engine.dialect.driver == "pymysql":
+        _check_pymysql(engine)
     _engines.add(engine)
     _watch_forks()
     return engine
@@ -107,15 +110,20 @@ def stay_open(connection: Connection) -> None:
 # -- the URL ----------------------------------------------------------------------------------------------------------
 
 
+_UNREADABLE = (
+    "The database URL cannot be read. It looks like 'postgresql+psycopg://user@host/name' or 'sqlite:///file.db'; special "
+    "characters in a password are written as %40."
+)
+
+
 def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         # the text may hold a password, and so may the parser's message
-        raise ConfigurationError(
-            "The database URL cannot be read. It looks like 'postgresql+psycopg://user@host/name' or "
-            "'sqlite:///file.db'; special characters in a password are written as %40."
-        ) from None
+        raise ConfigurationError(_UNREADABLE) from None
+    if "@" in (parsed.host or ""):
+        raise ConfigurationError(_UNREADABLE)  # half a password stands there, and drivers tell the host in their errors
     backend = parsed.get_backend_name()
     if backend == "postgres":
         parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
@@ -164,6 +172,8 @@ def _sqlite(url: URL) -> dict[str, Any]:
     unknown = sorted(_POOL.keys() & url.query.keys())
     if unknown:
         raise ConfigurationError(f"`{unknown[0]}` is for database servers; SQLite opens what it needs.")
+    if url.host or url.username or url.password or url.port:
+        raise ConfigurationError(_UNREADABLE)  # a slash is missing
     options: dict[str, Any] = {"connect_args": {"check_same_thread": False, "timeout": 10.0, "factory": _Connection}}
     if url.database in {None, "", ":memory:"}:
         # every connection would be a database of its own
@@ -208,6 +218,19 @@ def _mysql(url: URL) -> dict[str, Any]:
     # TRADITIONAL: a value that does not fit is an error, never cut
     strict = "SET SESSION sql_mode = 'TRADITIONAL'"
     return _server(url, charset="utf8mb4", connect_timeout=5, init_command=strict)
+
+
+def _check_pymysql(engine: Engine) -> None:
+    """
+    Refuse what the driver does not know now, and not by a `TypeError` whenever it connects.
+    """
+    _, options = engine.dialect.create_connect_args(engine.url)
+    known = inspect.signature(engine.dialect.loaded_dbapi.connections.Connection.__init__).parameters
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise ConfigurationError(
+            f"Unknown option in the database's URL: {unknown[0]}. PyMySQL takes ssl_ca, charset and others."
+        )
 
 
 _OPTIONS = {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}

@@ -204,7 +204,7 @@ def _credentials(facts: Facts, *, allow_query: bool) -> list[str]:
     for name in _HEADERS:
         for value in facts.header_values(name):
             found.append(value.strip())  # noqa: PERF401 - a comprehension costs more than there is to do
-    if allow_query and _QUERY_NAME in facts.query:
+    if allow_query and (_QUERY_NAME in facts.query or "%" in facts.query):  # a name may be spelt api%5Fkey, too
         found += [value for name, value in parse_qsl(facts.query, keep_blank_values=True) if name == _QUERY_NAME]
     return found
 

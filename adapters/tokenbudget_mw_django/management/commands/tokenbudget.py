@@ -8,10 +8,9 @@ import argparse
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from tokenbudget_mw.cli import BAD_USE, COMMANDS, main
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.cli import COMMANDS, main
 from tokenbudget_mw_django.conf import engine_of, read_settings
 
 __all__ = ["Command"]
@@ -41,15 +40,6 @@ class Command(BaseCommand):
         Run the command, and end with its exit code.
         """
         del args
-        try:
-            settings = read_settings()
-            engine = engine_of(settings.database_alias) if settings.database_alias else None
-        except ConfigurationError as error:
-            raise CommandError(str(error), returncode=BAD_USE) from error
-        try:
-            code = main(options["arguments"], settings=settings, engine=engine, prog="manage.py tokenbudget")
-        finally:
-            if engine is not None:
-                engine.dispose()
+        code = main(options["arguments"], settings=read_settings, open_alias=engine_of, prog="manage.py tokenbudget")
         if code:
             sys.exit(code)
