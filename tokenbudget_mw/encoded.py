@@ -12,6 +12,9 @@ CHARS = 1_024
 LINE = 60
 """Shortest line of data that is broken into lines; MIME's have 76 characters, PEM's 64."""
 
+WHITE = " \n\r\t\v\f\x1c\x1d\x1e\x1f"
+"""White space in ASCII, as `str.split` knows it."""
+
 
 def is_encoded(text: str) -> bool:
     """
@@ -24,4 +27,5 @@ def is_encoded(text: str) -> bool:
 
 
 def _has_long_lines(text: str) -> bool:
-    return all(len(line) >= LINE for line in text.split()[:-1])
+    # most data is one line: that it has no white space, of any kind, is found in a tenth of the time that cutting it takes
+    return not any(map(text.__contains__, WHITE)) or all(len(line) >= LINE for line in text.split()[:-1])

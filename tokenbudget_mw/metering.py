@@ -14,6 +14,7 @@ from tokenbudget_mw.chance import chance
 from tokenbudget_mw.counting import payloads
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import RatioEstimator
+from tokenbudget_mw.counting.payloads.lifetimes import asks_long_cache
 from tokenbudget_mw.counting.payloads.spoken import is_spoken
 from tokenbudget_mw.rules.doubt import as_estimated
 
@@ -41,6 +42,8 @@ class TokenMeter:
         draw: Gives a number from 0 to 1, for routes that count a sample.
 
         prices_audio: Whether a model's audio has a price of its own; see `Prompt.is_spoken`.
+
+        prices_long_cache: Whether a model's longer cache has one; see `Prompt.long_cache`.
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class TokenMeter:
         tokenizers: Tokenizers,
         draw: Callable[[], float] = chance.random,
         prices_audio: Callable[[str | None], bool] = lambda _: False,
+        prices_long_cache: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
         self._tokenizers = tokenizers
         self._prices_audio = prices_audio
+        self._prices_long_cache = prices_long_cache
         self._draw = draw
         self._ratios: dict[str, RatioEstimator] = {}
         self._aside = Aside()
@@ -80,6 +85,8 @@ class TokenMeter:
         )
         if self._prices_audio(prompt.model) and is_spoken(body):
             prompt = replace(prompt, is_spoken=True)
+        if self._prices_long_cache(prompt.model) and not asks_long_cache(body):
+            prompt = replace(prompt, long_cache=False)
         return as_estimated(prompt) if route.count == "async" else prompt
 
     def recount(

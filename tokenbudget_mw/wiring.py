@@ -107,7 +107,7 @@ def wire(
         settings=checked,
         routes=RouteTable(checked.routes, checked.default, checked.exempt),
         identifier=_identifier(checked, keys),
-        meter=_meter(checked, tariffs.prices_audio),
+        meter=_meter(checked, tariffs),
         tariffs=tariffs,
         model_name=model_name,
         guard=Guard(admission, backend, now, **guarding),
@@ -301,7 +301,7 @@ def _object(path: str, setting: str, hint: str) -> Any:
         raise ConfigurationError(message) from exc
 
 
-def _meter(settings: Settings, prices_audio: Callable[[str | None], bool]) -> Any:
+def _meter(settings: Settings, tariffs: Tariffs) -> Any:
     from tokenbudget_mw.counting.encoders import default_encoders
     from tokenbudget_mw.counting.meter import Depth
     from tokenbudget_mw.counting.sampling import Sampling
@@ -316,7 +316,7 @@ def _meter(settings: Settings, prices_audio: Callable[[str | None], bool]) -> An
     depth = Depth(settings.exact_chars, Sampling(chunks))
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
     tokenizers = Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth)
-    return TokenMeter(tokenizers, prices_audio=prices_audio)
+    return TokenMeter(tokenizers, prices_audio=tariffs.prices_audio, prices_long_cache=tariffs.prices_long_cache)
 
 
 def _counter(model: str, counter: Any) -> Any:

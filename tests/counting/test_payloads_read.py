@@ -17,8 +17,11 @@ from tokenbudget_mw.counting.encoders import default_encoders
 from tokenbudget_mw.counting.learning import RatioEstimator
 from tokenbudget_mw.counting.meter import EXACT_CHARS, MAX_STEPS
 from tokenbudget_mw.counting.payloads.spoken import is_spoken
+from tokenbudget_mw.counting.tokenizers import Tokenizers
+from tokenbudget_mw.encoded import is_encoded
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
-from tokenbudget_mw.values import Prompt, TokenCount
+from tokenbudget_mw.metering import TokenMeter
+from tokenbudget_mw.values import Prompt, Route, TokenCount
 
 FORMATS = sorted(payloads.FORMATS)
 
@@ -283,6 +286,14 @@ def test_lines_make_no_text_of_a_picture(line):
     assert payloads.read("openai.chat", json.dumps(hidden).encode()).input.upper >= 9_000
 
 
+@given(st.sampled_from([59, 60, 2_000]), st.characters(max_codepoint=127))
+def test_any_white_space_parts_words(length, character):
+    """Long runs of letters are data on one line or on many, whatever white space parts the lines; short ones are words."""
+    lines = [*["x" * length] * (2_000 // length), "x"]
+
+    assert is_encoded(character.join(lines)) is (length >= 60 or len(f"x{character}x".split()) == 1)
+
+
 @pytest.mark.parametrize(
     ("body", "long_cache"),
     [
@@ -296,7 +307,8 @@ def test_lines_make_no_text_of_a_picture(line):
 )
 def test_a_longer_cache_is_asked_for(body, long_cache):
     """Its price is held only where the request may ask for it, or was not read."""
-    assert payloads.read("openai.chat", body).long_cache is long_cache
+    route = Route("/v1/chat/completions", format="openai.chat")
+    assert TokenMeter(Tokenizers()).read_prompt(route, body).long_cache is long_cache
     assert payloads.bound(10**7, body).long_cache is True
 
 

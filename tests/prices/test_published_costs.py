@@ -209,3 +209,15 @@ def test_a_body_that_is_not_read_may_be_spoken() -> None:
 
     assert (spoken.model, spoken.is_spoken) == ("gpt-audio", True)
     assert (written.model, written.is_spoken) == ("gpt-4o", False)
+
+
+@pytest.mark.parametrize(("model", "long_cache"), [("claude-sonnet-4-5", False), ("gpt-4o", True), (None, True)])
+def test_a_longer_cache_is_looked_for_only_where_it_has_a_price(model: str | None, long_cache: bool) -> None:
+    """A body that asks for none is known to only where that changes what is held."""
+    import json
+
+    meter = TokenMeter(Tokenizers(), prices_long_cache=TARIFFS.prices_long_cache)
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    prompt = meter.read_prompt(Route("/v1/chat/completions", format="openai.chat"), body)
+
+    assert prompt.long_cache is long_cache

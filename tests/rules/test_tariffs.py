@@ -462,6 +462,17 @@ class TestCost:
         assert upper_pico(price(audio_input=50, audio_output=60), 1, 1) == 110
 
 
+@pytest.mark.parametrize(
+    ("ceiling", "model", "expected"),
+    [(None, "m", True), (None, "other", False), (None, "m" * 1_000, False), (None, None, False), (7, "other", True)],
+)
+def test_a_longer_cache_has_a_price(ceiling: int | None, model: str | None, expected: bool) -> None:
+    """A model's own, or the one that holds where a model has no price."""
+    found = Tariffs([price(cache_write_1h=5)], lambda _: (), "ceiling", replace(CEILING, cache_write_1h=ceiling), str)
+
+    assert found.prices_long_cache(model) is expected
+
+
 def tariffs(*user: Price, book: dict[str, tuple[Price, ...]] | None = None, unknown: str = "deny") -> Tariffs:
     return Tariffs(
         user,

@@ -256,6 +256,7 @@ class Tariffs:
         self._places = places
         self._starts = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _starts(places(model)))
         self._audio = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _prices_audio(places(model)))
+        self._long_cache = lru_cache(maxsize=_CACHED_MODELS)(lambda model: _prices_long_cache(places(model)))
 
     def quote(
         self,
@@ -310,6 +311,14 @@ class Tariffs:
         """
         return model is not None and len(model) <= MAX_MODEL_NAME and self._audio(model)
 
+    def prices_long_cache(self, model: str | None) -> bool:
+        """
+        Tell whether a cache of the longer lifetime has a price of its own for *model*, or for models that have no price.
+        """
+        if self.ceiling.cache_write_1h is not None:
+            return True
+        return model is not None and len(model) <= MAX_MODEL_NAME and self._long_cache(model)
+
     def warm(self) -> None:
         """
         Do nothing: all prices are here.
@@ -341,6 +350,10 @@ def _starts(places: Iterable[Iterable[Price]]) -> tuple[int, ...]:
 
 def _prices_audio(places: Iterable[Iterable[Price]]) -> bool:
     return any(price.audio_input is not None or price.audio_output is not None for prices in places for price in prices)
+
+
+def _prices_long_cache(places: Iterable[Iterable[Price]]) -> bool:
+    return any(price.cache_write_1h is not None for prices in places for price in prices)
 
 
 def _by_model(prices: Iterable[Price]) -> dict[str, tuple[Price, ...]]:

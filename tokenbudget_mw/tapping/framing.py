@@ -15,7 +15,9 @@ from tokenbudget_mw.tapping.sse import MAX_EVENT, data_of
 
 __all__ = ["FRAMINGS", "Framing"]
 
-_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
+# not {2}, which `re` would try at every byte: this way it skips to the first that may begin one
+_BLANK = re.compile(_LINE_END + _LINE_END)
 _LONGEST_BLANK = 4
 _LENGTH = struct.Struct(">I")
 _LEAST_FRAME = 16

@@ -21,6 +21,9 @@ _CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
 _EVENTS = ("response", "metadata", "delta", "x_groq")
 """Where the last event of a stream has what a whole response has: OpenAI's Responses, Bedrock, Cohere, Groq."""
 
+_NO_FIELDS = (str, bytes, int, float, list, tuple)
+"""Types of values without fields: a tuple, because a union is made anew wherever it is written."""
+
 _MODELS = ("model", "model_version", "modelVersion", "response_model", "model_name")
 _AROUND = ("response", "response_metadata")
 """Where model and tier stand if not beside the usage: in OpenAI's events, in LangChain's messages."""
@@ -144,7 +147,7 @@ def _containers(found: Fields) -> list[Fields]:
 
 
 def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
-    part = dict(_opened(name, value) for name, value in part.items())
+    part = _within(part)
     if format == "anthropic.messages":
         return shapes.anthropic(part)
     if "input_tokens" in part and any(part.get(name) is not None for name in _OWN):
@@ -210,10 +213,10 @@ def _fields(value: object) -> Fields | None:
     """
     Return the fields of a mapping, a pydantic model, a dataclass, a struct or a plain object, without its private ones.
     """
-    if isinstance(value, Mapping):
-        return value
-    if value is None or isinstance(value, str | bytes | int | float | list | tuple):
+    if value is None or isinstance(value, _NO_FIELDS):
         return None
+    if isinstance(value, Mapping):  # takes longer to tell, and most values are none
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, msgspec.Struct):
@@ -230,12 +233,14 @@ def _opened(name: str, value: object) -> tuple[str, object]:
     if name not in _NESTED:
         return wire, value
     if isinstance(value, list | tuple):
-        return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, [_within(entry) for entry in value]
-    return wire, value if _fields(value) is None else _within(value)
+        entries = [_within(_fields(entry) or {}) for entry in value]
+        return _GEMINI_PROMPT if name == "prompt_tokens_details" else wire, entries
+    inner = _fields(value)
+    return wire, value if inner is None else _within(inner)
 
 
-def _within(value: object) -> Fields:
-    return dict(_opened(name, item) for name, item in (_fields(value) or {}).items())
+def _within(found: Fields) -> Fields:
+    return dict([_opened(name, value) for name, value in found.items()])
 
 
 def _model(found: Fields) -> str | None:

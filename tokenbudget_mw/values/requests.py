@@ -280,7 +280,8 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
         is_spoken: Whether audio may be among what it sends or asks for; only told of models whose audio has a price of its
             own.
 
-        long_cache: Whether it may ask that its prompt be cached for the longer lifetime; where nobody knows, it may.
+        long_cache: Whether it may ask that its prompt be cached for the longer lifetime; where nobody knows, it may. Only
+            looked for where that has a price of its own.
     """
 
     model: str | None

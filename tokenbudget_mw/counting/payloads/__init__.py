@@ -32,7 +32,6 @@ from tokenbudget_mw.counting.payloads import (
     openai_responses,
     parts,
 )
-from tokenbudget_mw.counting.payloads.lifetimes import asks_long_cache
 from tokenbudget_mw.counting.payloads.spoken import has_escapes, hides_words
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.errors import ConfigurationError, PayloadError
@@ -196,12 +195,10 @@ def read(
         is_counted = count == "full" or (count == "sample" and draw < sample)
         meter = tokenizers.meter(request.model, is_counted, ratio if count in LEARNING else None)
         tokens, prompts = _counted(kind, request, meter, body), 0
-    return _prompt(kind, request, target, tokens, body=body, prompts=prompts)
+    return _prompt(kind, request, target, tokens, prompts)
 
 
-def _prompt(
-    kind: Format, request: Any, target: fields.Target, tokens: TokenCount, *, body: bytes, prompts: int
-) -> Prompt:
+def _prompt(kind: Format, request: Any, target: fields.Target, tokens: TokenCount, prompts: int) -> Prompt:
     """
     Return what *request* asks for with a prompt of *tokens*; how many *prompts* it has is looked up where that is 0.
     """
@@ -217,7 +214,6 @@ def _prompt(
         request.tier() if request.service_tier or request.speed or request.inference_geo else None,
         EMPTY_TAGS if request.metadata is None and request.custom_id is None else fields.batch_fields(request),
         answers if has_output else 1,
-        long_cache=asks_long_cache(body),
     )
 
 
@@ -302,7 +298,9 @@ def _says_more(body: bytes, meter: Meter) -> bool:
     """
     Say whether more than half of *body*, a form apart, is not what *meter* was given; an escaped letter is one of six bytes.
     """
-    return not forms.is_form(body) and len(body) > 2 * meter.seen + 5 * body.count(b"\\u")
+    more = 0 if forms.is_form(body) else len(body) - 2 * meter.seen
+    # there are no fewer backslashes than escaped letters, and a single byte is counted in a third of the time
+    return more > 0 and (more > 5 * body.count(b"\\") or more > 5 * body.count(b"\\u"))
 
 
 def _sparse(body: bytes, tokens: TokenCount, meter: Meter) -> TokenCount:

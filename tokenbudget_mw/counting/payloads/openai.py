@@ -8,6 +8,7 @@ the API's own figures for its examples. What the cookbook has no rule for is an 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -325,14 +326,14 @@ def _add_input(value: str | list[Any], meter: Meter, param: str) -> None:
     if _is_tokens(value):
         meter.frame += len(value)
         return
-    for item in value:
-        meter.step()
-        if isinstance(item, str):
-            meter.text(item)
-        elif isinstance(item, list) and _is_tokens(item):
-            meter.frame += len(item)
-        else:
-            raise PayloadError(f"The body's `{param}` must be a string, tokens, or an array of either.", param=param)
+    texts = [item for item in value if isinstance(item, str)]
+    arrays = [item for item in value if isinstance(item, list)]
+    tokens = list(chain.from_iterable(arrays))
+    if len(texts) + len(arrays) < len(value) or not all(arrays) or (arrays and not _is_tokens(tokens)):
+        raise PayloadError(f"The body's `{param}` must be a string, tokens, or an array of either.", param=param)
+    meter.step(len(value))
+    meter.texts(texts)
+    meter.frame += len(tokens)
 
 
 def _is_tokens(value: list[Any]) -> bool:

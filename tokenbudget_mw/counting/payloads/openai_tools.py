@@ -28,7 +28,8 @@ LITTLE = 64
 _INNER = ("items", "additionalProperties")
 _FUNCTION_FIELDS = frozenset({"type", "name", "description", "parameters"})
 _SCHEMA_FIELDS = frozenset({"type", "properties", "required", *_INNER})
-_PROPERTY_FIELDS = _SCHEMA_FIELDS | {"description", "enum"}
+_LEAF_FIELDS = frozenset({"type", "description", "enum"})
+_PROPERTY_FIELDS = _SCHEMA_FIELDS | _LEAF_FIELDS
 
 
 def add_tools(functions: list[Any], meter: Meter, frame: int = FUNCTION) -> None:
@@ -59,18 +60,18 @@ def _add_schema(schema: Any, meter: Meter) -> None:
         _add_rest(item, known, meter)
         properties = item.get("properties")
         if isinstance(properties, dict) and properties:
-            meter.frame += PROPERTIES
+            meter.step(len(properties))
+            meter.frame += PROPERTIES + PROPERTY * len(properties)
             for name, value in properties.items():
                 _add_property(name, value, meter)
-            stack.extend((value, _PROPERTY_FIELDS) for value in properties.values())
+            inner = [value for value in properties.values() if isinstance(value, dict)]
+            stack.extend([(value, _PROPERTY_FIELDS) for value in inner if not value.keys() <= _LEAF_FIELDS])
         stack.extend([(item[name], _SCHEMA_FIELDS) for name in _INNER if name in item])
         if "required" in item:
             _add_required(item["required"], properties, meter)
 
 
 def _add_property(name: str, value: Any, meter: Meter) -> None:
-    meter.step()
-    meter.frame += PROPERTY
     value = value if isinstance(value, dict) else {}
     choices = value.get("enum")
     if isinstance(choices, list):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["add_encoded", "add_json", "add_sealed", "add_strings", "add_written", "is_own"]
 
 _TEXTS = ("text/", "application/json", "application/xml", "application/x-", "application/javascript")
+_WORDED = (str, dict, list)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,7 +75,7 @@ def add_written(meter: Meter, value: Any) -> None:
             texts.extend(item)
             stack.extend(item.values())
         elif isinstance(item, list):
-            stack.extend([each for each in item if isinstance(each, str | dict | list)])  # of numbers there may be many
+            stack.extend([each for each in item if isinstance(each, _WORDED)])  # of numbers there may be many
         elif isinstance(item, str) and not is_encoded(item):
             texts.append(item)
     meter.approximate()
