@@ -168,3 +168,14 @@ def test_the_moment_is_found_at_once_however_slowly_a_bucket_leaks() -> None:
     year = 2**45  # a good one: its quotients are exact
 
     assert gcra.charge([0], (year, 1), START, 1, START) == START + year
+
+
+@pytest.mark.parametrize("more", [0, 10])
+def test_a_debt_that_leaks_for_longer_than_anybody_waits_is_gone_by_then(more: int) -> None:
+    """
+    From there on no single microseconds are told, not even of the debt that takes exactly as long.
+    """
+    shape = (3_600_000_000, 4_903_944_814)
+    state = [5_448_827_571_111_110 + more, START, *shape]
+
+    assert gcra.empty_at(state, shape, START) == START + gcra.FAR_US
