@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 backend_module = pytest.importorskip("tokenbudget_mw.backends.redis")
+wire_module = pytest.importorskip("tokenbudget_mw.backends.redis_wire")
 
 
 def test_a_cold_burst_opens_one_connection(redis_server: RedisServer) -> None:
@@ -99,3 +100,27 @@ def test_one_bad_call_of_a_batch_harms_no_other(redis_db: str) -> None:
     assert bad.__cause__ is not None
     assert good.admitted
     assert also_good.admitted
+
+
+def test_closing_takes_its_time_with_a_connection_that_does_not_answer(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What did not answer is let go after a while, which may be while everything is being closed.
+    """
+    plain = wire_module.Wire.aclose
+
+    async def slow(wire: Any) -> None:
+        await asyncio.sleep(0.5)
+        await plain(wire)
+
+    async def main() -> None:
+        backend = backend_module.AsyncRedisBackend(redis_server.url, deadline=0.3)
+        await backend.reserve(ask(check()), 0.0)
+        redis_server.stop()
+        with pytest.raises(BackendUnavailableError):
+            await backend.reserve(ask(check()), 0.0)
+        monkeypatch.setattr(wire_module.Wire, "aclose", slow)
+        await backend.aclose()
+
+    asyncio.run(main())

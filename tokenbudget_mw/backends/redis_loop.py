@@ -226,7 +226,7 @@ class _Lane:
             await asyncio.gather(self._connecting, return_exceptions=True)
         if self._wire is not None and not self._wire.is_lost:
             await self._finish(self._wire)
-        for wire in self._retired:
+        for wire in tuple(self._retired):  # their time may run out meanwhile
             wire.abort()
             await wire.aclose()
 
