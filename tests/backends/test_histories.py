@@ -65,19 +65,21 @@ class Process:
         self.process.communicate()
 
 
-def keeps_every_promise(backend: Backend, calls: dict[str, Call], clock: object) -> None:
+def keeps_every_promise(backend: Backend, calls: dict[str, Call], clock: object, *, open_questions: int = 0) -> None:
     """
-    Assert that no trailing window was passed, and that counters hold what the calls came to.
+    Assert that no trailing window was passed, and that counters hold what the calls came to; beside them at most the requests
+    of *open_questions*.
     """
     for window, (_, most) in LIMITS.items():
         assert 0 < worst(calls.values(), window) <= most, window
-    expected = (len(calls), sum(call.actual or 0 for call in calls.values()), 0)
+    tokens = sum(call.actual or 0 for call in calls.values())
+    expected = [(len(calls) + more, tokens, 0) for more in range(open_questions + 1)]
 
     def found() -> tuple[int, int, int] | None:
         held = counters(backend, clock)  # type: ignore[arg-type]
-        return held if held == expected else None
+        return held if held in expected else None
 
-    assert eventually(found) == expected, counters(backend, clock)  # type: ignore[arg-type]
+    assert eventually(found) in expected, counters(backend, clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -107,10 +109,11 @@ def test_t01_six_processes_some_of_them_killed(backend: RedisBackend, redis_db: 
         assert one.process.returncode == 0
 
     calls, unheard, refused = read(line for one in [*started, *victims] for line in one.lines())
-    resolve(backend, calls, unheard, 0.0)
+    open_questions = resolve(backend, calls, unheard, 0.0)
     assert refused > 100
     assert len(calls) > 50  # how many fit into the time that all of it takes is the machine's affair
-    keeps_every_promise(backend, calls, lambda: 0.0)
+    assert open_questions < KILLS
+    keeps_every_promise(backend, calls, lambda: 0.0, open_questions=open_questions)
 
 
 def test_t08_forty_processes_killed_between_reserve_and_settle(

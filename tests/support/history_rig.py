@@ -73,12 +73,17 @@ def read(lines: Iterable[str]) -> tuple[dict[str, Call], list[dict[str, Any]], i
     return calls, list(open_questions.values()), refused
 
 
-def resolve(backend: Backend, calls: dict[str, Call], unheard: list[dict[str, Any]], now: float) -> None:
+def resolve(backend: Backend, calls: dict[str, Call], unheard: list[dict[str, Any]], now: float) -> int:
     """
     Bring to an end what killed workers have left: ask again what nobody heard, settle what may not have been settled.
+
+    Returns:
+        How many questions stay open: their leases are so short that they may have ended, and then nobody knows any more
+        whether they were admitted. Of those that were, the request counts.
     """
     for line in unheard:
-        line["lease"] = LONG
+        if line["lease"] != LONG:
+            continue
         reply = backend.reserve(asked(line), now)
         if reply.admitted:
             calls[line["id"]] = Call(line["cost"], None, [state.slot for state in reply.states], actual=line["cost"])
@@ -90,6 +95,7 @@ def resolve(backend: Backend, calls: dict[str, Call], unheard: list[dict[str, An
         amounts = (1, call.actual, call.actual, 1, 1, call.actual, 1)
         backend.settle(settlement(question, reply_of(call.slots), *amounts), now)
         call.is_settled = True
+    return sum(line["lease"] != LONG for line in unheard)
 
 
 def worst(calls: Iterable[Call], window: str) -> int:
