@@ -163,16 +163,24 @@ def cpu(text: str, model: str) -> float:
     return min(spent)
 
 
+def slower(*milliseconds: float) -> float:
+    """
+    How many times slower this machine is than the usual one, by counts of ``ENGLISH`` before and after what was timed: the
+    speed of a shared machine may change within a second.
+    """
+    return max(1.0, max(milliseconds) / 0.5)
+
+
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4"])
 @pytest.mark.parametrize("length", [EXACT_CHARS, 3_000_000], ids=["exact", "sampled"])
 @pytest.mark.parametrize("name", MONSTERS)
 def test_t19_no_count_takes_more_than_ten_milliseconds(name, length, model):
     """The worst texts, as long as all is tokenised and as long as they are, stay below 10 ms of a usual machine's CPU."""
-    usual = cpu(ENGLISH, model)
+    before = cpu(ENGLISH, model)
 
     spent = cpu(MONSTERS[name][:length], model)
 
-    assert spent <= 10 * max(1.0, usual / 0.5)
+    assert spent <= 10 * slower(before, cpu(ENGLISH, model))
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 125_000}}
@@ -212,18 +220,17 @@ def test_t19_eight_clients_with_a_megabyte_each(name, monkeypatch):
         return await asyncio.gather(*(rig.arun(body, subject=f"k{at}") for at, body in enumerate(bodies)))
 
     rig = Rig(app, plans={"one": ["100M tokens/minute"]})
-    usual, longest, answers = cpu(ENGLISH, "gpt-4o"), [], []
-    encoder._count = lambda text: chars.append(len(text)) or count(text)
-    try:
-        monkeypatch.setattr(asyncio.Handle, "_run", timed)
-        for turn in range(3):
+    longest, answers = [], []
+    for turn in range(3):
+        before = cpu(ENGLISH, "gpt-4o")
+        with monkeypatch.context() as watched:
+            watched.setattr(asyncio.Handle, "_run", timed)
+            watched.setattr(encoder, "_count", lambda text: chars.append(len(text)) or count(text))
             answers += asyncio.run(crowd(bodies(turn)))
-            longest.append(max(seconds))
-            seconds.clear()
-    finally:
-        encoder._count = count
+        longest.append(max(seconds) * 1e3 / slower(before, cpu(ENGLISH, "gpt-4o")))
+        seconds.clear()
 
     assert [status_of(sent) for sent in answers] == [200] * 24
-    assert min(longest) * 1e3 <= 10 * max(1.0, usual / 0.5)
+    assert min(longest) <= 10
     assert max(chars, default=0) <= USUAL.chars + SNAP_CHARS
     assert sum(chars) <= 24 * 1.05 * USUAL.all_chars

@@ -134,7 +134,10 @@ class _Front:
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+            try:
+                await asyncio.gather(_pump(reader, back), _pump(there, writer))
+            finally:
+                back.transport.abort()  # a pump that is cancelled before its first step aborts nothing
         except OSError:
             pass  # as above
         finally:
