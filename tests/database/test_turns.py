@@ -11,7 +11,7 @@ import pytest
 from tokenbudget_mw.database import turns
 
 
-@pytest.mark.parametrize(("rows", "pauses"), [(0, 0), (1, 0), (24, 0), (25, 1), (60, 2)])
+@pytest.mark.parametrize(("rows", "pauses"), [(0, 0), (1, 0), (49, 0), (50, 1), (120, 2)])
 def test_a_full_turn_is_followed_by_a_pause(rows: int, pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A few rows are written without one; many keep nobody waiting for longer than a turn.

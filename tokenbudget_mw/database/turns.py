@@ -16,7 +16,7 @@ __all__ = ["SUMMED", "in_turns"]
 
 T = TypeVar("T")
 
-ROWS = 25
+ROWS = 50
 """Rows of a turn that converts them: a fraction of a millisecond of work."""
 
 SUMMED = 100
@@ -31,7 +31,7 @@ def in_turns(rows: Iterable[T], most: int = ROWS) -> Iterator[list[T]]:
     Give *rows*, *most* at a time, and let other threads run in between.
 
     >>> [len(some) for some in in_turns(range(60))]
-    [25, 25, 10]
+    [50, 10]
     """
     waiting = iter(rows)
     while some := list(islice(waiting, most)):

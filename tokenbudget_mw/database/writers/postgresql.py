@@ -11,9 +11,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy import BigInteger, LargeBinary, bindparam, text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import String, Text
+from sqlalchemy.types import String
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.fitting import STORED, field_of
@@ -69,7 +69,7 @@ def _statement() -> TextClause:
     for name, value in lists.items():
         sql = sql.replace(f"{{{name}}}", value)
     return text(sql).bindparams(
-        bindparam("rows", type_=Text), bindparam("write_id", type_=String), bindparam("at", type_=Moment)
+        bindparam("rows", type_=LargeBinary), bindparam("write_id", type_=String), bindparam("at", type_=Moment)
     )
 
 

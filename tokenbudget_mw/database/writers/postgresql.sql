@@ -1,10 +1,10 @@
 -- One statement, one round trip: rows that are new, their ledger entries, the balances, the rollups.
 -- {columns} are those of tokenbudget_usage, {fields} those of the JSON with their types, {values} made of these; {figures},
 -- {bounds} are those of latencies, {sums}, {totals} and {added} are what a rollup adds up: names, sums over rows, sums of those, what an upsert sets.
--- :rows is a JSON array of objects. Every INSERT is ordered, so that concurrent writers lock in the same order: that of the
+-- :rows is a JSON array of objects, in UTF-8. Every INSERT is ordered, so that concurrent writers lock in the same order: that of the
 -- code points, as Python sorts, because a re-rating and a repair lock the same balances and rollups.
 WITH incoming AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS row ({fields})
+    SELECT * FROM json_to_recordset(CAST(CONVERT_FROM(:rows, 'UTF8') AS json)) AS row ({fields})
 ),
 -- Reads nothing: it takes the lock for which a purge that is under way makes this statement wait, and then look again.
 purge_lock AS (
