@@ -5,6 +5,7 @@ What one process admits while the backend is away counts there when it is back.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class Shared(MemoryBackend):
     """
 
     is_away = is_answer_lost = False
-    tag_away = ""
+    tag_away = "none of those that are asked for"
     error: BackendUnavailableError = LeftAloneError("It is away.")
 
     def reserve(self, ask: Ask, now: float) -> Reply:
@@ -53,7 +54,7 @@ class Shared(MemoryBackend):
         return is_moved
 
     def look(self, tag: str) -> None:
-        if self.is_away or tag == self.tag_away:
+        if self.is_away or tag.startswith(self.tag_away):
             raise self.error
 
     def used(self, now: float = START, **options: Any) -> int:
@@ -75,6 +76,16 @@ def fallback(request: pytest.FixtureRequest, shared: Shared, monkeypatch: pytest
         yield Fallback(shared, LocalShare())  # type: ignore[arg-type]
         return
     yield Blocking(AsyncFallback(AsyncMemoryBackend(shared), LocalShare()))  # type: ignore[arg-type]
+
+
+def tell(fallback: Any) -> None:
+    """
+    Do one round of telling.
+    """
+    if isinstance(fallback, Blocking):
+        fallback._run(fallback._backend._tell())
+    else:
+        fallback._tell()
 
 
 def month(cost: int = 1, cap: int = 1000, **options: Any) -> Any:
@@ -239,6 +250,58 @@ def test_a_server_that_is_away_keeps_no_debt_from_another(shared: Shared, fallba
     fallback.close()
 
     assert shared.used() == 3
+
+
+@pytest.mark.parametrize("number", [1, 3, 20])
+def test_a_server_that_is_away_keeps_nothing_from_another(number: int, shared: Shared, fallback: Backend) -> None:
+    """
+    However many subjects of its own wait first, in a few rounds the others' settlements and debts are told, and theirs when
+    it is back.
+    """
+    tags = [*(f"away {at}" for at in range(number)), "there"]
+    asked = [replace(ask(check(5, 100)), tag=tag) for tag in tags]
+    replies = [fallback.reserve(each, START) for each in asked]
+    shared.is_away = True
+    for each, reply in zip(asked, replies, strict=True):
+        fallback.settle(settlement(each, reply, 7), START)
+        fallback.reserve(replace(ask(check(3, 100), lease=0.0), tag=each.tag), START)
+
+    shared.is_away, shared.tag_away = False, "away"
+    for _ in range(1 + number // debts.MOST_AWAY):
+        tell(fallback)
+    used = [100 - shared.peek(replace(ask(check(0, 100)), tag=tag), START).states[0].remaining for tag in tags]
+    shared.tag_away = "nowhere"
+    fallback.close()
+    at_last = [100 - shared.peek(replace(ask(check(0, 100)), tag=tag), START).states[0].remaining for tag in tags]
+
+    assert used == [5] * number + [7 + 3]
+    assert at_last == [7 + 3] * (number + 1)
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_an_open_debt_of_a_server_that_is_away_keeps_nothing_from_another(number: int) -> None:
+    """
+    What is only to be settled waits for its server, as what is to be asked first does.
+    """
+    owed = Debts()
+    for at in range(number):
+        owed.add(f"away {at}", debts_of(1), START)
+        debt = owed.next(START)
+        assert debt is not None
+        owed.keep(dataclasses.replace(debt, is_open=True))
+    owed.add("there", debts_of(1), START)
+    away, found = set[str](), list[str]()
+    for _ in range(1 + number // debts.MOST_AWAY):
+        away.clear()
+        while (debt := owed.next(START, away)) is not None:
+            if debt.tag == "there":
+                found.append(debt.tag)
+                continue
+            away.add(debt.tag)
+            owed.keep(debt)
+
+    assert found == ["there"]
+    assert len(away) == min(number, debts.MOST_AWAY)
 
 
 def test_what_is_owed_while_its_thread_ends_is_told_too(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:

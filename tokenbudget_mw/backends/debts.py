@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from heapq import nsmallest
-from itertools import islice
+from itertools import dropwhile, islice
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from tokenbudget_mw.values import Ask, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from tokenbudget_mw.values import Check, Reply, Unit
 
@@ -29,6 +30,9 @@ DEBT_LEASE = 60.0
 
 MOST = 10_000
 """How many amounts are kept for a backend that is away, each of a slot of a window; beyond it those are forgotten whose windows end first."""
+
+MOST_AWAY = 8
+"""How many subjects' servers may be found away before a round of telling ends."""
 
 TOLD_AT_ONCE = 32
 """How many of them one call tells."""
@@ -144,17 +148,21 @@ class Debts:
                 for key in nsmallest(len(self._amounts) - MOST + MOST // 10, self._amounts, key=_leaves_at):
                     del self._amounts[key]
 
-    def next(self, now: float) -> Debt | None:
+    def next(self, now: float, away: AbstractSet[str] = frozenset()) -> Debt | None:
         """
-        Take some of what is owed under one tag, the oldest first; None where nothing is that still counts at *now*.
+        Take some of what is owed under one tag that is not *away*, the oldest first; None where nothing is that still counts
+        at *now*, or as many as `MOST_AWAY` are.
         """
         with self._lock:
-            if self._open:
-                return self._open.pop()
-            while self._amounts:
-                first = next(iter(self._amounts))
+            if len(away) >= MOST_AWAY:
+                return None
+            for at, debt in enumerate(self._open):
+                if debt.tag not in away:
+                    return self._open.pop(at)
+            while (first := next((key for key in self._amounts if key[0] not in away), None)) is not None:
                 if _counts(first[1], now):
-                    keys = [key for key in islice(self._amounts, TOLD_AT_ONCE) if key[0] == first[0]]
+                    rest = dropwhile(first.__ne__, self._amounts)
+                    keys = [key for key in islice(rest, TOLD_AT_ONCE) if key[0] == first[0]]
                     found = [(key[1], *self._amounts.pop(key)) for key in keys]
                     owed = tuple([(hold, amount) for hold, amount, _ in found])
                     return Debt(uuid.uuid4().hex, first[0], owed, max(moment for _, _, moment in found))

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.backends.debts import MOST_AWAY
 from tokenbudget_mw.backends.local_share import LocalShare
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tokenbudget_mw.backends.circuits import AsyncExamined, CircuitState, Examined
     from tokenbudget_mw.backends.debts import Debt
@@ -68,11 +69,24 @@ class _Untold:
         except IndexError:
             return None
 
+    def round(self, away: set[str]) -> Iterator[tuple[Settlement, float]]:
+        """
+        Give each that waits now once, but for those whose tag is *away*: they wait on, and all do where many are.
+        """
+        for _ in range(len(self.waiting)):
+            told = self.next() if len(away) < MOST_AWAY else None
+            if told is None:
+                return
+            if told[0].reservation.tag in away:
+                self.keep(told)
+            else:
+                yield told
+
     def keep(self, told: tuple[Settlement, float]) -> None:
         """
-        Tell the oldest later.
+        Tell it later, and the others first.
         """
-        self.waiting.appendleft(told)
+        self.waiting.append(told)
 
 
 class Fallback:
@@ -207,12 +221,18 @@ class Fallback:
             self._ensure_teller()
 
     def _tell(self) -> None:
-        with suppress(BackendUnavailableError):
-            while (told := self._untold.next()) is not None:
+        away = set[str]()  # tags: each may live on another server
+        for told in self._untold.round(away):
+            try:
                 self._tell_one(told)
-        with suppress(BackendUnavailableError):  # another server's, perhaps
-            while (debt := self._share.debts.next(self._share.latest)) is not None:
+            except BackendUnavailableError:
+                away.add(told[0].reservation.tag)
+        away = set()  # those who wait to be settled stop no debt
+        while (debt := self._share.debts.next(self._share.latest, away)) is not None:
+            try:
                 self._pay(debt, self._share.latest)
+            except BackendUnavailableError:
+                away.add(debt.tag)
 
     def _tell_one(self, told: tuple[Settlement, float]) -> None:
         is_told = False
@@ -344,12 +364,18 @@ class AsyncFallback:
             await self._tell()
 
     async def _tell(self) -> None:
-        with suppress(BackendUnavailableError):
-            while (told := self._untold.next()) is not None:
+        away = set[str]()  # tags: each may live on another server
+        for told in self._untold.round(away):
+            try:
                 await self._tell_one(told)
-        with suppress(BackendUnavailableError):  # another server's, perhaps
-            while (debt := self._share.debts.next(self._share.latest)) is not None:
+            except BackendUnavailableError:
+                away.add(told[0].reservation.tag)
+        away = set()  # those who wait to be settled stop no debt
+        while (debt := self._share.debts.next(self._share.latest, away)) is not None:
+            try:
                 await self._pay(debt, self._share.latest)
+            except BackendUnavailableError:
+                away.add(debt.tag)
 
     async def _tell_one(self, told: tuple[Settlement, float]) -> None:
         is_told = False
