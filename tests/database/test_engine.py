@@ -54,6 +54,7 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
         ("sqlite://u:s3cret@host/x", "cannot be read"),
         ("sqlite://books.db", "cannot be read"),
         ("mysql://u:s3cret@host/x?ssl-mode=REQUIRED", "Unknown option in the database's URL: ssl-mode"),
+        ("mysql://u:s3cret@host/x?charset=utf-9", "Unknown charset 'utf-9' in the database's URL"),
         ("oracle://u:s3cret@host/x", "Unknown database 'oracle'. Known: sqlite, postgresql, mysql, mariadb."),
         ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),
         ("sqlite+aiosqlite:///x.db", "Use 'sqlite+pysqlite://'"),

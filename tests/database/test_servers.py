@@ -82,18 +82,19 @@ def test_a_role_without_rights_is_told(
         connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'")
     engine = open_engine(make_url(postgres_engine.url).set(username=role, password="s3cret"))
     sink = DatabaseSink(engine)
+    try:
+        for _ in range(2):
+            with pytest.raises(DBAPIError, match="permission denied"):
+                sink.write([record(1)])
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+        added = sink.write([record(1)])
+    finally:
+        engine.dispose()
+        with postgres_engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
 
-    for _ in range(2):
-        with pytest.raises(DBAPIError, match="permission denied"):
-            sink.write([record(1)])
-    with postgres_engine.begin() as connection:
-        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
-    added = sink.write([record(1)])
-
-    engine.dispose()
-    with postgres_engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP OWNED BY {role}")
-        connection.exec_driver_sql(f"DROP ROLE {role}")
     assert added == 1
     assert ["needs SELECT, INSERT" in line for line in told(caplog)] == [True]
     assert "s3cret" not in caplog.text

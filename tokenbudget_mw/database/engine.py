@@ -222,9 +222,12 @@ def _mysql(url: URL) -> dict[str, Any]:
 
 def _check_pymysql(engine: Engine) -> None:
     """
-    Refuse what the driver does not know now, and not by a `TypeError` whenever it connects.
+    Refuse what the driver does not know now, and not by an error of its own whenever it connects.
     """
     _, options = engine.dialect.create_connect_args(engine.url)
+    charset = options.get("charset", "utf8mb4")
+    if engine.dialect.loaded_dbapi.charset.charset_by_name(charset) is None:
+        raise ConfigurationError(f"Unknown charset {charset!r} in the database's URL. Leave it out: it is utf8mb4.")
     known = inspect.signature(engine.dialect.loaded_dbapi.connections.Connection.__init__).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown:
