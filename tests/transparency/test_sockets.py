@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,19 @@ def wsgi_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         yield running
 
 
+def without_empty_length(said: bytes) -> bytes:
+    """
+    A response of granian without what it says of an empty body's length, where the body is one: whether that has ended before
+    the head goes out is a race between its threads, and an app that is slower by some microseconds always loses it.
+    """
+    head, end, body = said.partition(b"\r\n\r\n")
+    framing = {b"": rb"content-length: 0", b"0\r\n\r\n": rb"transfer-encoding: chunked"}.get(body)
+    if b"\r\nserver: granian" not in head or framing is None:
+        return said
+    head, number = re.subn(rb"\r\n%b(?=\r\n|$)" % framing, b"", head)
+    return head + end if number else said
+
+
 def assert_same_bytes(server: Server, program: Any, request: tuple[str, str, str, int]) -> None:
     """Bare, metered without limits and metered with limits, the wire carries the same."""
     name = f"p{next(NAMES)}"
@@ -87,10 +101,10 @@ def assert_same_bytes(server: Server, program: Any, request: tuple[str, str, str
 
     def said(headers: dict[str, str]) -> bytes:
         raw = message(method, path, {"x-program": name} | headers, body, version=version, chunks=chunks)
-        return exchange(server.port, raw)
+        return without_empty_length(exchange(server.port, raw))
 
     bare, unlimited, limited = set[bytes](), set[bytes](), set[bytes]()
-    # how much of a broken response goes out, and whether granian tells an empty one's length, is a matter of moments
+    # how much of a broken response goes out is a matter of moments
     for _ in range(ROUNDS):
         answer = said({})
         bare |= {plain(answer), plain(answer, ours=True)}
