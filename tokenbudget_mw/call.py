@@ -19,7 +19,7 @@ from tokenbudget_mw.marking import Marking, end_marks
 from tokenbudget_mw.recording import charges_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
-from tokenbudget_mw.reserving import Reserved, take, take_per_model
+from tokenbudget_mw.reserving import Reserved, take_at_endpoints, take_late, take_per_model
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.limiting import EndpointLimit
     from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
@@ -87,6 +88,8 @@ class Call:
 
         held: Reservations to settle when it ends.
 
+        endpoints: Limits on single endpoints that are among *held*.
+
         extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
 
         ended_by: The refusal that ended its stream.
@@ -115,6 +118,7 @@ class Call:
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
+    endpoints: tuple[EndpointLimit, ...] = ()
     extensions: tuple[Reservation, ...] = ()
     upper: Cost = NOTHING
     ended_by: Decision | None = None
@@ -307,7 +311,8 @@ class Call:
         asked = model or (self.prompt.model if self.prompt else None)
         for charge in charges_of(self, usage, asked, asked):
             if self._is_late(charge):
-                self._charge_late(charge)
+                self._record_late(charge)
+                take_late(self, charge)
 
     def reserve(
         self,
@@ -340,6 +345,7 @@ class Call:
         """
         Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
+        take_at_endpoints(self, charge)
         if self._is_late(charge, place):
             self._record_late(charge)
 
@@ -355,13 +361,6 @@ class Call:
         if is_late and mark >= 0:
             self.marking().release(mark)
         return is_late
-
-    def _charge_late(self, charge: Charge) -> None:
-        """
-        Charge after the response has ended (a background task): straight to the counters, on a row of its own.
-        """
-        self._record_late(charge)
-        self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
 
     def end(self, ending: Ending) -> Cost:
         """

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.adapters import eventually
 from tokenbudget_mw.values import UsageRecord
@@ -171,6 +172,29 @@ def test_background_task_charges_late(host: Host) -> None:
     assert statuses == [200, 200, 429]
 
 
+@pytest.mark.parametrize("path", ["/plain/dependency", "/plain/stream"])
+def test_labels_in_a_generator_that_threads_run(host: Host, path: str) -> None:
+    """A sync generator goes on in another context than it began in; labels around what it does there end all the same."""
+
+    def labelled() -> Iterator[str]:
+        with tags(feature="search"):
+            current().charge({**USAGE, "model": "gpt-4o"})
+            yield "one"
+            yield "two"
+
+    def labelling() -> Iterator[None]:
+        with tags(feature="search"):
+            yield
+
+    host.app.get("/plain/dependency", dependencies=[Depends(labelling)])(lambda: "one")
+    host.app.get("/plain/stream")(lambda: StreamingResponse(labelled()))
+
+    TestClient(host.app, headers={"x-subject": "k1"}).get(path)  # raises what the app raises
+
+    assert [row.settle_reason for row in host.rows()] == ["complete"]
+    assert [row.tags for row in host.rows()] == [{"feature": "search"} if path.endswith("stream") else {}]
+
+
 # -- limits on endpoints ----------------------------------------------------------------------------------------------
 
 
@@ -203,6 +227,41 @@ def test_limit_on_a_router_without_a_name(host: Host) -> None:
     host.app.include_router(router)
 
     assert [host.get(f"/plain/search/{name}").status_code for name in "aba"] == [200, 200, 429]
+
+
+def test_limits_on_one_path_count_each_method_apart(host: Host) -> None:
+    """What reads a path takes nothing from the limit on what writes to it; one endpoint of two methods is one counter."""
+    once = [Depends(host.budget.limit("1 request/minute"))]
+    host.app.get("/plain/items", dependencies=[Depends(host.budget.limit("5 requests/minute"))])(lambda: "x")
+    host.app.post("/plain/items", dependencies=once)(lambda: "x")
+    host.app.api_route("/plain/items", methods=["PUT", "PATCH"], dependencies=once)(lambda: "x")
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+
+    methods = ("GET", "GET", "POST", "POST", "PUT", "PATCH")
+    statuses = [client.request(method, "/plain/items").status_code for method in methods]
+
+    assert statuses == [200, 200, 200, 429, 200, 429]
+
+
+@pytest.mark.parametrize("when", ["reserved", "late", "late and reserved", "at once"])
+def test_limit_on_an_endpoint_counts_whatever_its_handler_charges(host: Host, when: str) -> None:
+    """Tokens take from the endpoint's limit once, also those that a reservation has settled, and those that come late."""
+
+    def charge() -> None:
+        if "reserved" in when:
+            with current().reserve(model="gpt-4o", prompt=10, max_output=10) as held:
+                held.charge({"prompt_tokens": 40, "completion_tokens": 20})
+        else:
+            current().charge({"prompt_tokens": 40, "completion_tokens": 20})
+
+    @host.app.get("/plain/ask", dependencies=[Depends(host.budget.limit("125 tokens/minute"))])
+    def ask(tasks: BackgroundTasks) -> None:
+        if "late" in when:
+            tasks.add_task(charge)
+        else:
+            charge()
+
+    assert [host.get("/plain/ask").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_limit_on_a_router_that_is_included_twice(host: Host) -> None:
@@ -276,6 +335,7 @@ def test_websocket_that_exceeds_after_it_was_accepted(host: Host) -> None:
         connected.receive_text()
 
     assert closed.value.code == 1008
+    assert "'tokens-minute' allows 1000 tokens" in closed.value.reason
 
 
 # -- around the app ---------------------------------------------------------------------------------------------------

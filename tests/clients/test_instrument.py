@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from asgi_rig import Rig, request
 from provider_server import Books, ProviderServer
 
+from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.budget import BudgetTester
 from tokenbudget_mw.values import Subject, UsageRecord
@@ -118,6 +120,67 @@ def test_message_of_a_websocket_pays(provider: ProviderServer, route: dict[str, 
     rig.core.close()
 
     assert [(row.input_tokens, row.output_tokens) for row in rows] == [(3, 12), (3, 12), (0, 0)]
+
+
+async def ask(client: openai.AsyncOpenAI) -> None:
+    """One call, answered in one piece."""
+    await client.chat.completions.create(**CHAT)
+
+
+async def ask_for_a_stream(client: openai.AsyncOpenAI) -> None:
+    """One call, answered in many."""
+    async for _ in await client.chat.completions.create(**STREAM):
+        pass
+
+
+async def ask_twice_and_fail(client: openai.AsyncOpenAI) -> None:
+    """Two calls at once, and an error of the handler's own."""
+    await asyncio.gather(ask(client), ask_for_a_stream(client))
+    raise LookupError
+
+
+@pytest.mark.parametrize(("doing", "calls"), [(ask, 1), (ask_for_a_stream, 1), (ask_twice_and_fail, 2)])
+def test_reservation_is_settled_by_what_was_heard(provider: ProviderServer, doing: Any, calls: int) -> None:
+    """A call in the block of a reservation is charged once: what was used, in the place of what was reserved."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        with suppress(LookupError):
+            async with current().reserve(model="gpt-4o", prompt=100, max_output=500):
+                await doing(client)
+
+    rows = in_request(provider, handle)
+
+    assert [(row.input_tokens, row.output_tokens) for row in rows] == [(3 * calls, 12 * calls)]
+    assert rows[0].usage_source == "provider"
+
+
+def test_stream_that_outlives_its_reservation_is_charged_once(provider: ProviderServer) -> None:
+    """A stream that is read when the block has ended is charged to the request; what was reserved is not."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        async with current().reserve(model="gpt-4o", prompt=100, max_output=500):
+            stream = await client.chat.completions.create(**STREAM)
+        async for _ in stream:
+            pass
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.input_tokens, row.output_tokens) == (3, 12)
+
+
+def test_reservation_in_a_thread_without_a_context(provider: ProviderServer) -> None:
+    """A thread that was given the call alone reserves by it, and so says who pays for what a client does there."""
+
+    def work(call: Any) -> None:
+        with openai.OpenAI(**provider.options("/v1")) as made, call.reserve(model="gpt-4o", prompt=3, max_output=20):
+            instrument(made).chat.completions.create(**CHAT)
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, work, current())
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.key_id, row.input_tokens, row.output_tokens) == ("ann", 3, 12)
 
 
 def test_one_row_for_a_model_and_its_labels(provider: ProviderServer) -> None:
