@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.bodies import parse_body, read_body
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
-from tokenbudget_mw.marking import Marking, end_marks
+from tokenbudget_mw.marking import Marking, charges_outliving, end_marks
 from tokenbudget_mw.recording import charges_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
@@ -368,6 +368,7 @@ class Call:
         """
         with _ending:
             self.is_ended, reported = True, self._charges
+        reported += charges_outliving(self._marking)
         for reservation in self.held + self.extensions:
             self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started

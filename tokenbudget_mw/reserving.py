@@ -67,6 +67,7 @@ class Reserved:
     upper = NOTHING
     is_open = False
     _place = -1
+    _told = 0
     _is_metered = False
 
     def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
@@ -106,6 +107,18 @@ class Reserved:
             if self.is_open:
                 self._charges += self._charges_of(usage, model)
             return self.is_open
+
+    def outlive(self) -> tuple[Charge, ...]:
+        """
+        Return what is charged so far, to a call that ends before the block does: FastAPI ends a dependency of its handler's when
+        the response is out. What it says of itself is then no longer charged as reserved.
+        """
+        with self._lock:
+            charges, self._told = tuple(self._charges[self._told :]), len(self._charges)
+        self._is_metered = self._is_metered or self.call.prompt is not None
+        for charge in charges:
+            take_at_endpoints(self.call, charge)
+        return charges
 
     def __enter__(self) -> Self:
         decision = self.core.guard.admit(self.request())
@@ -168,7 +181,7 @@ class Reserved:
             self.call.core.heartbeat.drop(self.decision.reservation)
         if not (self._charges or failed or self._is_metered):
             self._charges += self._charges_of(self._reserved_usage())
-        for charge in self._charges:
+        for charge in self._charges[self._told :]:
             self.call.add_settled(charge, self._place)
         if not self.call.is_ended:
             self.call.marking().release(self._place)

@@ -79,7 +79,8 @@ class Payer:
         if not core.settings.enabled:
             return None
         headers = response.headers
-        kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+        kind = headers.get("content-type", "")
+        coding = "" if response.is_stream_consumed else headers.get("content-encoding", "")
         model = _model_of(request)
         tap = core.meter.open_tap(wire_format, kind, coding, model)
         if tap is None:

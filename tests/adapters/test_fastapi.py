@@ -1,5 +1,6 @@
 """FastAPI: dependencies, routers, mounted apps, background tasks, OpenAPI and the lifespan."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -170,6 +171,39 @@ def test_background_task_charges_late(host: Host) -> None:
     assert (first.input_tokens, late.input_tokens, late.settle_reason) == (0, 300, "late")
     assert late.correlation_id == first.id
     assert statuses == [200, 200, 429]
+
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 50}
+ANSWER = {"object": "chat.completion", "choices": [{"message": {"content": "hi"}}], **USAGE}
+
+
+@pytest.mark.parametrize("path", ["/plain/ask", "/chat"])
+@pytest.mark.parametrize("is_said", [True, False])
+def test_reservation_in_a_dependency(path: str, is_said: bool) -> None:
+    """FastAPI ends a dependency when the response is out; what was reserved in it is charged once, also where it is read."""
+    routes = [*WIDE["routes"], {"path": "/chat", "format": "openai.chat"}]
+    host = Host(WIDE | {"routes": routes, "plans": {"one": ["9000 tokens/minute"]}})
+
+    async def reserving() -> AsyncIterator[Any]:
+        async with current().reserve(model="gpt-4o", prompt=300, max_output=400) as held:
+            yield held
+
+    @host.app.post(path, dependencies=[Depends(host.budget.limit("8000 tokens/minute"))])
+    async def ask(held: Any = Depends(reserving)) -> Any:  # noqa: B008 - FastAPI's way
+        if is_said:
+            held.charge(USAGE)
+        return ANSWER
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    assert client.post(path, json=CHAT).status_code == 200
+    charged = [row for row in host.rows() if row.total_tokens]
+    limits = client.post(path, json=CHAT).headers["ratelimit"]
+    host.core.close()
+
+    assert [row.total_tokens for row in charged] == [700]
+    assert charged[0].settle_reason == ("complete" if is_said or path == "/chat" else "late")
+    held = 60 if path == "/chat" else 0  # by the second request
+    assert re.findall("r=([0-9]+)", limits) == [str(8300 - held), str(7300 - held)]
 
 
 @pytest.mark.parametrize("path", ["/plain/dependency", "/plain/stream"])

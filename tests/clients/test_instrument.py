@@ -78,6 +78,53 @@ def test_what_cannot_be_decoded_is_charged_its_prompt(books: Books) -> None:
     assert (row.output_tokens, row.usage_source) == (0, "estimated")
 
 
+class Reading(httpx.HTTPTransport):
+    """A transport that reads bodies, as such do that write a log, retry, or cache."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Read the whole response."""
+        response = super().handle_request(request)
+        response.read()
+        return response
+
+
+class AsyncReading(httpx.AsyncHTTPTransport):
+    """The same on an event loop."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Read the whole response."""
+        response = await super().handle_async_request(request)
+        await response.aread()
+        return response
+
+
+@pytest.mark.parametrize("asked", [CHAT, STREAM], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fake", ["{}", '{"gzip": true}'])
+def test_transport_that_reads_bodies(provider: ProviderServer, books: Books, asked: Any, fake: str) -> None:
+    """What the client's own transport has read is charged as well."""
+    with httpx.Client(transport=Reading()) as inner:
+        made = openai.OpenAI(**provider.options("/v1", http_client=inner))
+        answer = instrument(made, core=books.core, subject=books.subject).chat.completions.create(
+            **asked, extra_headers={"x-fake": fake}
+        )
+        list(answer)
+
+    assert [(row.input_tokens, row.output_tokens, row.usage_source) for row in books.rows()] == [(3, 12, "provider")]
+
+
+def test_async_transport_that_reads_bodies(provider: ProviderServer) -> None:
+    """The same on an event loop, in a request."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        async with httpx.AsyncClient(transport=AsyncReading()) as inner:
+            made = instrument(openai.AsyncOpenAI(**provider.options("/v1", http_client=inner)))
+            await made.chat.completions.create(**CHAT)
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.input_tokens, row.output_tokens) == (3, 12)
+
+
 # -- who pays ---------------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +334,7 @@ def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
         ("POST", "/v1/messages/count_tokens", None),
         ("POST", "/v1/threads/t1/messages", None),
         ("GET", "/v1/responses", None),
+        ("POST", "/v1/responses/compact", "openai.responses"),
         ("POST", "/v1/responses/r1/cancel", None),
         ("POST", "/openai/deployments/d/chat/completions", "openai.chat"),
         ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke", "anthropic.messages"),
