@@ -345,7 +345,7 @@ class Call:
         """
         Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
-        take_at_endpoints(self, charge)
+        take_at_endpoints(self, cost_of([charge]), charge.usage.model)
         if self._is_late(charge, place):
             self._record_late(charge)
 

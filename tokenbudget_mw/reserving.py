@@ -117,7 +117,7 @@ class Reserved:
             charges, self._told = tuple(self._charges[self._told :]), len(self._charges)
         self._is_metered = self._is_metered or self.call.prompt is not None
         for charge in charges:
-            take_at_endpoints(self.call, charge)
+            take_at_endpoints(self.call, cost_of([charge]), charge.usage.model)
         return charges
 
     def __enter__(self) -> Self:
@@ -241,16 +241,17 @@ def take_late(call: Call, charge: Charge) -> None:
     """
     Move the counters by a *charge* after the response has ended (a background task): nothing holds for it any more.
     """
-    call.core.off_loop(partial(take, call, cost_of([charge]), charge.usage.model))
-    take_at_endpoints(call, charge)
+    cost, model = cost_of([charge]), charge.usage.model
+    call.core.off_loop(partial(take, call, cost, model))
+    take_at_endpoints(call, cost, model)
 
 
-def take_at_endpoints(call: Call, charge: Charge) -> None:
+def take_at_endpoints(call: Call, cost: Cost, model: str | None) -> None:
     """
-    Move the counters of the limits on single endpoints that *call* met, by a *charge* that its end does not settle: it comes
-    late, or its own reservation has settled it, which knew nothing of endpoints.
+    Move the counters of the limits on single endpoints that *call* met, by a *cost* that its end does not settle: it comes late,
+    or its own reservation has settled it, which knew nothing of endpoints, or it is that of a message.
     """
-    core, cost, model = call.core, cost_of([charge]), charge.usage.model
+    core = call.core
     for each in call.endpoints:
         core.off_loop(partial(take_from, core, call.payer, Route(each.name), cost, model, limits=each.limits))
 

@@ -355,6 +355,35 @@ def test_limit_on_a_websocket(host: Host, path: str) -> None:
     assert "requests-minute-endpoint" in denied.value.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("is_reserved", [True, False])
+def test_limit_on_a_websocket_counts_its_messages(is_reserved: bool) -> None:
+    """Tokens of messages take from the endpoint's limit; its requests are connections."""
+    host = Host(WIDE | {"routes": [{"path": "/talk", "websocket": "message"}]})
+    usage = {"prompt_tokens": 10, "completion_tokens": 20}
+
+    @host.app.websocket("/talk", dependencies=[Depends(host.budget.limit("60 tokens/minute", "3 requests/minute"))])
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        async for _ in socket.iter_text():
+            if is_reserved:
+                async with current().reserve(model="gpt-4o", prompt=10, max_output=20) as held:
+                    held.charge(usage)
+            else:
+                current().charge(usage)
+            await socket.send_text("ok")
+
+    with TestClient(host.app, headers={"x-subject": "k1"}) as client:
+        for _ in range(2):
+            with client.websocket_connect("/talk") as connected:
+                connected.send_text("hello")
+                connected.receive_text()
+        host.core.close()  # what was used counts in a thread
+        with pytest.raises(WebSocketDenialResponse) as denied, client.websocket_connect("/talk"):
+            pass
+
+    assert denied.value.json()["violated-policies"] == ["tokens-minute-endpoint"]
+
+
 def test_websocket_that_exceeds_after_it_was_accepted(host: Host) -> None:
     """A refused reservation in an open websocket closes it with the code for a broken rule."""
 
