@@ -89,7 +89,9 @@ class Payer:
         if held is not None:
             held.expect()
         route = Route(request.url.path, wire_format)
-        return ModelCall(self, core, call, held, response, route, tap, model, is_async)
+        model_call = ModelCall(self, core, call, held, response, route, tap, model, is_async)
+        core.end_at_close(model_call)
+        return model_call
 
     @contextmanager
     def shielding(self) -> Iterator[None]:
@@ -111,7 +113,7 @@ class Payer:
             log.warning(text, reason, exc_info=error)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ModelCall:
     """
     Hears one response, and charges it when it ends.

@@ -383,6 +383,34 @@ def test_abandoned_stream_charges_what_passed(provider: ProviderServer, books: B
     assert len(books.rows()) == 1
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_stream_that_is_never_closed_charges_when_all_ends(
+    provider: ProviderServer, books: Books, *, is_async: bool
+) -> None:
+    """A script that has stopped reading and still holds the stream is charged when it closes its books."""
+
+    async def read_some() -> object:
+        made = instrument(openai.AsyncOpenAI(**provider.options("/v1")), core=books.core, subject=books.subject)
+        stream = await made.chat.completions.create(**STREAM)
+        async for _ in stream:
+            break
+        books.core.close()
+        return stream
+
+    if is_async:
+        held: object = asyncio.run(read_some())
+    else:
+        made = instrument(openai.OpenAI(**provider.options("/v1")), core=books.core, subject=books.subject)
+        held = made.chat.completions.create(**STREAM)
+        next(held)
+        books.core.close()
+
+    (row,) = books.rows()
+    assert held is not None
+    assert (row.settle_reason, row.usage_source) == ("client_gone", "counted")
+    assert books.used() == row.total_tokens > 3
+
+
 def test_stream_that_breaks_off_charges_what_passed(client: openai.OpenAI, books: Books) -> None:
     """A stream that the provider breaks off raises what it raises anyway, and is charged as truncated."""
     with pytest.raises((openai.APIConnectionError, httpx.RemoteProtocolError)):  # the latter from older clients
