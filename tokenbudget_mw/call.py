@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.limiting import EndpointLimit
     from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, TokenCount, Usage
+    from tokenbudget_mw.values import Decision, Facts, Limit, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
 __all__ = ["Call", "current", "running", "running_call"]
 
@@ -88,7 +87,7 @@ class Call:
 
         held: Reservations to settle when it ends.
 
-        endpoints: Limits on single endpoints that are among *held*.
+        endpoints: Limits on single endpoints that are among *held*, and their routes.
 
         extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
 
@@ -118,7 +117,7 @@ class Call:
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
-    endpoints: tuple[EndpointLimit, ...] = ()
+    endpoints: tuple[tuple[Route, tuple[Limit, ...]], ...] = ()
     extensions: tuple[Reservation, ...] = ()
     upper: Cost = NOTHING
     ended_by: Decision | None = None

@@ -252,8 +252,8 @@ def take_at_endpoints(call: Call, cost: Cost, model: str | None) -> None:
     or its own reservation has settled it, which knew nothing of endpoints, or it is that of a message.
     """
     core = call.core
-    for each in call.endpoints:
-        core.off_loop(partial(take_from, core, call.payer, Route(each.name), cost, model, limits=each.limits))
+    for route, limits in call.endpoints:
+        core.off_loop(partial(take_from, core, call.payer, route, cost, model, limits=limits))
 
 
 def take_from(
