@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.bodies import parse_body, read_body
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
-from tokenbudget_mw.marking import Marking, end_marks
+from tokenbudget_mw.marking import Marking, charges_outliving, end_marks
 from tokenbudget_mw.recording import charges_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
-from tokenbudget_mw.reserving import Reserved, take, take_per_model
+from tokenbudget_mw.reserving import Reserved, take_at_endpoints, take_late, take_per_model
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
-    from tokenbudget_mw.values import Decision, Facts, Prompt, Reservation, Route, Subject, TokenCount, Usage
+    from tokenbudget_mw.values import Decision, Facts, Limit, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
 __all__ = ["Call", "current", "running", "running_call"]
 
@@ -87,6 +87,8 @@ class Call:
 
         held: Reservations to settle when it ends.
 
+        endpoints: Limits on single endpoints that are among *held*, and their routes.
+
         extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
 
         ended_by: The refusal that ended its stream.
@@ -115,6 +117,7 @@ class Call:
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
+    endpoints: tuple[tuple[Route, tuple[Limit, ...]], ...] = ()
     extensions: tuple[Reservation, ...] = ()
     upper: Cost = NOTHING
     ended_by: Decision | None = None
@@ -307,7 +310,8 @@ class Call:
         asked = model or (self.prompt.model if self.prompt else None)
         for charge in charges_of(self, usage, asked, asked):
             if self._is_late(charge):
-                self._charge_late(charge)
+                self._record_late(charge)
+                take_late(self, charge)
 
     def reserve(
         self,
@@ -340,6 +344,7 @@ class Call:
         """
         Add a *charge* whose reservation, marked at *place*, has been settled already.
         """
+        take_at_endpoints(self, cost_of([charge]), charge.usage.model)
         if self._is_late(charge, place):
             self._record_late(charge)
 
@@ -356,19 +361,13 @@ class Call:
             self.marking().release(mark)
         return is_late
 
-    def _charge_late(self, charge: Charge) -> None:
-        """
-        Charge after the response has ended (a background task): straight to the counters, on a row of its own.
-        """
-        self._record_late(charge)
-        self.core.off_loop(lambda: take(self, cost_of([charge]), charge.usage.model))
-
     def end(self, ending: Ending) -> Cost:
         """
         End the call, once: put its rows on the spool, and return its true cost for the guard to settle.
         """
         with _ending:
             self.is_ended, reported = True, self._charges
+        reported += charges_outliving(self._marking)
         for reservation in self.held + self.extensions:
             self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started

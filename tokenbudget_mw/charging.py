@@ -4,7 +4,7 @@ Charges outside of any request: a script's, a notebook's, a worker's model calls
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.call import Call
@@ -39,7 +39,8 @@ def tags(**values: str) -> Iterator[None]:
     try:
         yield
     finally:
-        labels.reset(token)
+        with suppress(ValueError):  # a generator goes on in another context than it began in
+            labels.reset(token)
 
 
 def charge(core: Core, subject: Subject, response: object, *, model: str | None = None) -> Usage:

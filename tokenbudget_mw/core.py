@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.backends.base import away_since
@@ -37,7 +38,19 @@ if TYPE_CHECKING:
 
     RenderRefusal = Callable[[Refusal, Decision, Facts], Refusal | None]
 
-__all__ = ["Core", "Meter"]
+__all__ = ["Core", "Meter", "Work"]
+
+
+class Work(Protocol):
+    """
+    What is charged when it ends.
+    """
+
+    def end(self, *, was_left: bool) -> None:
+        """
+        Charge what was used so far. Only the first call counts; raises nothing.
+        """
+        ...
 
 
 class Meter(Protocol):
@@ -173,6 +186,7 @@ class Core:
     closers: list[Callable[[], None]] = field(default_factory=list)
     render_refusal: RenderRefusal | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
+    _unfinished: PerProcess[_Unfinished] = field(default_factory=lambda: PerProcess(_Unfinished))
     _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
     _changing: Lock = field(default_factory=Lock)
 
@@ -243,6 +257,12 @@ class Core:
         else:
             self.aside(work)
 
+    def end_at_close(self, work: Work) -> None:
+        """
+        End *work* when this closes, should it still be there and nobody have ended it.
+        """
+        self._unfinished.get().add(work)
+
     def health(self) -> Health:
         """
         Say how this process does. Asks neither backend nor database.
@@ -269,10 +289,31 @@ class Core:
 
         A later request starts again what it needs: test clients end an app's lifespan and begin another.
         """
+        self._unfinished.get().end()
         self._aside.get().stop()
         self.flusher.close(timeout)
         for closer in self.closers:
             closer()
+
+
+class _Unfinished:
+    """
+    One process's work that nobody has ended yet, such as a stream that a script neither reads on nor closes.
+    """
+
+    def __init__(self) -> None:
+        self._all: WeakSet[Work] = WeakSet()
+        self._lock = Lock()
+
+    def add(self, work: Work) -> None:
+        with self._lock:
+            self._all.add(work)
+
+    def end(self) -> None:
+        with self._lock:
+            found = list(self._all)
+        for work in found:
+            work.end(was_left=True)
 
 
 class _Aside:

@@ -135,6 +135,7 @@ class EndpointLimit:
         call = _running()
         if call is not None:
             call.hold(decision)
+            call.endpoints = (*call.endpoints, (Route(self.name), self.limits))
 
     def _note(self, error: RefusedError, core: Core, facts: Facts) -> None:
         if _running() is None:  # else the call counts it and answers, when it is rendered

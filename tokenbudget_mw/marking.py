@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.reserving import Reserved
     from tokenbudget_mw.values import Mark
 
-__all__ = ["Marking", "end_marks"]
+__all__ = ["Marking", "charges_outliving", "end_marks"]
 
 MICRO = 1_000_000
 NOWHERE = (None, None)
@@ -51,7 +51,16 @@ class Marking:
         place, prompt, cost = self._next_place(), held.prompt, held.upper
         model, tokens = prompt.model, prompt.input.estimate
         self._keep(place, Held(self._call_id, place, model, tokens, cost.input_tokens, cost.output_tokens))
+        if self._further is not None:
+            self._further.held[place] = held
         return place
+
+    def outliving(self) -> list[Charge]:
+        """
+        Return what is charged already in reservations whose blocks go on when the call ends.
+        """
+        held = [] if self._further is None else list(self._further.held.values())
+        return [charge for each in held for charge in each.outlive()]
 
     def charge(self, charge: Charge, instead_of: int) -> int:
         """
@@ -66,7 +75,10 @@ class Marking:
         """
         Forget the mark at *place*: nothing is to be charged for it.
         """
-        slot = self._further.slots.pop(place, None) if self._further is not None else None
+        if self._further is None:
+            return
+        self._further.held.pop(place, None)
+        slot = self._further.slots.pop(place, None)
         if slot is not None:
             self._spool.unmark(slot)
 
@@ -95,14 +107,15 @@ class Marking:
 
 class _Further:
     """
-    Places and slots of the marks after the first.
+    Places and slots of the marks after the first, and the reservations whose blocks run.
     """
 
-    __slots__ = ("places", "slots")
+    __slots__ = ("held", "places", "slots")
 
     def __init__(self) -> None:
         self.places = count(1)  # next() is one step
         self.slots: dict[int, object] = {}
+        self.held: dict[int, Reserved] = {}
 
 
 def _opened(call: Call) -> Opened:
@@ -145,3 +158,10 @@ def end_marks(marking: Marking | None) -> None:
     """
     if marking is not None:
         marking.end()
+
+
+def charges_outliving(marking: Marking | None) -> tuple[Charge, ...]:
+    """
+    Return what is charged already in reservations of a call that goes on when it ends, if it has any.
+    """
+    return () if marking is None else tuple(marking.outliving())

@@ -4,6 +4,9 @@ A reservation that a handler makes for one model call.
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
     from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Decision, Limit, Subject
 
-__all__ = ["Reserved", "take", "take_from", "take_per_model"]
+__all__ = ["Reserved", "open_reservation", "take", "take_at_endpoints", "take_from", "take_late", "take_per_model"]
 
 CHAT = Route("*", format="openai.chat")
 TEXT = Route("*", format="openai.completions")
 NOTHING = Cost()
+
+_innermost: ContextVar[Reserved | None] = ContextVar("tokenbudget_reserved", default=None)
+"""The reservation whose block runs in this context, or the last that did."""
 
 
 class Reserved:
@@ -37,6 +43,8 @@ class Reserved:
     Holds a model call's cost from ``with`` (or ``async with``) to the end of the block. See `Call.reserve`.
 
     Attributes:
+        call: The call in which it is made.
+
         decision: What was decided; None before the block is entered.
 
         core: As of the call, and so are the next two.
@@ -52,19 +60,25 @@ class Reserved:
         prompt: What is asked of the model.
 
         upper: The most that it may cost.
+
+        is_open: Whether the block runs.
     """
 
     upper = NOTHING
+    is_open = False
     _place = -1
+    _told = 0
+    _is_metered = False
 
     def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
         if max_output is not None:
             _check("max_output", max_output)
         if isinstance(prompt, int):
             _check("prompt", prompt)
-        self._call = call
+        self.call = call
         self._asked = prompt
         self._charges: list[Charge] = []
+        self._lock = threading.RLock()  # again: the garbage collector closes streams, which charge
         self.decision: Decision | None = None
         self.core, self.facts, self.payer = call.core, call.facts, call.payer
         self.route = TEXT if isinstance(prompt, str) else CHAT
@@ -78,6 +92,33 @@ class Reserved:
         usage = self.core.meter.read_response(response)
         self._charges += self._charges_of(usage)
         return usage
+
+    def expect(self) -> None:
+        """
+        Take it that a metered client has been answered inside the block: it adds what it used, so nobody need say it.
+        """
+        self._is_metered = True
+
+    def add(self, usage: Usage, *, model: str | None) -> bool:
+        """
+        Charge *usage*, which a metered client has read, and say whether that was in time: before the block has ended.
+        """
+        with self._lock:
+            if self.is_open:
+                self._charges += self._charges_of(usage, model)
+            return self.is_open
+
+    def outlive(self) -> tuple[Charge, ...]:
+        """
+        Return what is charged so far, to a call that ends before the block does: FastAPI ends a dependency of its handler's when
+        the response is out. What it says of itself is then no longer charged as reserved.
+        """
+        with self._lock:
+            charges, self._told = tuple(self._charges[self._told :]), len(self._charges)
+        self._is_metered = self._is_metered or self.call.prompt is not None
+        for charge in charges:
+            take_at_endpoints(self.call, cost_of([charge]), charge.usage.model)
+        return charges
 
     def __enter__(self) -> Self:
         decision = self.core.guard.admit(self.request())
@@ -118,26 +159,32 @@ class Reserved:
         reserve = core.settings.output_reserve
         self.upper, least = estimate(core.tariffs, self.prompt, moment, output_reserve=reserve)
         model = core.model_name(self.prompt.model or "")
-        return Request(new_id(now), self.payer, self._call.route, model, self.upper, least, METERED_UNITS)
+        return Request(new_id(now), self.payer, self.call.route, model, self.upper, least, METERED_UNITS)
 
     def _decide(self, decision: Decision) -> None:
         self.decision = decision
         if not decision.admitted:
             raise BudgetExceeded(decision)
         if decision.reservation is not None:
-            self._call.core.heartbeat.hold(decision.reservation)
-        if not self._call.is_ended:
-            self._place = self._call.marking().hold(self)
+            self.call.core.heartbeat.hold(decision.reservation)
+        if not self.call.is_ended:
+            self._place = self.call.marking().hold(self)
+        self.is_open = True
+        self._token = _innermost.set(self)
 
     def _end(self, *, failed: bool) -> Cost:
+        with suppress(ValueError):  # a generator goes on in another context than it began in
+            _innermost.reset(self._token)
+        with self._lock:
+            self.is_open = False
         if self.decision is not None and self.decision.reservation is not None:
-            self._call.core.heartbeat.drop(self.decision.reservation)
-        if not self._charges and not failed:
+            self.call.core.heartbeat.drop(self.decision.reservation)
+        if not (self._charges or failed or self._is_metered):
             self._charges += self._charges_of(self._reserved_usage())
-        for charge in self._charges:
-            self._call.add_settled(charge, self._place)
-        if not self._call.is_ended:
-            self._call.marking().release(self._place)
+        for charge in self._charges[self._told :]:
+            self.call.add_settled(charge, self._place)
+        if not self.call.is_ended:
+            self.call.marking().release(self._place)
         return cost_of(self._charges)
 
     def _reserved_usage(self) -> Usage:
@@ -145,9 +192,17 @@ class Reserved:
         output = self.core.settings.output_reserve if most is None else most
         return Usage(self.prompt.input.upper, output, model=self.prompt.model, source="estimated", complete=False)
 
-    def _charges_of(self, usage: Usage) -> tuple[Charge, ...]:
-        model = self.prompt.model
-        return charges_of(self._call, usage, model, model, is_settled=True)
+    def _charges_of(self, usage: Usage, model: str | None = None) -> tuple[Charge, ...]:
+        model = model or self.prompt.model
+        return charges_of(self.call, usage, model, model, is_settled=True)
+
+
+def open_reservation(call: Call | None) -> Reserved | None:
+    """
+    Return the reservation in whose block this runs, if it is one of *call*'s; where no call runs, of any.
+    """
+    held = _innermost.get()
+    return held if held is not None and held.is_open and (call is None or held.call is call) else None
 
 
 def take(call: Call, cost: Cost, model: str | None) -> None:
@@ -180,6 +235,25 @@ def take_per_model(call: Call, charges: Iterable[Charge]) -> None:
     limits = tuple([limit for limit in known if "model" in limit.per])
     for model, some in models.items() if limits else ():
         core.off_loop(partial(take_from, core, payer, route, cost_of(some), model, limits=limits))
+
+
+def take_late(call: Call, charge: Charge) -> None:
+    """
+    Move the counters by a *charge* after the response has ended (a background task): nothing holds for it any more.
+    """
+    cost, model = cost_of([charge]), charge.usage.model
+    call.core.off_loop(partial(take, call, cost, model))
+    take_at_endpoints(call, cost, model)
+
+
+def take_at_endpoints(call: Call, cost: Cost, model: str | None) -> None:
+    """
+    Move the counters of the limits on single endpoints that *call* met, by a *cost* that its end does not settle: it comes late,
+    or its own reservation has settled it, which knew nothing of endpoints, or it is that of a message.
+    """
+    core = call.core
+    for route, limits in call.endpoints:
+        core.off_loop(partial(take_from, core, call.payer, route, cost, model, limits=limits))
 
 
 def take_from(

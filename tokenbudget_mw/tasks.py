@@ -4,7 +4,7 @@ Work outside of requests that is charged as if in one: tasks of a queue, threads
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,8 @@ def task(
     try:
         yield call
     finally:
-        running.reset(before)
+        with suppress(ValueError):  # a generator goes on in another context than it began in
+            running.reset(before)
         call.leave()
         if flush:
             core.flush()

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tokenbudget_mw.call import Call
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import arecount
+from tokenbudget_mw.reserving import take_at_endpoints
 from tokenbudget_mw.rules.admission import ALL_UNITS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
@@ -134,6 +135,7 @@ class MessagesApp:
             call.refuse(decision)
             return decision.message
         call.hold(decision)
+        call.endpoints = connection.endpoints
         call.respond(HTTPStatus.SWITCHING_PROTOCOLS, LINES)
         connection.part = call
         return None
@@ -143,6 +145,7 @@ class MessagesApp:
         if call is None or call.is_ended:
             return
         actual = call.end(Ending(call.status, has_body=call.first_byte is not None, **how))
+        take_at_endpoints(call, actual, call.model_name)  # none of which it holds: the connection does
         await settle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded

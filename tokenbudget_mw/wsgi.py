@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import BoundedWSGI
@@ -32,6 +32,7 @@ __all__ = ["WSGIMiddleware"]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+T = TypeVar("T")
 
 
 BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
@@ -148,9 +149,24 @@ class _Exchange:
         refusal = self._admit()
         if refusal is not None:
             return self._refuse(refusal)
+        return self._in_call(self._answer)
+
+    def _in_call(self, work: Callable[[], T]) -> T:
+        """
+        Do *work* of the app's as this call's. In between the thread is the server's, or that of a call whose app asked for
+        this one: a view that answers a batch, with a test client.
+        """
+        here = running.get()
         running.set(self._call)
         try:
-            app = self._app if route.on_budget_end == "pass" else BoundedWSGI(self._app, self._call)
+            return work()
+        finally:
+            running.set(here)
+
+    def _answer(self) -> Iterable[bytes]:
+        call = self._call
+        try:
+            app = self._app if call.route.on_budget_end == "pass" else BoundedWSGI(self._app, call)
             self._iterable = app(self._environ, self.start_response)
             return self._given()
         except RefusedError as error:
@@ -179,7 +195,6 @@ class _Exchange:
     def _complete(self, content: Iterable[bytes]) -> Iterable[bytes]:
         self._is_whole = True
         self._end()
-        running.set(None)
         return content
 
     def _admit(self) -> Refusal | None:
@@ -246,7 +261,7 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         if self._iterator is None:
-            self._iterator = self._open()
+            self._iterator = self._in_call(self._open)
         return self
 
     def _open(self) -> Iterator[bytes]:
@@ -260,6 +275,9 @@ class _Exchange:
             raise
 
     def __next__(self) -> bytes:
+        return self._in_call(self._next)
+
+    def _next(self) -> bytes:
         iterator = self._iterator
         if iterator is None:
             iterator = self._iterator = self._open()
@@ -292,6 +310,9 @@ class _Exchange:
         """
         End the response, in whatever state it is. Servers call this once, always (PEP 3333); twice is once.
         """
+        self._in_call(self._close)
+
+    def _close(self) -> None:
         closing, self._iterable = self._iterable, ()
         try:
             close = getattr(closing, "close", None)
@@ -299,7 +320,6 @@ class _Exchange:
                 close()
         finally:
             self._end()
-            running.set(None)
 
     def _end(self) -> None:
         call = self._call
@@ -327,7 +347,6 @@ class _Exchange:
     def _abort(self, error: BaseException) -> None:
         self._failed, self._timed_out = True, is_timeout(error)
         self._end()
-        running.set(None)
 
     def _exceed(self, error: RefusedError) -> Iterator[bytes]:
         if self._call.status is not None:

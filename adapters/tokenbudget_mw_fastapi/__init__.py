@@ -16,7 +16,8 @@ from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
-from tokenbudget_mw.websocket import POLICY_VIOLATION
+from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.websocket import close_of
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 
@@ -69,7 +70,7 @@ class TokenBudget:
         Args:
             texts: Limits, each counted for every key and this endpoint alone.
 
-            name: The endpoint's name in counters; endpoints of one name share them. Its path by default.
+            name: The endpoint's name in counters; endpoints of one name share them. Its methods and path by default.
 
         Raises:
             ConfigurationError: A limit makes no sense.
@@ -78,8 +79,8 @@ class TokenBudget:
         core, mounted = self.core, self._mounted
 
         async def limited(connection: HTTPConnection) -> None:
-            path = _path_of(connection.scope)
-            found = declared if name else declared.named(mounted.get(connection.scope["app"], "") + path)
+            scope = connection.scope
+            found = declared if name else declared.named(_name_of(scope, mounted.get(scope["app"], "")))
             await found.aadmit(core, facts_of(connection.scope))
 
         return limited
@@ -127,16 +128,17 @@ def _inner_of(route: Any) -> Any:
     return inner
 
 
-def _path_of(scope: Scope) -> str:
+def _name_of(scope: Scope, prefix: str) -> str:
     """
-    Return the path template of the endpoint that *scope* has led to, below its own app.
+    Return the methods and the path template of the endpoint that *scope* has led to, in an app that is mounted at *prefix*.
     """
-    route = scope.get("route")
+    route = endpoint = scope.get("route")
     included = scope.get("fastapi", {}).get("effective_route_context")
     if included is not None and included.original_route is route:
         route = included  # the same, with the prefix under which its router was included
-    path: str = getattr(route, "path", None) or scope["path"]
-    return path
+    path = prefix + (getattr(route, "path", None) or scope["path"])
+    methods = getattr(endpoint, "methods", None)  # websockets have none
+    return f"{','.join(sorted(methods))} {path}" if methods else path
 
 
 async def _refuse(connection: Any, error: Exception) -> Any:
@@ -153,5 +155,6 @@ async def _refuse(connection: Any, error: Exception) -> Any:
     ):
         await connection.send_denial_response(response)
     else:
-        await connection.close(POLICY_VIOLATION)
+        closing = close_of(decision_of_error(error).message)
+        await connection.close(closing["code"], closing["reason"])
     return None

@@ -23,13 +23,14 @@ from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
 try:
-    from flask import Response, current_app, got_request_exception, request
+    from flask import Response, current_app, got_request_exception, request, request_started
 except ModuleNotFoundError as exc:
     message = "tokenbudget_mw_flask needs 'flask': pip install 'tokenbudget-mw[flask]'"
     raise MissingExtraError(message) from exc
 
 if TYPE_CHECKING:
     from flask import Flask
+    from flask.typing import ResponseReturnValue
 
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.settings import Settings
@@ -72,6 +73,7 @@ class TokenBudget:
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
         app.register_error_handler(RefusedError, _refuse)
+        request_started.connect(_answer_in_blueprints, app)
         got_request_exception.connect(_note, app)
 
     def limit(self, *texts: str, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -133,6 +135,23 @@ def core_of(app: Flask) -> Core:
 def _refuse(error: RefusedError) -> Response:
     refusal = refusal_of(error)
     return Response(refusal.body, refusal.status, refusal.headers)
+
+
+def _answer_in_blueprints(app: Flask, **_: object) -> None:
+    """
+    Keep refusals from a blueprint's handler of all exceptions: Flask asks it before the app's handler of refusals.
+    """
+    for name in request.blueprints:
+        handlers = app.error_handler_spec[name][None]
+        if Exception in handlers:
+            handlers.setdefault(RefusedError, _refuse_as_the_app)
+
+
+def _refuse_as_the_app(error: RefusedError) -> ResponseReturnValue:
+    handlers = current_app.error_handler_spec[None][None]
+    handler = next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)
+    answer: ResponseReturnValue = current_app.ensure_sync(handler)(error)
+    return answer
 
 
 def _note(app: Flask, exception: BaseException, **_: object) -> None:

@@ -10,6 +10,7 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     ("/chat/completions", "openai.chat"),
     ("/completions", "openai.completions"),
     ("/responses", "openai.responses"),
+    ("/responses/compact", "openai.responses"),
     ("/embeddings", "openai.embeddings"),
     # with the version, because threads of OpenAI's assistants have messages, too
     ("/v1/messages", "anthropic.messages"),

@@ -16,7 +16,7 @@ from tokenbudget_mw.call import running_call
 from tokenbudget_mw.charging import open_call, tags
 from tokenbudget_mw.errors import PayloadError
 from tokenbudget_mw.recording import labels
-from tokenbudget_mw.reserving import take
+from tokenbudget_mw.reserving import open_reservation, take
 from tokenbudget_mw.rules.settlement import Ending, settled_usage
 from tokenbudget_mw.values import Cost, Facts, Route
 from tokenbudget_mw_clients.endpoints import format_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.call import Call
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.reserving import Reserved
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Prompt, Subject, Usage
 
@@ -69,6 +70,8 @@ class Payer:
         if wire_format is None or response.status_code not in SUCCESS:
             return None
         call = running_call()
+        held = open_reservation(call)
+        call = call if held is None else held.call
         core = self.core if call is None else call.core
         if core is None or (call is None and self.subject is None):
             self.complain("it ran outside of any metered request; give instrument() a core and a subject for those")
@@ -76,13 +79,19 @@ class Payer:
         if not core.settings.enabled:
             return None
         headers = response.headers
-        kind, coding = headers.get("content-type", ""), headers.get("content-encoding", "")
+        kind = headers.get("content-type", "")
+        coding = "" if response.is_stream_consumed else headers.get("content-encoding", "")
         model = _model_of(request)
         tap = core.meter.open_tap(wire_format, kind, coding, model)
         if tap is None:
             self.complain("its content encoding cannot be undone here; install 'tokenbudget-mw[compression]'")
             return None
-        return ModelCall(self, core, call, response, Route(request.url.path, wire_format), tap, model, is_async)
+        if held is not None:
+            held.expect()
+        route = Route(request.url.path, wire_format)
+        model_call = ModelCall(self, core, call, held, response, route, tap, model, is_async)
+        core.end_at_close(model_call)
+        return model_call
 
     @contextmanager
     def shielding(self) -> Iterator[None]:
@@ -104,7 +113,7 @@ class Payer:
             log.warning(text, reason, exc_info=error)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ModelCall:
     """
     Hears one response, and charges it when it ends.
@@ -113,6 +122,7 @@ class ModelCall:
     payer: Payer
     core: Core
     call: Call | None
+    held: Reserved | None
     response: Any
     route: Route
     tap: Tap
@@ -150,6 +160,8 @@ class ModelCall:
         rule = "input" if tapped.source == "none" else "actual"  # nothing is reserved for what cannot be read
         usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=Cost())
         with tags(**self.labels):
+            if self.held is not None and self.held.add(usage, model=self.model):
+                return
             if self.call is not None:
                 self.call.add(usage, model=self.model)
             else:

@@ -34,8 +34,13 @@ class Listener(Protocol):
 
 def tee(response: Any, listener: Listener, *, is_async: bool) -> None:
     """
-    Let *listener* hear the body of *response*, an ``httpx`` or ``httpx2`` response whose body has not been read.
+    Let *listener* hear the body of *response*, an ``httpx`` or ``httpx2`` response of a client; one that the client's transport
+    has read already, for a log or out of a cache, here and now and decoded.
     """
+    if response.is_stream_consumed:
+        listener.feed(response.content)
+        listener.end(was_left=False)
+        return
     kind = _async_tee(_library_of(response)) if is_async else _sync_tee(_library_of(response))
     response.stream = kind(response.stream, listener)
 

@@ -1,5 +1,6 @@
 """FastAPI: dependencies, routers, mounted apps, background tasks, OpenAPI and the lifespan."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.adapters import eventually
 from tokenbudget_mw.values import UsageRecord
@@ -171,6 +173,62 @@ def test_background_task_charges_late(host: Host) -> None:
     assert statuses == [200, 200, 429]
 
 
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 50}
+ANSWER = {"object": "chat.completion", "choices": [{"message": {"content": "hi"}}], **USAGE}
+
+
+@pytest.mark.parametrize("path", ["/plain/ask", "/chat"])
+@pytest.mark.parametrize("is_said", [True, False])
+def test_reservation_in_a_dependency(path: str, is_said: bool) -> None:
+    """FastAPI ends a dependency when the response is out; what was reserved in it is charged once, also where it is read."""
+    routes = [*WIDE["routes"], {"path": "/chat", "format": "openai.chat"}]
+    host = Host(WIDE | {"routes": routes, "plans": {"one": ["9000 tokens/minute"]}})
+
+    async def reserving() -> AsyncIterator[Any]:
+        async with current().reserve(model="gpt-4o", prompt=300, max_output=400) as held:
+            yield held
+
+    @host.app.post(path, dependencies=[Depends(host.budget.limit("8000 tokens/minute"))])
+    async def ask(held: Any = Depends(reserving)) -> Any:  # noqa: B008 - FastAPI's way
+        if is_said:
+            held.charge(USAGE)
+        return ANSWER
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    assert client.post(path, json=CHAT).status_code == 200
+    charged = [row for row in host.rows() if row.total_tokens]
+    limits = client.post(path, json=CHAT).headers["ratelimit"]
+    host.core.close()
+
+    assert [row.total_tokens for row in charged] == [700]
+    assert charged[0].settle_reason == ("complete" if is_said or path == "/chat" else "late")
+    held = 60 if path == "/chat" else 0  # by the second request
+    assert re.findall("r=([0-9]+)", limits) == [str(8300 - held), str(7300 - held)]
+
+
+@pytest.mark.parametrize("path", ["/plain/dependency", "/plain/stream"])
+def test_labels_in_a_generator_that_threads_run(host: Host, path: str) -> None:
+    """A sync generator goes on in another context than it began in; labels around what it does there end all the same."""
+
+    def labelled() -> Iterator[str]:
+        with tags(feature="search"):
+            current().charge({**USAGE, "model": "gpt-4o"})
+            yield "one"
+            yield "two"
+
+    def labelling() -> Iterator[None]:
+        with tags(feature="search"):
+            yield
+
+    host.app.get("/plain/dependency", dependencies=[Depends(labelling)])(lambda: "one")
+    host.app.get("/plain/stream")(lambda: StreamingResponse(labelled()))
+
+    TestClient(host.app, headers={"x-subject": "k1"}).get(path)  # raises what the app raises
+
+    assert [row.settle_reason for row in host.rows()] == ["complete"]
+    assert [row.tags for row in host.rows()] == [{"feature": "search"} if path.endswith("stream") else {}]
+
+
 # -- limits on endpoints ----------------------------------------------------------------------------------------------
 
 
@@ -203,6 +261,41 @@ def test_limit_on_a_router_without_a_name(host: Host) -> None:
     host.app.include_router(router)
 
     assert [host.get(f"/plain/search/{name}").status_code for name in "aba"] == [200, 200, 429]
+
+
+def test_limits_on_one_path_count_each_method_apart(host: Host) -> None:
+    """What reads a path takes nothing from the limit on what writes to it; one endpoint of two methods is one counter."""
+    once = [Depends(host.budget.limit("1 request/minute"))]
+    host.app.get("/plain/items", dependencies=[Depends(host.budget.limit("5 requests/minute"))])(lambda: "x")
+    host.app.post("/plain/items", dependencies=once)(lambda: "x")
+    host.app.api_route("/plain/items", methods=["PUT", "PATCH"], dependencies=once)(lambda: "x")
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+
+    methods = ("GET", "GET", "POST", "POST", "PUT", "PATCH")
+    statuses = [client.request(method, "/plain/items").status_code for method in methods]
+
+    assert statuses == [200, 200, 200, 429, 200, 429]
+
+
+@pytest.mark.parametrize("when", ["reserved", "late", "late and reserved", "at once"])
+def test_limit_on_an_endpoint_counts_whatever_its_handler_charges(host: Host, when: str) -> None:
+    """Tokens take from the endpoint's limit once, also those that a reservation has settled, and those that come late."""
+
+    def charge() -> None:
+        if "reserved" in when:
+            with current().reserve(model="gpt-4o", prompt=10, max_output=10) as held:
+                held.charge({"prompt_tokens": 40, "completion_tokens": 20})
+        else:
+            current().charge({"prompt_tokens": 40, "completion_tokens": 20})
+
+    @host.app.get("/plain/ask", dependencies=[Depends(host.budget.limit("125 tokens/minute"))])
+    def ask(tasks: BackgroundTasks) -> None:
+        if "late" in when:
+            tasks.add_task(charge)
+        else:
+            charge()
+
+    assert [host.get("/plain/ask").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_limit_on_a_router_that_is_included_twice(host: Host) -> None:
@@ -262,6 +355,35 @@ def test_limit_on_a_websocket(host: Host, path: str) -> None:
     assert "requests-minute-endpoint" in denied.value.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("is_reserved", [True, False])
+def test_limit_on_a_websocket_counts_its_messages(is_reserved: bool) -> None:
+    """Tokens of messages take from the endpoint's limit; its requests are connections."""
+    host = Host(WIDE | {"routes": [{"path": "/talk", "websocket": "message"}]})
+    usage = {"prompt_tokens": 10, "completion_tokens": 20}
+
+    @host.app.websocket("/talk", dependencies=[Depends(host.budget.limit("60 tokens/minute", "3 requests/minute"))])
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        async for _ in socket.iter_text():
+            if is_reserved:
+                async with current().reserve(model="gpt-4o", prompt=10, max_output=20) as held:
+                    held.charge(usage)
+            else:
+                current().charge(usage)
+            await socket.send_text("ok")
+
+    with TestClient(host.app, headers={"x-subject": "k1"}) as client:
+        for _ in range(2):
+            with client.websocket_connect("/talk") as connected:
+                connected.send_text("hello")
+                connected.receive_text()
+        host.core.close()  # what was used counts in a thread
+        with pytest.raises(WebSocketDenialResponse) as denied, client.websocket_connect("/talk"):
+            pass
+
+    assert denied.value.json()["violated-policies"] == ["tokens-minute-endpoint"]
+
+
 def test_websocket_that_exceeds_after_it_was_accepted(host: Host) -> None:
     """A refused reservation in an open websocket closes it with the code for a broken rule."""
 
@@ -276,6 +398,7 @@ def test_websocket_that_exceeds_after_it_was_accepted(host: Host) -> None:
         connected.receive_text()
 
     assert closed.value.code == 1008
+    assert "'tokens-minute' allows 1000 tokens" in closed.value.reason
 
 
 # -- around the app ---------------------------------------------------------------------------------------------------

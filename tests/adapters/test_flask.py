@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.call import running
 from tokenbudget_mw.database.tables import metadata
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.values import UsageRecord
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_flask import TokenBudget, core_of, current
@@ -276,6 +276,51 @@ def test_limit_in_a_blueprint_counts_by_its_whole_endpoint() -> None:
         200,
         429,
     ]
+
+
+@pytest.mark.parametrize("handled", ["", "Refused, by the app.", "Refused, by the blueprint."])
+def test_refusal_in_a_blueprint_that_answers_all_errors(handled: str) -> None:
+    """A blueprint's handler of every exception leaves refusals to the app, or to whom a handler of theirs belongs."""
+    app, budget = app_with(WIDE)
+    blueprint = Blueprint("search", __name__)
+    blueprint.errorhandler(Exception)(lambda error: ("Something went wrong.", 500))
+    blueprint.get("/find")(budget.limit("1 request/minute")(lambda: "found"))
+    if handled:
+        where = app if "app" in handled else blueprint
+        where.errorhandler(BudgetExceeded)(lambda error: (handled, 429))
+    app.register_blueprint(blueprint, url_prefix="/plain")
+
+    refused = [get(app, "/plain/find") for _ in range(2)][1]
+
+    assert refused.status_code == 429
+    assert (handled or "requests-minute-endpoint") in refused.text
+
+
+def test_view_that_asks_its_own_app() -> None:
+    """A view that sends requests to its own app, as for a batch, is charged for itself afterwards; so are they."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE, records)
+
+    @app.get("/plain/batch")
+    def batch() -> str:
+        texts = [get(app, f"/plain/{part}").text for part in ("whole", "streamed", "missing")]
+        current().charge({"prompt_tokens": 7, "completion_tokens": 1})
+        return "".join(texts)
+
+    @app.get("/plain/<part>")
+    def one(part: str) -> Response:
+        current().charge({"prompt_tokens": 3, "completion_tokens": 1})
+        return Response(iter([part])) if part == "streamed" else Response(part)
+
+    answer = get(app, "/plain/batch")
+
+    assert answer.status_code == 200
+    assert core_of(app).flush()
+    assert {(row.path, row.input_tokens) for row in records} >= {
+        ("/plain/whole", 3),
+        ("/plain/streamed", 3),
+        ("/plain/batch", 7),
+    }
 
 
 def test_named_limit_is_shared() -> None:

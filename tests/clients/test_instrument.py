@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from asgi_rig import Rig, request
 from provider_server import Books, ProviderServer
 
+from tokenbudget_mw.call import current
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.budget import BudgetTester
 from tokenbudget_mw.values import Subject, UsageRecord
@@ -76,6 +78,53 @@ def test_what_cannot_be_decoded_is_charged_its_prompt(books: Books) -> None:
     assert (row.output_tokens, row.usage_source) == (0, "estimated")
 
 
+class Reading(httpx.HTTPTransport):
+    """A transport that reads bodies, as such do that write a log, retry, or cache."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Read the whole response."""
+        response = super().handle_request(request)
+        response.read()
+        return response
+
+
+class AsyncReading(httpx.AsyncHTTPTransport):
+    """The same on an event loop."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Read the whole response."""
+        response = await super().handle_async_request(request)
+        await response.aread()
+        return response
+
+
+@pytest.mark.parametrize("asked", [CHAT, STREAM], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fake", ["{}", '{"gzip": true}'])
+def test_transport_that_reads_bodies(provider: ProviderServer, books: Books, asked: Any, fake: str) -> None:
+    """What the client's own transport has read is charged as well."""
+    with httpx.Client(transport=Reading()) as inner:
+        made = openai.OpenAI(**provider.options("/v1", http_client=inner))
+        answer = instrument(made, core=books.core, subject=books.subject).chat.completions.create(
+            **asked, extra_headers={"x-fake": fake}
+        )
+        list(answer)
+
+    assert [(row.input_tokens, row.output_tokens, row.usage_source) for row in books.rows()] == [(3, 12, "provider")]
+
+
+def test_async_transport_that_reads_bodies(provider: ProviderServer) -> None:
+    """The same on an event loop, in a request."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        async with httpx.AsyncClient(transport=AsyncReading()) as inner:
+            made = instrument(openai.AsyncOpenAI(**provider.options("/v1", http_client=inner)))
+            await made.chat.completions.create(**CHAT)
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.input_tokens, row.output_tokens) == (3, 12)
+
+
 # -- who pays ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +167,67 @@ def test_message_of_a_websocket_pays(provider: ProviderServer, route: dict[str, 
     rig.core.close()
 
     assert [(row.input_tokens, row.output_tokens) for row in rows] == [(3, 12), (3, 12), (0, 0)]
+
+
+async def ask(client: openai.AsyncOpenAI) -> None:
+    """One call, answered in one piece."""
+    await client.chat.completions.create(**CHAT)
+
+
+async def ask_for_a_stream(client: openai.AsyncOpenAI) -> None:
+    """One call, answered in many."""
+    async for _ in await client.chat.completions.create(**STREAM):
+        pass
+
+
+async def ask_twice_and_fail(client: openai.AsyncOpenAI) -> None:
+    """Two calls at once, and an error of the handler's own."""
+    await asyncio.gather(ask(client), ask_for_a_stream(client))
+    raise LookupError
+
+
+@pytest.mark.parametrize(("doing", "calls"), [(ask, 1), (ask_for_a_stream, 1), (ask_twice_and_fail, 2)])
+def test_reservation_is_settled_by_what_was_heard(provider: ProviderServer, doing: Any, calls: int) -> None:
+    """A call in the block of a reservation is charged once: what was used, in the place of what was reserved."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        with suppress(LookupError):
+            async with current().reserve(model="gpt-4o", prompt=100, max_output=500):
+                await doing(client)
+
+    rows = in_request(provider, handle)
+
+    assert [(row.input_tokens, row.output_tokens) for row in rows] == [(3 * calls, 12 * calls)]
+    assert rows[0].usage_source == "provider"
+
+
+def test_stream_that_outlives_its_reservation_is_charged_once(provider: ProviderServer) -> None:
+    """A stream that is read when the block has ended is charged to the request; what was reserved is not."""
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        async with current().reserve(model="gpt-4o", prompt=100, max_output=500):
+            stream = await client.chat.completions.create(**STREAM)
+        async for _ in stream:
+            pass
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.input_tokens, row.output_tokens) == (3, 12)
+
+
+def test_reservation_in_a_thread_without_a_context(provider: ProviderServer) -> None:
+    """A thread that was given the call alone reserves by it, and so says who pays for what a client does there."""
+
+    def work(call: Any) -> None:
+        with openai.OpenAI(**provider.options("/v1")) as made, call.reserve(model="gpt-4o", prompt=3, max_output=20):
+            instrument(made).chat.completions.create(**CHAT)
+
+    async def handle(client: openai.AsyncOpenAI) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, work, current())
+
+    (row,) = in_request(provider, handle)
+
+    assert (row.key_id, row.input_tokens, row.output_tokens) == ("ann", 3, 12)
 
 
 def test_one_row_for_a_model_and_its_labels(provider: ProviderServer) -> None:
@@ -224,6 +334,7 @@ def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
         ("POST", "/v1/messages/count_tokens", None),
         ("POST", "/v1/threads/t1/messages", None),
         ("GET", "/v1/responses", None),
+        ("POST", "/v1/responses/compact", "openai.responses"),
         ("POST", "/v1/responses/r1/cancel", None),
         ("POST", "/openai/deployments/d/chat/completions", "openai.chat"),
         ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke", "anthropic.messages"),
@@ -270,6 +381,34 @@ def test_abandoned_stream_charges_what_passed(provider: ProviderServer, books: B
         response.close()
 
     assert len(books.rows()) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_stream_that_is_never_closed_charges_when_all_ends(
+    provider: ProviderServer, books: Books, *, is_async: bool
+) -> None:
+    """A script that has stopped reading and still holds the stream is charged when it closes its books."""
+
+    async def read_some() -> object:
+        made = instrument(openai.AsyncOpenAI(**provider.options("/v1")), core=books.core, subject=books.subject)
+        stream = await made.chat.completions.create(**STREAM)
+        async for _ in stream:
+            break
+        books.core.close()
+        return stream
+
+    if is_async:
+        held: object = asyncio.run(read_some())
+    else:
+        made = instrument(openai.OpenAI(**provider.options("/v1")), core=books.core, subject=books.subject)
+        held = made.chat.completions.create(**STREAM)
+        next(held)
+        books.core.close()
+
+    (row,) = books.rows()
+    assert held is not None
+    assert (row.settle_reason, row.usage_source) == ("client_gone", "counted")
+    assert books.used() == row.total_tokens > 3
 
 
 def test_stream_that_breaks_off_charges_what_passed(client: openai.OpenAI, books: Books) -> None:

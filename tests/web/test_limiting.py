@@ -208,10 +208,16 @@ def test_call_that_has_ended_holds_nothing_more() -> None:
     rig = Rig(lambda environ, start: [], **WIDE)
     app = limited(rig, "1000 requests/minute")
     rig.run(b"", PATH_INFO="/plain/search")
-    rig.middleware.app = lambda environ, start: iter(app(environ, start))
+    calls = []
+
+    def streaming(environ: Any, start_response: Any) -> Iterator[bytes]:
+        calls.append(current())
+        return iter(app(environ, start_response))
+
+    rig.middleware.app = streaming
     exchange: Any = rig.middleware(environ_of(b"", PATH_INFO="/plain/search"), Got().start_response)
-    call = current()
     exchange.close()
+    (call,) = calls
     held = len(call.held)
     token = running.set(call)
     app(environ_of(b"", PATH_INFO="/plain/search"), Got().start_response)

@@ -77,6 +77,21 @@ def test_what_a_task_has_said_stands_when_it_fails(tester: BudgetTester) -> None
     assert [row.total_tokens for row in tester.rows()] == [13]
 
 
+def test_a_task_in_a_generator(tester: BudgetTester) -> None:
+    """What goes on in another context than it began in, as a framework's threads run a generator, ends all the same."""
+
+    def work() -> Iterator[None]:
+        with task(tester.core, Subject(key="k1")) as call:
+            yield
+            call.charge(USAGE)
+
+    generator = work()
+    contextvars.copy_context().run(next, generator)
+    contextvars.copy_context().run(list, generator)
+
+    assert [row.total_tokens for row in tester.rows()] == [13]
+
+
 def test_a_task_reserves(tester: BudgetTester) -> None:
     """What does not fit is refused, and takes nothing; what fits is held, and settled once."""
     subject = Subject(key="k1")
