@@ -39,14 +39,14 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
 
             @functools.wraps(view)
             async def alimited(request: Any, *args: Any, **kwargs: Any) -> Any:
-                await declared.aadmit(core(), facts_of(request.META))
+                await declared.aadmit(core(), facts_of(request.META, request.path_info))
                 return await view(request, *args, **kwargs)
 
             return alimited
 
         @functools.wraps(view)
         def limited(request: Any, *args: Any, **kwargs: Any) -> Any:
-            declared.admit(core(), facts_of(request.META))
+            declared.admit(core(), facts_of(request.META, request.path_info))
             return view(request, *args, **kwargs)
 
         return limited

@@ -108,7 +108,7 @@ def _open(request: HttpRequest) -> _Exchange | None:
     wired = core()
     if not wired.settings.enabled:
         return None
-    facts = facts_of(request.META)
+    facts = facts_of(request.META, request.path_info)
     route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)
     return None if route is None else _Exchange(request, Call(wired, facts, route))
 

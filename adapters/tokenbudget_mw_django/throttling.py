@@ -62,7 +62,7 @@ class TokenBudgetThrottle(BaseThrottle):  # type: ignore[misc]  # the framework 
                 f"{type(self).__name__} has no limits for {type(view).__name__}: "
                 "set `limits` of the throttle, or `budget_limits` of the view, for example ['10 requests/minute']."
             )
-        _parse(limits, name=self.name or _name_of(view)).admit(core(), facts_of(request.META))
+        _parse(limits, name=self.name or _name_of(view)).admit(core(), facts_of(request.META, request.path_info))
         return True
 
     def wait(self) -> None:
