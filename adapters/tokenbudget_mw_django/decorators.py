@@ -5,6 +5,7 @@ Limits on single views.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -55,10 +56,19 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
 
 
 def _name_of(view: View) -> str:
+    # all that Django's `as_view` makes has one name, and so has what the REST framework's makes
+    kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    if kind is not None:
+        return _path_of(kind)
     # method_decorator gives, for each request, a partial that is dressed up as the method, which may be a base class's
-    bound: Any = view
-    owner = getattr(bound.func if isinstance(view, functools.partial) else bound, "__self__", None)
-    if owner is None:
-        return f"{bound.__module__}.{bound.__qualname__}"
-    kind = type(owner)
-    return f"{kind.__module__}.{kind.__qualname__}.{bound.__name__}"
+    found: Any = inspect.unwrap(view, stop=lambda each: isinstance(each, functools.partial))
+    while isinstance(found, functools.partial):
+        found = found.func
+    owner = getattr(found, "__self__", None)
+    if owner is not None:
+        return f"{_path_of(owner if isinstance(owner, type) else type(owner))}.{found.__name__}"
+    return _path_of(found if hasattr(found, "__qualname__") else type(found))
+
+
+def _path_of(named: Any) -> str:
+    return f"{named.__module__}.{named.__qualname__}"
