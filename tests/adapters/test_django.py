@@ -497,6 +497,18 @@ def test_other_settings_leave_the_core() -> None:
             "mysql+pymysql://db/app?charset=utf8mb4&ssl_ca=%2Fca.pem",
         ),
         (
+            {"ENGINE": "postgresql", "NAME": "app", "HOST": "one,two", "PORT": "5432,5433"},
+            "postgresql+psycopg:///app?host=one%2Ctwo&port=5432%2C5433",
+        ),
+        (
+            {"ENGINE": "postgresql", "OPTIONS": {"service": "shop"}},
+            "postgresql+psycopg://?service=shop",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "app", "OPTIONS": {"unix_socket": "/run/my.sock"}},
+            "mysql+pymysql:///app?unix_socket=%2Frun%2Fmy.sock",
+        ),
+        (
             {"ENGINE": "mysql", "NAME": "app", "HOST": "db", "OPTIONS": {"ssl_mode": "REQUIRED"}},
             "mysql+pymysql://db/app?ssl_check_hostname=false",
         ),
@@ -507,6 +519,30 @@ def test_alias_becomes_a_url(config: dict[str, Any], url: str) -> None:
     whole = config | {"ENGINE": f"django.db.backends.{config['ENGINE']}"}
     with patch.dict(settings.DATABASES, {"other": whole}):
         assert database_url("other").render_as_string(hide_password=False) == url
+
+
+def test_an_engine_that_is_built_on_djangos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another package, for metrics or tenants say, is the database that it says it is."""
+    package = tmp_path / "measured_sqlite"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text(
+        "from django.db.backends.sqlite3 import base\n\n\nclass DatabaseWrapper(base.DatabaseWrapper):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with patch.dict(settings.DATABASES, {"other": {"ENGINE": "measured_sqlite", "NAME": "/tmp/x.db"}}):
+        assert str(database_url("other")) == "sqlite:////tmp/x.db"
+
+
+@pytest.mark.parametrize("engine", ["django.db.backends.dummy", "no.such.engine", ""])
+def test_an_engine_that_is_nothing_we_know(engine: str) -> None:
+    """It is an error that names what there is, whether or not Django could load it."""
+    with (
+        patch.dict(settings.DATABASES, {"other": {"ENGINE": engine}}),
+        pytest.raises(ConfigurationError, match="PostgreSQL, MySQL, MariaDB and SQLite"),
+    ):
+        database_url("other")
 
 
 def test_alias_with_a_file_uri_opens_that_file(tmp_path: Path) -> None:
