@@ -5,13 +5,13 @@ System checks: what is wrong with a project's setup, before the first request.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
-from django.db import DatabaseError, connections, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
@@ -57,7 +57,7 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
     if settings.database_alias is None:
         return
     try:
-        database_url(settings.database_alias)
+        url = database_url(settings.database_alias)
     except ConfigurationError as error:
         yield Error(str(error), hint="Mend TOKENBUDGET['database'] or DATABASES.", id="tokenbudget.E002")
         return
@@ -67,6 +67,21 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
             f"The books are kept in {settings.database_alias!r}, and Django reads their models, in the admin, too, from {read!r}.",
             hint="DATABASE_ROUTERS = ['tokenbudget_mw_django.routers.BooksRouter']",
             id="tokenbudget.W008",
+        )
+    if url.get_backend_name() == "sqlite" and settings.database_alias == DEFAULT_DB_ALIAS:
+        yield from _check_transactions(django_settings.DATABASES[DEFAULT_DB_ALIAS].get("OPTIONS") or {})
+
+
+def _check_transactions(options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """
+    Warn of transactions that SQLite begins for reading: it lets none of them write after another connection has written.
+    """
+    if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        yield Warning(
+            "Usage is written to the project's SQLite file, by a connection of its own: a transaction of the project's that has "
+            "read and then writes fails ('database is locked') where usage was written in between.",
+            hint="DATABASES['default']['OPTIONS'] = {'transaction_mode': 'IMMEDIATE'}, or keep the books in a database of their own.",
+            id="tokenbudget.W009",
         )
 
 

@@ -7,8 +7,8 @@ import pytest
 from django.conf import settings
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.db import connections, router
-from django.test import override_settings
+from django.db import connections, router, transaction
+from django.test import Client, override_settings
 from django_rig import OURS, TOKENBUDGET, rows
 
 SHARED = {**TOKENBUDGET, "backend": "redis://localhost/0"}
@@ -48,6 +48,36 @@ def test_models_that_are_read_from_another_database_are_found() -> None:
     assert "kept in 'usage', and Django reads their models, in the admin, too, from 'default'" in without["W008"]
     assert with_it == {}
     assert placed == [("usage", "default"), [False, True], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [({}, {"W009"}), ({"transaction_mode": "DEFERRED"}, {"W009"}), ({"transaction_mode": "immediate"}, set())],
+)
+def test_transactions_that_fail_beside_the_flusher_are_found(options: dict[str, str], ids: set[str]) -> None:
+    """On SQLite one that reads first cannot write after the flusher has; on other databases it can."""
+    sqlite = {**settings.DATABASES["default"], "OPTIONS": options}
+    postgresql = {**sqlite, "ENGINE": "django.db.backends.postgresql"}
+
+    with patch.dict(settings.DATABASES, {"default": sqlite}):
+        assert set(found()) == ids
+    with patch.dict(settings.DATABASES, {"default": postgresql}):
+        assert set(found()) == set()
+
+
+def test_a_transaction_that_begins_as_a_writer_lasts() -> None:
+    """What it has read is not too old to write on, though usage is booked meanwhile; the usage waits for it."""
+    from django.contrib.auth.models import Group
+
+    from tokenbudget_mw_django.conf import core
+
+    with transaction.atomic():
+        Group.objects.count()
+        Client(headers={"x-subject": "locked"}).get("/plain/limited")
+        core().flush(0.3)
+        Group.objects.create(name="of a writer").delete()
+
+    assert len(rows("locked")) == 1
 
 
 @pytest.mark.parametrize(
