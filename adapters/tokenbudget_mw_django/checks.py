@@ -153,12 +153,15 @@ def check_migrations(
         return []
     if alias is None or alias not in (databases or ()):
         return []
+    connection: Any = connections[alias]
+    was_open = connection.connection is not None
     try:
-        executor = MigrationExecutor(connections[alias])
+        missing = _missing(connection)
     except DatabaseError as error:
         return [Warning(f"The database {alias!r} does not answer: {error}", id="tokenbudget.W006")]
-    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] == LABEL]
-    missing = [migration.name for migration, _ in executor.migration_plan(targets) if migration.app_label == LABEL]
+    finally:
+        if not was_open:
+            _close(connection)
     if not missing:
         return []
     return [
@@ -168,6 +171,22 @@ def check_migrations(
             id="tokenbudget.W005",
         )
     ]
+
+
+def _missing(connection: Any) -> list[str]:
+    executor = MigrationExecutor(connection)
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] == LABEL]
+    return [migration.name for migration, _ in executor.migration_plan(targets) if migration.app_label == LABEL]
+
+
+def _close(connection: Any) -> None:
+    """
+    Leave nothing open for processes that are forked next, as those of ``manage.py test --parallel`` are: two of them on one
+    connection mix their answers up.
+    """
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

@@ -28,7 +28,15 @@ _VENDORS = {f"django.db.backends.{name}": name for name in ("postgresql", "mysql
 _DJANGOS = {"assume_role", "client_encoding", "isolation_level", "prepare_threshold", "server_side_binding"}
 """Options for PostgreSQL that Django reads itself, or that are set anyway; libpq is given all others."""
 
-_PYMYSQLS = {"charset", "unix_socket", "connect_timeout", "read_timeout", "write_timeout", "read_default_file", "read_default_group"}
+_PYMYSQLS = {
+    "charset",
+    "unix_socket",
+    "connect_timeout",
+    "read_timeout",
+    "write_timeout",
+    "read_default_file",
+    "read_default_group",
+}
 """Options for MySQL that PyMySQL knows by the same names."""
 
 _ENCRYPTED = ("REQUIRED", "VERIFY_CA")
