@@ -15,7 +15,7 @@ from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
-__all__ = ["limit"]
+__all__ = ["limit", "path_of"]
 
 View = Callable[..., Any]
 
@@ -59,16 +59,22 @@ def _name_of(view: View) -> str:
     # all that Django's `as_view` makes has one name, and so has what the REST framework's makes
     kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if kind is not None:
-        return _path_of(kind)
+        return path_of(kind)
     # method_decorator gives, for each request, a partial that is dressed up as the method, which may be a base class's
     found: Any = inspect.unwrap(view, stop=lambda each: isinstance(each, functools.partial))
     while isinstance(found, functools.partial):
         found = found.func
     owner = getattr(found, "__self__", None)
     if owner is not None:
-        return f"{_path_of(owner if isinstance(owner, type) else type(owner))}.{found.__name__}"
-    return _path_of(found if hasattr(found, "__qualname__") else type(found))
+        return f"{path_of(owner if isinstance(owner, type) else type(owner))}.{found.__name__}"
+    return path_of(found if hasattr(found, "__qualname__") else type(found))
 
 
-def _path_of(named: Any) -> str:
-    return f"{named.__module__}.{named.__qualname__}"
+def path_of(named: Any) -> str:
+    """
+    Return the dotted path of a class or function.
+    """
+    name: str = named.__qualname__
+    if name.rpartition(".")[2] != named.__name__:
+        name = named.__name__  # the REST framework gives its class for a function that name, and leaves the other
+    return f"{named.__module__}.{name}"

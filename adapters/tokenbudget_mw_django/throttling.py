@@ -11,6 +11,7 @@ from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
+from tokenbudget_mw_django.decorators import path_of
 
 try:
     from rest_framework.throttling import BaseThrottle
@@ -72,5 +73,5 @@ class TokenBudgetThrottle(BaseThrottle):  # type: ignore[misc]  # the framework 
 
 
 def _name_of(view: Any) -> str:
-    kind, action = type(view), getattr(view, "action", None)
-    return f"{kind.__module__}.{kind.__qualname__}" + (f".{action}" if action else "")
+    action = getattr(view, "action", None)
+    return path_of(type(view)) + (f".{action}" if action else "")
