@@ -69,13 +69,14 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
             id="tokenbudget.W008",
         )
     if url.get_backend_name() == "sqlite" and settings.database_alias == DEFAULT_DB_ALIAS:
-        yield from _check_transactions(django_settings.DATABASES[DEFAULT_DB_ALIAS].get("OPTIONS") or {})
+        yield from _check_transactions(django_settings.DATABASES[DEFAULT_DB_ALIAS])
 
 
-def _check_transactions(options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+def _check_transactions(config: Mapping[str, Any]) -> Iterator[CheckMessage]:
     """
     Warn of transactions that SQLite begins for reading: it lets none of them write after another connection has written.
     """
+    options = config.get("OPTIONS") or {}
     if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
         yield Warning(
             "Usage is written to the project's SQLite file, by a connection of its own: a transaction of the project's that has "
