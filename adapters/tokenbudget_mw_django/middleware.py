@@ -168,9 +168,21 @@ class _Exchange:
         if length is not None and length > (most if accepted is None else accepted):
             self.call.read(b"", False)
             return b""
-        body: bytes = self._request.body
+        body: bytes = self._request.body if length is not None else self._look(most + 1)
         self.call.read(body, len(body) <= most)
         return body
+
+    def _look(self, most: int) -> bytes:
+        """
+        Return the head of a body whose length the request does not say: under ASGI, where Django has it in a file.
+        """
+        stream: Any = self._request._stream  # noqa: SLF001 - there is no other way to the file
+        if hasattr(self._request, "_body") or not stream.seekable():
+            return self._request.body
+        place = stream.tell()
+        head: bytes = stream.read(most)
+        stream.seek(place)
+        return head
 
     # -- after the view --------------------------------------------------------------------------------------------
 

@@ -181,6 +181,36 @@ def is_free(subject: str) -> bool:
     return bool(post(CHAT, subject).status_code == 200)
 
 
+@pytest.mark.parametrize(("max_body", "tokens"), [(10_000_000, 0), (1_000, 300)])
+def test_long_body_without_a_length_reaches_its_view(max_body: int, tokens: int) -> None:
+    """Under ASGI a body in chunks is read up to our bound and not above it, and the view has it from its beginning."""
+    chunks = [b'{"model": "gpt-4o", "messages": [], "max_tokens": 1, "user": "', *[b"x" * 1_000_000] * 4, b'"}']
+    incoming = [{"type": "http.request", "body": each, "more_body": True} for each in chunks] + [
+        {"type": "http.request"}
+    ]
+    settings_ = {
+        **TOKENBUDGET,
+        "routes": [{"path": "/plain/drain", "format": "openai.chat"}],
+        "plans": {"one": ["10M tokens/minute"]},
+        "max_body": max_body,
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0) if incoming else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = scope_of(path="/plain/drain", subject=f"chunks-{max_body}", headers={"host": "test"}) | {"root_path": ""}
+    with override_settings(TOKENBUDGET=settings_):
+        asyncio.run(get_asgi_application()(scope, receive, send))
+        (row,) = rows(f"chunks-{max_body}")
+
+    assert (sent[0]["status"], sent[1]["body"]) == (200, str(sum(map(len, chunks))).encode())
+    assert row["input_tokens"] >= tokens
+
+
 def test_stream_under_wsgi() -> None:
     """A stream passes, and is booked when it has ended."""
     answered = post("/plain/streamed", "streams")
