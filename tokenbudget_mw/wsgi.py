@@ -71,15 +71,17 @@ class WSGIMiddleware:
         return _Exchange(self, environ, start_response).run(facts, route)
 
 
-def facts_of(environ: Environ) -> Facts:
+def facts_of(environ: Environ, path: str | None = None) -> Facts:
     """
-    Read the facts of a WSGI environment.
+    Read the facts of a WSGI environment, whose *path* a framework may have decoded.
     """
     port = environ.get("SERVER_PORT", "")
+    if path is None:
+        # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
+        path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
     return ServedFacts(
         method=environ["REQUEST_METHOD"].upper(),
-        # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
-        path=environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
+        path=path or "/",
         headers=EnvironHeaders(environ),
         client=environ.get("REMOTE_ADDR") or None,
         query=environ.get("QUERY_STRING", ""),

@@ -5,13 +5,13 @@ System checks: what is wrong with a project's setup, before the first request.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
-from django.db import DatabaseError, connections, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
@@ -57,7 +57,7 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
     if settings.database_alias is None:
         return
     try:
-        database_url(settings.database_alias)
+        url = database_url(settings.database_alias)
     except ConfigurationError as error:
         yield Error(str(error), hint="Mend TOKENBUDGET['database'] or DATABASES.", id="tokenbudget.E002")
         return
@@ -67,6 +67,22 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
             f"The books are kept in {settings.database_alias!r}, and Django reads their models, in the admin, too, from {read!r}.",
             hint="DATABASE_ROUTERS = ['tokenbudget_mw_django.routers.BooksRouter']",
             id="tokenbudget.W008",
+        )
+    if url.get_backend_name() == "sqlite" and settings.database_alias == DEFAULT_DB_ALIAS:
+        yield from _check_transactions(django_settings.DATABASES[DEFAULT_DB_ALIAS])
+
+
+def _check_transactions(config: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """
+    Warn of transactions that SQLite begins for reading: it lets none of them write after another connection has written.
+    """
+    options = config.get("OPTIONS") or {}
+    if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        yield Warning(
+            "Usage is written to the project's SQLite file, by a connection of its own: a transaction of the project's that has "
+            "read and then writes fails ('database is locked') where usage was written in between.",
+            hint="DATABASES['default']['OPTIONS'] = {'transaction_mode': 'IMMEDIATE'}, or keep the books in a database of their own.",
+            id="tokenbudget.W009",
         )
 
 
@@ -138,12 +154,15 @@ def check_migrations(
         return []
     if alias is None or alias not in (databases or ()):
         return []
+    connection: Any = connections[alias]
+    was_open = connection.connection is not None
     try:
-        executor = MigrationExecutor(connections[alias])
+        missing = _missing(connection)
     except DatabaseError as error:
         return [Warning(f"The database {alias!r} does not answer: {error}", id="tokenbudget.W006")]
-    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] == LABEL]
-    missing = [migration.name for migration, _ in executor.migration_plan(targets) if migration.app_label == LABEL]
+    finally:
+        if not was_open:
+            _close(connection)
     if not missing:
         return []
     return [
@@ -153,6 +172,22 @@ def check_migrations(
             id="tokenbudget.W005",
         )
     ]
+
+
+def _missing(connection: Any) -> list[str]:
+    executor = MigrationExecutor(connection)
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] == LABEL]
+    return [migration.name for migration, _ in executor.migration_plan(targets) if migration.app_label == LABEL]
+
+
+def _close(connection: Any) -> None:
+    """
+    Leave nothing open for processes that are forked next, as those of ``manage.py test --parallel`` are: two of them on one
+    connection mix their answers up.
+    """
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:

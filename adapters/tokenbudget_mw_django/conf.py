@@ -32,6 +32,8 @@ __all__ = ["bars", "change_limits", "core", "engine_of", "forget", "read_setting
 
 _lock = threading.Lock()
 _cores: dict[str, Core] = {}
+_names: dict[str, str] = {}
+"""The alias that the core's database has -> the name that it had when the core was made."""
 
 
 def read_settings() -> Settings:
@@ -54,10 +56,12 @@ def core() -> Core:
     with _lock:
         if "core" not in _cores:
             checked = read_settings()
-            engine = engine_of(checked.database_alias) if checked.database_alias else None
+            alias = checked.database_alias
+            engine = engine_of(alias) if alias else None
             made = _cores["core"] = wire(checked, engine=engine)
-            if engine is not None:
+            if engine is not None and alias is not None:
                 made.closers.append(engine.dispose)
+                _names[alias] = _name_of(alias)
         return _cores["core"]
 
 
@@ -98,6 +102,7 @@ def forget() -> Core | None:
     Take this process's core away, for the caller to close; None where none was made.
     """
     with _lock:
+        _names.clear()
         return _cores.pop("core", None)
 
 
@@ -134,8 +139,14 @@ def _let_go(*, connection: Any, **_: object) -> None:
     Write what waits and close our connections when Django makes or drops a test database: PostgreSQL drops none that
     anybody is connected to, and what comes next belongs to another one.
     """
-    if connection.alias == NO_DB_ALIAS:  # Django connects so to no database for these two alone
+    alias = connection.alias
+    # Django connects so to no database for these two alone; on SQLite it only takes another name
+    if alias == NO_DB_ALIAS or (alias in _names and _names[alias] != _name_of(alias)):
         _close()
+
+
+def _name_of(alias: str) -> str:
+    return str(django_settings.DATABASES[alias].get("NAME"))
 
 
 setting_changed.connect(_renew, dispatch_uid="tokenbudget")

@@ -5,6 +5,7 @@ Limits on single views.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
-__all__ = ["limit"]
+__all__ = ["limit", "path_of"]
 
 View = Callable[..., Any]
 
@@ -39,14 +40,14 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
 
             @functools.wraps(view)
             async def alimited(request: Any, *args: Any, **kwargs: Any) -> Any:
-                await declared.aadmit(core(), facts_of(request.META))
+                await declared.aadmit(core(), facts_of(request.META, request.path_info))
                 return await view(request, *args, **kwargs)
 
             return alimited
 
         @functools.wraps(view)
         def limited(request: Any, *args: Any, **kwargs: Any) -> Any:
-            declared.admit(core(), facts_of(request.META))
+            declared.admit(core(), facts_of(request.META, request.path_info))
             return view(request, *args, **kwargs)
 
         return limited
@@ -55,10 +56,25 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
 
 
 def _name_of(view: View) -> str:
+    # all that Django's `as_view` makes has one name, and so has what the REST framework's makes
+    kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    if kind is not None:
+        return path_of(kind)
     # method_decorator gives, for each request, a partial that is dressed up as the method, which may be a base class's
-    bound: Any = view
-    owner = getattr(bound.func if isinstance(view, functools.partial) else bound, "__self__", None)
-    if owner is None:
-        return f"{bound.__module__}.{bound.__qualname__}"
-    kind = type(owner)
-    return f"{kind.__module__}.{kind.__qualname__}.{bound.__name__}"
+    found: Any = inspect.unwrap(view, stop=lambda each: isinstance(each, functools.partial))
+    while isinstance(found, functools.partial):
+        found = found.func
+    owner = getattr(found, "__self__", None)
+    if owner is not None:
+        return f"{path_of(owner if isinstance(owner, type) else type(owner))}.{found.__name__}"
+    return path_of(found if hasattr(found, "__qualname__") else type(found))
+
+
+def path_of(named: Any) -> str:
+    """
+    Return the dotted path of a class or function.
+    """
+    name: str = named.__qualname__
+    if name.rpartition(".")[2] != named.__name__:
+        name = named.__name__  # the REST framework gives its class for a function that name, and leaves the other
+    return f"{named.__module__}.{name}"

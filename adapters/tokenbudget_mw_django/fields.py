@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.utils.dateparse import parse_datetime
 
 from tokenbudget_mw.database.types import MYSQL_CHARSET, MYSQL_COLLATION
 
@@ -67,9 +66,9 @@ class MomentField(models.DateTimeField):
 
     def get_internal_type(self) -> str:
         """
-        Name a type of our own: the converters of Django's would apply the host's time zone.
+        Name Django's type, as its functions of dates and its differences of moments know no other.
         """
-        return "MomentField"
+        return "DateTimeField"
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:
         """
@@ -80,20 +79,22 @@ class MomentField(models.DateTimeField):
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
         """
         Ask PostgreSQL for UTC: without ``USE_TZ``, Django's loader gives the wall clock of the host's zone, where an hour
-        in autumn means two moments.
+        in autumn means two moments. What a subquery selects is compared as it is, or selected again.
         """
-        if compiler.connection.vendor == "postgresql":
+        if compiler.connection.vendor == "postgresql" and not compiler.query.subquery:
             sql = f"{sql} AT TIME ZONE 'UTC'"
         return sql, params
 
-    def from_db_value(self, value: Any, _expression: Any, _connection: BaseDatabaseWrapper) -> datetime | None:
+    def from_db_value(self, value: Any, _expression: Any, connection: BaseDatabaseWrapper) -> datetime | None:
         """
         Return what the database kept as an aware moment.
         """
-        moment = parse_datetime(value) if isinstance(value, str) else value
-        if moment is None:
+        if value is None:
             return None
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment: datetime = value
+        # where the column knows no zone, Django has given it the one that DATABASES names
+        is_utc = moment.tzinfo is None or (connection.vendor != "postgresql" and moment.tzinfo == connection.timezone)
+        return moment.replace(tzinfo=UTC) if is_utc else moment.astimezone(UTC)
 
     def get_prep_value(self, value: Any) -> datetime | None:
         """

@@ -5,7 +5,10 @@ The middleware, sync and async in one class.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -67,12 +70,11 @@ class TokenBudgetMiddleware:
             return refused
         running.set(exchange.call)
         try:
-            response = self.get_response(request)
+            return exchange.pass_on(self.get_response(request))
         except BaseException:
-            # Django makes responses of exceptions; what comes through ends the worker
+            # Django makes responses of exceptions; what comes through ends the worker, or is a response without a body
             exchange.end(failed=True)
             raise
-        return exchange.pass_on(response)
 
     async def __acall__(self, request: HttpRequest, exchange: _Exchange) -> HttpResponseBase:
         """
@@ -83,14 +85,13 @@ class TokenBudgetMiddleware:
             return refused
         running.set(exchange.call)
         try:
-            response = await self.get_response(request)
+            return await exchange.apass_on(await self.get_response(request))
         except asyncio.CancelledError:
             await exchange.aend(client_gone=True)
             raise
         except BaseException:
             await exchange.aend(failed=True)
             raise
-        return await exchange.apass_on(response)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """
@@ -108,7 +109,7 @@ def _open(request: HttpRequest) -> _Exchange | None:
     wired = core()
     if not wired.settings.enabled:
         return None
-    facts = facts_of(request.META)
+    facts = facts_of(request.META, request.path_info)
     route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)
     return None if route is None else _Exchange(request, Call(wired, facts, route))
 
@@ -121,6 +122,8 @@ class _Exchange:
     def __init__(self, request: HttpRequest, call: Call) -> None:
         self._request = request
         self.call = call
+        # taken by whoever ends the call: a thread that closes a stream, or the loop that runs its generator
+        self._end_of_call = threading.Lock()
 
     # -- before the view -------------------------------------------------------------------------------------------
 
@@ -165,9 +168,21 @@ class _Exchange:
         if length is not None and length > (most if accepted is None else accepted):
             self.call.read(b"", False)
             return b""
-        body: bytes = self._request.body
+        body: bytes = self._request.body if length is not None else self._look(most + 1)
         self.call.read(body, len(body) <= most)
         return body
+
+    def _look(self, most: int) -> bytes:
+        """
+        Return the head of a body whose length the request does not say: under ASGI, where Django has it in a file.
+        """
+        stream: Any = self._request._stream  # noqa: SLF001 - there is no other way to the file
+        if hasattr(self._request, "_body") or not stream.seekable():
+            return self._request.body
+        place = stream.tell()
+        head: bytes = stream.read(most)
+        stream.seek(place)
+        return head
 
     # -- after the view --------------------------------------------------------------------------------------------
 
@@ -191,7 +206,7 @@ class _Exchange:
         self._start(response)
         if response.streaming:
             self._bind(response)
-            response.streaming_content = self._astream(response.streaming_content)  # type: ignore[attr-defined]
+            response.streaming_content = _AsyncStream(self, response)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         await self.aend(is_whole=True)
@@ -215,27 +230,11 @@ class _Exchange:
     def _feed_whole(self, response: HttpResponseBase) -> None:
         self.call.feed(response.content)  # type: ignore[attr-defined]
 
-    async def _astream(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        is_whole, failed, timed_out = False, False, False
-        try:
-            async for chunk in content:
-                self.call.feed(chunk)
-                yield chunk
-            is_whole = True
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:
-            failed, timed_out = True, is_timeout(error)
-            raise
-        finally:
-            gone = not is_whole and not failed
-            await self.aend(is_whole=is_whole, failed=failed, client_gone=gone, timed_out=timed_out)
-
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def end(self, **ending: bool) -> None:
         call = self.call
-        if not call.is_ended:
+        if self._end_of_call.acquire(blocking=False):
             actual = self._actual(**ending)
             for reservation in call.held:
                 call.core.guard.settle(reservation, actual)
@@ -247,7 +246,7 @@ class _Exchange:
 
     async def aend(self, **ending: bool) -> None:
         call = self.call
-        if call.is_ended:
+        if not self._end_of_call.acquire(blocking=False):
             return
         actual = self._actual(**ending)
         await settle_held(call, actual)
@@ -260,13 +259,20 @@ class _Exchange:
 
 class _Closing:
     """
-    A stream on its way out. Django closes it in the end, in whatever state it is.
+    A stream on its way out. Django closes it in the end, in whatever state it is; but not where another middleware answers
+    in its place, or fails: then the garbage collector ends it.
     """
 
     def __init__(self, exchange: _Exchange, response: Any) -> None:
         # bound before the response's own is replaced
         self._content = response.streaming_content
         self._exchange = exchange
+
+    def __del__(self) -> None:
+        call = self._exchange.call
+        if not call.is_ended:
+            # in a context of its own: this thread may be in the middle of another call
+            call.core.off_loop(partial(copy_context().run, partial(self._exchange.end, client_gone=True)))
 
     def close(self) -> None:
         """
@@ -294,6 +300,31 @@ class _Stream(_Closing):
             raise
         self._exchange.call.feed(chunk)
         return chunk
+
+
+class _AsyncStream(_Closing):
+    """
+    An async stream on an event loop.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pass()
+
+    async def _pass(self) -> AsyncIterator[bytes]:
+        exchange, is_whole, failed, timed_out = self._exchange, False, False, False
+        try:
+            async for chunk in self._content:
+                exchange.call.feed(chunk)
+                yield chunk
+            is_whole = True
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            failed, timed_out = True, is_timeout(error)
+            raise
+        finally:
+            gone = not is_whole and not failed
+            await exchange.aend(is_whole=is_whole, failed=failed, client_gone=gone, timed_out=timed_out)
 
 
 class _CollectedStream(_Closing):

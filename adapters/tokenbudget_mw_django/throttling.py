@@ -11,6 +11,7 @@ from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
+from tokenbudget_mw_django.decorators import path_of
 
 try:
     from rest_framework.throttling import BaseThrottle
@@ -62,7 +63,7 @@ class TokenBudgetThrottle(BaseThrottle):  # type: ignore[misc]  # the framework 
                 f"{type(self).__name__} has no limits for {type(view).__name__}: "
                 "set `limits` of the throttle, or `budget_limits` of the view, for example ['10 requests/minute']."
             )
-        _parse(limits, name=self.name or _name_of(view)).admit(core(), facts_of(request.META))
+        _parse(limits, name=self.name or _name_of(view)).admit(core(), facts_of(request.META, request.path_info))
         return True
 
     def wait(self) -> None:
@@ -72,5 +73,5 @@ class TokenBudgetThrottle(BaseThrottle):  # type: ignore[misc]  # the framework 
 
 
 def _name_of(view: Any) -> str:
-    kind, action = type(view), getattr(view, "action", None)
-    return f"{kind.__module__}.{kind.__qualname__}" + (f".{action}" if action else "")
+    action = getattr(view, "action", None)
+    return path_of(type(view)) + (f".{action}" if action else "")

@@ -16,7 +16,13 @@ settings.configure(
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
     USE_TZ=True,
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DB", "db.sqlite3")}},
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": os.environ.get("DB", "db.sqlite3"),
+            "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+        }
+    },
     # -- the three that tokenbudget-mw needs
     INSTALLED_APPS=["tokenbudget_mw_django"],
     MIDDLEWARE=["tokenbudget_mw_django.TokenBudgetMiddleware"],

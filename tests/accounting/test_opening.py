@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from tokenbudget_mw import wiring
 from tokenbudget_mw.accounting.mmap_spool import MmapSpool
@@ -20,7 +20,7 @@ STATE = {"XDG_STATE_HOME": "/state"}
 OPTIONS = {"queue": 10, "most_bytes": 2**20, "full": "drop_newest", "patience": 0.1}
 
 
-def folder(url: str, environ=STATE) -> Path | None:
+def folder(url: str | URL, environ=STATE) -> Path | None:
     return default_folder(make_url(url), environ)
 
 
@@ -90,7 +90,15 @@ class TestFolder:
 
         assert here != folder("sqlite:///books.db") == folder(f"sqlite:///{tmp_path}/books.db")
 
-    @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///file:x?mode=memory&uri=true",
+            URL.create("sqlite", database="file:x?mode=memory&cache=shared", query={"uri": "true"}),
+        ],
+    )
     def test_a_database_in_memory_has_none(self, url):
         """
         Nobody can replay into a database that ends with its process.

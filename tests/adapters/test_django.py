@@ -181,6 +181,36 @@ def is_free(subject: str) -> bool:
     return bool(post(CHAT, subject).status_code == 200)
 
 
+@pytest.mark.parametrize(("max_body", "tokens"), [(10_000_000, 0), (1_000, 300)])
+def test_long_body_without_a_length_reaches_its_view(max_body: int, tokens: int) -> None:
+    """Under ASGI a body in chunks is read up to our bound and not above it, and the view has it from its beginning."""
+    chunks = [b'{"model": "gpt-4o", "messages": [], "max_tokens": 1, "user": "', *[b"x" * 1_000_000] * 4, b'"}']
+    incoming = [{"type": "http.request", "body": each, "more_body": True} for each in chunks] + [
+        {"type": "http.request"}
+    ]
+    settings_ = {
+        **TOKENBUDGET,
+        "routes": [{"path": "/plain/drain", "format": "openai.chat"}],
+        "plans": {"one": ["10M tokens/minute"]},
+        "max_body": max_body,
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0) if incoming else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = scope_of(path="/plain/drain", subject=f"chunks-{max_body}", headers={"host": "test"}) | {"root_path": ""}
+    with override_settings(TOKENBUDGET=settings_):
+        asyncio.run(get_asgi_application()(scope, receive, send))
+        (row,) = rows(f"chunks-{max_body}")
+
+    assert (sent[0]["status"], sent[1]["body"]) == (200, str(sum(map(len, chunks))).encode())
+    assert row["input_tokens"] >= tokens
+
+
 def test_stream_under_wsgi() -> None:
     """A stream passes, and is booked when it has ended."""
     answered = post("/plain/streamed", "streams")
@@ -497,6 +527,18 @@ def test_other_settings_leave_the_core() -> None:
             "mysql+pymysql://db/app?charset=utf8mb4&ssl_ca=%2Fca.pem",
         ),
         (
+            {"ENGINE": "postgresql", "NAME": "app", "HOST": "one,two", "PORT": "5432,5433"},
+            "postgresql+psycopg:///app?host=one%2Ctwo&port=5432%2C5433",
+        ),
+        (
+            {"ENGINE": "postgresql", "OPTIONS": {"service": "shop"}},
+            "postgresql+psycopg://?service=shop",
+        ),
+        (
+            {"ENGINE": "mysql", "NAME": "app", "OPTIONS": {"unix_socket": "/run/my.sock"}},
+            "mysql+pymysql:///app?unix_socket=%2Frun%2Fmy.sock",
+        ),
+        (
             {"ENGINE": "mysql", "NAME": "app", "HOST": "db", "OPTIONS": {"ssl_mode": "REQUIRED"}},
             "mysql+pymysql://db/app?ssl_check_hostname=false",
         ),
@@ -507,6 +549,30 @@ def test_alias_becomes_a_url(config: dict[str, Any], url: str) -> None:
     whole = config | {"ENGINE": f"django.db.backends.{config['ENGINE']}"}
     with patch.dict(settings.DATABASES, {"other": whole}):
         assert database_url("other").render_as_string(hide_password=False) == url
+
+
+def test_an_engine_that_is_built_on_djangos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another package, for metrics or tenants say, is the database that it says it is."""
+    package = tmp_path / "measured_sqlite"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text(
+        "from django.db.backends.sqlite3 import base\n\n\nclass DatabaseWrapper(base.DatabaseWrapper):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with patch.dict(settings.DATABASES, {"other": {"ENGINE": "measured_sqlite", "NAME": "/tmp/x.db"}}):
+        assert str(database_url("other")) == "sqlite:////tmp/x.db"
+
+
+@pytest.mark.parametrize("engine", ["django.db.backends.dummy", "no.such.engine", ""])
+def test_an_engine_that_is_nothing_we_know(engine: str) -> None:
+    """It is an error that names what there is, whether or not Django could load it."""
+    with (
+        patch.dict(settings.DATABASES, {"other": {"ENGINE": engine}}),
+        pytest.raises(ConfigurationError, match="PostgreSQL, MySQL, MariaDB and SQLite"),
+    ):
+        database_url("other")
 
 
 def test_alias_with_a_file_uri_opens_that_file(tmp_path: Path) -> None:

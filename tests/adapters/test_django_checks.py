@@ -1,15 +1,17 @@
 """What the system checks find: the order of the middleware, workers that do not share, migrations that are missing."""
 
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from django.conf import settings
 from django.core.checks import run_checks
 from django.core.management import call_command
-from django.db import connections, router
-from django.test import override_settings
+from django.db import OperationalError, connections, router, transaction
+from django.test import Client, override_settings
 from django_rig import OURS, TOKENBUDGET, rows
+
+from tokenbudget_mw_django import checks
 
 SHARED = {**TOKENBUDGET, "backend": "redis://localhost/0"}
 CORS = "corsheaders.middleware.CorsMiddleware"
@@ -48,6 +50,36 @@ def test_models_that_are_read_from_another_database_are_found() -> None:
     assert "kept in 'usage', and Django reads their models, in the admin, too, from 'default'" in without["W008"]
     assert with_it == {}
     assert placed == [("usage", "default"), [False, True], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [({}, {"W009"}), ({"transaction_mode": "DEFERRED"}, {"W009"}), ({"transaction_mode": "immediate"}, set())],
+)
+def test_transactions_that_fail_beside_the_flusher_are_found(options: dict[str, str], ids: set[str]) -> None:
+    """On SQLite one that reads first cannot write after the flusher has; on other databases it can."""
+    sqlite = {**settings.DATABASES["default"], "OPTIONS": options}
+    postgresql = {**sqlite, "ENGINE": "django.db.backends.postgresql"}
+
+    with patch.dict(settings.DATABASES, {"default": sqlite}):
+        assert set(found()) == ids
+    with patch.dict(settings.DATABASES, {"default": postgresql}):
+        assert set(found()) == set()
+
+
+def test_a_transaction_that_begins_as_a_writer_lasts() -> None:
+    """What it has read is not too old to write on, though usage is booked meanwhile; the usage waits for it."""
+    from django.contrib.auth.models import Group
+
+    from tokenbudget_mw_django.conf import core
+
+    with transaction.atomic():
+        Group.objects.count()
+        Client(headers={"x-subject": "locked"}).get("/plain/limited")
+        core().flush(0.3)
+        Group.objects.create(name="of a writer").delete()
+
+    assert len(rows("locked")) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,14 +157,38 @@ def test_a_migrated_database_is_passed(databases: list[str] | None) -> None:
     assert rows("nobody") == []
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_the_check_leaves_connections_as_they_were(is_open: bool) -> None:
+    """What it has opened is closed, for the tests' processes that are forked next; what the project has opened stays."""
+    connection = connections["default"]
+    connection.close()
+    if is_open:
+        connection.ensure_connection()
+
+    with override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}):
+        run_checks(databases=["default"])
+
+    assert (connection.connection is not None) is is_open
+    connection.close()
+
+
+def test_the_check_leaves_no_pool_behind() -> None:
+    """A pool of Django's for PostgreSQL keeps its connections when one is given back."""
+    pooled = Mock(vendor="postgresql", connection=None)
+
+    with (
+        override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}),
+        patch.object(checks, "connections", {"default": pooled}),
+        patch.object(checks, "MigrationExecutor"),
+    ):
+        assert checks.check_migrations(None, databases=["default"]) == []
+
+    pooled.close.assert_called_once_with()
+    pooled.close_pool.assert_called_once_with()
+
+
 def test_a_database_that_does_not_answer_is_told(tmp_path: Any) -> None:
     """The check says so, and does not raise."""
-    from unittest.mock import patch
-
-    from django.db import OperationalError
-
-    from tokenbudget_mw_django import checks
-
     with (
         override_settings(TOKENBUDGET=SHARED | {"database": {"alias": "default"}}),
         patch.object(checks, "MigrationExecutor", side_effect=OperationalError("away")),

@@ -1,8 +1,10 @@
 """Django's test databases: made and dropped around the tests of a project that is metered."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import make_url
@@ -28,6 +30,64 @@ class Limits(TestCase):
 """
 
 
+SQLITE = """
+from django.http import HttpResponse
+from django.urls import path
+
+SECRET_KEY, ROOT_URLCONF, USE_TZ, ALLOWED_HOSTS = "for tests", "project", True, ["*"]
+INSTALLED_APPS = ["tokenbudget_mw_django"]
+MIDDLEWARE = ["tokenbudget_mw_django.TokenBudgetMiddleware"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "real.db"}}
+TOKENBUDGET = {"identify": "ip", "plans": {"free": ["2 requests/minute"]}}
+urlpatterns = [path("ask", lambda request: HttpResponse("42"))]
+"""
+
+SQLITE_TESTS = """
+from django.core.wsgi import get_wsgi_application
+from django.test import TransactionTestCase
+
+from tokenbudget_mw_django.conf import core
+from tokenbudget_mw_django.models import Usage
+
+application = get_wsgi_application()
+
+
+class Books(TransactionTestCase):
+    def test_rows(self):
+        self.client.get("/ask")
+        assert core().flush()
+        assert Usage.objects.count() == 1
+"""
+
+
+def path_with(folder: Path) -> str:
+    """The path on which Python looks for modules, with *folder* before it."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
+def test_tests_of_a_project_leave_its_sqlite_file_alone(tmp_path: Path) -> None:
+    """The application that a test's module makes is there before the test database, and its usage goes there all the same."""
+    (tmp_path / "project.py").write_text(SQLITE)
+    (tmp_path / "test_books.py").write_text(SQLITE_TESTS)
+    told = {"DJANGO_SETTINGS_MODULE": "project", "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": path_with(tmp_path)}
+
+    for command in (["migrate", "-v0"], ["test", "test_books", "--noinput"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "django", *command],
+            cwd=tmp_path,
+            env=os.environ | told,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+
+    with closing(sqlite3.connect(tmp_path / "real.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM tokenbudget_usage").fetchone() == (0,)
+    assert not list(tmp_path.glob("tokenbudget-mw/spool/*/*/*.segment"))
+
+
 def test_tests_of_a_project_end_well_on_postgresql(postgres_database: str, tmp_path: Path) -> None:
     """`manage.py test` drops its database at the end, and so it ends with 0; nothing of it reaches the real one."""
     url = make_url(postgres_database)
@@ -38,7 +98,7 @@ def test_tests_of_a_project_end_well_on_postgresql(postgres_database: str, tmp_p
         "DJANGO_SETTINGS_MODULE": "project",
         "HOST_DATABASE": repr(named),
         "XDG_STATE_HOME": str(tmp_path),
-        "PYTHONPATH": str(tmp_path),
+        "PYTHONPATH": path_with(tmp_path),
     }
     command = [sys.executable, "-m", "django", "test", "project", "--noinput"]
 

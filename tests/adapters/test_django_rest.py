@@ -20,7 +20,7 @@ from rest_framework.viewsets import ViewSet
 
 from tokenbudget_mw.call import running
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
-from tokenbudget_mw_django import current
+from tokenbudget_mw_django import current, limit
 from tokenbudget_mw_django.throttling import TokenBudgetThrottle
 
 PLAIN: Any = {"authentication_classes": [], "permission_classes": []}
@@ -115,6 +115,25 @@ def function(request: Any) -> Response:
     return Response("ok")
 
 
+@api_view(["GET"])
+@throttle_classes([OncePerMinute])
+def also_function(request: Any) -> Response:
+    """Another function, which the framework wraps in a class of the same qualified name."""
+    return Response("ok")
+
+
+@api_view(["GET"])
+def bare(request: Any) -> Response:
+    """A function without a throttle."""
+    return Response("ok")
+
+
+@api_view(["GET"])
+def also_bare(request: Any) -> Response:
+    """Another one."""
+    return Response("ok")
+
+
 urls = [
     *urlpatterns,
     path("plain/search", Search.as_view()),
@@ -124,6 +143,9 @@ urls = [
     path("plain/second", Second.as_view()),
     path("plain/nothing", Nothing.as_view()),
     path("plain/function", function),
+    path("plain/also-function", also_function),
+    path("plain/bare", limit("1 request/minute")(bare)),
+    path("plain/also-bare", limit("1 request/minute")(also_bare)),
     path("plain/things", Things.as_view({"get": "list"})),
     path("plain/things/<pk>", Things.as_view({"get": "retrieve"})),
     path("plain/model", Model.as_view()),
@@ -166,11 +188,11 @@ def test_a_throttle_refuses_as_the_middleware_does(path_: str) -> None:
 
 
 def test_each_view_has_a_counter_of_its_own() -> None:
-    """So has each action of a view set."""
-    paths = ["/plain/search", "/plain/other", "/plain/things", "/plain/things/7"]
+    """So has each action of a view set, and each function."""
+    views = ["search", "other", "things", "things/7", "function", "also-function", "bare", "also-bare"]
 
-    assert [get(each).status_code for each in paths] == [200] * 4
-    assert [get(each).status_code for each in paths] == [429] * 4
+    assert [get(f"/plain/{each}").status_code for each in views] == [200] * 8
+    assert [get(f"/plain/{each}").status_code for each in views] == [429] * 8
 
 
 def test_views_of_one_name_share_a_counter() -> None:

@@ -46,7 +46,7 @@ def django(database_url: str) -> Django:
                 **os.environ,
                 "HOST_DATABASE": database_url,
                 "DJANGO_SETTINGS_MODULE": "django_host",
-                "PYTHONPATH": str(Path(__file__).parent),
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
                 **environment,
             },
             capture_output=True,

@@ -26,8 +26,8 @@ if os.environ.get("HOST_ADMIN"):
     ROOT_URLCONF = "django_host"
     urlpatterns: list[object] = []
     INSTALLED_APPS += [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
-# this host has models only, and no middleware; and that it has not migrated is what it is here for
-SILENCED_SYSTEM_CHECKS = ["tokenbudget.W001", "tokenbudget.W005"]
+# this host has models only, and no middleware or transactions; and that it has not migrated is what it is here for
+SILENCED_SYSTEM_CHECKS = ["tokenbudget.W001", "tokenbudget.W005", "tokenbudget.W009"]
 DATABASES = {
     "default": {
         "ENGINE": f"django.db.backends.{ENGINES[backend]}",
@@ -37,5 +37,6 @@ DATABASES = {
         "PORT": str(url.port or ""),
         "USER": url.username or "",
         "PASSWORD": url.password or "",
+        "TIME_ZONE": os.environ.get("HOST_DATABASE_ZONE") or None,
     }
 }

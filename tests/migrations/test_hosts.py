@@ -184,6 +184,61 @@ def test_django_reads_what_the_sink_wrote(engine: Engine, django: Django, use_tz
     ]
 
 
+ASK = """
+from datetime import UTC, timedelta
+from django.db.models import Count, F, Max, Subquery
+from django.db.models.functions import TruncDay
+from tokenbudget_mw_django.models import LedgerEntry, Usage
+last = Usage.objects.order_by("-created_at").values("created_at")[:1]
+moment = Usage.objects.get().created_at
+print(Usage.objects.annotate(last=Subquery(last)).get().last == moment)
+same = Usage.objects.filter(pk="r1").values("created_at")
+print(Usage.objects.filter(created_at=Subquery(last)).count(), Usage.objects.filter(created_at__in=same).count())
+print(Usage.objects.aggregate(last=Max("created_at"))["last"] == moment)
+print(LedgerEntry.objects.values("created_at").union(Usage.objects.values("created_at"))[0]["created_at"].isoformat())
+print(Usage.objects.annotate(none=F("created_at") - F("created_at")).get().none)
+"""
+
+DAYS = """
+days = Usage.objects.annotate(day=TruncDay("created_at", tzinfo=UTC)).values("day").annotate(n=Count("pk"))
+print([(moment - timedelta(days=1) < row["day"] <= moment, row["n"]) for row in days])
+"""
+
+
+@pytest.mark.parametrize(("use_tz", "zone"), [("0", ""), ("1", ""), ("1", "Asia/Tokyo")])
+def test_moments_are_the_same_wherever_a_query_uses_them(
+    engine: Engine, django: Django, use_tz: str, zone: str
+) -> None:
+    """
+    In subqueries, unions, aggregates, differences and days, whatever the host's time zone is, whether it uses any, and what zone it says
+    the moments of other tables are in.
+    """
+    assert django("migrate", "--verbosity=0").returncode == 0
+    record = UsageRecord(
+        id="r1",
+        instance_id="i",
+        sequence=1,
+        created_at_us=1_760_000_000_123_457,
+        method="POST",
+        path="/",
+        account="tenant:acme",
+    )
+    DatabaseSink(engine).write([record])
+
+    # what day a moment is on, Django asks the database by the zone that DATABASES names
+    done = django(code=ASK if zone else ASK + DAYS, HOST_USE_TZ=use_tz, HOST_DATABASE_ZONE=zone)
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "True",
+        "1 1",
+        "True",
+        "2025-10-09T08:53:20.123457+00:00",
+        "0:00:00",
+        *([] if zone else ["[(True, 1)]"]),
+    ]
+
+
 ADMIN = """
 from django.contrib import admin
 from django.contrib.auth.models import AnonymousUser

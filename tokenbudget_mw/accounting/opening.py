@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 from tokenbudget_mw.accounting.spool import MemorySpool
 
@@ -92,7 +93,7 @@ def _identify(url: URL) -> str | None:
     """
     database = url.database
     if url.get_backend_name() == "sqlite":
-        if database in {None, "", ":memory:"} or "mode=memory" in str(url):
+        if database in {None, "", ":memory:"} or "mode=memory" in unquote(str(url)):
             return None
         database = os.path.abspath(str(database))  # noqa: PTH100 - a file that need not exist, links left as they are
     return str(url.set(drivername=url.get_backend_name(), password="", database=database))
