@@ -68,13 +68,15 @@ class TokenBudgetMiddleware:
         refused = exchange.admit()
         if refused is not None:
             return refused
-        running.set(exchange.call)
+        before = exchange.enter()
         try:
             return exchange.pass_on(self.get_response(request))
         except BaseException:
             # Django makes responses of exceptions; what comes through ends the worker, or is a response without a body
             exchange.end(failed=True)
             raise
+        finally:
+            exchange.leave(before)
 
     async def __acall__(self, request: HttpRequest, exchange: _Exchange) -> HttpResponseBase:
         """
@@ -83,7 +85,7 @@ class TokenBudgetMiddleware:
         refused = await exchange.aadmit()
         if refused is not None:
             return refused
-        running.set(exchange.call)
+        before = exchange.enter()
         try:
             return await exchange.apass_on(await self.get_response(request))
         except asyncio.CancelledError:
@@ -92,6 +94,8 @@ class TokenBudgetMiddleware:
         except BaseException:
             await exchange.aend(failed=True)
             raise
+        finally:
+            exchange.leave(before)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """
@@ -230,6 +234,22 @@ class _Exchange:
     def _feed_whole(self, response: HttpResponseBase) -> None:
         self.call.feed(response.content)  # type: ignore[attr-defined]
 
+    def enter(self) -> Call | None:
+        """
+        Let the call run here, and return the one that ran here before.
+        """
+        before = running.get()
+        running.set(self.call)
+        return before
+
+    def leave(self, before: Call | None) -> None:
+        """
+        Give the context back to the call that ran here *before*, whose view has asked its own project, as for a batch.
+        Without such a one this call stays until its end: Django may close what the view has made.
+        """
+        if before is not None and not before.is_ended:
+            running.set(before)
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def end(self, **ending: bool) -> None:
@@ -240,7 +260,8 @@ class _Exchange:
                 call.core.guard.settle(reservation, actual)
             for reservation in call.extensions:
                 call.core.guard.settle(reservation, NOTHING)
-        running.set(None)
+        if running.get() is call:
+            running.set(None)
         if call.unrecorded is not None:
             raise call.unrecorded
 
@@ -290,6 +311,7 @@ class _Stream(_Closing):
         return self
 
     def __next__(self) -> bytes:
+        before = self._exchange.enter()
         try:
             chunk: bytes = next(self._content)
         except StopIteration:
@@ -298,6 +320,8 @@ class _Stream(_Closing):
         except BaseException as error:
             self._exchange.end(failed=True, timed_out=is_timeout(error))
             raise
+        finally:
+            self._exchange.leave(before)
         self._exchange.call.feed(chunk)
         return chunk
 
@@ -313,7 +337,15 @@ class _AsyncStream(_Closing):
     async def _pass(self) -> AsyncIterator[bytes]:
         exchange, is_whole, failed, timed_out = self._exchange, False, False, False
         try:
-            async for chunk in self._content:
+            content = aiter(self._content)
+            while True:
+                before = exchange.enter()
+                try:
+                    chunk = await anext(content)
+                except StopAsyncIteration:
+                    break
+                finally:
+                    exchange.leave(before)
                 exchange.call.feed(chunk)
                 yield chunk
             is_whole = True
@@ -336,6 +368,7 @@ class _CollectedStream(_Closing):
         return self
 
     async def __anext__(self) -> bytes:
+        before = self._exchange.enter()
         try:
             chunk: bytes = await anext(self._content)
         except StopAsyncIteration:
@@ -344,6 +377,8 @@ class _CollectedStream(_Closing):
         except BaseException as error:
             self._exchange.end(failed=True, timed_out=is_timeout(error))
             raise
+        finally:
+            self._exchange.leave(before)
         self._exchange.call.feed(chunk)
         return chunk
 
