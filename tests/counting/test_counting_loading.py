@@ -4,7 +4,11 @@ Encodings that are loaded in the background: nobody waits for them, and everybod
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -93,7 +97,8 @@ def test_what_the_thread_does_not_load_is_loaded_when_needed(loading):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_while_it_loads_leaves_nobody_hanging(loading):
+@pytest.mark.parametrize("way", ["ready", "get"])
+def test_a_fork_while_it_loads_leaves_nobody_hanging(loading, way):
     """A child process has the lock and not the thread that holds it; it loads for itself."""
     encoders = Encoders()
     encoders.warm_aside(["o200k_base"])
@@ -101,11 +106,38 @@ def test_a_fork_while_it_loads_leaves_nobody_hanging(loading):
 
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         loading.go = threading.Event()
         loading.go.set()
-        os._exit(0 if encoders.ready("o200k_base").count(TEXT) == 4 else 1)
+        os._exit(0 if getattr(encoders, way)("o200k_base").count(TEXT) == 4 else 1)
 
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("engine", [name for name in engines.ENGINES if importlib.util.find_spec(name)])
+def test_the_thread_imports_nothing(engine):
+    """A fork while a thread imports leaves the child with a module that is locked for ever: all is imported before."""
+    program = f"""if True:
+        import builtins, sys, threading
+        from tokenbudget_mw.counting.encoders import Encoders
+
+        imported, real = [], builtins.__import__
+
+        def watch(name, *args, **kwargs):
+            if threading.current_thread() is not threading.main_thread() and name not in sys.modules:
+                imported.append(name)
+            return real(name, *args, **kwargs)
+
+        builtins.__import__ = watch
+        encoders = Encoders({engine!r})
+        encoders.warm_aside()
+        encoders._loader[1].join()
+        sys.exit(repr(imported) if imported or encoders.ready("o200k_base").count("one") != 1 else 0)
+    """
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("when", "thread"), [("start", "MainThread"), ("background", "tokenbudget-loading")])

@@ -150,6 +150,9 @@ class Encoders:
         """
         Do the same in a thread; until it is done, `ready` has nothing to give.
         """
+        # a child that is forked while the thread imports finds a module locked, and would wait for it for ever
+        engines.prepare(self.engine)
+        ranks.prepare()
         thread = threading.Thread(target=self.warm, args=(names,), name="tokenbudget-loading", daemon=True)
         self._loader = os.getpid(), thread
         thread.start()
@@ -163,9 +166,6 @@ class Encoders:
             process, thread = self._loader
             if process == os.getpid() and thread.is_alive():
                 return None
-            if process != os.getpid():
-                self._lock = threading.Lock()  # a fork copies a lock that is held, and not the thread that holds it
-            self._loader = None
         return found or self.get(name)
 
     def get(self, name: str) -> Encoder:
@@ -178,6 +178,9 @@ class Encoders:
         found = self._loaded.get(name)
         if found is not None:
             return found
+        if self._loader is not None and self._loader[0] != os.getpid():
+            self._lock = threading.Lock()  # a fork copies a lock that is held, and not the thread that holds it
+            self._loader = None
         with self._lock:
             if name not in self._loaded:
                 self._loaded[name] = Encoder(name, *engines.load(self.engine, name, ranks.load(name)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.ranks import Ranks
 
-__all__ = ["ENGINES", "Counting", "Engine", "check", "grouped", "load"]
+__all__ = ["ENGINES", "Counting", "Engine", "check", "grouped", "load", "prepare"]
 
 Engine = Literal["tiktoken", "fastokens"]
 
@@ -68,6 +68,13 @@ def check(engine: str) -> None:
     """
     if importlib.util.find_spec(engine) is None:
         raise ConfigurationError(f"The tokenizer {engine!r} is not installed: pip install 'tokenbudget-mw[fast]'.")
+
+
+def prepare(engine: Engine) -> None:
+    """
+    Import *engine*, for a thread that will load it.
+    """
+    importlib.import_module(engine)
 
 
 def load(engine: Engine, name: str, ranks: Ranks) -> Counting:

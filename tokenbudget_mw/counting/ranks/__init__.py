@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from importlib import resources
 
-__all__ = ["NAMES", "Ranks", "load", "pack", "unpack"]
+__all__ = ["NAMES", "Ranks", "load", "pack", "prepare", "unpack"]
 
 NAMES = ("o200k_base", "cl100k_base")
 
@@ -34,6 +34,13 @@ class Ranks:
 
     pattern: str
     tokens: dict[bytes, int]
+
+
+def prepare() -> None:
+    """
+    Import what reads the package's own data, for a thread that will `load`.
+    """
+    resources.files(__name__)
 
 
 def load(name: str) -> Ranks:
