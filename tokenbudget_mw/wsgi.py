@@ -74,7 +74,7 @@ def facts_of(environ: Environ) -> Facts:
     """
     Read the facts of a WSGI environment.
     """
-    port = environ.get("SERVER_PORT", "")
+    port = str(environ.get("SERVER_PORT", ""))  # hypercorn 0.18 gives a number
     return ServedFacts(
         method=environ["REQUEST_METHOD"].upper(),
         # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")

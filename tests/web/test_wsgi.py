@@ -632,6 +632,12 @@ def test_facts_path_is_decoded(given: str, path: str) -> None:
     assert facts_of(environ_of(PATH_INFO=given)).path == path
 
 
+@pytest.mark.parametrize(("given", "port"), [(8080, 8080), (None, None)])
+def test_a_port_may_be_a_number(given: int | None, port: int | None) -> None:
+    """hypercorn hands a WSGI app the port as ASGI has it."""
+    assert facts_of(environ_of(SERVER_PORT=given)).server == ("127.0.0.1", port)
+
+
 def test_facts_of_a_unix_socket() -> None:
     """A server on a Unix socket tells neither port nor client."""
     facts = facts_of(environ_of(SERVER_PORT="", REMOTE_ADDR=""))
