@@ -69,8 +69,8 @@ class ASGIMiddleware:
         if kind == "lifespan":
             await _live(self.app, scope, receive, _living(self.core, send))
         elif kind in ("http", "websocket") and self.core.settings.enabled:
-            facts = facts_of(scope)
-            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
+            facts, root = facts_of(scope), scope.get("root_path") or ""
+            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
             if route is None:
                 await self.app(scope, receive, send)
             else:
