@@ -260,6 +260,8 @@ class _Exchange:
             raise
 
     def __next__(self) -> bytes:
+        if running.get() is not self._call:
+            running.set(self._call)  # a host may iterate another response on this thread meanwhile
         iterator = self._iterator
         if iterator is None:
             iterator = self._iterator = self._open()
@@ -293,6 +295,7 @@ class _Exchange:
         End the response, in whatever state it is. Servers call this once, always (PEP 3333); twice is once.
         """
         closing, self._iterable = self._iterable, ()
+        running.set(self._call)
         try:
             close = getattr(closing, "close", None)
             if close is not None:
