@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tokenbudget_mw.bounding import BoundedApp
 from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.lifespan import live
 from tokenbudget_mw.recounting import arecount
 from tokenbudget_mw.refusing import RESPONSE_HEADERS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.shielding import keep, settle_held
+from tokenbudget_mw.shielding import settle_held
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
@@ -37,7 +38,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LAST_WORDS = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-encoding"}
 """Headers of a response that say how it reads."""
 
@@ -67,10 +67,10 @@ class ASGIMiddleware:
         """
         kind = scope["type"]
         if kind == "lifespan":
-            await _live(self.app, scope, receive, _living(self.core, send))
+            await live(self.core, self.app, scope, receive, send)
         elif kind in ("http", "websocket") and self.core.settings.enabled:
-            facts = facts_of(scope)
-            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
+            facts, root = facts_of(scope), scope.get("root_path") or ""
+            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
             if route is None:
                 await self.app(scope, receive, send)
             else:
@@ -140,48 +140,6 @@ class ScopeHeaders(LazyHeaders):
         Decode all of them.
         """
         return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]
-
-
-async def _live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """
-    Pass the lifespan on; answer it in the place of an app that has none, because its end is when usage is written.
-    """
-    is_known = False
-
-    async def asking() -> Message:
-        nonlocal is_known
-        is_known = True
-        return await receive()
-
-    async def saying(message: Message) -> None:
-        nonlocal is_known
-        is_known = True
-        await send(message)
-
-    try:
-        await app(scope, asking, saying)
-    except Exception:
-        # an app that knows no lifespan says so by an exception, before anything else (ASGI, "Lifespan Protocol")
-        if is_known:
-            raise
-    kind = "lifespan.shutdown" if is_known else ""
-    while kind != "lifespan.shutdown":
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-
-
-def _living(core: Core, send: Send) -> Send:
-    async def living(message: Message) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            core.flusher.wake()  # what dead processes left on the spool need not wait for the first request
-            core.tariffs.warm()
-            keep(asyncio.ensure_future(core.async_guard.warm()))
-        elif message["type"] in LAST_WORDS:
-            await asyncio.to_thread(core.close)
-            await core.async_guard.backend.aclose()
-        await send(message)
-
-    return living
 
 
 class _Connection:

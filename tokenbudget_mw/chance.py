@@ -13,12 +13,28 @@ import random
 __all__ = ["chance", "generator"]
 
 
+class _Chance(random.Random):
+    """
+    Bits of one process's own. Forks made in C (uWSGI's workers) announce themselves to nobody, so the process is looked at:
+    the first ids of two workers would be the same in one millisecond.
+    """
+
+    _process = os.getpid()
+
+    def getrandbits(self, k: int, /) -> int:
+        process = os.getpid()
+        if process != self._process:
+            self.seed()  # first: until then another thread may not take what was inherited
+            self._process = process
+        return super().getrandbits(k)
+
+
 def generator() -> random.Random:
     """
     Return a generator that the system's randomness seeds, in a forked child anew. For where one's numbers can be guessed
     from those that are shown, another is needed.
     """
-    made = random.Random()
+    made = _Chance()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=made.seed)
     return made

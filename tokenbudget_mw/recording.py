@@ -110,12 +110,14 @@ def new_id(moment: float) -> str:
     """
     Return a new UUID of version 7 (RFC 9562, section 5.7), as 32 hexadecimal digits: ordered by *moment*, epoch seconds.
     """
-    high = (int(moment * 1000) & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | chance.getrandbits(12)
-    return _two_words(high, _VARIANT | chance.getrandbits(62)).hex()
+    bits = chance.getrandbits(74)
+    high = (int(moment * 1000) & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | bits >> 62
+    return _two_words(high, _VARIANT | bits & _LOW).hex()
 
 
 _two_words = struct.Struct(">QQ").pack
 _VARIANT = 0b10 << 62
+_LOW = (1 << 62) - 1
 
 
 def records_of(

@@ -357,9 +357,9 @@ def _executor(tariffs: Tariffs, cores: Sequence[ref[Core]]) -> Executor:
     """
 
     def take(orphan: Orphan, cost: Cost, model: str | None) -> None:
-        opened = orphan.opened
+        opened, path = orphan.opened, orphan.opened.route or orphan.opened.path
         for core in filter(None, (each() for each in cores)):
-            take_from(core, subject_of(opened), core.routes.match(opened.method, opened.path), cost, model)
+            take_from(core, subject_of(opened), core.routes.match(opened.method, path), cost, model)
 
     return Executor(tariffs, take)
 

@@ -75,7 +75,7 @@ def facts_of(environ: Environ, path: str | None = None) -> Facts:
     """
     Read the facts of a WSGI environment, whose *path* a framework may have decoded.
     """
-    port = environ.get("SERVER_PORT", "")
+    port = str(environ.get("SERVER_PORT", ""))  # hypercorn 0.18 gives a number
     if path is None:
         # WSGI paths are bytes in the disguise of latin-1 (PEP 3333, "Unicode issues")
         path = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
@@ -156,7 +156,7 @@ class _Exchange:
     def _in_call(self, work: Callable[[], T]) -> T:
         """
         Do *work* of the app's as this call's. In between the thread is the server's, or that of a call whose app asked for
-        this one: a view that answers a batch, with a test client.
+        this one: a view that answers a batch, with a test client. A host may iterate several responses in turns.
         """
         here = running.get()
         running.set(self._call)

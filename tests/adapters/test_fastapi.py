@@ -419,6 +419,22 @@ def test_mounted_app_is_metered_by_its_whole_path() -> None:
     assert [(row.path, row.route) for row in host.rows()] == [("/plain/inner/ask", "/plain/*")]
 
 
+def test_app_with_a_root_path_is_metered_with_and_without_it() -> None:
+    """Starlette answers below the root and without it, so a proxy that strips it or not is no way around limits."""
+    host = Host()
+    host.app.root_path = "/api"
+    host.app.get("/plain/ask")(lambda: "asked")
+
+    for path in ("/plain/ask", "/api/plain/ask"):
+        assert host.get(path, None).status_code == 401
+        assert host.get(path).status_code == 200
+
+    assert [(row.path, row.route) for row in host.rows()] == [
+        ("/plain/ask", "/plain/*"),
+        ("/api/plain/ask", "/plain/*"),
+    ]
+
+
 def test_mounted_apps_refuse_and_count_on_their_own() -> None:
     """A mounted app answers refusals as the app around it does, and its endpoints count apart from those of others."""
     host, first, second = Host(WIDE | {"plans": {"one": ["10 tokens/minute"]}}), FastAPI(), FastAPI()

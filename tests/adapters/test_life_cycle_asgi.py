@@ -56,6 +56,23 @@ def test_failed_startup_is_the_apps_word() -> None:
     assert lived(failing) == (["lifespan.startup.failed"], [])
 
 
+def test_a_loop_that_is_not_asyncios_is_told_at_start() -> None:
+    """Under trio no request could wait for its counters, so the server does not start; an exception it would pass over."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return dict(STARTUP)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(StopIteration):
+        Rig(knowing).middleware({"type": "lifespan"}, receive, send).send(None)
+
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert "asyncio" in sent[0]["message"]
+
+
 def test_broken_startup_is_not_hidden() -> None:
     """An app that breaks after it took the lifespan up is not mistaken for one without."""
     with pytest.raises(RuntimeError, match="no database"):

@@ -149,6 +149,46 @@ def test_two_routes_may_share_a_path_by_method():
     assert table.match("DELETE", "/x") == Route("*")
 
 
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [
+        ("/api/v1/chat/completions", "/api"),
+        ("/api//v1/chat/completions/", "/api"),
+        ("/api//v1/chat/completions", "/api/"),
+        ("/apiv1/chat/completions", "/api"),
+        ("/x/api/v1/chat/completions", "/api"),
+        ("/API/api/v1/chat/completions", "/api"),
+        ("/v1/chat/completions", "/api"),
+    ],
+)
+def test_a_metered_path_is_metered_below_a_root(path, root):
+    """
+    A server or an app that is mounted hands over the whole path, of which its router takes what is below the mount: Starlette
+    a beginning, asgiref also one without a slash behind it, Litestar what follows wherever it stands.
+    """
+    assert RouteTable([CHAT]).match("POST", path, root) is CHAT
+
+
+def test_a_whole_path_names_a_route_too():
+    """
+    The path may be written with the mount; what is not below it, and in no other spelling a route, is none.
+    """
+    table = RouteTable([Route("/api/v1/chat/completions"), ASSISTANT])
+
+    assert table.match("POST", "/api/v1/chat/completions", "/api") is table.routes[0]
+    assert table.match("POST", "/api/other", "/api") is None
+    assert table.match("POST", "/api/assistant/a", "/" + "x" * 600) is None
+
+
+def test_exemptions_hold_below_a_root_where_no_route_is():
+    """
+    A path below the mount is exempt as it stands, unless a route covers it in any reading.
+    """
+    assert RouteTable(exempt=["/health"]).match("GET", "/api/health", "/api") is None
+    assert RouteTable(exempt=["/health"]).match("GET", "/api//health", "/api") is not None
+    assert RouteTable([EVERYTHING], exempt=["/health"]).match("GET", "/v1/health", "/v1") is EVERYTHING
+
+
 def test_a_long_path_is_matched_and_not_remembered():
     """
     Paths of any length are matched; only short ones take room in memory.

@@ -4,8 +4,10 @@ Random numbers: whoever seeds Python's own neither steers ours nor finds his own
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -46,13 +48,14 @@ def test_the_hosts_numbers_stay_as_they_were() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_has_numbers_of_its_own() -> None:
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+def test_a_forked_child_has_numbers_of_its_own(fork: Callable[[], int]) -> None:
     """
-    Parent and child go on differently from the same state.
+    Parent and child go on differently from the same state, also where Python hears nothing of the fork, as under uWSGI.
     """
     made = generator()
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         os.write(writing, made.randbytes(16))
         os._exit(0)

@@ -610,6 +610,26 @@ def test_async_identify_is_a_clear_error() -> None:
         Rig(answering, identify=identify).run(chat())
 
 
+def test_streams_that_take_turns_on_one_thread_are_charged_apart() -> None:
+    """A host with one thread iterates one response between two blocks of another; each charges its own caller."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        for tokens in (1, 2):
+            current().charge({"model": "gpt-4o", "usage": {"prompt_tokens": tokens, "completion_tokens": 0}})
+            yield b"x"
+
+    rig = Rig(app)
+    streams = [rig.open(environ_of(PATH_INFO="/plain/x", subject=key)) for key in ("k1", "k2")]
+    for _ in range(2):
+        assert [next(iter(stream)) for stream in streams] == [b"x", b"x"]
+    for stream in streams:
+        assert list(stream) == []
+        stream.close()  # type: ignore[attr-defined]
+
+    assert [(row.key_id, row.input_tokens) for row in rig.rows()] == [("k1", 3), ("k2", 3)]
+
+
 # -- facts ------------------------------------------------------------------------------------------------------------
 
 
@@ -630,6 +650,12 @@ def test_facts_of_an_environment() -> None:
 def test_facts_path_is_decoded(given: str, path: str) -> None:
     """WSGI's path is bytes in the disguise of latin-1; it is read as UTF-8, and never fails."""
     assert facts_of(environ_of(PATH_INFO=given)).path == path
+
+
+@pytest.mark.parametrize(("given", "port"), [(8080, 8080), (None, None)])
+def test_a_port_may_be_a_number(given: int | None, port: int | None) -> None:
+    """hypercorn hands a WSGI app the port as ASGI has it."""
+    assert facts_of(environ_of(SERVER_PORT=given)).server == ("127.0.0.1", port)
 
 
 def test_facts_of_a_unix_socket() -> None:

@@ -3,7 +3,8 @@ Which paths are metered, and as what.
 
 A metered path must not be reachable by another spelling of it. Servers hand over a decoded path, and frameworks differ in
 what they make of the rest: some merge slashes, some resolve dots, some take a trailing newline for the end of the path.
-So every reading of a path is looked up, and the route that any of them names is the route.
+So every reading of a path is looked up, and the route that any of them names is the route. Where a server or an app says
+that it is mounted somewhere, the path below that is one of the readings.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class RouteTable:
         self._prefixes = sorted(prefixes, key=lambda pair: -len(pair[0]))
         self._remembered = lru_cache(_REMEMBERED)(self._find)
 
-    def match(self, method: str, path: str) -> Route | None:
+    def match(self, method: str, path: str, root: str = "") -> Route | None:
         """
         Return the route that meters *path*; None where it is not metered.
 
@@ -130,15 +131,21 @@ class RouteTable:
             method: HTTP method, upper case, or ``"WEBSOCKET"``.
 
             path: Decoded path, as the server hands it to the app.
-        """
-        if len(path) > _REMEMBERED_LENGTH or len(method) > _REMEMBERED_LENGTH:
-            return self._find(method, path)
-        return self._remembered(method, path)
 
-    def _find(self, method: str, path: str) -> Route | None:
+            root: The part of it below which the app is mounted, where the server tells.
+        """
+        if len(path) > _REMEMBERED_LENGTH or len(method) > _REMEMBERED_LENGTH or len(root) > _REMEMBERED_LENGTH:
+            return self._find(method, path, root)
+        return self._remembered(method, path, root)
+
+    def _find(self, method: str, path: str, root: str) -> Route | None:
         if path in self.exempt:
             return None
         spellings = readings(path)
+        # routers cut the root off: some at the beginning only, some wherever it first stands, some with no slash behind it
+        is_below, below = bool(root) and root in path, path.partition(root)[2] if root else ""
+        if is_below:
+            spellings += readings(below)
         for spelling in spellings:
             for route in self._exact.get(spelling, ()):
                 if _covers(route, method):
@@ -146,7 +153,7 @@ class RouteTable:
         for prefix, route in self._prefixes:
             if _covers(route, method) and any(_begins(spelling, prefix) for spelling in spellings):
                 return route
-        return self._otherwise
+        return None if is_below and below in self.exempt else self._otherwise
 
 
 def _prefix(pattern: str) -> str:
