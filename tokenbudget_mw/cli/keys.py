@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
+from tokenbudget_mw.cli.usage import LAST_DAY
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
@@ -196,6 +197,7 @@ def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         grace = parse_duration(context.args.grace)
     except ValueError as exc:
         raise BadUseError(f"--grace: {exc}") from exc
+    _check_near("--grace", context.args.grace, time.time() + grace)
     made = store.rotate(context.args.kid, grace=grace)
     old = f"Key {context.args.kid} stays good for {context.args.grace} more."
     return {**_shown(made), "replaces": context.args.kid}, [*_announce(made, settings), old]
@@ -229,11 +231,12 @@ def _end(text: str, timezone: str, now: float) -> float:
         end = read_until(text, timezone)
     except ValueError:
         try:
-            return now + parse_duration(text.removeprefix("in "))
+            end = now + parse_duration(text.removeprefix("in "))
         except ValueError as exc:
             raise BadUseError(
                 f"--until: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
+        _check_near("--until", text, end)
     if end <= now:
         raise BadUseError(f"--until: {text!r} is past.")
     return end
@@ -295,15 +298,22 @@ def _moment(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
     except ValueError:
         try:
-            return now + parse_duration(text.removeprefix("in "))
+            end = now + parse_duration(text.removeprefix("in "))
         except ValueError as exc:
             raise BadUseError(
                 f"--expires: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
-    end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    else:
+        end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    _check_near("--expires", text, end)
     if end <= now:
         raise BadUseError(f"--expires: {text!r} is past.")
     return end
+
+
+def _check_near(flag: str, text: str, end: float) -> None:
+    if end > LAST_DAY.timestamp():
+        raise BadUseError(f"{flag}: {text!r} is too far away.")
 
 
 def _shown(made: NewKey) -> dict[str, Any]:
