@@ -32,6 +32,8 @@ OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
 KID = "public id: tb_live_<KID>_…; or the whole key"
 STATES = ("active", "suspended", "revoked")
+MOST = 10_000_000
+"""More keys than there are: a list that is cut off without a word lacks the newest."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -143,7 +145,7 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
 
 def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
     del settings
-    rows = store.list(status=context.args.status, tenant=context.args.tenant)
+    rows = store.list(status=context.args.status, tenant=context.args.tenant, most=MOST)
     heads = (
         "kid",
         "last4",
