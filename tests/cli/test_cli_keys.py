@@ -199,7 +199,10 @@ def test_an_end_may_be_a_duration(keys):
         (("rotate", "nobody", "--grace", "99999999 days"), "--grace: '99999999 days' is too far away"),
         (("create", "--expires", "9999999 days"), "--expires: '9999999 days' is too far away"),
         (("create", "--expires", "9999-12-31T23:00-02:00"), "is too far away"),
-        (("limit", "nobody", "--limit", "3/minute", "--until", "99999999 days"), "--until: '99999999 days' is too far away"),
+        (
+            ("limit", "nobody", "--limit", "3/minute", "--until", "99999999 days"),
+            "--until: '99999999 days' is too far away",
+        ),
         (("create", "--limit", '{"limit": "3/minute", "until": "9999-12-31T23:00-02:00"}'), "is too far away"),
         (("suspend", "nobody"), "nobody"),
         (("create", "--user", "u" * 300), "user"),

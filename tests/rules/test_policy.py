@@ -52,7 +52,9 @@ def test_periods_of_another_zone_are_another_count():
     """
     limits = (REQUESTS, MONEY)
 
-    windows = [[check.window for check in checks(Policy({}, limits, timezone=zone), limits)] for zone in ("UTC", "Asia/Tokyo")]
+    windows = [
+        [check.window for check in checks(Policy({}, limits, timezone=zone), limits)] for zone in ("UTC", "Asia/Tokyo")
+    ]
 
     assert windows == [["requests:60", "money:month"], ["requests:60", "money:month Asia/Tokyo"]]
 
