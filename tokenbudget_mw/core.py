@@ -229,7 +229,8 @@ class Core:
         """
         Return what looks at the limits that hold now, and corrects them. `change_limits` makes it out of date.
         """
-        return Operators(self.guard.admission, self.guard.backend, self.clock, self.guard.starter)
+        guard = self.guard
+        return Operators(guard.admission, guard.backend, self.clock, guard.starter, self.model_name)
 
     def record(self, record: UsageRecord) -> None:
         """

@@ -132,15 +132,23 @@ class Operators:
         clock: Gives the moment, in epoch seconds.
 
         starter: Starts counters that the backend does not know, ``core.guard.starter``; without it they show as unused.
+
+        model_name: Gives a model its one name, by which limits per model count, however it is spelt: ``core.model_name``.
     """
 
     def __init__(
-        self, admission: Admission, backend: Backend, clock: Callable[[], float], starter: Starter | None = None
+        self,
+        admission: Admission,
+        backend: Backend,
+        clock: Callable[[], float],
+        starter: Starter | None = None,
+        model_name: Callable[[str], str] = str,
     ) -> None:
         self._admission = admission
         self._backend = backend
         self._clock = clock
         self._starter = starter or Starter()
+        self._model_name = model_name
 
     def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
         """
@@ -254,6 +262,7 @@ class Operators:
         limits: tuple[Limit, ...] | None = None,
     ) -> tuple[Request, Plan]:
         policy = self._admission.policy
+        model = None if model is None else self._model_name(model)
         found = policy.limits_for(subject, route, now) if limits is None else limits
         bound, checks = policy.bind(found, subject, route, model, NOTHING, NOTHING, now, ONE)
         request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)

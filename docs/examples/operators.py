@@ -1,6 +1,5 @@
 """Looking at a subject's limits, and correcting them."""
 
-from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.values import Subject
 from tokenbudget_mw.wiring import wire
 
@@ -8,7 +7,7 @@ core = wire({"limits": ["1M tokens/day per tenant"], "identify": "ip", "database
 subject = Subject(key="k1", tenant="acme")
 
 # the calls
-operators = Operators(core.guard.admission, core.guard.backend, core.clock, core.guard.starter)
+operators = core.operators()
 lines = operators.explain(subject, model="gpt-4o").limits
 operators.credit(subject, "tokens-day-tenant", 20_000)
 operators.reset(subject, "tokens-day-tenant")

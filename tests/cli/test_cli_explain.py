@@ -120,6 +120,31 @@ def test_a_backend_that_is_not_asked_is_not_called_up(run, engine, config):
     assert shown.out == "Plan: none.\nNo limit applies.\n"
 
 
+def test_a_model_is_known_however_it_is_spelt(run, kid, config):
+    """Limits per model count by its one name, so that is what is shown, and what is reset."""
+    backend = open_backend(json.loads(config.read_text())["backend"], deadline=5.0)
+    used = check(100, 40_000, "tokens:60", counter=f"key={kid},model=gpt-4o")
+    assert backend.reserve(ask(used, tag=f"key:{kid}"), 0.0).admitted
+    backend.close()
+
+    def left(*more):
+        shown = run("explain", kid, "--model", "openai/GPT-4o", "--json", "--config", config, *more).json
+        return next(line["remaining"] for line in shown["limits"] if line["unit"] == "tokens")
+
+    assert left() == 39_900
+    assert left("--reset", "tokens-minute-model") == 40_000
+
+
+def test_a_key_that_is_refused_anyway_is_told(run, kid, config):
+    """A key may have room in every limit and be refused all the same."""
+    good = run("explain", kid, "--json", "--config", config)
+    run("keys", "suspend", kid, "--config", config)
+    shown, told = (run("explain", kid, *json_, "--config", config) for json_ in (("--json",), ()))
+
+    assert (good.json["status"], shown.json["status"]) == ("active", "suspended")
+    assert f"Key {kid} is suspended; it is refused.\n" in told.out
+
+
 def test_a_keys_own_limits_are_told(run, kid, config):
     """Whose they are, until when, and what holds without them; what was counted before counts."""
     run("keys", "limit", kid, "--limit", "9 requests/minute", "--until", "2090-12-24T00:00Z", "--config", config)

@@ -8,8 +8,10 @@ import time
 from datetime import datetime
 
 import pytest
+from sqlalchemy import insert, select
 
 from tokenbudget_mw.cli.keys import curl
+from tokenbudget_mw.database import tables
 from tokenbudget_mw.rules.identity import parse_key
 
 
@@ -74,6 +76,17 @@ def test_a_whole_key_stands_for_its_id(keys, run):
     assert revoked.out.startswith(f"Key {made['kid']} is revoked.")
     assert (unknown.code, made["key"][21:] in unknown.err) == (2, False)
     assert run("usage", "--key", made["key"]).code == 0
+
+
+def test_every_key_is_listed(keys, engine):
+    """The newest of many are not left out."""
+    kid = keys("create", "--json").json["kid"]
+    with engine.begin() as connection:
+        row = dict(connection.execute(select(tables.keys)).mappings().one())
+        connection.execute(insert(tables.keys), [row | {"kid": f"{at:012}"} for at in range(1001)])
+
+    assert len(keys("list", "--json").json["keys"]) == 1002
+    assert kid in keys("list").out
 
 
 @pytest.mark.parametrize(
@@ -183,6 +196,14 @@ def test_an_end_may_be_a_duration(keys):
         (("create", "--expires", "someday"), "someday"),
         (("rotate", "nobody"), "nobody"),
         (("rotate", "nobody", "--grace", "a while"), "--grace"),
+        (("rotate", "nobody", "--grace", "99999999 days"), "--grace: '99999999 days' is too far away"),
+        (("create", "--expires", "9999999 days"), "--expires: '9999999 days' is too far away"),
+        (("create", "--expires", "9999-12-31T23:00-02:00"), "is too far away"),
+        (
+            ("limit", "nobody", "--limit", "3/minute", "--until", "99999999 days"),
+            "--until: '99999999 days' is too far away",
+        ),
+        (("create", "--limit", '{"limit": "3/minute", "until": "9999-12-31T23:00-02:00"}'), "is too far away"),
         (("suspend", "nobody"), "nobody"),
         (("create", "--user", "u" * 300), "user"),
         (("create", "--purpose", "fun"), "fun"),

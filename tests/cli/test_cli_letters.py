@@ -8,7 +8,9 @@ import json
 
 import msgspec
 import pytest
+from sqlalchemy import insert, select
 
+from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.letters import LetterStore
 from tokenbudget_mw.values import UsageRecord
 
@@ -37,6 +39,17 @@ def refuse(engine):
         return next(letter.id for letter in store.find() if letter.id not in known)
 
     return refuse
+
+
+def test_every_letter_is_listed_and_counted(run, letters, refuse, engine, sqlite_database):
+    """The newest of many are not left out, and `doctor` counts all of them."""
+    refuse()
+    with engine.begin() as connection:
+        row = dict(connection.execute(select(tables.dead_letters)).mappings().one())
+        connection.execute(insert(tables.dead_letters), [row | {"id": f"{at:032}"} for at in range(1001)])
+
+    assert len(letters("list", "--json").json["letters"]) == 1002
+    assert "1,002 usage records could not be written" in run("doctor", "--database", sqlite_database).out
 
 
 def test_t14_a_letter_is_looked_at_mended_and_replayed(letters, refuse, run, sqlite_database):

@@ -113,16 +113,19 @@ def test_an_unknown_database_is_said_plainly(run):
 
 
 def test_a_fault_of_ours_is_not_hidden(run, monkeypatch):
-    """What is neither settings nor database passes as it is: a bug must show its traceback."""
+    """What is neither settings nor database shows its traceback, and ends with 2: a 1 would say that the books disagree."""
     from tokenbudget_mw.cli import verify
 
     def broken(context):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("of ours")
 
     monkeypatch.setattr(verify, "run", broken)
 
-    with pytest.raises(ZeroDivisionError):
-        run("verify")
+    told, ran = run("verify"), run("verify", "--json")
+
+    assert (told.code, told.out, ran.code) == (BAD_USE, "", BAD_USE)
+    assert "Traceback" in told.err
+    assert ran.json == {"error": "ZeroDivisionError: of ours"}
 
 
 def test_an_interrupt_ends_quietly(run, monkeypatch):

@@ -64,6 +64,27 @@ def test_usage_of_purged_rows_is_still_told(run, aged, sqlite_database, by):
     assert (after["lines"], after["total"]) == (before["lines"], before["total"])
 
 
+def test_usage_that_lacks_purged_rows_says_so(run, aged, sqlite_database):
+    """Parts of days, and the routes of a key, are added up from rows: where some were deleted, that is told with the rest."""
+    noon = (datetime.now(UTC) - timedelta(days=8)).strftime("%Y-%m-%dT00:00:01")
+    argv = "usage", "--since", noon, "--database", sqlite_database
+    before = run(*argv, "--json").json
+
+    run("purge", "--older-than", "3d", "--database", sqlite_database)
+    part, of_key = (
+        run(*argv, "--json").json,
+        run("usage", "--by", "route", "--key", "k1", "--database", sqlite_database),
+    )
+
+    assert (before["whole"], part["whole"]) == (True, False)
+    assert part["total"]["requests"] < before["total"]["requests"]
+    assert "so there was more" in run(*argv).out
+    assert "so there was more" in of_key.out
+    assert run("usage", "--days", "2", "--by", "route", "--key", "k1", "--database", sqlite_database, "--json").json[
+        "whole"
+    ]
+
+
 def test_purged_books_are_verified(run, aged, sqlite_database):
     """`verify` closes the books with the sums of what was deleted, and says how much that was."""
     run("purge", "--older-than", "3d", "--database", sqlite_database)

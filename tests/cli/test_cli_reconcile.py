@@ -99,6 +99,7 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
         ((), "no column 'date', 'model', 'cost_usd'"),
         ((HEAD, "15.11.2023,m,1,,"), "Line 2 of the invoice: '15.11.2023' is no day; write it like"),
         ((HEAD, "2023-11-32,m,1,,"), "Line 2 of the invoice: '2023-11-32' is no day"),
+        ((HEAD, "9999-12-31,m,1,,"), "Line 2 of the invoice: '9999-12-31' is no day that has an end"),
         ((HEAD,), "The invoice has no line behind its head"),
         ((HEAD, RIGHT[0], "2023-11-15,m,many,,"), "Line 3 of the invoice: 'many' is not a number"),
         ((HEAD, "2023-11-15,m,1,1.5,"), "Line 2 of the invoice"),

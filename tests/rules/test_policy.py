@@ -40,9 +40,23 @@ def test_limits_become_checks():
     assert checks(Policy({}, limits, timezone="Europe/Zurich"), limits) == [
         Check("key=k1", "requests:60", "strict_log", (1_000_000, 60), 1, 60),
         Check("key=k1", "tokens:60", "strict_log", (1_000_000, 60), 500, 1000),
-        Check("key=k1", "money:month", "calendar", month, 7000, 5 * 10**9),
+        Check("key=k1", "money:month Europe/Zurich", "calendar", month, 7000, 5 * 10**9),
         Check("key=k1", "concurrent", "concurrent", (), 1, 4),
     ]
+
+
+def test_periods_of_another_zone_are_another_count():
+    """
+    A period that begins later than the one that is counted would end that, and what it has counted; trailing windows know
+    no zone, and UTC is not named.
+    """
+    limits = (REQUESTS, MONEY)
+
+    windows = [
+        [check.window for check in checks(Policy({}, limits, timezone=zone), limits)] for zone in ("UTC", "Asia/Tokyo")
+    ]
+
+    assert windows == [["requests:60", "money:month"], ["requests:60", "money:month Asia/Tokyo"]]
 
 
 def test_slots_are_rounded_up_so_that_they_cover_the_window():

@@ -189,7 +189,7 @@ def test_anchored_periods_are_asked_for_apart():
     anchored = replace(MONEY, name="b", window=Window(period="month", anchor=31), per=("key",))
     first, second = checks(Policy({}, (MONEY, anchored), timezone="Europe/Zurich"), Subject(key="k1"))
 
-    assert (first.window, second.window) == ("money:month", "money:month@31")
+    assert (first.window, second.window) == ("money:month Europe/Zurich", "money:month@31 Europe/Zurich")
     assert second.params == (1_698_706_800_000_000, 1_701_298_800_000_000, 1_703_977_200_000_000)
 
 

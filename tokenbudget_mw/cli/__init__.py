@@ -8,6 +8,7 @@ import argparse
 import importlib
 import json
 import sys
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 import tokenbudget_mw
@@ -104,6 +105,14 @@ def _answer(words: list[str], run: Callable[[], int]) -> int:
         if "--json" in words:
             print(json.dumps({"error": str(exc)}))
         code = _complain(f"{exc.usage if isinstance(exc, BadUseError) else ''}{exc}")
+    except Exception as exc:
+        if isinstance(exc, OSError) and is_unwritable(exc):
+            raise
+        if "--json" in words:
+            print(json.dumps({"error": f"{type(exc).__name__}: {exc}"}))
+        # a mistake of ours shows where it is; it is no 1, by which `verify` says that the books disagree
+        traceback.print_exc()
+        code = BAD_USE
     sys.stdout.flush()
     return code
 

@@ -289,7 +289,7 @@ def _undecided(engine: Engine) -> Iterator[Finding]:
     from tokenbudget_mw.database.letters import LetterStore
     from tokenbudget_mw.database.reviewing import waiting
 
-    letters = len(LetterStore(engine).find())
+    letters = LetterStore(engine).count()
     if letters:
         message = f"{many(letters, 'usage record')} could not be written: see `tokenbudget-mw dead-letters`."
         yield Finding("database", "warning", message)

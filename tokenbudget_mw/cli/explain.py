@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tokenbudget_mw.cli.context import Context
+    from tokenbudget_mw.database.key_rows import KeyRow
     from tokenbudget_mw.operators import Explained, Explanation
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.values import Limit, Route, Unit
@@ -63,7 +64,7 @@ def run(context: Context) -> int:
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.settings.changes import policy_of
-    from tokenbudget_mw.wiring import open_seeder
+    from tokenbudget_mw.wiring import model_names, open_seeder
 
     settings, args = context.settings(), context.args
     if settings.backend.startswith("memory:"):
@@ -71,11 +72,12 @@ def run(context: Context) -> int:
     policy = policy_of(settings, has_books=settings.seed_from_books)
     route = _route(settings, args.route)
     with context.database(make=True) as engine:  # asked for keys and balances only, and not at all by some hosts
-        subject = _subject(context, settings, engine)
+        subject, row = _subject(context, settings, engine)
         backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
         seeder = open_seeder(settings, lambda: engine, backend, time.time)
         try:
-            operators = Operators(Admission(policy, settings.lease), backend, time.time, seeder)
+            admission = Admission(policy, settings.lease)
+            operators = Operators(admission, backend, time.time, seeder, model_names(settings))
             if args.reset:
                 operators.reset(subject, *args.reset, route=route, model=args.model)
             found = operators.explain(subject, route=route, model=args.model)
@@ -83,22 +85,27 @@ def run(context: Context) -> int:
             seeder.close()
             backend.close()
         balance = _balance(settings, engine, subject)
-    told = {} if balance is None else {"balance_pico": balance}
-    context.emit(_fields(args.key, found) | told, _lines(found, _owed(subject, balance)))
+    told: dict[str, Any] = {} if balance is None else {"balance_pico": balance}
+    state = None if row is None else row.state(time.time())
+    if state is not None:
+        told["status"] = state
+    refused = [] if state in {None, "active"} else [f"Key {args.key} is {state}; it is refused."]
+    context.emit(_fields(args.key, found) | told, _lines(found, [*refused, *_owed(subject, balance)]))
     return int(found.degraded)
 
 
-def _subject(context: Context, settings: Settings, engine: Engine) -> Subject:
+def _subject(context: Context, settings: Settings, engine: Engine) -> tuple[Subject, KeyRow | None]:
     args = context.args
     named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
-        return Subject(key=args.key, **named)
+        return Subject(key=args.key, **named), None
     if named:
         raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
 
     keys = open_keys(settings, engine)
-    return keys.subject_of(keys.get(args.key))
+    row = keys.get(args.key)
+    return keys.subject_of(row), row
 
 
 def _balance(settings: Settings, engine: Engine, subject: Subject) -> int | None:

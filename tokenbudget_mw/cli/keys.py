@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
+from tokenbudget_mw.cli.usage import LAST_DAY
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import kid_in
 from tokenbudget_mw.settings.changes import policy_of
@@ -31,6 +32,8 @@ OWNERS = ("user", "team", "project", "tenant")
 CHANGES = ("suspend", "resume", "revoke")
 KID = "public id: tb_live_<KID>_…; or the whole key"
 STATES = ("active", "suspended", "revoked")
+MOST = 10_000_000
+"""More keys than there are: a list that is cut off without a word lacks the newest."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -142,7 +145,7 @@ def _create(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
 
 def _list(context: Context, settings: Settings, store: KeyStore) -> tuple[dict[str, Any], list[str]]:
     del settings
-    rows = store.list(status=context.args.status, tenant=context.args.tenant)
+    rows = store.list(status=context.args.status, tenant=context.args.tenant, most=MOST)
     heads = (
         "kid",
         "last4",
@@ -196,6 +199,7 @@ def _rotate(context: Context, settings: Settings, store: KeyStore) -> tuple[dict
         grace = parse_duration(context.args.grace)
     except ValueError as exc:
         raise BadUseError(f"--grace: {exc}") from exc
+    _check_near("--grace", context.args.grace, time.time() + grace)
     made = store.rotate(context.args.kid, grace=grace)
     old = f"Key {context.args.kid} stays good for {context.args.grace} more."
     return {**_shown(made), "replaces": context.args.kid}, [*_announce(made, settings), old]
@@ -229,11 +233,12 @@ def _end(text: str, timezone: str, now: float) -> float:
         end = read_until(text, timezone)
     except ValueError:
         try:
-            return now + parse_duration(text.removeprefix("in "))
+            end = now + parse_duration(text.removeprefix("in "))
         except ValueError as exc:
             raise BadUseError(
                 f"--until: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
+        _check_near("--until", text, end)
     if end <= now:
         raise BadUseError(f"--until: {text!r} is past.")
     return end
@@ -295,15 +300,22 @@ def _moment(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
     except ValueError:
         try:
-            return now + parse_duration(text.removeprefix("in "))
+            end = now + parse_duration(text.removeprefix("in "))
         except ValueError as exc:
             raise BadUseError(
                 f"--expires: {text!r} is neither a date like 2027-01-31 nor a duration like 30 days."
             ) from exc
-    end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    else:
+        end = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    _check_near("--expires", text, end)
     if end <= now:
         raise BadUseError(f"--expires: {text!r} is past.")
     return end
+
+
+def _check_near(flag: str, text: str, end: float) -> None:
+    if end > LAST_DAY.timestamp():
+        raise BadUseError(f"{flag}: {text!r} is too far away.")
 
 
 def _shown(made: NewKey) -> dict[str, Any]:

@@ -23,6 +23,9 @@ __all__ = ["add_arguments", "run"]
 
 _Found = tuple[int, dict[str, Any], list[str]]
 
+MOST = 1_000_000
+"""More letters than there are: a list that is cut off without a word lacks the newest."""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """
@@ -65,7 +68,7 @@ def run(context: Context) -> int:
 
 def _list(context: Context, store: LetterStore) -> _Found:
     del context
-    letters = store.find()
+    letters = store.find(most=MOST)
     rows = [
         (
             letter.id[:12],
@@ -131,7 +134,7 @@ def _load(context: Context, store: LetterStore) -> _Found:
 
 def _chosen(context: Context, store: LetterStore) -> Sequence[Letter]:
     if getattr(context.args, "all", False):
-        return store.find(most=1_000_000)
+        return store.find(most=MOST)
     if not context.args.ids:
         raise BadUseError("Give the ids of letters, or --all.")
     return [_one(store, prefix) for prefix in context.args.ids]

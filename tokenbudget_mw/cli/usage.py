@@ -32,6 +32,9 @@ LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
 """The day after it is one that Python does not know."""
 
 
+LACKING = "Rows of this time were deleted (`purge`), so there was more: whole days of UTC, without the routes of a key, are told whole."
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """
     Add the command's arguments.
@@ -55,6 +58,7 @@ def run(context: Context) -> int:
     since, until = _span(args.since, args.until, args.days)
     with context.database() as engine:
         lines = [*_lines(engine, args.by, since, until, args.key)]
+        is_whole = _is_told_by_rollups(args.by, since, until, args.key) or not _is_purged(engine, since, until)
     total = {name: sum(line[name] for line in lines) for name in FIGURES}
     result = {
         "since": since.isoformat(),
@@ -62,8 +66,9 @@ def run(context: Context) -> int:
         "by": args.by,
         "lines": lines,
         "total": total,
+        "whole": is_whole,
     }
-    context.emit(result, _table(args.by, lines, total))
+    context.emit(result, [*_table(args.by, lines, total), *([] if is_whole else [LACKING])])
     return 0
 
 
@@ -168,6 +173,21 @@ def _first_and_last(engine: Engine) -> tuple[datetime, datetime]:
                 found = connection.scalar(select(end(at)))
                 moments += [] if found is None else [found]
     return (min(moments), max(moments)) if moments else (LAST_DAY, LAST_DAY)
+
+
+def _is_purged(engine: Engine, since: datetime, until: datetime) -> bool:
+    """
+    Whether retention has deleted rows of these days.
+    """
+    from sqlalchemy import select
+
+    from tokenbudget_mw.database.engine import reader
+    from tokenbudget_mw.database.rollups import floor_day
+    from tokenbudget_mw.database.tables import purged_days
+
+    days = purged_days.c.day >= floor_day(since.astimezone(UTC)), purged_days.c.day < until
+    with reader(engine).connect() as connection:
+        return connection.execute(select(purged_days.c.day).where(*days).limit(1)).first() is not None
 
 
 def _day(

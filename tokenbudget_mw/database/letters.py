@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tokenbudget_mw.database import tables
@@ -100,6 +100,13 @@ class LetterStore:
         wanted = wanted.order_by(letters.kept_at, letters.id).limit(most)
         with reader(self._engine).connect() as connection:
             return [Letter(row[0], row[1], row[2], json.loads(row[3])) for row in connection.execute(wanted)]
+
+    def count(self) -> int:
+        """
+        Return how many letters there are.
+        """
+        with reader(self._engine).connect() as connection:
+            return int(connection.scalar(select(func.count()).select_from(tables.dead_letters)) or 0)
 
     def mend(self, letter: Letter, changes: Mapping[str, Any]) -> Letter:
         """

@@ -144,9 +144,12 @@ def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
 
 def _day(text: str) -> datetime:
     try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(f"{text!r} is no day; write it like 2027-01-31") from None
+    if day == datetime.max.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC):
+        raise ValueError(f"{text!r} is no day that has an end")
+    return day
 
 
 # -- against the books ------------------------------------------------------------------------------------------------

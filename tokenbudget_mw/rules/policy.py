@@ -302,10 +302,13 @@ class Policy:
 
     def _bind(self, limit: Limit) -> Windowed:
         window = window_of(limit)
+        period = limit.window if limit.window is not None and limit.window.period is not None else None
+        if period is not None and self._zone.key != "UTC":
+            # a period of another zone that began later would end the one that is counted, with what was used in it
+            window += f" {self._zone.key}"
         enforced = limit.mode == "enforce"
         if not enforced and counted(limit) in self._enforced:
             window += "~"
-        period = limit.window if limit.window is not None and limit.window.period is not None else None
         is_booked = self.has_books and is_bookable(limit)
         return Windowed(limit, window, params_of(limit), period, enforced, is_booked)
 

@@ -5,7 +5,7 @@ When limits begin and end: the anchor of their periods, and the date until which
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -120,7 +120,7 @@ def read_until(value: Any, timezone: str) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(timezone))
     try:
-        return moment.timestamp()
+        return moment.astimezone(UTC).timestamp()  # in UTC, as it is told, it may lie behind the calendar's end
     except OverflowError:
         raise Invalid(f"'{value}' is too far away") from None
 
