@@ -134,6 +134,8 @@ class _Exchange:
     One metered request, and the iterable of its response.
     """
 
+    _has_answered = False
+
     def __init__(self, middleware: WSGIMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self._app = middleware.app
         self._core = middleware.core
@@ -170,6 +172,7 @@ class _Exchange:
         try:
             app = self._app if call.route.on_budget_end == "pass" else BoundedWSGI(self._app, call)
             self._iterable = app(self._environ, self.start_response)
+            self._has_answered = True
             return self._given()
         except RefusedError as error:
             self._iterator = self._exceed(error)
@@ -322,6 +325,15 @@ class _Exchange:
                 close()
         finally:
             self._end()
+
+    def __del__(self) -> None:
+        """
+        End a response that nobody closed: a middleware around this one that passes blocks on by ``yield`` drops it.
+        """
+        if self._has_answered and not self._call.is_ended:
+            other = running.get()  # wherever it is collected, another call may run
+            self.close()
+            running.set(other)
 
     def _end(self) -> None:
         call = self._call

@@ -1,5 +1,6 @@
 """WSGI: what passes passes untouched, and whatever way a request ends, it is settled once."""
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -628,6 +629,30 @@ def test_streams_that_take_turns_on_one_thread_are_charged_apart() -> None:
         stream.close()  # type: ignore[attr-defined]
 
     assert [(row.key_id, row.input_tokens) for row in rig.rows()] == [("k1", 3), ("k2", 3)]
+
+
+@pytest.mark.parametrize("read", [0, 2])
+def test_a_response_that_is_dropped_unclosed_ends_all_the_same(read: int) -> None:
+    """A middleware that passes blocks on by ``for`` and ``yield`` closes nothing when its client goes away."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(SSE))
+        yield from map(piece, range(5))
+
+    rig = Rig(app)
+    other = rig.open(environ_of(PATH_INFO="/plain/x", subject="k2"))
+    assert next(iter(other))
+    response = rig.open(environ_of(chat()))
+    assert all(next(iter(response)) for _ in range(read))
+    served = running.get()
+    del response
+    gc.collect()  # an app that is a generator holds what it was called with, and that its response
+
+    assert running.get() is served
+    assert [(row.key_id, row.settle_reason) for row in rig.rows()] == [
+        ("k1", "client_gone" if read else "client_gone_early")
+    ]
+    assert rig.run(chat()).status == 200
 
 
 # -- facts ------------------------------------------------------------------------------------------------------------
