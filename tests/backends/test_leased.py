@@ -613,6 +613,24 @@ def test_loops_that_take_turns_need_one_task_to_tell(shared: Counting) -> None:
     assert (most, rested) == (2, 2)
 
 
+def test_a_loop_that_ends_tells_what_was_used(shared: Counting) -> None:
+    """
+    Loops that live for one request each, as those of test clients and of scripts, leave nothing for a later one to tell.
+    """
+    backend = AsyncLeasedBackend(AsyncMemoryBackend(shared), make_stock(TEN))
+    day = {"window": "tokens:86400", "params": (1_440_000_000, 60)}
+
+    async def call() -> None:
+        asked = ask(check(1, 10**6, **day))
+        reply = await backend.reserve(asked, time.time())
+        await backend.settle(settlement(asked, reply, 50), time.time())
+
+    for _ in range(3):
+        asyncio.run(call())
+
+    assert shared.used(time.time(), **day) == 150
+
+
 def test_threads_share_a_stock(shared: Counting) -> None:
     """
     Eight threads of one process are admitted the limit, exactly.

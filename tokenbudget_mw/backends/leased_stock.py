@@ -344,14 +344,15 @@ class Stock:
                         is_any = True
         return is_any
 
-    def withdraw(self, tag: str, counters: set[str]) -> None:
+    def withdraw(self, tag: str | None = None, counters: frozenset[str] | set[str] = frozenset()) -> None:
         """
-        Take portions of *counters* under *tag*, or for their holders, out of use: something else holds from now on.
+        Take portions of *counters* under *tag*, or for their holders, out of use, or all: something else holds from now on.
         """
         with self._lock:
             for portion in self._held.all():
                 ask = portion.ask
-                if ask.tag == tag and (ask.holder in counters or any(c.counter in counters for c in ask.checks)):
+                is_meant = ask.holder in counters or any(check.counter in counters for check in ask.checks)
+                if tag is None or (ask.tag == tag and is_meant):
                     self._retire(portion)
 
     def spare(self, tag: str, check: Check) -> int:
