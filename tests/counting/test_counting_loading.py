@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 
@@ -94,6 +95,18 @@ def test_what_the_thread_does_not_load_is_loaded_when_needed(loading):
 
     assert encoders.ready("cl100k_base").count(TEXT) == 4
     assert loading.names == ["o200k_base", "cl100k_base"]
+
+
+def test_under_uwsgi_it_is_loaded_before_workers_are_forked(loading, monkeypatch):
+    """No thread runs when it forks in C, of which Python is not told."""
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
+    loading.go.set()
+    encoders = Encoders()
+
+    encoders.warm_aside(["o200k_base"])
+
+    assert encoders._loader is None
+    assert loading.names == ["o200k_base"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

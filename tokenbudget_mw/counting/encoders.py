@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -148,8 +149,12 @@ class Encoders:
 
     def warm_aside(self, names: Iterable[str] = ranks.NAMES) -> None:
         """
-        Do the same in a thread; until it is done, `ready` has nothing to give.
+        Do the same in a thread; until it is done, `ready` has nothing to give. Under uWSGI it is done at once: a worker that is
+        forked in C while a thread waits for the interpreter waits for that thread, which it has not, as soon as it lets go.
         """
+        if "uwsgi" in sys.modules:
+            self.warm(names)
+            return
         # a child that is forked while the thread imports finds a module locked, and would wait for it for ever
         engines.prepare(self.engine)
         ranks.prepare()
