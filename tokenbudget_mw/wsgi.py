@@ -157,8 +157,7 @@ class _Exchange:
 
     def _in_call(self, work: Callable[[], T]) -> T:
         """
-        Do *work* of the app's as this call's. In between the thread is the server's, or that of a call whose app asked for
-        this one: a view that answers a batch, with a test client. A host may iterate several responses in turns.
+        Do *work* of the app's as this call's. In between the thread runs a host, or a view that asks its own app, for a batch.
         """
         here = running.get()
         running.set(self._call)
@@ -331,20 +330,17 @@ class _Exchange:
         End a response that nobody closed: a middleware around this one that passes blocks on by ``yield`` drops it.
         """
         if self._has_answered and not self._call.is_ended:
-            other = running.get()  # wherever it is collected, another call may run
             self.close()
-            running.set(other)
 
     def _end(self) -> None:
         call = self._call
         if call.is_ended:
             return
         gone = self._is_gone or (not self._is_whole and not self._failed)
-        has_body = call.first_byte is not None
         actual = call.end(
             Ending(
                 call.status,
-                has_body=has_body,
+                has_body=call.first_byte is not None,
                 is_whole=self._is_whole,
                 failed=self._failed,
                 client_gone=gone,
