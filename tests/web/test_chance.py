@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tokenbudget_mw.chance import chance, generator
+from tokenbudget_mw.chance import chance
 from tokenbudget_mw.recording import new_id
 
 NOW = 1_760_000_000.0
