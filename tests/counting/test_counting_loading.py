@@ -131,17 +131,17 @@ def test_a_fork_while_it_loads_leaves_nobody_hanging(loading, way):
 def test_the_thread_imports_nothing(engine):
     """A fork while a thread imports leaves the child with a module that is locked for ever: all is imported before."""
     program = f"""if True:
-        import builtins, sys, threading
+        import sys, threading
         from tokenbudget_mw.counting.encoders import Encoders
 
-        imported, real = [], builtins.__import__
+        imported = []
 
-        def watch(name, *args, **kwargs):
-            if threading.current_thread() is not threading.main_thread() and name not in sys.modules:
-                imported.append(name)
-            return real(name, *args, **kwargs)
+        class Watch:
+            def find_spec(name, path=None, target=None):
+                if threading.current_thread() is not threading.main_thread():
+                    imported.append(name)
 
-        builtins.__import__ = watch
+        sys.meta_path.insert(0, Watch)
         encoders = Encoders({engine!r})
         encoders.warm_aside()
         encoders._loader[1].join()
