@@ -7,21 +7,22 @@ no subject, days for what does, and a time that is asked for is widened to whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, case, cast, func, or_, select
+from sqlalchemy import bindparam, case, func, or_, select
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.answers import Cursor, Endpoint, Figures, Line, Month, Page
-from tokenbudget_mw.database.differences import HALF, exact_sum, joined_pairs
+from tokenbudget_mw.database.differences import HALF, exact_sum, exact_sum_in, joined_pairs
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.latencies import percentile
 from tokenbudget_mw.database.rollups import floor_day, floor_hour
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Engine, Table
+    from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
 
 __all__ = [
     "GROUPS",
@@ -105,26 +106,16 @@ def top_keys(
     """
     Return the *limit* keys that cost most, of all or of an account.
     """
-    filters = {} if account is None else {"account": account}
+    filters: _Filters = {} if account is None else {"account": account}
     found: list[Line] = []
     with reader(engine).connect() as connection:
         for table, start, end in _parts(since, until, of_subject=True):  # which is one
             # by their cost alone, then the figures of these few: of a thousand keys a day has ten thousands of rows
-            keys = [row[0] for row in connection.execute(_dearest(connection, table, (start, end), filters, limit))]
-            of_them: dict[str, str | list[str]] = {**filters, "key_id": keys}
+            dearest = _dearest(connection.dialect.name, table, _shape(filters), limit)
+            keys = [*connection.execute(dearest, _values((start, end), filters)).scalars()]
+            of_them = {**filters, "key_id": keys}
             found += [Line(*line) for line in _grouped(connection, table, ("key_id",), (start, end), of_them)]
     return sorted(found, key=_by_cost)
-
-
-def _dearest(
-    connection: Connection, table: Table, span: tuple[datetime, datetime], filters: Mapping[str, str], limit: int
-) -> Any:
-    upper, lower = exact_sum(connection, table.c.cost_pico)
-    # the halves of SQLite's sum, the lower one below 2^31; elsewhere the upper one is nothing
-    order = (upper + lower // HALF, lower % HALF) if connection.dialect.name == "sqlite" else (lower,)
-    key = table.c.key_id
-    wanted = _where(select(key).where(key != ""), table, table.c.day, span, filters)
-    return wanted.group_by(key).order_by(*(part.desc() for part in order), key).limit(limit)
 
 
 def _by_cost(line: Line) -> tuple[Any, ...]:
@@ -140,7 +131,7 @@ def endpoints(engine: Engine, *, since: datetime, until: datetime) -> list[Endpo
     with reader(engine).connect() as connection:
         for rollup, start, end in _parts(since, until, of_subject=False):
             table = tables.latency_hours if rollup is tables.rollup_hours else tables.latency_days
-            begin = table.c.hour if "hour" in table.c else table.c.day
+            begin = _start(table)
             group = table.c.route, table.c.up_to_us
             wanted = select(*group, func.sum(table.c.requests)).where(begin >= start, begin < end).group_by(*group)
             for route, bound, requests in connection.execute(wanted):
@@ -207,19 +198,16 @@ def _ceil(moment: datetime, floor: Any, step: timedelta) -> datetime:
     return down if down == moment else down + step
 
 
+_Filters = Mapping[str, str | list[str]]
+"""Column -> the value that is wanted of it, or several."""
+
+
 def _grouped(
-    connection: Connection,
-    table: Table,
-    groups: tuple[str, ...],
-    span: tuple[datetime, datetime],
-    filters: Mapping[str, str | list[str]],
+    connection: Connection, table: Table, groups: tuple[str, ...], span: tuple[datetime, datetime], filters: _Filters
 ) -> Iterator[tuple[tuple[Any, ...], Figures]]:
-    start = table.c.hour if "hour" in table.c else table.c.day
-    columns = [start if group == "day" else table.c[group] for group in groups]
-    sums, join = _sums(connection, table)
-    wanted = _where(select(*columns, *sums), table, start, span, filters)
+    wanted, join = _grouping(connection.dialect.name, table, groups, _shape(filters))
     is_hour, count = "hour" in table.c, len(groups)
-    for row in connection.execute(wanted.group_by(*columns) if columns else wanted).all():
+    for row in connection.execute(wanted, _values(span, filters)).all():
         group = tuple(row[:count])
         if is_hour and "day" in groups:
             group = tuple(floor_day(value) if isinstance(value, datetime) else value for value in group)
@@ -228,33 +216,69 @@ def _grouped(
             yield group, figures
 
 
-def _sums(connection: Connection, table: Table) -> tuple[list[ColumnElement[Any]], Callable[[Any], Iterable[int]]]:
+# -- their statements: to build one takes longer than to fetch what it finds ------------------------------------------
+
+
+_Join = Callable[[Sequence[Any]], Iterable[int]]
+"""What makes whole numbers of the sums in a row."""
+
+_Shape = tuple[tuple[str, bool], ...]
+"""Columns of filters, and whether several values of it are wanted."""
+
+
+def _shape(filters: _Filters) -> _Shape:
+    return tuple((name, isinstance(value, list)) for name, value in filters.items())
+
+
+def _values(span: tuple[datetime, datetime], filters: _Filters) -> dict[str, Any]:
+    return {"since": span[0], "until": span[1], **{f"only_{name}": value for name, value in filters.items()}}
+
+
+@cache
+def _grouping(dialect: str, table: Table, groups: tuple[str, ...], shape: _Shape) -> tuple[Select[Any], _Join]:
     """
-    Return the sums of the figures, and what makes whole numbers of them.
+    Return what asks for the sums of the figures, and what makes whole numbers of them.
     """
-    columns = [table.c[name] for name in tables.FIGURES]
-    if connection.dialect.name == "sqlite":
-        return [half for column in columns for half in exact_sum(connection, column)], joined_pairs
-    # as text, which is the quickest way for a sum of any size: a month by day and model has some thousand of them
-    return [cast(func.coalesce(func.sum(column), 0), Text) for column in columns], _whole
+    columns = [_start(table) if group == "day" else table.c[group] for group in groups]
+    sums, join = _sums(dialect, [table.c[name] for name in tables.FIGURES])
+    wanted = _where(select(*columns, *sums), table, shape)
+    return wanted.group_by(*columns) if columns else wanted, join
 
 
-def _whole(values: Iterable[Any]) -> Iterable[int]:
-    return map(int, values)
+def _sums(dialect: str, figures: Iterable[ColumnElement[Any]]) -> tuple[Sequence[ColumnElement[Any]], _Join]:
+    if dialect == "sqlite":
+        return [half for column in figures for half in exact_sum_in(dialect, column)], joined_pairs
+    # in one text, which is the quickest way for sums of any size: a month by day and model has some thousand of them
+    return [func.concat_ws(" ", *(func.coalesce(func.sum(column), 0) for column in figures))], _whole
 
 
-def _where(
-    wanted: Any,
-    table: Table,
-    start: ColumnElement[datetime],
-    span: tuple[datetime, datetime],
-    filters: Mapping[str, str | list[str]],
-) -> Any:
-    those = (
-        table.c[name].in_(value) if isinstance(value, list) else table.c[name] == value
-        for name, value in filters.items()
-    )
-    return wanted.where(start >= span[0], start < span[1], *those)
+def _whole(values: Sequence[Any]) -> Iterable[int]:
+    return map(int, values[0].split())
+
+
+@cache
+def _dearest(dialect: str, table: Table, shape: _Shape, limit: int) -> Select[Any]:
+    """
+    Return what asks for the keys that cost most, in this order.
+    """
+    upper, lower = exact_sum_in(dialect, table.c.cost_pico)
+    # the halves of SQLite's sum, the lower one below 2^31; elsewhere the upper one is nothing
+    order = (upper + lower // HALF, lower % HALF) if dialect == "sqlite" else (lower,)
+    key = table.c.key_id
+    wanted = _where(select(key).where(key != ""), table, shape)
+    return wanted.group_by(key).order_by(*(part.desc() for part in order), key).limit(limit)
+
+
+def _where(wanted: Select[Any], table: Table, shape: _Shape) -> Select[Any]:
+    start = _start(table)
+    for name, has_several in shape:
+        value: Any = bindparam(f"only_{name}", expanding=has_several)
+        wanted = wanted.where(table.c[name].in_(value) if has_several else table.c[name] == value)
+    return wanted.where(start >= bindparam("since"), start < bindparam("until"))
+
+
+def _start(table: Table) -> ColumnElement[datetime]:
+    return table.c.hour if "hour" in table.c else table.c.day
 
 
 # -- from the rows ----------------------------------------------------------------------------------------------------

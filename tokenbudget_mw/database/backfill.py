@@ -73,8 +73,11 @@ def _fill(table: str, keys: dict[str, str]) -> str:
     names = ", ".join([*keys, *_FIGURES])
     values = ", ".join([*keys.values(), *_FIGURES.values()])
     groups = ", ".join(str(number) for number in range(1, len(keys) + 1))
-    # names and expressions are all from above
-    return f"INSERT INTO {table} ({names}) SELECT {values} FROM tokenbudget_usage GROUP BY {groups}"  # noqa: S608
+    # names and expressions are all from above; the rows of a day lie together, as if they had been written that day
+    return (
+        f"INSERT INTO {table} ({names}) SELECT {values} FROM tokenbudget_usage "  # noqa: S608
+        f"GROUP BY {groups} ORDER BY {groups}"
+    )
 
 
 def fill_latencies(dialect: str) -> list[str]:

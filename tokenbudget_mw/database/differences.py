@@ -26,6 +26,7 @@ __all__ = [
     "entry_differences",
     "entry_gaps",
     "exact_sum",
+    "exact_sum_in",
     "joined_pairs",
     "purged_differences",
     "stream",
@@ -89,7 +90,14 @@ def exact_sum(connection: Connection, column: ColumnElement[Any]) -> tuple[Colum
     """
     Return the sum of *column* in two halves, which `joined_pairs` joins.
     """
-    if connection.dialect.name != "sqlite":
+    return exact_sum_in(connection.dialect.name, column)
+
+
+def exact_sum_in(dialect: str, column: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """
+    Do the same for the databases of *dialect*.
+    """
+    if dialect != "sqlite":
         return literal(0), func.coalesce(func.sum(column), 0)
     whole = type_coerce(column, BigInteger)
     return func.coalesce(func.sum(whole // HALF), 0), func.coalesce(func.sum(whole % HALF), 0)

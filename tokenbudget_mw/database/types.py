@@ -99,8 +99,8 @@ class Moment(types.TypeDecorator[datetime]):
         Turn what the database kept into an aware moment.
         """
         del dialect
-        if value is None:
-            return None
+        if value is None or value.tzinfo is UTC:
+            return value
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
