@@ -212,9 +212,10 @@ def test_t11_the_same_events_twice_count_once(engine: Engine, record: MakeRecord
 
 def test_t11_the_same_event_twice_in_one_batch_counts_once(engine: Engine, record: MakeRecord) -> None:
     """
-    A double within a batch is no error and no second charge.
+    A double within a batch is no error and no second charge; what came first holds.
     """
-    added = DatabaseSink(engine).write([record(1, cost_pico=5), record(1, cost_pico=5), record(2, cost_pico=1)])
+    doubles = [record(1, cost_pico=cost) for cost in (5, 5, 9, 3, 8)]
+    added = DatabaseSink(engine).write([*doubles, record(2, cost_pico=1)])
 
     assert added == 2
     assert balances(engine) == {"tenant:acme": -6}
@@ -478,6 +479,8 @@ def test_t15_postgresql_locks_by_code_points_whatever_its_language(
     engine = open_engine(postgres_database)
     tables.metadata.create_all(engine)
     with engine.begin() as connection:
+        if connection.execute(text("SELECT 1 FROM pg_collation WHERE collname = 'en-x-icu'")).first() is None:
+            pytest.skip("this PostgreSQL was built without languages")
         for name, texts in {"usage": ("account", "response_model"), "ledger": ("account",)}.items():
             for each in texts:
                 english = f'ALTER COLUMN {each} TYPE varchar(255) COLLATE "en-x-icu"'

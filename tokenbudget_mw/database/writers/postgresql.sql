@@ -4,7 +4,7 @@
 -- :rows is a JSON array of objects, in UTF-8. Every INSERT is ordered, so that concurrent writers lock in the same order: that of the
 -- code points, as Python sorts, because a re-rating and a repair lock the same balances and rollups.
 WITH incoming AS (
-    SELECT * FROM json_to_recordset(CAST(CONVERT_FROM(:rows, 'UTF8') AS json)) AS row ({fields})
+    SELECT * FROM ROWS FROM (json_to_recordset(CAST(CONVERT_FROM(:rows, 'UTF8') AS json)) AS ({fields})) WITH ORDINALITY
 ),
 -- Reads nothing: it takes the lock for which a purge that is under way makes this statement wait, and then look again.
 purge_lock AS (
@@ -18,7 +18,7 @@ added AS (
         WHERE purged.instance_id = incoming.instance_id
             AND incoming.sequence BETWEEN purged.first_sequence AND purged.last_sequence
     )
-    ORDER BY instance_id, sequence
+    ORDER BY instance_id, sequence, ordinality
     ON CONFLICT DO NOTHING
     RETURNING *
 ),
