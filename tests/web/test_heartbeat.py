@@ -351,7 +351,6 @@ def test_the_thread_ends_with_a_core_that_nobody_uses(clock: FakeClock) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_renews_nothing_of_its_parents(made: Any) -> None:
     """
     The calls are the parent's, and so is its thread: the child starts one of its own.

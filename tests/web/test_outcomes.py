@@ -120,7 +120,6 @@ def test_reasons_of_others_make_no_names() -> None:
     assert set(rig.core.health().outcomes) == set(OUTCOMES) == {*DEFAULT_SETTLE, "late", "refused", "other"}
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_fork_counts_for_itself() -> None:
     """What the parent counted is not counted twice."""
     outcomes = Outcomes()
