@@ -85,6 +85,26 @@ def test_a_reset_forgets_and_shows_the_rest(run, kid, config):
     assert {line["name"]: line["remaining"] for line in shown.json["limits"]}["requests-minute"] == 3
 
 
+def test_what_the_books_do_not_say_is_not_made_up(run, config, tmp_path):
+    """A month that would start there is not shown as unused, and its reset fails instead of being undone later."""
+    settings = json.loads(config.read_text()) | {"identify": "ip", "database": f"sqlite:///{tmp_path}/no/such.db"}
+    config.write_text(json.dumps(settings))
+    told, shown = run("explain", "alice", "--config", config), run("explain", "alice", "--json", "--config", config)
+    reset = run("explain", "alice", "--reset", "money-month", "--config", config)
+
+    assert (told.code, shown.code) == (1, 1)
+    assert [(line["name"], line["known"]) for line in shown.json["limits"]] == [
+        ("requests-minute", True),
+        ("money-month", False),
+    ]
+    assert (
+        "money-month: the books do not say at what it begins; until they do, on_backend_error 'local' holds."
+        in told.out
+    )
+    assert reset.code != 0
+    assert "The books do not say at what money-month begins, so nothing was taken off." in reset.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -91,7 +91,7 @@ def run(context: Context) -> int:
         told["status"] = state
     refused = [] if state in {None, "active"} else [f"Key {args.key} is {state}; it is refused."]
     context.emit(_fields(args.key, found) | told, _lines(found, [*refused, *_owed(subject, balance)]))
-    return int(found.degraded)
+    return int(found.degraded or not all(line.is_known for line in found.limits))
 
 
 def _subject(context: Context, settings: Settings, engine: Engine) -> tuple[Subject, KeyRow | None]:
@@ -147,6 +147,7 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
             "spent": line.is_spent,
             "reset_seconds": line.reset,
             "frees_seconds": line.frees,
+            "known": line.is_known,
             "until": None if line.limit.until is None else datetime.fromtimestamp(line.limit.until, UTC).isoformat(),
             "replaces": [{"limit": limit.text, "source": source} for limit, source in line.replaced],
             "looser": [{"limit": limit.text, "source": source} for limit, source in line.looser],
@@ -172,10 +173,15 @@ def _lines(found: Explanation, owed: list[str]) -> list[str]:
 
 def _notes(lines: Iterable[Explained]) -> list[str]:
     """
-    Say of each limit with an end, or before others, what holds without it.
+    Say of each limit with an end, or before others, what holds without it, and where the books do not say what is left.
     """
     notes = []
     for line in lines:
+        if not line.is_known:
+            notes.append(
+                f"{line.limit.name}: the books do not say at what it begins; until they do, on_backend_error "
+                f"'{line.limit.on_backend_error}' holds."
+            )
         until = line.limit.until
         parts = [] if until is None else [f"until {format_moment(until)}"]
         if line.replaced:
@@ -206,14 +212,16 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.limit.text,
         line.source,
         unquote(line.counter),
-        _amount(line.limit.unit, line.remaining),
+        _amount(line.limit.unit, line.remaining) if line.is_known else "unknown",
         _amount(line.limit.unit, line.limit.amount),
-        "-" if line.limit.unit == "concurrent" else _wait(line.reset),
+        "-" if line.limit.unit == "concurrent" or not line.is_known else _wait(line.reset),
         _frees(line),
     )
 
 
 def _frees(line: Explained) -> str:
+    if not line.is_known:
+        return "-"
     if not line.is_spent:
         return "now"
     if line.frees is None:
