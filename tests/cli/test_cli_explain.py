@@ -111,6 +111,8 @@ def test_what_the_books_do_not_say_is_not_made_up(run, config, tmp_path):
         (["--reset", "requests"], "No limit 'requests' applies here. Known: requests-minute, money-month."),
         (["--route", "/chatt"], "no route '/chatt'. Known: /chat."),
         (["--backend", "memory://"], "memory:// counters live in each process"),
+        (["--backend", "limits+memory://"], "limits+memory:// counters live in each process"),
+        (["--backend", "leased+memory://"], "leased+memory:// counters live in each process"),
     ],
 )
 def test_bad_use_is_explained(run, kid, config, arguments, complaint):

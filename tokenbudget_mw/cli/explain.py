@@ -60,15 +60,16 @@ def run(context: Context) -> int:
     """
     Run the command.
     """
-    from tokenbudget_mw.backends import open_backend
+    from tokenbudget_mw.backends import is_in_process, open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.settings.changes import policy_of
     from tokenbudget_mw.wiring import model_names, open_seeder
 
     settings, args = context.settings(), context.args
-    if settings.backend.startswith("memory:"):
-        raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
+    if is_in_process(settings.backend):
+        scheme = settings.backend.partition(":")[0]
+        raise BadUseError(f"{scheme}:// counters live in each process and cannot be seen from here; use redis://.")
     policy = policy_of(settings, has_books=settings.seed_from_books)
     route = _route(settings, args.route)
     with context.database(make=True) as engine:  # asked for keys and balances only, and not at all by some hosts
