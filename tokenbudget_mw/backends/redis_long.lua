@@ -221,7 +221,7 @@ end
 local function forget(counter, windows)
   local all = run('HGETALL', counter.key)
   for i = 1, #all, 2 do
-    if string.sub(all[i], 1, 1) == 'l' and counter.fields[all[i]] ~= false then
+    if string.sub(all[i], 1, 1) == 'l' then
       local held = lease_of(all[i + 1])
       local kept = {ends = held.ends}
       for _, one in ipairs(held) do
