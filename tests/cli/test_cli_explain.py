@@ -85,6 +85,23 @@ def test_a_reset_forgets_and_shows_the_rest(run, kid, config):
     assert {line["name"]: line["remaining"] for line in shown.json["limits"]}["requests-minute"] == 3
 
 
+@pytest.mark.parametrize(
+    ("address", "counter"),
+    [
+        ("10.0.0.1", "key=ip:10.0.0.1"),
+        ("ip:10.0.0.1", "key=ip:10.0.0.1"),
+        ("2001:db8::1", "key=ip:2001:db8::/64"),
+        ("ip:2001:db8::/64", "key=ip:2001:db8::/64"),
+    ],
+)
+def test_an_address_is_explained_by_its_name(run, config, address, counter):
+    """Where callers are known by their addresses, an address is whoever asks from there."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"identify": "ip"}))
+    shown = run("explain", address, "--plan", "free", "--json", "--config", config)
+
+    assert {line["counter"] for line in shown.json["limits"]} == {counter}
+
+
 def test_what_the_books_do_not_say_is_not_made_up(run, config, tmp_path):
     """A month that would start there is not shown as unused, and its reset fails instead of being undone later."""
     settings = json.loads(config.read_text()) | {"identify": "ip", "database": f"sqlite:///{tmp_path}/no/such.db"}

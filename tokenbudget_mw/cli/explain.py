@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
-from tokenbudget_mw.rules.identity import kid_in
+from tokenbudget_mw.rules.identity import kid_in, subject_at
 from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
@@ -39,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "key",
         metavar="KEY",
         type=kid_in,
-        help="public id of the key (tb_live_<KEY>_…), or the whole key; or id of another holder",
+        help="public id of the key (tb_live_<KEY>_…), or the whole key; or address, or id of another holder",
     )
     for scope in ("user", "team", "project", "tenant", "plan"):
         parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
@@ -99,7 +101,8 @@ def _subject(context: Context, settings: Settings, engine: Engine) -> tuple[Subj
     args = context.args
     named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
-        return Subject(key=args.key, **named), None
+        found = subject_at(args.key) if settings.identify == "ip" else None
+        return replace(found or Subject(key=args.key), **named), None
     if named:
         raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
