@@ -15,7 +15,6 @@ from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
 from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
-from tokenbudget_mw.seeding import Starter
 from tokenbudget_mw.values import Ask, Cost
 
 if TYPE_CHECKING:
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.rules.layers import Placed
     from tokenbudget_mw.rules.policy import Policy
+    from tokenbudget_mw.seeding import Starter
     from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
 __all__ = ["Explained", "Explanation", "Look", "Operators"]
 
 NOTHING = Cost()
-ONE = Cost(requests=1, input_tokens=1, money_nano=1, concurrent=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,9 @@ class Explained:
             this one has ended (`Limit.until`) or is taken away.
 
         looser: Limits that count the same and are not smaller, so that nobody notices them.
+
+        is_known: Whether that is how it stands; not while the books do not say at what its count begins: then it shows as
+            unused, and `Limit.on_backend_error` holds.
     """
 
     limit: Limit
@@ -69,6 +71,7 @@ class Explained:
     frees: float | None
     replaced: tuple[tuple[Limit, str], ...] = ()
     looser: tuple[tuple[Limit, str], ...] = ()
+    is_known: bool = True
 
     @property
     def used(self) -> int:
@@ -147,7 +150,7 @@ class Operators:
         self._admission = admission
         self._backend = backend
         self._clock = clock
-        self._starter = starter or Starter()
+        self._starter = starter
         self._model_name = model_name
 
     def explain(self, subject: Subject, *, route: Route | None = None, model: str | None = None) -> Explanation:
@@ -164,11 +167,12 @@ class Operators:
         policy, now = self._admission.policy, self._clock()
         held = policy.held_for(subject, route, now)
         request, plan = self._plan(subject, route, model, now, held.limits)
-        reply = self._peek(request, plan, now)
+        reply, unknown = self._peek(request, plan, now)
         placed = {id(each.limit): each for each in held.placed}
+        pairs = zip(plan.ask.checks, reply.states, strict=True)
         lines = [
-            _explained(placed[id(limit)], subject, check, state)
-            for limit, check, state in zip(plan.limits, plan.ask.checks, reply.states, strict=True)
+            _explained(placed[id(plan.limits[at])], subject, check, state, is_known=at not in unknown)
+            for at, (check, state) in enumerate(pairs)
         ]
         return Explanation(_plan(policy, subject), tuple(lines), reply.degraded, away_since(self._backend))
 
@@ -197,7 +201,7 @@ class Operators:
         Raises:
             ConfigurationError: The subject has no such limit.
 
-            BackendUnavailableError: The backend did not answer.
+            BackendUnavailableError: The backend did not answer, or not the books at which a count begins.
         """
         return self._credit(subject, names, MAX_AMOUNT, route, model)
 
@@ -221,7 +225,7 @@ class Operators:
         Raises:
             ConfigurationError: The subject has no such limit.
 
-            BackendUnavailableError: The backend did not answer.
+            BackendUnavailableError: The backend did not answer, or not the books at which a count begins.
         """
         self._credit(subject, (name,), amount, route, model)
 
@@ -234,24 +238,26 @@ class Operators:
         for name in names:
             if name not in known:
                 raise ConfigurationError(f"No limit {name!r} applies here. Known: {', '.join(known) or 'none'}.")
-        chosen = [
-            _costing(check, amount)
-            for limit, check in zip(plan.limits, plan.ask.checks, strict=True)
-            if not names or limit.name in names
-        ]
-        self._peek(request, plan, now)  # what is started only later would bring back what is taken off
-        self._backend.credit(replace(plan.ask, checks=tuple(chosen)), now)
+        chosen = [at for at, limit in enumerate(plan.limits) if not names or limit.name in names]
+        _, unknown = self._peek(request, plan, now)
+        if missed := [plan.limits[at].name for at in chosen if at in unknown]:
+            # what is started only later would bring back what is taken off
+            raise BackendUnavailableError(
+                f"The books do not say at what {', '.join(missed)} begins, so nothing was taken off. Try again."
+            )
+        checks = tuple([replace(plan.ask.checks[at], cost=amount) for at in chosen])
+        self._backend.credit(replace(plan.ask, checks=checks), now)
         return names or tuple(known)
 
-    def _peek(self, request: Request, plan: Plan, now: float) -> Reply:
+    def _peek(self, request: Request, plan: Plan, now: float) -> tuple[Reply, tuple[int, ...]]:
         """
-        Look at windows, started at what the books say where they were not known.
+        Look at windows, started at what the books say where they were not known; return where they do not say it, too.
         """
         reply = self._backend.peek(plan.ask, now)
         if not reply.unseeded:
-            return reply
-        self._starter.start(request, plan, reply.unseeded)
-        return self._backend.peek(_known(plan), now)
+            return reply, ()
+        is_started = self._starter is None or self._starter.start(request, plan, reply.unseeded)
+        return self._backend.peek(_known(plan), now), () if is_started else reply.unseeded
 
     def _plan(
         self,
@@ -264,7 +270,8 @@ class Operators:
         policy = self._admission.policy
         model = None if model is None else self._model_name(model)
         found = policy.limits_for(subject, route, now) if limits is None else limits
-        bound, checks = policy.bind(found, subject, route, model, NOTHING, NOTHING, now, ONE)
+        bound, costless = policy.bind(found, subject, route, model, NOTHING, NOTHING, now)
+        checks = [replace(check, room=1) for check in costless]
         request = Request(uuid.uuid4().hex, subject, route, model, NOTHING, NOTHING)
         ask = Ask(request.id, policy.tag_of(subject), tuple(checks), self._admission.lease)
         return request, Plan(ask, tuple(bound), NOTHING)
@@ -272,10 +279,6 @@ class Operators:
 
 def _known(plan: Plan) -> Ask:
     return replace(plan.ask, checks=tuple([replace(check, is_booked=False) for check in plan.ask.checks]))
-
-
-def _costing(check: Check, cost: int) -> Check:
-    return replace(check, cost=cost)
 
 
 def _plan(policy: Policy, subject: Subject) -> str | None:
@@ -288,7 +291,7 @@ def _source(source: str, subject: Subject) -> str:
     return f"key {subject.key}" if subject.source == "api_key" else "identify"
 
 
-def _explained(placed: Placed, subject: Subject, check: Check, state: CheckState) -> Explained:
+def _explained(placed: Placed, subject: Subject, check: Check, state: CheckState, *, is_known: bool) -> Explained:
     return Explained(
         limit=placed.limit,
         source=_source(placed.source, subject),
@@ -299,6 +302,7 @@ def _explained(placed: Placed, subject: Subject, check: Check, state: CheckState
         frees=state.retry_after,
         replaced=_sourced(placed.replaced, subject),
         looser=_sourced(placed.looser, subject),
+        is_known=is_known,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tokenbudget_mw.backends.memory import MemoryBackend
-from tokenbudget_mw.testing.asks import START, ask, check, settlement
+from tokenbudget_mw.testing.asks import START, ask, check, in_flight, settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,55 @@ def test_no_more_is_given_back_than_credits_have_left(backend: Backend, kind: st
     backend.settle(settlement(*first, 0), START)
 
     assert used(backend, START, **one) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", ["settled", "expired"])
+def test_what_was_forgotten_is_not_given_back_from_what_came_after(backend: Backend, kind: str, end: str) -> None:
+    """
+    Where all that counted was taken off, reservations that were open then take nothing off those made since.
+    """
+    one = KINDS[kind]
+    first = admitted(backend, check(4, 10, **one), START, lease=1.0)
+    backend.credit(ask(check(10**6, 10, **one)), START)
+    admitted(backend, check(3, 10, **one), START)
+    if end == "settled":
+        assert backend.settle(settlement(*first, 0), START)
+    admitted(backend, check(0, 10, **one), START + 2)  # ends what has not ended
+
+    assert used(backend, START + 2, **one) == 3
+
+
+@pytest.mark.parametrize("kind", ["strict_log", "calendar", "gcra"])
+def test_what_a_call_used_beyond_what_was_forgotten_of_it_counts(backend: Backend, kind: str) -> None:
+    """
+    Its reservation was taken off, and no more than that; another window of the same reservation is settled as ever.
+    """
+    one = KINDS[kind]
+    first = admitted(backend, check(4, 10, **one), START)
+    both = ask(check(4, 10, **one), check(5, 10, "tokens:61"))
+    second = both, backend.reserve(both, START)
+    backend.credit(ask(check(10**6, 10, **one)), START)
+    assert backend.settle(settlement(*first, 6), START)
+    assert backend.settle(settlement(*second, 1, 2), START)
+
+    assert used(backend, START, **one) == 2
+    assert used(backend, START, window="tokens:61") == 2
+
+
+def test_calls_in_flight_that_were_forgotten_do_not_end_again(backend: Backend) -> None:
+    """
+    An operator forgets those of a process that died: as many as the limit says may run then, also after the leases.
+    """
+    dead = [admitted(backend, in_flight(2), START, lease=30.0) for _ in range(2)]
+    backend.credit(ask(in_flight(2)), START + 1)  # one of them, so that it still holds
+    backend.credit(ask(check(10**6, 2, "concurrent", params=(), algorithm="concurrent")), START + 1)
+    for _ in range(2):
+        admitted(backend, in_flight(2), START + 2)
+    backend.settle(settlement(*dead[0]), START + 3)
+
+    assert not backend.reserve(ask(in_flight(2)), START + 4).admitted
+    assert not backend.reserve(ask(in_flight(2)), START + 40).admitted
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,7 @@ from tokenbudget_mw.backends.limits_steps import Add, Program, Step, Steps
 from tokenbudget_mw.testing.asks import START, ask, check, in_flight, seed, settlement
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.values import Reply
+    from tokenbudget_mw.values import Check, Reply
 
 FLIGHT = FLIGHT_US / 1_000_000
 
@@ -202,6 +202,28 @@ def test_a_heartbeat_keeps_a_long_call_counted_and_its_end_frees_it() -> None:
     assert table.run(Steps().peek(other, later)).admitted
     assert not table.run(process.renew(settled.reservation, 600.0, later))
     assert set(table.counters.values()) <= {0, 5}
+
+
+@pytest.mark.parametrize("end", ["settled", "expired", "renewed"])
+@pytest.mark.parametrize("one", [check(4, 10), in_flight(4)])
+def test_what_was_forgotten_is_not_given_back_from_what_came_after(one: Check, end: str) -> None:
+    """
+    Nor counted again by a heartbeat: all that counted was taken off while the reservation was open.
+    """
+    table, process = Table(), Steps()
+    window: dict[str, Any] = {"window": one.window, "params": one.params, "algorithm": one.algorithm}
+    later = START + (FLIGHT if one.window == "concurrent" else 2)
+    first, second = ask(one, lease=1.0 if end == "expired" else 2 * FLIGHT), ask(one, lease=2 * FLIGHT)
+    done = settlement(first, table.run(process.reserve(first, START)), 0)
+    table.run(process.credit(ask(check(10**6, 10, **window)), START))
+    table.run(process.reserve(second, START))
+    if end == "settled":
+        assert table.run(process.settle(done, START))
+    elif end == "renewed":
+        assert table.run(process.renew(done.reservation, 2 * FLIGHT, later))
+    table.run(process.reserve(ask(check(0, 10, **window)), later))
+
+    assert table.used(later, **window) == one.cost
 
 
 def test_a_heartbeat_never_shortens() -> None:

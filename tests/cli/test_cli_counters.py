@@ -158,8 +158,9 @@ def test_a_call_that_runs_makes_a_counter_hold_more(run, core, keys, config):
 
 @SQLITE
 @pytest.mark.usefixtures("keys")
-def test_counters_in_memory_cannot_be_seen(run, config):
+@pytest.mark.parametrize("backend", ["memory://", "limits+memory://"])
+def test_counters_in_memory_cannot_be_seen(run, config, backend):
     """It says so, and ends with 2."""
-    ran = run("verify", "--counters", "--config", config, "--backend", "memory://")
+    ran = run("verify", "--counters", "--config", config, "--backend", backend)
 
     assert (ran.code, "cannot be seen from here" in ran.err) == (2, True)

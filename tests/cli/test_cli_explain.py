@@ -86,11 +86,50 @@ def test_a_reset_forgets_and_shows_the_rest(run, kid, config):
 
 
 @pytest.mark.parametrize(
+    ("address", "counter"),
+    [
+        ("10.0.0.1", "key=ip:10.0.0.1"),
+        ("ip:10.0.0.1", "key=ip:10.0.0.1"),
+        ("2001:db8::1", "key=ip:2001:db8::/64"),
+        ("ip:2001:db8::/64", "key=ip:2001:db8::/64"),
+    ],
+)
+def test_an_address_is_explained_by_its_name(run, config, address, counter):
+    """Where callers are known by their addresses, an address is whoever asks from there."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"identify": "ip"}))
+    shown = run("explain", address, "--plan", "free", "--json", "--config", config)
+
+    assert {line["counter"] for line in shown.json["limits"]} == {counter}
+
+
+def test_what_the_books_do_not_say_is_not_made_up(run, config, tmp_path):
+    """A month that would start there is not shown as unused, and its reset fails instead of being undone later."""
+    settings = json.loads(config.read_text()) | {"identify": "ip", "database": f"sqlite:///{tmp_path}/no/such.db"}
+    config.write_text(json.dumps(settings))
+    told, shown = run("explain", "alice", "--config", config), run("explain", "alice", "--json", "--config", config)
+    reset = run("explain", "alice", "--reset", "money-month", "--config", config)
+
+    assert (told.code, shown.code) == (1, 1)
+    assert [(line["name"], line["known"]) for line in shown.json["limits"]] == [
+        ("requests-minute", True),
+        ("money-month", False),
+    ]
+    assert (
+        "money-month: the books do not say at what it begins; until they do, on_backend_error 'local' holds."
+        in told.out
+    )
+    assert reset.code != 0
+    assert "The books do not say at what money-month begins, so nothing was taken off." in reset.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--reset", "requests"], "No limit 'requests' applies here. Known: requests-minute, money-month."),
         (["--route", "/chatt"], "no route '/chatt'. Known: /chat."),
         (["--backend", "memory://"], "memory:// counters live in each process"),
+        (["--backend", "limits+memory://"], "limits+memory:// counters live in each process"),
+        (["--backend", "leased+memory://"], "leased+memory:// counters live in each process"),
     ],
 )
 def test_bad_use_is_explained(run, kid, config, arguments, complaint):

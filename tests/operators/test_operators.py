@@ -15,14 +15,16 @@ from tokenbudget_mw.guard import Guard
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.rules.admission import Admission, Request
 from tokenbudget_mw.rules.policy import Plan, Policy
+from tokenbudget_mw.seeding import Seeder
 from tokenbudget_mw.settings.limits import parse_limit
 from tokenbudget_mw.testing.clock import FakeClock
 from tokenbudget_mw.values import Cost, Route, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tokenbudget_mw.backends.base import Backend
+    from tokenbudget_mw.rules.seeding import Question
 
 K1 = Subject(key="k1", tenant="acme", plan="free")
 K2 = Subject(key="k2", tenant="acme", plan="free")
@@ -126,6 +128,56 @@ def test_a_reset_frees_at_once(operators: Operators, guard: Guard) -> None:
     operators.reset(K1, model="gpt-4o")
     assert not any(line.used for line in operators.explain(K1, model="gpt-4o").limits)
     assert operators.explain(K2, model="gpt-4o").limits[1].used == 7
+
+
+@pytest.mark.parametrize("unit", ["requests", "tokens", "input tokens", "output tokens", "$", "concurrent"])
+def test_a_limit_of_any_unit_is_spent_when_not_one_more_fits(backend: Backend, clock: FakeClock, unit: str) -> None:
+    """
+    And not before.
+    """
+    text = {"$": "$0.000000002/minute", "concurrent": "2 concurrent"}.get(unit, f"2 {unit}/minute")
+    admission = Admission(Policy({"free": Plan("free", (parse_limit(text),))}))
+    guard, operators = Guard(admission, backend, clock), Operators(admission, backend, clock)
+    cost = Cost(1, 0, 1, 1, 1) if unit == "output tokens" else Cost(1, 1, 0, 1, 1)
+    spent = []
+    for at in range(2):
+        assert guard.admit(Request(str(at) * 32, K1, None, None, cost, cost)).admitted
+        spent.append([(line.remaining, line.is_spent, bool(line.frees)) for line in operators.explain(K1).limits])
+
+    assert spent == [[(1, False, False)], [(0, True, True)]]
+
+
+def test_what_the_books_do_not_say_is_neither_told_nor_reset(backend: Backend, clock: FakeClock) -> None:
+    """
+    A count that has yet to start there is not known, and to take something off now would be undone; others go their way.
+    """
+    is_up = False
+
+    def read(questions: Sequence[Question]) -> list[tuple[int, ...]]:
+        if not is_up:
+            raise OSError("gone")
+        return [(990,) for _ in questions]
+
+    minute, month = parse_limit("10 requests/minute"), parse_limit("1000 tokens/month")
+    admission = Admission(Policy({"free": Plan("free", (minute, month))}, has_books=True))
+    timer = FakeClock()
+    operators = Operators(admission, backend, clock, Seeder(read, backend, clock, timer=timer))
+
+    assert [(line.limit.name, line.is_known) for line in operators.explain(K1).limits] == [
+        ("requests-minute", True),
+        ("tokens-month", False),
+    ]
+    assert operators.reset(K1, "requests-minute") == ("requests-minute",)
+    with pytest.raises(BackendUnavailableError, match="tokens-month"):
+        operators.reset(K1)
+    with pytest.raises(BackendUnavailableError, match="tokens-month"):
+        operators.credit(K1, "tokens-month", 5)
+    is_up = True
+    timer.advance(60)
+    line = operators.explain(K1).limits[1]
+    assert (line.is_known, line.used) == (True, 990)
+    operators.reset(K1, "tokens-month")
+    assert operators.explain(K1).limits[1].used == 0
 
 
 def test_a_credit_takes_off_so_much(operators: Operators, guard: Guard) -> None:

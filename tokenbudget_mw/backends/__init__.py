@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.backends.leased_shapes import Terms
 
-__all__ = ["AsyncBackend", "Backend", "open_async_backend", "open_backend", "open_pair"]
+__all__ = ["AsyncBackend", "Backend", "is_in_process", "open_async_backend", "open_backend", "open_pair"]
 
 GROUP = "tokenbudget_mw.backends"
 
@@ -179,6 +179,16 @@ OPENERS: dict[str, Opener] = {
     "unix": open_redis,
     **{f"{scheme}+{kind}": open_redis for scheme in ("redis", "rediss") for kind in ("cluster", "sentinel")},
 }
+
+
+def is_in_process(url: str) -> bool:
+    """
+    Tell whether the counters at *url* live in each process, its own, so that no other sees them.
+
+    >>> is_in_process("memory://"), is_in_process("limits+memory://"), is_in_process("limits+memcached://localhost")
+    (True, True, False)
+    """
+    return url.partition("://")[0].removeprefix(LEASED).removeprefix("limits+") == "memory"
 
 
 def _opener(scheme: str) -> Opener:

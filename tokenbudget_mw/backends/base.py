@@ -59,6 +59,8 @@ class Backend(Protocol):
     def credit(self, ask: Ask, now: float) -> None:
         """
         Take each check's cost off its window, the newest charges first, at most all that counts: an operator's act.
+
+        Where nothing is left, reservations that are open give nothing back there, when they are settled or end.
         """
         ...
 

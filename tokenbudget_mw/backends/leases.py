@@ -12,7 +12,7 @@ from msgspec.structs import replace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.values import Ask, Reply
+    from tokenbudget_mw.values import Ask, Check, Reply
 
 __all__ = ["Lease", "Leases"]
 
@@ -33,12 +33,21 @@ class Lease(msgspec.Struct, Generic[Counter], frozen=True, gc=False):
         reply: How it was answered.
 
         counters: What it holds, each once.
+
+        forgotten: Counters and windows to which nothing goes back: all that counted there has been taken off.
     """
 
     expires: int
     ask: Ask
     reply: Reply
     counters: Sequence[Counter]
+    forgotten: frozenset[tuple[str, str]] = frozenset()
+
+    def has_forgotten(self, check: Check) -> bool:
+        """
+        Tell whether nothing goes back to the window of *check*.
+        """
+        return (check.counter, check.window) in self.forgotten
 
 
 class Leases(Generic[Counter]):
@@ -126,6 +135,16 @@ class Leases(Generic[Counter]):
             self.close(id)
             self.add(replace(lease, expires=expires), length)
         return True
+
+    def forget(self, tag: str, check: Check) -> None:
+        """
+        Let no open lease give anything back to *check*'s window under *tag*: all that counted there has been taken off.
+        """
+        window = (check.counter, check.window)
+        for queue in self._queues.values():
+            for id_, lease in queue.items():
+                if lease.ask.tag == tag and any((one.counter, one.window) == window for one in lease.ask.checks):
+                    queue[id_] = replace(lease, forgotten=lease.forgotten | {window})
 
     def claim(self, id: str) -> bool:  # noqa: A002
         """

@@ -145,12 +145,16 @@ class Steps:
         moment = self._moment(now)
         for check in ask.checks:
             place = place_of(ask.tag, check, moment, ask.lease)
-            left = check.cost
+            left, rest = check.cost, 0
             for slot in place.slots:
-                taken = min(left, max(0, (yield Get(place.key(slot)))))
+                counted = max(0, (yield Get(place.key(slot))))
+                taken = min(left, counted)
                 if taken:
                     yield from _take_off(place.key(slot), taken, place.seconds)
-                    left -= taken
+                left, rest = left - taken, rest + counted - taken
+            if not rest:
+                with self._lock:
+                    self._leases.forget(ask.tag, check)
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> Program[bool]:
         """
@@ -214,7 +218,7 @@ class Steps:
                     self._newest = moment
                     self._release(lease)
                     for check, state in zip(lease.ask.checks, lease.reply.states, strict=True):
-                        if state.slot >= 0 and not check.window.startswith(KEPT):
+                        if state.slot >= 0 and not (check.window.startswith(KEPT) or lease.has_forgotten(check)):
                             self._owe(lease.ask, check, state.slot, -check.cost, moment)
         return moment
 
@@ -296,13 +300,15 @@ class Steps:
             check = hold.check
             held = check.cost if lease is not None or check.window.startswith(KEPT) else 0
             more = -held if ALGORITHMS[check.algorithm].RELEASES else actual - held
+            if more < 0 and lease is not None and lease.has_forgotten(check):
+                continue
             place = place_of(reservation.tag, check, moment, 0.0 if lease is None else lease.ask.lease)
             if slot >= place.slots[-1]:
                 self._owe_key(place.key(slot), more, place.seconds)
 
     def _brought_up(self, lease: Lease[_Name], moment: int) -> Iterable[CheckState]:
         for check, state in zip(lease.ask.checks, lease.reply.states, strict=True):
-            if state.slot < 0 or not ALGORITHMS[check.algorithm].RELEASES:
+            if state.slot < 0 or lease.has_forgotten(check) or not ALGORITHMS[check.algorithm].RELEASES:
                 yield state
                 continue
             newest = place_of(lease.ask.tag, check, moment, lease.ask.lease).slots[0]

@@ -110,11 +110,12 @@ class MemoryBackend:
             if lease is None and not self._leases.claim(reservation.id):
                 return False
             self._newest = moment
+            forgotten = lease is not None and lease.forgotten
             for at, hold in enumerate(reservation.holds):  # zip() costs more than all of this
                 check, actual = hold.check, settlement.actual[at]
                 held = check.cost if lease is not None or check.window.startswith(KEPT) else 0
                 more = -held if check.algorithm in RELEASES else actual - held
-                if more:
+                if more > 0 or (more and not (forgotten and (check.counter, check.window) in forgotten)):
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
                 release(lease.counters)
@@ -131,7 +132,10 @@ class MemoryBackend:
             for check in ask.checks:
                 counter = self._counters.get((ask.tag, check.counter))
                 if counter is not None and check.window in counter.layout:
-                    ALGORITHMS[check.algorithm].credit(counter.state(check.window), check.cost)
+                    state = counter.state(check.window)
+                    ALGORITHMS[check.algorithm].credit(state, check.cost)
+                    if not state[0]:
+                        self._leases.forget(ask.tag, check)
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
         """
@@ -327,7 +331,7 @@ class MemoryBackend:
         # Undoes what a lease holds that ended unsettled, but not the requests: they were made.
         ask = lease.ask
         for check, state in zip(ask.checks, lease.reply.states, strict=True):
-            if state.slot >= 0 and not check.window.startswith(KEPT):
+            if state.slot >= 0 and not (check.window.startswith(KEPT) or lease.has_forgotten(check)):
                 counter = self._counters[ask.tag, check.counter]
                 ALGORITHMS[check.algorithm].give_back(counter.state(check.window), state.slot, check.cost)
         release(lease.counters)

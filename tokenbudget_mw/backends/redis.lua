@@ -98,7 +98,8 @@ if is_plain == 1 and count <= 40 and (op == RESERVE or (op == SETTLE and lease =
     if n[3] ~= names then
       places = places_of(n[3], names)
     end
-    if places == nil or size > 207 or (n[5] > 0 and n[4] >= n[5]) or (is_reserved and lease > 0 and n[6] >= MAX_OPEN) then
+    if places == nil or size > 207 or (n[5] > 0 and n[4] >= n[5]) or (is_reserved and lease > 0 and n[6] >= MAX_OPEN)
+      or (not is_reserved and byte(values[2], 9) ~= (places and #places or n[2])) then -- a credit made it hold less
       is_quick = false
       break
     end

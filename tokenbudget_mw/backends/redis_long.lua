@@ -151,6 +151,14 @@ local function has_it(counter, window)
   return started and unpacked('<d', started) > lease
 end
 
+local function holds(held, window)
+  for _, one in ipairs(held) do
+    if one.window == window then
+      return true
+    end
+  end
+end
+
 local function move(counter, check)
   if check.is_booked and (not counter.heads[check.window] or has_it(counter, check.window)) then
     return -- the truth is in the books, and the window will start from there, or did
@@ -166,7 +174,7 @@ local function move(counter, check)
     algorithm.charge(state, check.params, check.slot, more, counter.moment)
     counter.ttl = max(counter.ttl, algorithm.lifetime(check.params, counter.moment, state))
     counter.dirty[check.window] = true
-  elseif more < 0 then
+  elseif more < 0 and (not counter.lease or holds(counter.lease, check.window)) then
     algorithm.give_back(state_of(counter, check.window), check.slot, -more)
     counter.dirty[check.window] = true
   end
@@ -209,15 +217,43 @@ local function abandon(counters)
   return 1
 end
 
+-- Open reservations hold nothing any more of the windows of which nothing counts.
+local function forget(counter, windows)
+  local all = run('HGETALL', counter.key)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, 1) == 'l' then
+      local held = lease_of(all[i + 1])
+      local kept = {ends = held.ends}
+      for _, one in ipairs(held) do
+        if not windows[one.window] then
+          table.insert(kept, one)
+        end
+      end
+      if #kept < #held then
+        run('HSET', counter.key, all[i], packed_lease(kept)) -- at once: they may be more than one HSET takes
+      end
+    end
+  end
+end
+
 -- An operator takes something off.
 local function credit(counters)
+  local emptied = {}
   for _, check in ipairs(checks) do
     local counter = counters[check.key]
     if counter.heads[check.window] then
-      ALGORITHMS[check.algorithm].credit(state_of(counter, check.window), check.cost)
+      local state = state_of(counter, check.window)
+      ALGORITHMS[check.algorithm].credit(state, check.cost)
       counter.dirty[check.window] = true
       counter.changed = true
+      if state[1] == 0 then
+        emptied[counter] = emptied[counter] or {}
+        emptied[counter][check.window] = true
+      end
     end
+  end
+  for counter, windows in pairs(emptied) do
+    forget(counter, windows)
   end
   return 1
 end

@@ -31,7 +31,7 @@ def compared_counters(context: Context, engine: Engine) -> list[Compared]:
     """
     Compare the counters of everybody who stands on the books.
     """
-    from tokenbudget_mw.backends import open_backend
+    from tokenbudget_mw.backends import is_in_process, open_backend
     from tokenbudget_mw.comparing import compare
     from tokenbudget_mw.database.spending import used
     from tokenbudget_mw.operators import Operators
@@ -40,8 +40,9 @@ def compared_counters(context: Context, engine: Engine) -> list[Compared]:
     from tokenbudget_mw.wiring import model_names
 
     settings = context.settings()
-    if settings.backend.startswith("memory:"):
-        raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
+    if is_in_process(settings.backend):
+        scheme = settings.backend.partition(":")[0]
+        raise BadUseError(f"{scheme}:// counters live in each process and cannot be seen from here; use redis://.")
     backend = open_backend(settings.backend, deadline=max(settings.deadline, 1.0), workers=settings.workers)
     operators = Operators(Admission(policy_of(settings, has_books=True), settings.lease), backend, time.time)
     names = model_names(settings)

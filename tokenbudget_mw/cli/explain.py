@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, table
-from tokenbudget_mw.rules.identity import kid_in
+from tokenbudget_mw.rules.identity import kid_in, subject_at
 from tokenbudget_mw.units import format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Subject
 
@@ -39,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "key",
         metavar="KEY",
         type=kid_in,
-        help="public id of the key (tb_live_<KEY>_…), or the whole key; or id of another holder",
+        help="public id of the key (tb_live_<KEY>_…), or the whole key; or address, or id of another holder",
     )
     for scope in ("user", "team", "project", "tenant", "plan"):
         parser.add_argument(f"--{scope}", metavar="ID", help=f"{scope} of a holder that is no key of the table")
@@ -60,15 +62,16 @@ def run(context: Context) -> int:
     """
     Run the command.
     """
-    from tokenbudget_mw.backends import open_backend
+    from tokenbudget_mw.backends import is_in_process, open_backend
     from tokenbudget_mw.operators import Operators
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.settings.changes import policy_of
     from tokenbudget_mw.wiring import model_names, open_seeder
 
     settings, args = context.settings(), context.args
-    if settings.backend.startswith("memory:"):
-        raise BadUseError("memory:// counters live in each process and cannot be seen from here; use redis://.")
+    if is_in_process(settings.backend):
+        scheme = settings.backend.partition(":")[0]
+        raise BadUseError(f"{scheme}:// counters live in each process and cannot be seen from here; use redis://.")
     policy = policy_of(settings, has_books=settings.seed_from_books)
     route = _route(settings, args.route)
     with context.database(make=True) as engine:  # asked for keys and balances only, and not at all by some hosts
@@ -91,14 +94,15 @@ def run(context: Context) -> int:
         told["status"] = state
     refused = [] if state in {None, "active"} else [f"Key {args.key} is {state}; it is refused."]
     context.emit(_fields(args.key, found) | told, _lines(found, [*refused, *_owed(subject, balance)]))
-    return int(found.degraded)
+    return int(found.degraded or not all(line.is_known for line in found.limits))
 
 
 def _subject(context: Context, settings: Settings, engine: Engine) -> tuple[Subject, KeyRow | None]:
     args = context.args
     named = {name: getattr(args, name) for name in ("user", "team", "project", "tenant", "plan") if getattr(args, name)}
     if settings.identify != "api_key":
-        return Subject(key=args.key, **named), None
+        found = subject_at(args.key) if settings.identify == "ip" else None
+        return replace(found or Subject(key=args.key), **named), None
     if named:
         raise BadUseError(f"--{next(iter(named))}: the key table knows that of key {args.key}.")
     from tokenbudget_mw.wiring import open_keys
@@ -147,6 +151,7 @@ def _fields(key: str, found: Explanation) -> dict[str, Any]:
             "spent": line.is_spent,
             "reset_seconds": line.reset,
             "frees_seconds": line.frees,
+            "known": line.is_known,
             "until": None if line.limit.until is None else datetime.fromtimestamp(line.limit.until, UTC).isoformat(),
             "replaces": [{"limit": limit.text, "source": source} for limit, source in line.replaced],
             "looser": [{"limit": limit.text, "source": source} for limit, source in line.looser],
@@ -172,10 +177,15 @@ def _lines(found: Explanation, owed: list[str]) -> list[str]:
 
 def _notes(lines: Iterable[Explained]) -> list[str]:
     """
-    Say of each limit with an end, or before others, what holds without it.
+    Say of each limit with an end, or before others, what holds without it, and where the books do not say what is left.
     """
     notes = []
     for line in lines:
+        if not line.is_known:
+            notes.append(
+                f"{line.limit.name}: the books do not say at what it begins; until they do, on_backend_error "
+                f"'{line.limit.on_backend_error}' holds."
+            )
         until = line.limit.until
         parts = [] if until is None else [f"until {format_moment(until)}"]
         if line.replaced:
@@ -206,14 +216,16 @@ def _cells(line: Explained) -> tuple[str, ...]:
         line.limit.text,
         line.source,
         unquote(line.counter),
-        _amount(line.limit.unit, line.remaining),
+        _amount(line.limit.unit, line.remaining) if line.is_known else "unknown",
         _amount(line.limit.unit, line.limit.amount),
-        "-" if line.limit.unit == "concurrent" else _wait(line.reset),
+        "-" if line.limit.unit == "concurrent" or not line.is_known else _wait(line.reset),
         _frees(line),
     )
 
 
 def _frees(line: Explained) -> str:
+    if not line.is_known:
+        return "-"
     if not line.is_spent:
         return "now"
     if line.frees is None:

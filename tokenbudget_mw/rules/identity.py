@@ -34,6 +34,7 @@ __all__ = [
     "networks_of",
     "new_key",
     "parse_key",
+    "subject_at",
     "subject_of_address",
     "why_not",
 ]
@@ -251,6 +252,17 @@ def subject_of_address(address: str) -> Subject:
     Return the subject that stands for *address*.
     """
     return Subject(key=f"ip:{address}", source="address")
+
+
+def subject_at(text: str) -> Subject | None:
+    """
+    Return the subject that requests from the address *text* have; None where it is no address.
+
+    >>> subject_at("10.0.0.1").key, subject_at("2001:db8::1").key, subject_at("alice")
+    ('ip:10.0.0.1', 'ip:2001:db8::/64', None)
+    """
+    address = _bucket(_address(text))
+    return None if address is None else subject_of_address(address)
 
 
 def _hops(facts: Facts) -> Iterator[str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tokenbudget_mw.backends import is_in_process
 from tokenbudget_mw.rules.layers import counted
 from tokenbudget_mw.rules.policy import Plan
 from tokenbudget_mw.settings.limit_times import describe_anchor
@@ -82,8 +83,8 @@ def _sentences(settings: Settings) -> Iterator[str]:
         return
     if settings.mode == "shadow":
         yield "Shadow mode: limits are decided and recorded, and nobody is refused."
-    if settings.backend.startswith("memory:"):
-        yield "Counters live in memory://, in each process its own."
+    if is_in_process(settings.backend):
+        yield f"Counters live in {settings.backend.partition(':')[0]}://, in each process its own."
     else:
         away = _BACKEND_ERRORS[settings.on_backend_error]
         yield f"Counters live in {redact_url(settings.backend)}; while it does not answer, the middleware {away}."
@@ -242,7 +243,7 @@ def _has_calendar(settings: Settings) -> bool:
 
 
 def _memory_of_many(settings: Settings) -> Iterator[str]:
-    if settings.backend.startswith(("memory:", "limits+memory:")) and settings.workers > 1:
+    if is_in_process(settings.backend) and settings.workers > 1:
         yield (
             f"`backend` is {settings.backend.partition(':')[0]}:// and `workers` is {settings.workers}: each process counts for itself, so up to"
             f" {settings.workers} times every limit gets through. Use redis://."

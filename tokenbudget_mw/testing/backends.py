@@ -302,14 +302,16 @@ class BackendContract(KeepingContract):
 
     def test_what_was_credited_is_not_given_back_again(self, backend: Backend) -> None:
         """
-        A settlement after a reset charges what was used above the reservation, and never counts below nothing.
+        A settlement after a reset charges what was used above the reservation, and takes nothing off later charges.
         """
         asked = ask(check(8, 10))
         reply = backend.reserve(asked, START)
         backend.credit(ask(check(2**53 - 1, 10)), START)
+        assert self.used(backend, START) == 0
+        backend.reserve(ask(check(6, 10)), START)
 
         assert backend.settle(settlement(asked, reply, 3), START + 1)
-        assert self.used(backend, START + 1) == 0
+        assert self.used(backend, START + 1) == 6
 
     def test_many_leases_expire(self, backend: Backend) -> None:
         """
