@@ -122,7 +122,8 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
             f"No token figures in {type(response).__name__!r}: looked in it and in its {', '.join(_CONTAINERS)} for "
             f"{known}, as whole numbers from 0. A stream has them in its last chunk only; else pass Usage(...)."
         )
-    return replace(usage, model=_model(found), service_tier=_tier(found) or usage.service_tier, source="reported")
+    tier = _tier(found) or usage.service_tier
+    return replace(usage, model=usage.model or _model(found), service_tier=tier, source="reported")
 
 
 def _checked(usage: Usage) -> Usage:

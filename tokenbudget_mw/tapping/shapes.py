@@ -70,21 +70,33 @@ def openai_responses(fields: Fields) -> Usage | None:
 def anthropic(fields: Fields) -> Usage | None:
     """
     Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache, and all of whose figures
-    leave out what it took to compact the conversation, and what an advisor used, which is another model.
+    leave out what it took to compact the conversation, what an advisor used, which is another model, and what a model had
+    written when it declined and another took over.
     """
     found = _message(fields)
     if found is None:
         return None
+    entries = _entries(fields, "iterations")
+    served = next((_text(entry.get("model")) for entry in entries if entry.get("type") == "fallback_message"), None)
     others: list[Usage] = []
-    for entry in _entries(fields, "iterations"):
-        kind = entry.get("type")
-        more = _message(entry) if kind in ("compaction", "advisor_message") else None
-        if more is not None and kind == "compaction":
+    for entry in entries:
+        more = _message(entry)
+        if more is None:
+            continue
+        if entry.get("type") == "compaction":
             sums = {name: getattr(found, name) + getattr(more, name) for name in _MESSAGE}
             found = replace(found, **sums)
-        elif more is not None:
+        elif entry.get("type") == "advisor_message" or (more.output_tokens and _has_declined(entry, served)):
             others.append(replace(more, model=_text(entry.get("model"))))
-    return replace(found, others=tuple(others)) if others else found
+    return replace(found, model=served, others=tuple(others)) if others or served else found
+
+
+def _has_declined(entry: Fields, served: str | None) -> bool:
+    """
+    Say whether *entry* is of a model that declined before the one that *served* the answer.
+    """
+    model = _text(entry.get("model"))
+    return entry.get("type") == "message" and None not in (served, model) and model != served
 
 
 _MESSAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")

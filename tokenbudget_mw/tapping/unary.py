@@ -72,7 +72,7 @@ class UnaryTap:
             return self._foreign(answer) or self._counted(answer)
         return replace(
             found,
-            model=_text(answer.model),
+            model=found.model or _text(answer.model),
             service_tier=_text(answer.service_tier) or found.service_tier,
             complete=answer.is_complete,
         )
