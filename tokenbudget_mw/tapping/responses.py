@@ -50,6 +50,7 @@ _NESTED = (
     "cache_creation_token_details",
     "candidates_tokens_details",
     "completion_tokens_details",
+    "image_gen",
     "input_token_details",
     "input_tokens_details",
     "iterations",
@@ -122,8 +123,13 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
             f"No token figures in {type(response).__name__!r}: looked in it and in its {', '.join(_CONTAINERS)} for "
             f"{known}, as whole numbers from 0. A stream has them in its last chunk only; else pass Usage(...)."
         )
-    tier = _tier(found) or usage.service_tier
-    return replace(usage, model=usage.model or _model(found), service_tier=tier, source="reported")
+    return replace(
+        usage,
+        model=usage.model or _model(found),
+        service_tier=_tier(found) or usage.service_tier,
+        source="reported",
+        others=usage.others + _drawn(found),
+    )
 
 
 def _checked(usage: Usage) -> Usage:
@@ -250,6 +256,17 @@ def _model(found: Fields) -> str | None:
             return value
     inner = (_fields(found.get(name)) for name in _AROUND)
     return next((known for part in inner if part is not None and (known := _model(part))), None)
+
+
+def _drawn(found: Fields) -> tuple[Usage, ...]:
+    """
+    Return what the model used that drew for OpenAI's Responses, whose last event has the response in it.
+    """
+    for part in filter(None, (found, _fields(found.get("response")))):
+        if (used := _fields(part.get("tool_usage"))) is not None:
+            tools = part.get("tools")
+            return shapes.drawn(_within(used), [_fields(tool) for tool in tools] if isinstance(tools, list) else None)
+    return ()
 
 
 def _tier(found: Fields) -> str | None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tokenbudget_mw.rules.tariffs import tier_of
 from tokenbudget_mw.values import Usage
 
-__all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "openai", "openai_responses"]
+__all__ = ["anthropic", "bedrock", "cohere", "drawn", "figure", "gemini", "ollama", "openai", "openai_responses"]
 
 MAX_FIGURE = 2**53 - 1
 """Largest figure that is believed: what JSON numbers carry exactly."""
@@ -65,6 +65,19 @@ def openai_responses(fields: Fields) -> Usage | None:
         outputs=_details(fields, "output_tokens_details") or _details(fields, "output_token_details"),
         provider="openai",
     )
+
+
+def drawn(tool_usage: object, tools: object) -> tuple[Usage, ...]:
+    """
+    Read what the Responses API's tool used that draws, another model: it stands in no usage. *tools* name the model.
+    """
+    images = _details({"tool_usage": tool_usage}, "tool_usage")
+    images = _details(images, "image_gen")
+    usage = openai_responses({**images, "input_tokens_details": _cached(images)})
+    if usage is None or not usage.input_tokens + usage.output_tokens:
+        return ()
+    told = (entry for entry in _entries({"tools": tools}, "tools") if entry.get("type") == "image_generation")
+    return (replace(usage, model=next((_text(entry.get("model")) for entry in told), None)),)
 
 
 def anthropic(fields: Fields) -> Usage | None:
