@@ -87,6 +87,12 @@ def test_a_senseless_maximum_is_refused(field):
     assert refused.value.param == f"generationConfig.{field}"
 
 
+@pytest.mark.parametrize("field", ["serviceTier", "service_tier"])
+def test_the_tier_is_read(field):
+    """The tier that a request asks for is held for, in both spellings."""
+    assert read(contents=[], **{field: "priority"}).service_tier == "priority"
+
+
 def test_counting_tokens_is_free_and_embeddings_have_no_output():
     """Of what the same prefix serves, only answers have output, and the count itself costs nothing."""
     count = read(PATH.replace("generateContent", "countTokens"), contents=[{"parts": [{"text": TEXT}]}])

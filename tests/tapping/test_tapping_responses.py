@@ -272,6 +272,28 @@ class TestSDKs:
         assert (found.audio_input_tokens, found.audio_output_tokens) == (80, 6)
 
     @pytest.mark.parametrize("made", [dict, thing])
+    def test_gemini_live(self, made) -> None:
+        """In the Live API what candidates are elsewhere is the response; the tier stands in the usage."""
+        python = {
+            "prompt_token_count": 90,
+            "response_token_count": 7,
+            "thoughts_token_count": 3,
+            "response_tokens_details": [{"modality": "AUDIO", "token_count": 6}],
+            "service_tier": "priority",
+        }
+        wire = {
+            "promptTokenCount": 90,
+            "responseTokenCount": 7,
+            "thoughtsTokenCount": 3,
+            "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 6}],
+            "serviceTier": "priority",
+        }
+
+        for found in (read_response(made({"usage_metadata": python})), read_response({"usageMetadata": wire})):
+            assert (found.input_tokens, found.output_tokens, found.audio_output_tokens) == (90, 10, 6)
+            assert (found.provider, found.service_tier) == ("google", "priority")
+
+    @pytest.mark.parametrize("made", [dict, thing])
     def test_transcription(self, made) -> None:
         """What was heard is read in the transcriptions' own spelling."""
         usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}

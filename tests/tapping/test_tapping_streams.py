@@ -308,6 +308,24 @@ class TestOpenAI:
             ["one", "two", "three", "think", "no", "find", "a", "b", "c", "old"]
         )
 
+    @pytest.mark.parametrize("cut", [0, 1])
+    def test_custom_tools_and_speech_are_counted(self, cut: int) -> None:
+        """So are the text that a custom tool is called with, and the transcript of what was spoken, in a body that was cut off, too."""
+        call = {"index": 0, "type": "custom", "custom": {"name": "run ", "input": "three more words"}}
+        spoken = {"audio": {"id": "a", "transcript": " and two", "data": "UklGRiQAAABXQVZF"}}
+        stream = read(*[sse({"choices": [{"index": 0, "delta": part}]}) for part in ({"tool_calls": [call]}, spoken)])
+        body = {
+            "object": "chat.completion",
+            "choices": [{"message": {"content": None, "tool_calls": [call], **spoken}}],
+        }
+        tap = tapping.open_tap("openai.chat", content_type="application/json", count_text=words)
+        assert tap is not None
+        data = json.dumps(body).encode()
+        tap.feed(data[: len(data) - cut])
+
+        assert stream.output_tokens == 6
+        assert tap.usage().output_tokens == 6 - cut  # the name, which many things have
+
     def test_text_that_says_usage(self) -> None:
         """Text about usage, quoted or not, is text."""
         events = [chunk('{"usage": {"prompt_tokens": 1, "completion_tokens": 1}} '), chunk("usage"), chunk('"usage"')]

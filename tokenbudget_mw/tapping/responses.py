@@ -35,6 +35,8 @@ _GEMINI = {
     "tool_use_prompt_token_count": "toolUsePromptTokenCount",
     "cached_content_token_count": "cachedContentTokenCount",
     "candidates_tokens_details": "candidatesTokensDetails",
+    "response_token_count": "responseTokenCount",
+    "response_tokens_details": "responseTokensDetails",
     "token_count": "tokenCount",
     "traffic_type": "trafficType",
 }
@@ -57,6 +59,7 @@ _NESTED = (
     "output_token_details",
     "output_tokens_details",
     "prompt_tokens_details",
+    "response_tokens_details",
 )
 """Fields of a usage that hold further figures."""
 
@@ -93,8 +96,8 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
 
     Args:
         response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
-            (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, Bedrock, Cohere, Ollama,
-            LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+            (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, also live, Bedrock, Cohere,
+            Ollama, LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
 
         format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
 

@@ -140,23 +140,27 @@ def _message(fields: Fields) -> Usage | None:
 
 def gemini(fields: Fields) -> Usage | None:
     """
-    Read ``usageMetadata``, whose thoughts stand outside the candidates and whose tool prompts outside the prompt.
+    Read ``usageMetadata``, whose thoughts stand outside the candidates (in the Live API, the response) and whose tool prompts
+    outside the prompt.
     """
     prompt = figure(fields.get("promptTokenCount"))
-    answer = figure(fields.get("candidatesTokenCount") or 0)  # left out where the answer is empty
+    # left out where the answer is empty
+    answer = figure(fields.get("candidatesTokenCount") or fields.get("responseTokenCount") or 0)
     if prompt is None or answer is None:
         return None
     thoughts = figure(fields.get("thoughtsTokenCount")) or 0
     tools = figure(fields.get("toolUsePromptTokenCount")) or 0
+    spoken = _gemini_audio(fields, "candidatesTokensDetails") or _gemini_audio(fields, "responseTokensDetails")
+    tiers = (fields.get(name) for name in ("serviceTier", "service_tier", "trafficType"))
     return Usage(
         input_tokens=prompt + tools,
         output_tokens=answer + thoughts,
         cache_read_tokens=min(figure(fields.get("cachedContentTokenCount")) or 0, prompt),
         reasoning_tokens=thoughts,
         provider="google",
-        service_tier=_text(fields.get("trafficType")),
+        service_tier=next(filter(None, map(_text, tiers)), None),
         audio_input_tokens=min(_gemini_audio(fields, "promptTokensDetails"), prompt),
-        audio_output_tokens=min(_gemini_audio(fields, "candidatesTokensDetails"), answer),
+        audio_output_tokens=min(spoken, answer),
     )
 
 

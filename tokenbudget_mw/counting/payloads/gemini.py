@@ -57,6 +57,10 @@ class GenerateHead(Request):
 
     config: Config | None = msgspec.field(default=None, name="generationConfig")
     generation_config: Config | None = None
+    serviceTier: Any = None  # noqa: N815 - the wire's own word
+
+    def __post_init__(self) -> None:
+        self.service_tier = self.serviceTier or self.service_tier
 
     def sizes(self) -> tuple[int | None, ...]:
         """
