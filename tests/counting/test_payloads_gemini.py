@@ -103,6 +103,14 @@ def test_counting_tokens_is_free_and_embeddings_have_no_output():
     assert embed.max_output == 0
 
 
+def test_instances_of_vertex():
+    """What Vertex AI embeds with ``:predict`` stands in instances."""
+    found = read("/v1/projects/p/models/gemini-embedding-001:predict", instances=[{"content": TEXT}] * 3)
+
+    assert (found.model, found.max_output) == ("gemini-embedding-001", 0)
+    assert 27 <= found.input.estimate <= 60
+
+
 def test_contents_in_every_form():
     """A list of contents, a single one, and the system instruction cost the same."""
     content = {"parts": [{"text": TEXT}]}

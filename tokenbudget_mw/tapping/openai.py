@@ -164,7 +164,8 @@ class OpenAIStream:
         """
         complete = (self._done or self.settled) and not self._failed
         found = self._usage or Usage(output_tokens=counted, provider="openai", source="counted")
-        return replace(found, model=self.model, service_tier=self.service_tier, complete=complete)
+        tier = self.service_tier or found.service_tier
+        return replace(found, model=self.model, service_tier=tier, complete=complete)
 
 
 def body_text(body: bytes) -> str:

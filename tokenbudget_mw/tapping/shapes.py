@@ -47,7 +47,9 @@ def openai(fields: Fields) -> Usage | None:
     more = (figure(fields.get("total_tokens")) or 0) - prompt - output
     if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
         output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
-    return _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
+    found = _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
+    tier = fields.get("service_tier")  # Mistral's; elsewhere it stands beside the usage
+    return found if tier is None else replace(found, service_tier=_text(tier))
 
 
 def openai_responses(fields: Fields) -> Usage | None:

@@ -90,6 +90,7 @@ class GenerateRequest(GenerateHead):
     contents: Any = None
     content: Any = None
     requests: Any = None
+    instances: Any = None
     system: Any = msgspec.field(default=None, name="systemInstruction")
     system_instruction: Any = None
     tools: Any = None
@@ -121,7 +122,8 @@ def add_generate(request: GenerateRequest, meter: Meter) -> None:
     Add a request's contents, system instruction and tools to *meter*.
     """
     meter.approximate()
-    for content in (request.system, request.system_instruction, request.contents, request.content, request.requests):
+    asked = (request.contents, request.content, request.requests, request.instances)
+    for content in (request.system, request.system_instruction, *asked):
         if content is not None:
             _add_contents(content, meter)
     if request.cached is not None or request.cached_content is not None:
