@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from tokenbudget_mw.tapping.base import Tap
@@ -142,8 +143,10 @@ class DecodingTap:
         """
         if self._decoder is None:
             return
+        # in steps, because what stands behind the end of a frame is copied: there may be thousands
+        steps = (chunk[at : at + STEP] for at in range(0, len(chunk), STEP))
         try:
-            for piece in self._decoder.decode(chunk):
+            for piece in chain.from_iterable(map(self._decoder.decode, steps)):
                 self._tap.feed(piece)
                 self._has_read = self._has_read or bool(piece)
                 self._left -= len(piece)
