@@ -142,7 +142,8 @@ def test_tools_and_schemas_cost():
     declared = {"functionDeclarations": [{"name": "find", "description": TEXT}]}
 
     assert tokens(tools=[declared]).estimate >= tokens().estimate + 10
-    assert tokens(generationConfig={"responseSchema": {"description": TEXT}}).estimate >= tokens().estimate + 10
+    for name in ("responseSchema", "responseJsonSchema", "response_schema", "response_json_schema"):
+        assert tokens(generationConfig={name: {"description": TEXT}}).estimate >= tokens().estimate + 10
 
 
 def png(width, height):

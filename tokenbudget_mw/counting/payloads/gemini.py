@@ -48,6 +48,8 @@ class Config(msgspec.Struct):
     candidate_count: Choices | None = None
     schema: Any = msgspec.field(default=None, name="responseSchema")
     json_schema: Any = msgspec.field(default=None, name="responseJsonSchema")
+    response_schema: Any = None
+    response_json_schema: Any = None
 
 
 class GenerateHead(Request):
@@ -132,7 +134,7 @@ def add_generate(request: GenerateRequest, meter: Meter) -> None:
         meter.is_whole = meter.is_whole and _is_functions(request.tools)
         add_json(meter, request.tools)
     for config in request.configs():
-        for schema in (config.schema, config.json_schema):
+        for schema in (config.schema, config.json_schema, config.response_schema, config.response_json_schema):
             if schema is not None:
                 add_json(meter, schema)
 
