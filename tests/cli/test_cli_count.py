@@ -57,6 +57,16 @@ def test_the_standard_input_is_a_file_too(run, monkeypatch):
     assert ran.json["counts"][0]["estimate"] == 3
 
 
+def test_a_standard_input_that_is_closed(run, monkeypatch):
+    """`-` without anything to read says so, and is a mistake of whoever called."""
+    monkeypatch.setattr(sys, "stdin", None)
+
+    ran = run("count", "-", "--model", "gpt-4o")
+
+    assert ran.code == 2
+    assert "Cannot read the standard input: it is closed." in ran.err
+
+
 @pytest.mark.parametrize(("option", "method"), [(None, "sampled"), ("--precise", "exact"), ("--exact", "exact")])
 def test_how_deep_is_an_option(run, tmp_path, option, method):
     """A text of 25,000 characters is sampled, covered by the precise sample, or tokenised when asked to."""

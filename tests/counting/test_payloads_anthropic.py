@@ -183,6 +183,52 @@ def test_fields_of_the_request_are_read():
     assert found.service_tier == "auto"
 
 
+SONNET = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+ARN = f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{SONNET}"
+VERTEX = "/v1/projects/p/locations/us-east5/publishers/anthropic/models"
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "stream"),
+    [
+        (f"/model/{SONNET}/invoke", SONNET, False),
+        (f"/model/{SONNET}/Invoke-With-Response-Stream/", SONNET, True),
+        (f"/model/{ARN}/invoke", ARN, False),
+        (f"{VERTEX}/claude-sonnet-4-5@20250929:rawPredict", "claude-sonnet-4-5@20250929", False),
+        (f"{VERTEX}/claude-sonnet-4-5@20250929:streamRawPredict", "claude-sonnet-4-5@20250929", True),
+        ("/v1/messages", None, False),
+    ],
+)
+@pytest.mark.parametrize("format", ["anthropic.messages", "auto"])
+def test_the_path_names_the_model(format, path, model, stream):  # noqa: A002
+    """On Bedrock and Vertex AI the path names the model and asks for the stream."""
+    body = {"anthropic_version": "any", "max_tokens": 100, "messages": HELLO}
+    found = payloads.read(format, json.dumps(body).encode(), path=path)
+
+    assert (found.model, found.stream, found.max_output) == (model, stream, 100)
+    assert found.input.estimate > 3
+    assert payloads.bound(10**9, b"{", format="anthropic.messages", path=path).model == model
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", f"{VERTEX}/count-tokens:rawPredict"])
+@pytest.mark.parametrize("format", ["anthropic.messages", "auto"])
+def test_counting_tokens_is_free(format, path):  # noqa: A002
+    """To have a prompt counted costs nothing."""
+    body = {"anthropic_version": "any", "model": "claude-sonnet-4-5", "messages": HELLO}
+    found = payloads.read(format, json.dumps(body).encode(), path=path)
+
+    assert (found.model, found.input.upper, found.max_output) == ("claude-sonnet-4-5", 0, 0)
+
+
+@pytest.mark.parametrize("fields", [{"thread": {"type": "continue", "previous_message_id": "m"}}, {"container": "c"}])
+def test_what_is_not_in_the_request_teaches_nothing(fields):
+    """A conversation that Anthropic holds, and what a container brings, is read beside the texts."""
+    messages = [{"role": "user", "content": "word " * 400}]
+
+    assert read(messages=messages).input.base > 0
+    assert read(messages=messages, **fields).input.base == 0
+
+
 def test_fast_mode():
     """Fast mode is the tier that its price is for, so a reservation holds that price."""
     assert read(speed="fast", service_tier="auto").service_tier == "fast"

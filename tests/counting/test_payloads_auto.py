@@ -26,6 +26,8 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
         ("/V1/Messages\n", "anthropic.messages"),
         ("/v1beta/models/gemini-2.5-flash:streamGenerateContent", "gemini"),
         ("/model/us.amazon.nova-pro-v1:0/converse-stream", "bedrock.converse"),
+        ("/v1/messages/count_tokens", "anthropic.messages"),
+        ("/v1/responses/input_tokens", "openai.responses"),
         ("/v2/chat", "cohere"),
         ("/api/generate", "ollama"),
         ("/mine", "openai.chat"),
@@ -51,6 +53,7 @@ def test_the_path_tells(path, name):
         ({"input": "Hi", "model": "text-embedding-3-small"}, "openai.embeddings"),
         ({"input": "Hi", "model": "gpt-5"}, "openai.responses"),
         ({"texts": ["Hi"]}, "cohere"),
+        ({"message": "Hi", "chat_history": []}, "cohere"),
         ({}, "openai.chat"),
     ],
 )

@@ -87,10 +87,13 @@ def test_every_block_costs_its_text(block):
 
 
 def test_what_stands_around_the_messages_costs():
-    """System prompt, tools and variables are part of the prompt; a cache point is not."""
+    """System prompt, tools, variables and the answer's schema are part of the prompt; a cache point is not."""
     tool = {"toolSpec": {"name": "find", "description": TEXT, "inputSchema": {"json": {}}}}
 
+    schema = {"schema": json.dumps({"a": TEXT}), "name": "answer"}
+
     for fields in (
+        {"outputConfig": {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}},
         {"system": [{"text": TEXT}]},
         {"toolConfig": {"tools": [tool]}},
         {"promptVariables": {"a": {"text": TEXT}}},

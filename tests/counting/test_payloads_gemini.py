@@ -87,6 +87,12 @@ def test_a_senseless_maximum_is_refused(field):
     assert refused.value.param == f"generationConfig.{field}"
 
 
+@pytest.mark.parametrize("field", ["serviceTier", "service_tier"])
+def test_the_tier_is_read(field):
+    """The tier that a request asks for is held for, in both spellings."""
+    assert read(contents=[], **{field: "priority"}).service_tier == "priority"
+
+
 def test_counting_tokens_is_free_and_embeddings_have_no_output():
     """Of what the same prefix serves, only answers have output, and the count itself costs nothing."""
     count = read(PATH.replace("generateContent", "countTokens"), contents=[{"parts": [{"text": TEXT}]}])
@@ -95,6 +101,14 @@ def test_counting_tokens_is_free_and_embeddings_have_no_output():
     assert (count.input.upper, count.max_output) == (0, 0)
     assert embed.input.estimate >= 9
     assert embed.max_output == 0
+
+
+def test_instances_of_vertex():
+    """What Vertex AI embeds with ``:predict`` stands in instances."""
+    found = read("/v1/projects/p/models/gemini-embedding-001:predict", instances=[{"content": TEXT}] * 3)
+
+    assert (found.model, found.max_output) == ("gemini-embedding-001", 0)
+    assert 27 <= found.input.estimate <= 60
 
 
 def test_contents_in_every_form():
@@ -128,7 +142,8 @@ def test_tools_and_schemas_cost():
     declared = {"functionDeclarations": [{"name": "find", "description": TEXT}]}
 
     assert tokens(tools=[declared]).estimate >= tokens().estimate + 10
-    assert tokens(generationConfig={"responseSchema": {"description": TEXT}}).estimate >= tokens().estimate + 10
+    for name in ("responseSchema", "responseJsonSchema", "response_schema", "response_json_schema"):
+        assert tokens(generationConfig={name: {"description": TEXT}}).estimate >= tokens().estimate + 10
 
 
 def png(width, height):

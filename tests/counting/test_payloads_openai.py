@@ -308,6 +308,8 @@ def test_reasoning_models_are_approximate():
         ({"max_tokens": 100}, 100),
         ({"max_completion_tokens": 100}, 100),
         ({"max_output_tokens": 100}, 100),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": -2, "max_completion_tokens": 300}, 300),
         ({"max_tokens": 10, "max_completion_tokens": 300, "max_output_tokens": 20}, 300),
         ({"max_tokens": 100, "n": 4}, 400),
         ({"max_tokens": 100, "n": 2, "best_of": 5}, 500),
@@ -328,7 +330,7 @@ def test_t06_each_prompt_of_a_completion_is_answered():
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"])
-@pytest.mark.parametrize("value", [-1, 2**31 + 1, 10**25, -(10**25), True, "100", 1.5, [1], {}])
+@pytest.mark.parametrize("value", [-3, 2**31 + 1, 10**25, -(10**25), True, "100", 1.5, [1], {}])
 def test_t06_a_size_that_is_none_is_refused(field, value):
     """Negative, huge, boolean, string and fractional sizes get a 400 that names the field."""
     with pytest.raises(PayloadError, match=field) as refused:

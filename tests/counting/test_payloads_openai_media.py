@@ -34,6 +34,9 @@ def form(files: dict[str, bytes] | None = None, **fields: str) -> bytes:
     [
         ({"quality": "low", "size": "1024x1024"}, 272),
         ({"quality": "medium", "size": "1536x1024"}, 1_584),
+        ({"quality": "low", "size": "3840x2160", "n": 2}, 2 * 2_152),
+        ({"quality": "high", "size": "256x256"}, 4_160),
+        ({"quality": "high", "size": ["4x4"]}, 6_240),
         ({"quality": "high", "size": "1024x1024", "n": 3}, 3 * 4_160),
         ({"quality": "auto"}, 6_240),
         ({"size": ["1024x1024"], "quality": {"a": 1}}, 6_240),

@@ -87,6 +87,14 @@ def test_an_image_costs_its_tiles():
     assert tokens(input=[{"role": "user", "content": [image]}]) < 2_000
 
 
+def test_counting_tokens_is_free():
+    """To have an input counted costs nothing."""
+    body = json.dumps({"model": "gpt-4o", "input": TEXT}).encode()
+    found = payloads.read("openai.responses", body, path="/v1/responses/input_tokens")
+
+    assert (found.model, found.input.upper, found.max_output) == ("gpt-4o", 0, 0)
+
+
 @pytest.mark.parametrize("field", ["input", "instructions"])
 def test_what_is_no_input_is_refused(field):
     """A number is no input, and the refusal says so."""

@@ -296,6 +296,25 @@ class TestOpening:
 
         assert read(module.compress(json.dumps(chat()).encode()), encoding="zstd", size=3).output_tokens == 5
 
+    @pytest.mark.parametrize("size", [1 << 20, 700])
+    def test_brotli_that_swells(self, size: int) -> None:
+        """Of a body that is far longer than what came of it over the wire all is read, however it is cut."""
+        brotli = pytest.importorskip("brotli")
+        data = json.dumps(chat("one two three " * 50_000)).encode()
+
+        for quality in (1, 5, 9):
+            assert read(brotli.compress(data, quality=quality), encoding="br", size=size).output_tokens == 5
+
+    @pytest.mark.parametrize("size", [1, 3, 1 << 20])
+    def test_zstd_in_frames(self, size: int) -> None:
+        """A body may be many frames, and some that hold no content: servers end one behind each event."""
+        module = pytest.importorskip("backports.zstd")
+        skipped = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"other"
+        data = json.dumps(chat()).encode()
+        frames = [module.compress(data[at : at + 20]) for at in range(0, len(data), 20)]
+
+        assert read(skipped.join(frames), encoding="zstd", size=size).output_tokens == 5
+
     def test_broken_encoding(self) -> None:
         """Bytes that are not of the encoding end the reading, not the response."""
         assert read(b"not gzip at all", encoding="gzip").source == "none"

@@ -150,6 +150,14 @@ def test_moonshot_usage_in_the_choice() -> None:
     assert (found.input_tokens, found.output_tokens, found.source) == (100, 30, "provider")
 
 
+def test_mistral_tier_in_the_usage() -> None:
+    """Mistral says in the usage which tier has served the request."""
+    usage = {**FIGURES, "service_tier": "priority"}
+
+    assert read(sse(chunk({}, "stop", usage=usage))).service_tier == "priority"
+    assert tapping.read_response({"usage": usage}).service_tier == "priority"
+
+
 def test_llama_cpp_timings() -> None:
     """Of llama.cpp's timings the figures are read, where they tell what was cached; a usage goes before them."""
     timings = {"cache_n": 60, "prompt_n": 40, "prompt_ms": 1.5, "predicted_n": 30}

@@ -61,6 +61,14 @@ def test_the_first_families_are_known(name: str, stream: bool) -> None:
     assert (found.source, found.complete) == ("provider", True)
 
 
+def test_a_compaction_is_a_response() -> None:
+    """What OpenAI compacts a conversation to is known by its name, too."""
+    usage = {"input_tokens": 100, "output_tokens": 30, "total_tokens": 130}
+    body = {"id": "r", "object": "response.compaction", "output": [{"type": "compaction"}], "usage": usage}
+
+    assert read(json.dumps(body).encode(), "application/json").input_tokens == 100
+
+
 def test_signs_within_texts_do_not_mislead() -> None:
     """What a model says of other formats is text."""
     text = '{"candidates": [], "object": "response", "type": "message_start", "done": true}'

@@ -356,6 +356,45 @@ class TestResponses:
         assert (found.input_tokens, found.output_tokens, found.complete) == (100, 30, True)
         assert found.model == ("gpt-5" if size > MAX_EVENT else "gpt-5-2025-08-07")
 
+    DRAWN = {  # noqa: RUF012
+        "tool_choice": "auto",
+        "tool_usage": {
+            "image_gen": {"input_tokens": 1550, "output_tokens": 515, "total_tokens": 2065, "cached_tokens": 9},
+            "web_search": {"num_requests": 0},
+        },
+        "tools": [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-2"}],
+    }
+
+    @pytest.mark.parametrize("size", [1, 3 * MAX_EVENT])
+    @pytest.mark.parametrize("type", ["openai", "sdk", "body"])
+    def test_what_was_drawn_is_another_model(self, type: str, size: int) -> None:
+        """What the tool used that draws stands beside the usage, before it, behind a picture: in the provider's order and its SDK's."""
+        usage = self.RECORDED.body["usage"]
+        image = {"type": "image_generation_call", "result": "iVBORw0KGgo" * (size // 11)}
+        response = {"object": "response", "output": [image], **self.DRAWN, "usage": usage, "user": None}
+        ordered = {"type": "response.completed", "sequence_number": 1, "response": response}
+        if type == "sdk":
+            ordered = {name: ordered[name] for name in ("response", "sequence_number", "type")}
+        data = json.dumps(response if type == "body" else ordered).encode()
+        data = data if type == "body" else b"data: " + data + b"\n\n"
+
+        found = read(
+            self.RECORDED,
+            *(data[at : at + 4096] for at in range(0, len(data), 4096)),
+            type="application/json" if type == "body" else None,
+        )
+
+        (other,) = found.others
+        assert (found.input_tokens, found.output_tokens, found.complete) == (100, 30, True)
+        assert (other.model, other.input_tokens, other.output_tokens) == ("gpt-image-2", 1550, 515)
+        assert other.cache_read_tokens == 9
+
+    def test_nothing_was_drawn(self) -> None:
+        """A tool that was not called used nothing."""
+        unused = {"image_gen": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}}
+
+        assert self.end("response.completed", tool_usage=unused) == self.RECORDED.usage
+
     def test_audio_is_no_text(self) -> None:
         """Pieces of audio are not counted as text, their transcript is."""
         events = [

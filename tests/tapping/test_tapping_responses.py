@@ -203,6 +203,27 @@ class TestSDKs:
             assert figures(read_response(response))[:3] == (100, 30, 64)
             assert read_response(response).model == "gpt-4o"
 
+    def test_what_was_drawn(self) -> None:
+        """Of OpenAI's Responses also what the tool used that draws, from the response and from the last event of a stream."""
+        responses = pytest.importorskip("openai.types.responses")
+        drawn = {"input_tokens": 50, "output_tokens": 4160, "total_tokens": 4210}
+        body = {
+            "id": "r",
+            "model": "gpt-5",
+            "object": "response",
+            "output": [],
+            "tools": [{"type": "image_generation", "model": "gpt-image-2"}],
+            "tool_usage": {"image_gen": drawn, "web_search": {"num_requests": 0}},
+            "usage": {"input_tokens": 12, "output_tokens": 34, "total_tokens": 46},
+        }
+        response = responses.Response.construct(**body)
+        event = responses.ResponseCompletedEvent.construct(type="response.completed", response=response)
+
+        for found in map(read_response, (response, event, body)):
+            (other,) = found.others
+            assert (found.model, found.input_tokens, found.output_tokens) == ("gpt-5", 12, 34)
+            assert (other.model, other.input_tokens, other.output_tokens) == ("gpt-image-2", 50, 4160)
+
     def test_anthropic(self) -> None:
         """Anthropic's own message, and its usage alone."""
         types = pytest.importorskip("anthropic.types")
@@ -249,6 +270,28 @@ class TestSDKs:
         found = read_response(made({"usage_metadata": usage, "model_version": "g"}))
 
         assert (found.audio_input_tokens, found.audio_output_tokens) == (80, 6)
+
+    @pytest.mark.parametrize("made", [dict, thing])
+    def test_gemini_live(self, made) -> None:
+        """In the Live API what candidates are elsewhere is the response; the tier stands in the usage."""
+        python = {
+            "prompt_token_count": 90,
+            "response_token_count": 7,
+            "thoughts_token_count": 3,
+            "response_tokens_details": [{"modality": "AUDIO", "token_count": 6}],
+            "service_tier": "priority",
+        }
+        wire = {
+            "promptTokenCount": 90,
+            "responseTokenCount": 7,
+            "thoughtsTokenCount": 3,
+            "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 6}],
+            "serviceTier": "priority",
+        }
+
+        for found in (read_response(made({"usage_metadata": python})), read_response({"usageMetadata": wire})):
+            assert (found.input_tokens, found.output_tokens, found.audio_output_tokens) == (90, 10, 6)
+            assert (found.provider, found.service_tier) == ("google", "priority")
 
     @pytest.mark.parametrize("made", [dict, thing])
     def test_transcription(self, made) -> None:

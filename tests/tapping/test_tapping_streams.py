@@ -167,6 +167,26 @@ def test_an_advisor_is_another_model() -> None:
         assert other.cache_read_tokens == 100
 
 
+def test_a_model_that_declined_is_charged_for_what_it_wrote() -> None:
+    """Where another model took over, the figures are its own; what the first had written stands in the iterations alone."""
+    first = {"type": "message", "model": "claude-sonnet-4-5", "input_tokens": 2, "cache_creation_input_tokens": 10_421}
+    written = {**first, "cache_read_input_tokens": 72_769, "output_tokens": 578}
+    silent = {**first, "model": "claude-fable-5", "output_tokens": 0}  # declined at once, which costs nothing
+    searched = {**written, "model": "claude-opus-4-8"}  # before its own search: in its figures already
+    final = {"input_tokens": 2, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 79_214}
+    final |= {"output_tokens": 13_658, "iterations": [silent, written, searched]}
+    final["iterations"].append({**final, "type": "fallback_message", "model": "claude-opus-4-8", "iterations": None})
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": final}
+    stream = anthropic(delta=False, stop=False) + f"data: {json.dumps(event)}\n\n".encode()
+    told = {"model": "claude-sonnet-4-5", "usage": final}
+
+    for usage in (read(stream, format="anthropic.messages"), tapping.read_response(told)):
+        (other,) = usage.others
+        assert (usage.model, usage.input_tokens, usage.output_tokens) == ("claude-opus-4-8", 79_216, 13_658)
+        assert (other.model, other.input_tokens, other.output_tokens) == ("claude-sonnet-4-5", 83_192, 578)
+        assert other.cache_write_tokens == 10_421
+
+
 @pytest.mark.parametrize("format", STREAMS)
 def test_comments_before_the_first_event(format: str) -> None:
     """What keeps the connection alive until the first event hides nothing that this event says."""
@@ -287,6 +307,24 @@ class TestOpenAI:
         assert read(sse(*events)).output_tokens == len(
             ["one", "two", "three", "think", "no", "find", "a", "b", "c", "old"]
         )
+
+    @pytest.mark.parametrize("cut", [0, 1])
+    def test_custom_tools_and_speech_are_counted(self, cut: int) -> None:
+        """So are the text that a custom tool is called with, and the transcript of what was spoken, in a body that was cut off, too."""
+        call = {"index": 0, "type": "custom", "custom": {"name": "run ", "input": "three more words"}}
+        spoken = {"audio": {"id": "a", "transcript": " and two", "data": "UklGRiQAAABXQVZF"}}
+        stream = read(*[sse({"choices": [{"index": 0, "delta": part}]}) for part in ({"tool_calls": [call]}, spoken)])
+        body = {
+            "object": "chat.completion",
+            "choices": [{"message": {"content": None, "tool_calls": [call], **spoken}}],
+        }
+        tap = tapping.open_tap("openai.chat", content_type="application/json", count_text=words)
+        assert tap is not None
+        data = json.dumps(body).encode()
+        tap.feed(data[: len(data) - cut])
+
+        assert stream.output_tokens == 6
+        assert tap.usage().output_tokens == 6 - cut  # the name, which many things have
 
     def test_text_that_says_usage(self) -> None:
         """Text about usage, quoted or not, is text."""

@@ -387,7 +387,7 @@ def test_t09_refusal_changes_no_counter() -> None:
         b"not json",
         b"[1, 2]",
         b'{"model": 7, "messages": []}',
-        b'{"model": "gpt-4o", "messages": [], "max_tokens": -1}',
+        b'{"model": "gpt-4o", "messages": [], "max_tokens": -3}',
         b'{"model": "gpt-4o", "messages": [], "max_tokens": NaN}',
         b'{"model": "gpt-4o", "messages": [], "max_tokens": 1e400}',
         b'{"model": "gpt-4o", "messages": [], "n": 18446744073686646784}',

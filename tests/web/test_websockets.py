@@ -151,7 +151,7 @@ def test_a_message_is_refused_by_what_it_may_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["no JSON", "[" * 5000, '{"model": "gpt-4o", "messages": [], "max_tokens": -1}', "\ud800"]
+    "text", ["no JSON", "[" * 5000, '{"model": "gpt-4o", "messages": [], "max_tokens": -3}', "\ud800"]
 )
 def test_a_message_that_makes_no_sense_closes(text: str) -> None:
     """What cannot be read is refused with the reason, before the app sees it."""

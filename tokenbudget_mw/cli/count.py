@@ -67,6 +67,8 @@ def _settings(context: Context) -> Settings:
 
 
 def _text(source: str) -> str:
+    if source == "-" and sys.stdin is None:
+        raise BadUseError("Cannot read the standard input: it is closed.")
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as exc:

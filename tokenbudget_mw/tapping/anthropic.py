@@ -118,7 +118,7 @@ class AnthropicStream:
         elif not self.settled:
             output = max(found.output_tokens, counted)
             found = replace(found, output_tokens=output, source="counted")
-        return replace(found, model=self.model, complete=complete)
+        return replace(found, model=found.model or self.model, complete=complete)
 
     def _merge(self, usage: object) -> bool:
         """

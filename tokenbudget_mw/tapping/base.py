@@ -127,6 +127,13 @@ class Answer(msgspec.Struct, gc=False):
         """
         return self.error is None
 
+    @property
+    def others(self) -> tuple[Usage, ...]:
+        """
+        What further models used, where it stands beside the usage.
+        """
+        return ()
+
 
 _answer = msgspec.json.Decoder(Answer)
 
@@ -149,6 +156,8 @@ class Family:
 
         mark: The key before the figures, quotes included: only what has it is searched for them.
 
+        earlier: A key that stands before further figures and that one, where there are any.
+
         is_lines: Whether a JSON body may be one line of a stream.
 
         is_plain: Whether a body may be plain text, all of it output.
@@ -164,6 +173,7 @@ class Family:
     body_text: Callable[[bytes], str]
     answer: msgspec.json.Decoder[Any] = _answer
     mark: bytes = b'"usage"'
+    earlier: bytes = b""
     is_lines: bool = False
     is_plain: bool = False
     has_text: bool = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from tokenbudget_mw.tapping.base import Tap
@@ -61,19 +62,30 @@ class _Brotli:
         self._object = module.Decompressor()
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        yield self._object.process(chunk, output_buffer_limit=STEP)
-        while not self._object.can_accept_more_data():
-            yield self._object.process(b"", output_buffer_limit=STEP)
+        piece = self._object.process(chunk, output_buffer_limit=STEP)
+        while piece or not self._object.can_accept_more_data():  # it can while content waits that did not fit the step
+            yield piece
+            piece = self._object.process(b"", output_buffer_limit=STEP)
 
 
 class _Zstandard:
+    """
+    Frames, one behind the other (RFC 8878, section 3): some servers end one behind each event.
+    """
+
     def __init__(self, module: Any) -> None:
-        self._object = module.ZstdDecompressor()
+        self._open = module.ZstdDecompressor
+        self._object = self._open()
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        yield self._object.decompress(chunk, STEP)
-        while not (self._object.eof or self._object.needs_input):
-            yield self._object.decompress(b"", STEP)
+        while True:
+            yield self._object.decompress(chunk, STEP)
+            chunk = b""
+            if self._object.eof:
+                chunk = self._object.unused_data
+                self._object = self._open()
+            if not chunk and self._object.needs_input:
+                return
 
 
 def open_decoder(coding: str) -> Decoder | None:
@@ -131,8 +143,10 @@ class DecodingTap:
         """
         if self._decoder is None:
             return
+        # in steps, because what stands behind the end of a frame is copied: there may be thousands
+        steps = (chunk[at : at + STEP] for at in range(0, len(chunk), STEP))
         try:
-            for piece in self._decoder.decode(chunk):
+            for piece in chain.from_iterable(map(self._decoder.decode, steps)):
                 self._tap.feed(piece)
                 self._has_read = self._has_read or bool(piece)
                 self._left -= len(piece)

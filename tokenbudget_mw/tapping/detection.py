@@ -22,7 +22,7 @@ _SIGNS: tuple[tuple[str, bytes], ...] = (
     ("openai.embeddings", rb'"object"\s*:\s*"(?:list|embedding)"'),
     ("openai.images", rb'"type"\s*:\s*"image_(?:generation|edit)\.|"(?:b64_json|revised_prompt)"\s*:'),
     ("openai.audio", rb'"type"\s*:\s*"(?:transcript\.text|speech\.audio)\.|^\s*\{\s*"text"\s*:'),
-    ("openai.responses", rb'"object"\s*:\s*"response"|"type"\s*:\s*"response\.'),
+    ("openai.responses", rb'"object"\s*:\s*"response(?:\.compaction)?"|"type"\s*:\s*"response\.'),
     ("anthropic.messages", rb'"type"\s*:\s*"message(?:_\w+)?"|:event-type\x07\x00\x05chunk'),
     ("gemini", rb'"(?:candidates|usageMetadata|promptFeedback)"\s*:'),
     ("bedrock.converse", rb'"output"\s*:\s*\{|messageStart|"stopReason"\s*:'),

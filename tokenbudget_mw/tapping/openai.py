@@ -21,10 +21,16 @@ __all__ = ["CHAT", "COMPLETIONS", "EMBEDDINGS", "OpenAIStream"]
 class _Function(msgspec.Struct, gc=False):
     name: Any = None
     arguments: Any = None
+    input: Any = None
 
 
 class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Audio(msgspec.Struct, gc=False):
+    transcript: Any = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -34,6 +40,7 @@ class _Message(msgspec.Struct, gc=False):
     reasoning: Any = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
+    audio: _Audio | None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -98,6 +105,8 @@ def _timed(timings: Mapping[str, Any]) -> Mapping[str, object] | None:
     }
 
 
+_TEXTS = ("content", "refusal", "reasoning_content", "reasoning", "text", "arguments", "input", "transcript")
+
 _texts = msgspec.json.Decoder(_Texts)
 _figures = msgspec.json.Decoder(_Figures)
 
@@ -155,17 +164,18 @@ class OpenAIStream:
         """
         complete = (self._done or self.settled) and not self._failed
         found = self._usage or Usage(output_tokens=counted, provider="openai", source="counted")
-        return replace(found, model=self.model, service_tier=self.service_tier, complete=complete)
+        tier = self.service_tier or found.service_tier
+        return replace(found, model=self.model, service_tier=tier, complete=complete)
 
 
 def body_text(body: bytes) -> str:
     """
-    Return the output text of a chunk or a body: content, refusal, reasoning and tool calls of all choices.
+    Return the output text of a chunk or a body: content, refusal, reasoning, tool calls, and what was spoken, of all choices.
     """
     try:
         choices = _texts.decode(body).choices or []
     except (ValueError, RecursionError):
-        return strings_of(body, "content", "refusal", "reasoning_content", "reasoning", "text", "arguments")
+        return strings_of(body, *_TEXTS)
     return _choice_text(choices[0]) if len(choices) == 1 else "".join(_choice_text(choice) for choice in choices)
 
 
@@ -195,20 +205,27 @@ def _parts_text(content: object) -> str:
 
 def _has_rare_text(message: _Message) -> bool:
     return bool(
-        message.tool_calls or message.reasoning_content or message.reasoning or message.refusal or message.function_call
+        message.tool_calls
+        or message.reasoning_content
+        or message.reasoning
+        or message.refusal
+        or message.function_call
+        or message.audio
     )
 
 
 def _rare_text(message: _Message) -> str:
     texts = [message.reasoning_content or message.reasoning, message.refusal]
     for call in message.tool_calls or ():
-        texts += _function_texts(call.function)
+        texts += _function_texts(call.function or call.custom)
     texts += _function_texts(message.function_call)
+    if message.audio is not None:
+        texts.append(message.audio.transcript)
     return "".join([text for text in texts if isinstance(text, str)])
 
 
 def _function_texts(function: _Function | None) -> list[Any]:
-    return [] if function is None else [function.name, function.arguments]
+    return [] if function is None else [function.name, function.arguments, function.input]
 
 
 def _no_text(_: bytes) -> str:

@@ -5,6 +5,7 @@ OpenAI's Responses.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
 from tokenbudget_mw.tapping.base import Answer, Family
-from tokenbudget_mw.tapping.text import TAIL, endings, joined, strings_of
+from tokenbudget_mw.tapping.text import TAIL, inner_endings, joined, strings_of
 from tokenbudget_mw.values import Usage
 
 __all__ = ["RESPONSES", "ResponsesStream"]
@@ -22,8 +23,14 @@ _FAILED = ("response.failed", "response.cancelled", "error")
 _UNFINISHED = ("queued", "in_progress", "failed", "cancelled")
 
 
+_EARLIER = b'"tool_choice"'
+"""A key before which an answer has its output, and behind which it has its tools and all figures."""
+
+
 class _Answer(Answer):
     status: Any = None
+    tools: Any = None
+    tool_usage: Any = None
 
     @property
     def is_complete(self) -> bool:
@@ -31,6 +38,13 @@ class _Answer(Answer):
         Whether it has been answered: one that is to be fetched later (``background``) has not.
         """
         return self.error is None and self.status not in _UNFINISHED
+
+    @property
+    def others(self) -> tuple[Usage, ...]:
+        """
+        What the model used that drew.
+        """
+        return shapes.drawn(self.tool_usage, self.tools)
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -126,23 +140,23 @@ class ResponsesStream:
             self.service_tier = response.service_tier
         usage = shapes.openai_responses(response.usage) if isinstance(response.usage, Mapping) else None
         if usage is not None:
-            self._usage = usage
+            self._usage = replace(usage, others=response.others)
             self.settled = True
 
 
 def _read(event: bytes) -> _Event | None:
     """
-    Return what *event* says; of one so long that only its end was kept, the usage: it is the last one then.
+    Return what *event* says; of one so long that only its end was kept (an image), what stands there: it is the last one then.
     """
     try:
         return _event.decode(event)
     except (ValueError, RecursionError):
         pass
-    for ending in endings(event, b'"usage"', depth=1) if len(event) >= TAIL else ():
-        try:
-            return _Event(_DONE[0], _answer.decode(ending))
-        except (ValueError, RecursionError):
-            continue
+    if len(event) < TAIL:
+        return None
+    for found in chain(inner_endings(event, _EARLIER), inner_endings(event, b'"usage"')):
+        if isinstance(found.get("usage"), dict):
+            return _Event(_DONE[0], msgspec.convert(found, _Answer))
     return None
 
 
@@ -164,4 +178,4 @@ def _texts(item: _Item) -> Iterator[object]:
     yield from (item.name, item.arguments, item.input, item.code)
 
 
-RESPONSES = Family("openai", shapes.openai_responses, ResponsesStream, body_text, answer=_answer)
+RESPONSES = Family("openai", shapes.openai_responses, ResponsesStream, body_text, answer=_answer, earlier=_EARLIER)

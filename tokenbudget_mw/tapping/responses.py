@@ -35,6 +35,8 @@ _GEMINI = {
     "tool_use_prompt_token_count": "toolUsePromptTokenCount",
     "cached_content_token_count": "cachedContentTokenCount",
     "candidates_tokens_details": "candidatesTokensDetails",
+    "response_token_count": "responseTokenCount",
+    "response_tokens_details": "responseTokensDetails",
     "token_count": "tokenCount",
     "traffic_type": "trafficType",
 }
@@ -50,12 +52,14 @@ _NESTED = (
     "cache_creation_token_details",
     "candidates_tokens_details",
     "completion_tokens_details",
+    "image_gen",
     "input_token_details",
     "input_tokens_details",
     "iterations",
     "output_token_details",
     "output_tokens_details",
     "prompt_tokens_details",
+    "response_tokens_details",
 )
 """Fields of a usage that hold further figures."""
 
@@ -92,8 +96,8 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
 
     Args:
         response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
-            (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, Bedrock, Cohere, Ollama,
-            LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+            (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, also live, Bedrock, Cohere,
+            Ollama, LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
 
         format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
 
@@ -122,7 +126,13 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
             f"No token figures in {type(response).__name__!r}: looked in it and in its {', '.join(_CONTAINERS)} for "
             f"{known}, as whole numbers from 0. A stream has them in its last chunk only; else pass Usage(...)."
         )
-    return replace(usage, model=_model(found), service_tier=_tier(found) or usage.service_tier, source="reported")
+    return replace(
+        usage,
+        model=usage.model or _model(found),
+        service_tier=_tier(found) or usage.service_tier,
+        source="reported",
+        others=usage.others + _drawn(found),
+    )
 
 
 def _checked(usage: Usage) -> Usage:
@@ -249,6 +259,17 @@ def _model(found: Fields) -> str | None:
             return value
     inner = (_fields(found.get(name)) for name in _AROUND)
     return next((known for part in inner if part is not None and (known := _model(part))), None)
+
+
+def _drawn(found: Fields) -> tuple[Usage, ...]:
+    """
+    Return what the model used that drew for OpenAI's Responses, whose last event has the response in it.
+    """
+    for part in filter(None, (found, _fields(found.get("response")))):
+        if (used := _fields(part.get("tool_usage"))) is not None:
+            tools = part.get("tools")
+            return shapes.drawn(_within(used), [_fields(tool) for tool in tools] if isinstance(tools, list) else None)
+    return ()
 
 
 def _tier(found: Fields) -> str | None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tokenbudget_mw.rules.tariffs import tier_of
 from tokenbudget_mw.values import Usage
 
-__all__ = ["anthropic", "bedrock", "cohere", "figure", "gemini", "ollama", "openai", "openai_responses"]
+__all__ = ["anthropic", "bedrock", "cohere", "drawn", "figure", "gemini", "ollama", "openai", "openai_responses"]
 
 MAX_FIGURE = 2**53 - 1
 """Largest figure that is believed: what JSON numbers carry exactly."""
@@ -47,7 +47,9 @@ def openai(fields: Fields) -> Usage | None:
     more = (figure(fields.get("total_tokens")) or 0) - prompt - output
     if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
         output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
-    return _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
+    found = _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
+    tier = fields.get("service_tier")  # Mistral's; elsewhere it stands beside the usage
+    return found if tier is None else replace(found, service_tier=_text(tier))
 
 
 def openai_responses(fields: Fields) -> Usage | None:
@@ -67,24 +69,49 @@ def openai_responses(fields: Fields) -> Usage | None:
     )
 
 
+def drawn(tool_usage: object, tools: object) -> tuple[Usage, ...]:
+    """
+    Read what the Responses API's tool used that draws, another model: it stands in no usage. *tools* name the model.
+    """
+    images = _details({"tool_usage": tool_usage}, "tool_usage")
+    images = _details(images, "image_gen")
+    usage = openai_responses({**images, "input_tokens_details": _cached(images)})
+    if usage is None or not usage.input_tokens + usage.output_tokens:
+        return ()
+    told = (entry for entry in _entries({"tools": tools}, "tools") if entry.get("type") == "image_generation")
+    return (replace(usage, model=next((_text(entry.get("model")) for entry in told), None)),)
+
+
 def anthropic(fields: Fields) -> Usage | None:
     """
     Read Messages, whose ``input_tokens`` leave out what was read from and written to the cache, and all of whose figures
-    leave out what it took to compact the conversation, and what an advisor used, which is another model.
+    leave out what it took to compact the conversation, what an advisor used, which is another model, and what a model had
+    written when it declined and another took over.
     """
     found = _message(fields)
     if found is None:
         return None
+    entries = _entries(fields, "iterations")
+    served = next((_text(entry.get("model")) for entry in entries if entry.get("type") == "fallback_message"), None)
     others: list[Usage] = []
-    for entry in _entries(fields, "iterations"):
-        kind = entry.get("type")
-        more = _message(entry) if kind in ("compaction", "advisor_message") else None
-        if more is not None and kind == "compaction":
+    for entry in entries:
+        more = _message(entry)
+        if more is None:
+            continue
+        if entry.get("type") == "compaction":
             sums = {name: getattr(found, name) + getattr(more, name) for name in _MESSAGE}
             found = replace(found, **sums)
-        elif more is not None:
+        elif entry.get("type") == "advisor_message" or (more.output_tokens and _has_declined(entry, served)):
             others.append(replace(more, model=_text(entry.get("model"))))
-    return replace(found, others=tuple(others)) if others else found
+    return replace(found, model=served, others=tuple(others)) if others or served else found
+
+
+def _has_declined(entry: Fields, served: str | None) -> bool:
+    """
+    Say whether *entry* is of a model that declined before the one that *served* the answer.
+    """
+    model = _text(entry.get("model"))
+    return entry.get("type") == "message" and None not in (served, model) and model != served
 
 
 _MESSAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens")
@@ -115,23 +142,27 @@ def _message(fields: Fields) -> Usage | None:
 
 def gemini(fields: Fields) -> Usage | None:
     """
-    Read ``usageMetadata``, whose thoughts stand outside the candidates and whose tool prompts outside the prompt.
+    Read ``usageMetadata``, whose thoughts stand outside the candidates (in the Live API, the response) and whose tool prompts
+    outside the prompt.
     """
     prompt = figure(fields.get("promptTokenCount"))
-    answer = figure(fields.get("candidatesTokenCount") or 0)  # left out where the answer is empty
+    # left out where the answer is empty
+    answer = figure(fields.get("candidatesTokenCount") or fields.get("responseTokenCount") or 0)
     if prompt is None or answer is None:
         return None
     thoughts = figure(fields.get("thoughtsTokenCount")) or 0
     tools = figure(fields.get("toolUsePromptTokenCount")) or 0
+    spoken = _gemini_audio(fields, "candidatesTokensDetails") or _gemini_audio(fields, "responseTokensDetails")
+    tiers = (fields.get(name) for name in ("serviceTier", "service_tier", "trafficType"))
     return Usage(
         input_tokens=prompt + tools,
         output_tokens=answer + thoughts,
         cache_read_tokens=min(figure(fields.get("cachedContentTokenCount")) or 0, prompt),
         reasoning_tokens=thoughts,
         provider="google",
-        service_tier=_text(fields.get("trafficType")),
+        service_tier=next(filter(None, map(_text, tiers)), None),
         audio_input_tokens=min(_gemini_audio(fields, "promptTokensDetails"), prompt),
-        audio_output_tokens=min(_gemini_audio(fields, "candidatesTokensDetails"), answer),
+        audio_output_tokens=min(spoken, answer),
     )
 
 

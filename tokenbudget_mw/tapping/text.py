@@ -4,6 +4,7 @@ Output text without usage figures: found in events and bodies, counted in bounde
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 
@@ -12,7 +13,7 @@ import msgspec
 from tokenbudget_mw.encoded import is_encoded
 from tokenbudget_mw.tapping.base import CountText
 
-__all__ = ["TAIL", "TextMeter", "all_text", "endings", "joined", "strings_of"]
+__all__ = ["TAIL", "TextMeter", "all_text", "endings", "inner_endings", "joined", "strings_of"]
 
 PIECE = 16_384
 """Characters that are counted at a time: what the tokenizer counts exactly, in a millisecond or two."""
@@ -27,6 +28,8 @@ TAIL = 1 << 16
 """Bytes that are kept of the end of what is too long: providers write the usage last."""
 
 _ATTEMPTS = 8
+
+_first_value = json.JSONDecoder().raw_decode
 
 _STRING = rb'"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)'
 
@@ -89,26 +92,39 @@ def joined(texts: Iterable[object]) -> str:
     return "".join([text for text in texts if isinstance(text, str)])
 
 
-def endings(data: bytes, mark: bytes, *, depth: int = 0) -> Iterator[bytes]:
+def endings(data: bytes, mark: bytes) -> Iterator[bytes]:
     """
     Yield *data* from each *mark* on, the last one first, behind an opening brace.
 
-    Such an ending is JSON only if the mark is a key *depth* objects below the outermost one; so figures that a model has
-    written into its answer are never taken for the provider's.
+    Such an ending is JSON only if the mark is a key of the outermost object; so figures that a model has written into its
+    answer are never taken for the provider's.
 
     >>> [*endings(b'"a": {"usage": 1}, "usage": 2}', b'"usage"')]
     [b'{"usage": 2}', b'{"usage": 1}, "usage": 2}']
     """
-    closed = data.rstrip()
-    if depth and not closed.endswith(b"}" * depth):
-        return
-    closed = closed[: len(closed) - depth]
-    at = closed.rfind(mark)
+    at = data.rfind(mark)
     for _ in range(_ATTEMPTS):
         if at < 0:
             return
-        yield b"{" + closed[at:]
-        at = closed.rfind(mark, 0, at)
+        yield b"{" + data[at:]
+        at = data.rfind(mark, 0, at)
+
+
+def inner_endings(data: bytes, mark: bytes) -> Iterator[dict[str, object]]:
+    """
+    Yield what an object within the outermost one has from each *mark* on, the last one first.
+
+    >>> [*inner_endings(b'"a": 1, "usage": {"b": 2}}, "type": "done"}', b'"usage"')]
+    [{'usage': {'b': 2}}]
+    """
+    for ending in endings(data, mark):
+        text = ending.decode(errors="replace")
+        try:
+            found, end = _first_value(text)
+            msgspec.json.decode('{"":0' + text[end:], type=dict)  # else it stands deeper, or the end was cut off
+        except (ValueError, RecursionError):
+            continue
+        yield found
 
 
 def all_text(data: bytes) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -72,9 +73,10 @@ class UnaryTap:
             return self._foreign(answer) or self._counted(answer)
         return replace(
             found,
-            model=_text(answer.model),
+            model=found.model or _text(answer.model),
             service_tier=_text(answer.service_tier) or found.service_tier,
             complete=answer.is_complete,
+            others=found.others + answer.others,
         )
 
     def _figures(self, answer: Answer | None) -> Usage | None:
@@ -118,7 +120,8 @@ class UnaryTap:
         Return what the kept end of the body says.
         """
         end = bytes((self._head + self._tail)[-TAIL:])
-        found = next(filter(None, map(self._decoded, endings(end, self._family.mark))), None)
+        marks = filter(None, (self._family.earlier, self._family.mark))
+        found = next(filter(None, map(self._decoded, chain.from_iterable(endings(end, mark) for mark in marks))), None)
         if found is not None:
             found.model = found.model or _first_model(self._head)
         return found

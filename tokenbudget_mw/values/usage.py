@@ -45,8 +45,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
         audio_output_tokens: Output tokens of audio (part of *output_tokens*).
 
-        others: What further models used that this one asked, each at its own price: Anthropic's advisor. No part of the
-            figures above.
+        others: What further models used for the same answer, each at its own price: Anthropic's advisor, one that declined,
+            OpenAI's that draws. No part of the figures above.
     """
 
     input_tokens: int = 0

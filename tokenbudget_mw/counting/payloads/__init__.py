@@ -111,10 +111,12 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openai.chat": Format(openai.CHAT, openai.add_chat),
         "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
         "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
-        "openai.responses": Format(openai_responses.RESPONSES, openai_responses.add_responses),
+        "openai.responses": Format(
+            openai_responses.RESPONSES, openai_responses.add_responses, target=openai_responses.target
+        ),
         "openai.images": Format(openai_media.IMAGES, openai_media.add_media, by_size=openai_media.images_by_size),
         "openai.audio": Format(openai_media.AUDIO, openai_media.add_media, by_size=openai_media.audio_by_size),
-        "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages),
+        "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages, target=anthropic.target),
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
         "cohere": Format(cohere.REQUEST, cohere.add_request, target=cohere.target),
         "gemini": Format(gemini.GENERATE, gemini.add_generate, head=gemini.HEAD, target=gemini.target),

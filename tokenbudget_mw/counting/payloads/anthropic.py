@@ -7,12 +7,13 @@ examples of token counting leave after their texts.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tokenbudget_mw.counting.payloads import media
-from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.fields import Request, Target
 from tokenbudget_mw.counting.payloads.parts import add_json, add_sealed, add_strings, is_own
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["MESSAGES", "add_messages"]
+__all__ = ["MESSAGES", "add_messages", "target"]
 
 PROMPT_FRAME = (3, 8)
 MESSAGE_FRAME = (3, 5)
@@ -30,6 +31,13 @@ TOOLS_FRAME = (346, 530)
 """The system prompt that tools bring along, by Anthropic's table: 159 to 530 tokens, 346 for current models."""
 
 CLIENT_TOOLS = (None, "custom")
+
+# a model may be an ARN, with slashes and colons in it; the first one is where it begins, found once
+ACTION = re.compile(
+    r"(?>.*?/models?/+)(.+?)(?:(?<!:):+(stream)?rawpredict|(?<!/)/+invoke(-with-response-stream)?)[/\s]*$",
+    re.IGNORECASE | re.DOTALL,
+)
+COUNTING = ("count_tokens", "count-tokens:rawpredict")
 
 
 class Message(msgspec.Struct):
@@ -53,9 +61,24 @@ class MessagesRequest(Request):
     output_config: Any = None
     mcp_servers: Any = None
     context_management: Any = None
+    container: Any = None
+    thread: Any = None
 
 
 MESSAGES = msgspec.json.Decoder(MessagesRequest)
+
+
+def target(path: str) -> Target:
+    """
+    Return what *path* is for: Bedrock's and Vertex AI's names the model. Counting tokens is free.
+
+    >>> target("/model/anthropic.claude-sonnet-4-5-20250929-v1:0/invoke-with-response-stream")
+    Target(model='anthropic.claude-sonnet-4-5-20250929-v1:0', stream=True, has_input=True, has_output=True)
+    """
+    if path.rstrip("/ \t\r\n").rpartition("/")[2].lower() in COUNTING:
+        return Target(has_input=False, has_output=False)
+    found = ACTION.match(path)
+    return Target() if found is None else Target(found[1], (found[2] or found[3]) is not None)
 
 
 def add_messages(request: MessagesRequest, meter: Meter) -> None:
@@ -72,7 +95,7 @@ def add_messages(request: MessagesRequest, meter: Meter) -> None:
     for schema in (request.output_format, request.output_config):
         if isinstance(schema, dict):
             add_strings(meter, schema)
-    if request.mcp_servers or request.context_management:
+    if request.mcp_servers or request.context_management or request.container or request.thread:
         meter.is_whole = False
     if request.tools:
         meter.is_whole = meter.is_whole and is_own(request.tools, CLIENT_TOOLS)

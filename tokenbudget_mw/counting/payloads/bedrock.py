@@ -72,6 +72,7 @@ class ConverseRequest(ConverseHead):
     system: list[Any] | None = None
     toolConfig: Any = None  # noqa: N815 - the wire's own word
     promptVariables: Any = None  # noqa: N815 - the wire's own word
+    outputConfig: Any = None  # noqa: N815 - the wire's own word
 
 
 HEAD = msgspec.json.Decoder(ConverseHead)
@@ -103,6 +104,17 @@ def add_converse(request: ConverseRequest, meter: Meter) -> None:
         add_json(meter, request.toolConfig["tools"])
     if request.promptVariables is not None:
         add_strings(meter, request.promptVariables)
+    _add_schema(request.outputConfig, meter)
+
+
+def _add_schema(config: Any, meter: Meter) -> None:
+    """
+    Add the JSON schema that answers are to have, which is a text, with its name and description.
+    """
+    for name in ("textFormat", "structure", "jsonSchema"):
+        config = config.get(name) if isinstance(config, dict) else None
+    if isinstance(config, dict):
+        meter.texts(text for text in config.values() if isinstance(text, str))
 
 
 def _add_content(content: Any, meter: Meter) -> None:

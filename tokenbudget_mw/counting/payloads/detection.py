@@ -18,12 +18,12 @@ _PATHS: tuple[tuple[str, str], ...] = (
     ("openai.chat", r"/chat/completions"),
     ("openai.completions", r"/completions"),
     ("openai.embeddings", r"/v1/embeddings|/deployments/[^/]+/embeddings"),
-    ("openai.responses", r"/responses"),
+    ("openai.responses", r"/responses(?:/input_tokens)?"),
     ("openai.images", r"/images/(?:generations|edits|variations)"),
     ("openai.audio", r"/audio/(?:transcriptions|translations|speech)"),
-    ("anthropic.messages", r"/v1/messages"),
+    ("anthropic.messages", r"/v1/messages(?:/count_tokens)?"),
     ("bedrock.converse", r"/converse(?:-stream)?"),
-    ("gemini", r"/(?:tuned)?models/[^/:]+:\w+"),
+    ("gemini", r"/(?:tuned)?models/[^/:]+:(?!(?:stream)?rawpredict)\w+"),  # which is for other makers' models
     ("cohere", r"/v2/(?:chat|embed)"),
     ("ollama", r"/api/(?:chat|generate|embed|embeddings)"),
 )
@@ -49,6 +49,8 @@ class _Keys(msgspec.Struct, gc=False):
     anthropic_version: msgspec.Raw = RAW
     documents: msgspec.Raw = RAW
     texts: msgspec.Raw = RAW
+    message: msgspec.Raw = RAW
+    chat_history: msgspec.Raw = RAW
 
     def has(self, *names: str) -> bool:
         """
@@ -91,7 +93,7 @@ _DIALECTS = (
 
 _OTHERS = (
     ("gemini", ("contents", "content")),
-    ("cohere", ("texts",)),
+    ("cohere", ("texts", "message", "chat_history")),
     ("ollama", ("options", "keep_alive")),
     ("openai.completions", ("prompt",)),
 )

@@ -46,6 +46,9 @@ BATCH_FIELDS = (
 )
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT)]
+Most = Annotated[int, msgspec.Meta(ge=-2, le=MAX_OUTPUT)]
+"""A maximum for servers that take -1 or -2 for none: llama.cpp, LM Studio."""
+
 Choices = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT)]
 
 
@@ -55,9 +58,9 @@ class Request(msgspec.Struct):
     """
 
     model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL)] | None = None
-    max_tokens: Size | None = None
-    max_completion_tokens: Size | None = None
-    max_output_tokens: Size | None = None
+    max_tokens: Most | None = None
+    max_completion_tokens: Most | None = None
+    max_output_tokens: Most | None = None
     n: Choices | None = None
     best_of: Choices | None = None
     stream: Any = None

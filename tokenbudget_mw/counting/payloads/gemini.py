@@ -48,6 +48,8 @@ class Config(msgspec.Struct):
     candidate_count: Choices | None = None
     schema: Any = msgspec.field(default=None, name="responseSchema")
     json_schema: Any = msgspec.field(default=None, name="responseJsonSchema")
+    response_schema: Any = None
+    response_json_schema: Any = None
 
 
 class GenerateHead(Request):
@@ -57,6 +59,10 @@ class GenerateHead(Request):
 
     config: Config | None = msgspec.field(default=None, name="generationConfig")
     generation_config: Config | None = None
+    serviceTier: Any = None  # noqa: N815 - the wire's own word
+
+    def __post_init__(self) -> None:
+        self.service_tier = self.serviceTier or self.service_tier
 
     def sizes(self) -> tuple[int | None, ...]:
         """
@@ -86,6 +92,7 @@ class GenerateRequest(GenerateHead):
     contents: Any = None
     content: Any = None
     requests: Any = None
+    instances: Any = None
     system: Any = msgspec.field(default=None, name="systemInstruction")
     system_instruction: Any = None
     tools: Any = None
@@ -117,7 +124,8 @@ def add_generate(request: GenerateRequest, meter: Meter) -> None:
     Add a request's contents, system instruction and tools to *meter*.
     """
     meter.approximate()
-    for content in (request.system, request.system_instruction, request.contents, request.content, request.requests):
+    asked = (request.contents, request.content, request.requests, request.instances)
+    for content in (request.system, request.system_instruction, *asked):
         if content is not None:
             _add_contents(content, meter)
     if request.cached is not None or request.cached_content is not None:
@@ -126,7 +134,7 @@ def add_generate(request: GenerateRequest, meter: Meter) -> None:
         meter.is_whole = meter.is_whole and _is_functions(request.tools)
         add_json(meter, request.tools)
     for config in request.configs():
-        for schema in (config.schema, config.json_schema):
+        for schema in (config.schema, config.json_schema, config.response_schema, config.response_json_schema):
             if schema is not None:
                 add_json(meter, schema)
 

@@ -7,6 +7,8 @@ approximations, by characters and by the size of the file.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AUDIO", "IMAGES", "add_media", "audio_by_size", "images_by_size"]
 
-PICTURE = {"low": (272, 408), "medium": (1_056, 1_584), "high": (4_160, 6_240)}
-"""Quality -> output tokens of a square picture, and of one that is not."""
+PICTURE = {"low": 272, "medium": 1_056, "high": 4_160}
+"""Quality -> output tokens of a picture of `SQUARE` pixels; another has as many more as it has pixels."""
+
+SQUARE, OBLONG = 1_024 * 1_024, 1_024 * 1_536
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 PICTURE_GIVEN = (1_600, 6_600)
 """Input tokens of a picture to be edited: usual, and at high fidelity."""
@@ -65,8 +70,9 @@ class ImageRequest(MediaRequest):
         """
         if (self.model or "").startswith("dall-e"):
             return (0,)
-        square, other = PICTURE.get(str(self.quality), PICTURE["high"])
-        return (square if self.size in ("1024x1024", "512x512", "256x256") else other,)
+        found = _SIZE.fullmatch(self.size) if isinstance(self.size, str) else None
+        pixels = OBLONG if found is None else max(SQUARE, int(found[1]) * int(found[2]))
+        return (math.ceil(PICTURE.get(str(self.quality), PICTURE["high"]) * pixels / SQUARE),)
 
 
 class AudioRequest(MediaRequest):
@@ -114,7 +120,7 @@ def add_media(request: MediaRequest, meter: Meter) -> None:
             meter.text(text)
     for name, size in request.files:
         meter.step()
-        meter.guess(*(PICTURE_GIVEN if name.startswith(("image", "mask")) else audio_of(size)))
+        meter.guess(*(PICTURE_GIVEN if name.startswith(("image", "mask", "markup")) else audio_of(size)))
     for _ in request.images if isinstance(request.images, list) else ():
         meter.step()
         meter.guess(*PICTURE_GIVEN)

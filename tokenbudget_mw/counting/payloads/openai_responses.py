@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tokenbudget_mw.counting.payloads import openai
-from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.fields import Request, Target
 from tokenbudget_mw.counting.payloads.openai_tools import add_tools
 from tokenbudget_mw.counting.payloads.parts import add_json, add_sealed, add_strings, is_own
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["RESPONSES", "add_responses"]
+__all__ = ["RESPONSES", "add_responses", "target"]
 
 CLIENT_TOOLS = ("function", "custom")
 
@@ -41,6 +41,14 @@ class ResponsesRequest(Request):
 
 
 RESPONSES = msgspec.json.Decoder(ResponsesRequest)
+
+
+def target(path: str) -> Target:
+    """
+    Return what *path* is for: counting tokens is free.
+    """
+    is_counting = path.rstrip("/ \t\r\n").lower().endswith("/input_tokens")
+    return Target(has_input=not is_counting, has_output=not is_counting)
 
 
 def add_responses(request: ResponsesRequest, meter: Meter) -> None:
