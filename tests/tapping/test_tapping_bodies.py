@@ -308,12 +308,21 @@ class TestOpening:
     @pytest.mark.parametrize("size", [1, 3, 1 << 20])
     def test_zstd_in_frames(self, size: int) -> None:
         """A body may be many frames, and some that hold no content: servers end one behind each event."""
-        module = pytest.importorskip("backports.zstd")
+        module = pytest.importorskip(ZSTD)
         skipped = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"other"
         data = json.dumps(chat()).encode()
         frames = [module.compress(data[at : at + 20]) for at in range(0, len(data), 20)]
 
         assert read(skipped.join(frames), encoding="zstd", size=size).output_tokens == 5
+
+    def test_zstd_in_countless_frames(self) -> None:
+        """Of frames without content there may be hundreds of thousands in a chunk; to open each would take seconds."""
+        module = pytest.importorskip(ZSTD)
+        empty = module.compress(b"")
+        body = module.compress(json.dumps(chat()).encode())
+
+        assert read(empty * 1_000 + body, encoding="zstd", size=1 << 20).output_tokens == 5
+        assert read(empty * 3_000 + body, encoding="zstd", size=1 << 20).source == "none"
 
     def test_broken_encoding(self) -> None:
         """Bytes that are not of the encoding end the reading, not the response."""

@@ -18,6 +18,9 @@ __all__ = ["MAX_DECODED", "Decoder", "DecodingTap", "open_decoder"]
 STEP = 1 << 16
 """Most bytes that one step of decoding yields."""
 
+MOST_FRAMES = STEP // 32
+"""Most frames of one step: to open one takes longer than to read a short one, and one without content says nothing."""
+
 MAX_DECODED = 1 << 26
 """Most bytes that are decoded of one response. A longer one is a bomb, or nothing a model has written."""
 
@@ -78,10 +81,14 @@ class _Zstandard:
         self._object = self._open()
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
+        frames = 0
         while True:
             yield self._object.decompress(chunk, STEP)
             chunk = b""
             if self._object.eof:
+                frames += 1
+                if frames > MOST_FRAMES:
+                    raise ValueError(f"more than {MOST_FRAMES} frames at once")
                 chunk = self._object.unused_data
                 self._object = self._open()
             if not chunk and self._object.needs_input:
