@@ -53,10 +53,13 @@ _SHORT_TIMES = {
 }
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 
-NUMBER = r"\d+(?:_\d+)*(?:,\d{3})*(?:\.\d+)?"
+_GROUPED = r"[1-9]\d{0,2}(?:,\d{3})+"
+NUMBER = rf"(?:{_GROUPED}|\d+(?:_\d+)*)(?:\.\d+)?"
 """A number as a regular expression: digits, grouped by ``_`` or by commas in threes, then perhaps a fraction."""
 
 _QUANTITY = re.compile(rf"({NUMBER})\s*([kKMGB]?)", re.ASCII)
+# of 0,075 and 1234,567 the comma is a decimal one, which would make them a thousand times as much
+_MISPLACED = re.compile(rf"(?![+-]?{_GROUPED}(?:[.eE][^,]*)?$).*,", re.ASCII | re.DOTALL)
 _DURATION_PART = re.compile(r"(\d+)\s*([a-z]+)\s*", re.ASCII)
 _MAX_NUMBER_LENGTH = 40
 
@@ -73,7 +76,7 @@ def nano_from_pico_ceil(pico: int) -> int:
 
 def parse_decimal(text: str) -> Decimal:
     """
-    Read a finite decimal number, such as ``"0.075"``, ``"1_000"`` or ``"10,000"``.
+    Read a finite decimal number, such as ``"0.075"``, ``"1_000"`` or ``"10,000"``. Commas stand between thousands only.
 
     Raises:
         ValueError: *text* is no such number, or longer than 40 characters.
@@ -81,8 +84,10 @@ def parse_decimal(text: str) -> Decimal:
     cleaned = text.strip()
     if len(cleaned) > _MAX_NUMBER_LENGTH:
         raise ValueError(f"a number of {len(cleaned)} characters is too long; at most {_MAX_NUMBER_LENGTH} are read")
+    if _MISPLACED.match(cleaned):
+        raise ValueError(f"{text!r} is not a number: a comma stands between thousands, a point before decimals")
     try:
-        number = Decimal(re.sub(r",(?=\d{3}(?!\d))", "", cleaned))
+        number = Decimal(cleaned.replace(",", ""))
     except InvalidOperation:
         raise ValueError(f"{text!r} is not a number") from None
     if not number.is_finite() or abs(number.adjusted()) > _MAX_NUMBER_LENGTH:

@@ -105,6 +105,11 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
         ((HEAD, "2023-11-15,m,1,1.5,"), "Line 2 of the invoice"),
         ((HEAD, "2023-11-15,,1,,"), "Line 2 of the invoice names no model"),
         ((HEAD, "2023-11-15,m"), "Line 2 of the invoice"),
+        ((HEAD, '2023-11-15,m,"1234,50",,'), "Line 2 of the invoice: '1234,50' is not a number"),
+        ((HEAD, '2023-11-15,m,"0,125",,'), "Line 2 of the invoice: '0,125' is not a number"),
+        ((HEAD, '2023-11-15,m,1,,"eu', RIGHT[0], RIGHT[1]), "The invoice is no CSV from line 2 on: unexpected end"),
+        ((HEAD, '2023-11-15,m,1,,"eu', *RIGHT * 2000), "The invoice is no CSV from line 2 on: field larger than"),
+        ((HEAD, '2023-11-15,"5" screen",1,,'), "The invoice is no CSV from line 2 on: ',' expected after"),
     ],
 )
 def test_what_cannot_be_read_ends_with_2(reconciled, lines, message):
@@ -113,6 +118,14 @@ def test_what_cannot_be_read_ends_with_2(reconciled, lines, message):
 
     assert ran.code == 2
     assert message in ran.err
+
+
+@pytest.mark.parametrize("credit", ["-$0.25", "$-0.25", "-0.25"])
+def test_a_credit_is_a_negative_line(reconciled, credit):
+    """However it is signed, it comes off what the provider charges for the day and model."""
+    ran = reconciled(HEAD, "2023-11-15,gpt-4o,1.75,,", f"2023-11-15,gpt-4o,{credit},,")
+
+    assert (ran.code, "$1.50: the books agree" in ran.out) == (0, True)
 
 
 @pytest.mark.parametrize("tolerance", ["much", "-1", "-1%"])

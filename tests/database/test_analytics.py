@@ -149,6 +149,17 @@ def test_top_keys_are_the_dearest(full: Engine, record: MakeRecord) -> None:
     assert {line.group[0] for line in of_account} == {"k1", "k4"}
 
 
+def test_a_statement_is_kept_for_all_limits(full: Engine) -> None:
+    """
+    Whoever lets clients choose how many keys they see keeps no statement for each number.
+    """
+    analytics._dearest.cache_clear()
+
+    found = [len(analytics.top_keys(full, limit=limit, **hours(0, 24))) for limit in (1, 3, 2)]
+
+    assert (found, analytics._dearest.cache_info().currsize) == ([1, 3, 2], 1)
+
+
 def test_endpoints_have_error_rates_and_durations(full: Engine) -> None:
     """
     A route's line tells its error rate, its mean duration and its tokens.

@@ -5,9 +5,12 @@ Money for a time: usage takes it first, what is left at its end goes back once, 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
 
 from tokenbudget_mw.database import books, ledger, tables
 from tokenbudget_mw.database.engine import open_engine
@@ -172,6 +175,65 @@ def test_what_makes_no_sense_is_refused(account: Books, amount: int, days: float
         account.grant(amount, days, key)
 
     assert account.balance == 0
+
+
+def test_entries_are_added_up_by_the_database(account: Books) -> None:
+    """What is left of a grant is told without a look at each entry, and without one at what was before those that are open."""
+    account.grant(100, days=1, key="closed")
+    account.clock.advance(1)
+    account.use(30)
+    account.clock.advance(DAY)
+    account.expire()
+    account.grant(50, days=3, key="open")
+    account.clock.advance(1)
+    account.use(20)
+    asked: list[str] = []
+    event.listen(account.engine, "before_cursor_execute", lambda *given: asked.append(given[2].lower()))
+
+    assert account.unused == 30
+    entries = [sql for sql in asked if "from tokenbudget_ledger" in sql]
+    assert [("sum(" in sql) for sql in entries] == [True]
+
+
+SPENT = st.tuples(st.just("use"), st.integers(1, 60))
+GIVEN = st.tuples(st.just("grant"), st.integers(1, 100), st.integers(1, 6))
+OTHERS = st.sampled_from([("wait",), ("expire",), ("refund",), ("adjust",)])
+
+
+@given(st.lists(st.one_of(SPENT, GIVEN, OTHERS, st.just(("wait",))), max_size=25))
+@settings(max_examples=40, deadline=None)
+def test_grants_pay_as_a_replay_of_the_entries_says(acts: list[tuple[Any, ...]]) -> None:
+    """However grants overlap, end and are taken back, each pico-dollar is paid by the one that ends first at its moment."""
+    engine = open_engine("sqlite://")
+    tables.metadata.create_all(engine, [tables.ledger, tables.balances, tables.grants])
+    clock, open_grants, taken, expected = FakeClock(NOW), list[list[Any]](), list[int](), list[int]()
+    for number, (act, *given_) in enumerate(acts):
+        clock.advance(0.001)
+        if act == "wait":
+            clock.advance(1)
+        elif act == "grant":
+            amount, seconds = given_
+            entry = grant(engine, ACME, amount, key=f"{number}", expires_at=clock.now + seconds, clock=clock)
+            open_grants.append([round(clock.now + seconds, 6), entry.id, amount])
+        elif act == "expire":
+            taken += sorted(entry.change_pico for entry in expire(engine, clock=clock))
+            expected += sorted(-left for ends, _, left in open_grants if ends <= clock.now and left)
+            open_grants = [granted for granted in open_grants if granted[0] > clock.now]
+        elif act == "refund":
+            ledger.refund(engine, ACME, 7, key=f"{number}", clock=clock)
+        else:
+            spent = given_[0] if given_ else 9
+            ledger.adjust(engine, ACME, -spent, key=f"{number}", clock=clock)
+            for granted in sorted(open_grants):
+                if granted[0] > clock.now:
+                    paid = min(granted[2], spent)
+                    granted[2] -= paid
+                    spent -= paid
+    left = unused(engine, ACME, clock=clock)
+    engine.dispose()
+
+    assert taken == expected
+    assert left == sum(left for ends, _, left in open_grants if ends > clock.now)
 
 
 def test_t15_two_at_once_take_back_once(database_url: str, record: MakeRecord) -> None:

@@ -130,7 +130,7 @@ def test_a_batch_that_takes_too_long_goes_in_parts(
 
 IDLE = {
     "postgresql": ("SET idle_in_transaction_session_timeout = '100ms'", "SELECT pg_sleep(0.4)"),
-    "mysql": ("SET SESSION wait_timeout = 1", "SELECT SLEEP(1.6)"),
+    "mysql": ("SET SESSION wait_timeout = 1 /*M!100300 , idle_transaction_timeout = 1 */", "SELECT SLEEP(1.6)"),
 }
 """How a session is told to end when it is idle, and what takes longer than that."""
 

@@ -87,6 +87,13 @@ def test_a_tariff_begins_at_a_whole_microsecond(engine: Engine) -> None:
     assert added == store.get(added.id)
 
 
+def test_a_tariff_ends_at_a_whole_microsecond(store: TariffStore) -> None:
+    """A price with an end that no database keeps to the digit can be told twice as well."""
+    price = replace(PLAIN, valid_from=NOW, valid_until=NOW + 0.1234567)
+
+    assert store.add(price) == store.add(price) == store.get(store.add(price).id)
+
+
 def test_an_ended_tariff_holds_until_its_end(store: TariffStore) -> None:
     """The end is a moment that may be moved, and it is not included."""
     added = store.add(PLAIN)

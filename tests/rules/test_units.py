@@ -54,6 +54,29 @@ def test_what_is_no_exact_amount_is_refused(text):
         units.pico_from_usd(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["0,075", "0,000", "1234,567", "1.234,567", "1,000.5,000", "12,34,567", "1_000,000", "1,000_000", ",100"]
+)
+def test_a_comma_that_may_stand_for_a_point_is_refused(text):
+    """
+    Where a comma does not separate thousands, it may be a decimal one: a price of 0,075 is not one of 75 dollars.
+    """
+    with pytest.raises(ValueError, match="a comma stands between thousands, a point before decimals"):
+        units.pico_from_usd(text)
+    with pytest.raises(ValueError, match="not an amount"):
+        units.parse_quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "dollars"), [("1,234", 1234), ("-1,234,567.50", -1234567.5), ("+10,000", 10_000), ("1,234e3", 1_234_000)]
+)
+def test_a_comma_may_separate_thousands(text, dollars):
+    """
+    Amounts may be grouped as they are printed.
+    """
+    assert units.pico_from_usd(text) == dollars * 10**12
+
+
 def test_large_amounts_lose_no_digit():
     """
     Amounts beyond the default precision of decimals stay exact.

@@ -87,6 +87,8 @@ def test_limit_strings(text, expected):
         ("", "begins with an amount"),
         ("1.5 requests/minute", "must be whole"),
         ("1.2.3/minute", "begins with an amount"),
+        ("$0,075/day", "begins with an amount"),
+        ("1234,567 tokens/day", "begins with an amount"),
         ("$0.0000000001/month", "nano-dollars"),
         ("$9008k/month", "too large: counters are exact up to $9,007,199"),
         ("9007199254740992 tokens/day", "too large"),

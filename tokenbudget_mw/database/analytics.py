@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, func, or_, select
+from sqlalchemy import Integer, bindparam, case, func, or_, select
 
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.answers import Cursor, Endpoint, Figures, Line, Month, Page
@@ -111,8 +111,8 @@ def top_keys(
     with reader(engine).connect() as connection:
         for table, start, end in _parts(since, until, of_subject=True):  # which is one
             # by their cost alone, then the figures of these few: of a thousand keys a day has ten thousands of rows
-            dearest = _dearest(connection.dialect.name, table, _shape(filters), limit)
-            keys = [*connection.execute(dearest, _values((start, end), filters)).scalars()]
+            dearest = _dearest(connection.dialect.name, table, _shape(filters))
+            keys = [*connection.execute(dearest, {**_values((start, end), filters), "most": limit}).scalars()]
             of_them = {**filters, "key_id": keys}
             found += [Line(*line) for line in _grouped(connection, table, ("key_id",), (start, end), of_them)]
     return sorted(found, key=_by_cost)
@@ -257,7 +257,7 @@ def _whole(values: Sequence[Any]) -> Iterable[int]:
 
 
 @cache
-def _dearest(dialect: str, table: Table, shape: _Shape, limit: int) -> Select[Any]:
+def _dearest(dialect: str, table: Table, shape: _Shape) -> Select[Any]:
     """
     Return what asks for the keys that cost most, in this order.
     """
@@ -266,7 +266,7 @@ def _dearest(dialect: str, table: Table, shape: _Shape, limit: int) -> Select[An
     order = (upper + lower // HALF, lower % HALF) if dialect == "sqlite" else (lower,)
     key = table.c.key_id
     wanted = _where(select(key).where(key != ""), table, shape)
-    return wanted.group_by(key).order_by(*(part.desc() for part in order), key).limit(limit)
+    return wanted.group_by(key).order_by(*(part.desc() for part in order), key).limit(bindparam("most", type_=Integer))
 
 
 def _where(wanted: Select[Any], table: Table, shape: _Shape) -> Select[Any]:

@@ -11,7 +11,8 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, literal, select, union_all, update
 
@@ -31,7 +32,7 @@ __all__ = ["GRANTS", "Granted", "expire", "grant", "grant_differences", "unused"
 GRANTS = "grants"
 """The account on the other side of grants."""
 
-_NO_SPENDING = frozenset({"grant", "expire", REVERSAL})  # what is taken back was never given: no grant pays for it
+_NO_SPENDING = ("grant", "expire", REVERSAL)  # what is taken back was never given: no grant pays for it
 
 Clock = Callable[[], float]
 
@@ -132,6 +133,8 @@ class Granted:
     Attributes:
         id: Its id, and that of its entry.
 
+        begins: When it was given.
+
         ends: When it ends.
 
         is_open: Whether it was not taken back yet.
@@ -140,6 +143,7 @@ class Granted:
     """
 
     id: str
+    begins: datetime
     ends: datetime
     is_open: bool
     left: int
@@ -147,38 +151,51 @@ class Granted:
 
 def _replay(connection: Connection, account: str) -> list[Granted]:
     """
-    Go through the account's entries, from its first grant on, and return the grants with what is left of each.
+    Return the account's open grants, and those whose time touched theirs, with what is left of each.
+
+    Between two moments at which a grant begins or ends, the same ones pay in the same order, so the database adds up what was
+    spent meanwhile: an account that is busy has millions of entries, and its writers wait for `expire`.
     """
     grants, ledger = tables.grants.c, tables.ledger.c
-    kept = {
+    wanted = select(tables.grants, ledger.created_at).join(tables.ledger, ledger.id == grants.id)
+    held = _touching(
         # of one that was taken back nothing more can be used: not even by what was written a moment later, by a slow clock
-        row.id: Granted(row.id, row.expires_at, row.expired_at is None, row.amount_pico - (row.unused_pico or 0))
-        for row in connection.execute(select(tables.grants).where(grants.account == account))
-    }
-    begun = select(ledger.created_at).where(ledger.account == account, ledger.id.in_(list(kept)))
-    first = min(connection.scalars(begun), default=None)
-    if first is None:
-        return []
-    wanted = select(ledger.id, ledger.kind, ledger.amount_pico, ledger.created_at).where(
-        ledger.account == account, ledger.created_at >= first
+        Granted(
+            row.id, row.created_at, row.expires_at, row.expired_at is None, row.amount_pico - (row.unused_pico or 0)
+        )
+        for row in connection.execute(wanted.where(grants.account == account))
     )
-    held: list[Granted] = []
-    for entry in connection.execute(wanted.order_by(ledger.created_at, ledger.id).execution_options(yield_per=1000)):
-        if entry.id in kept:
-            held.append(kept[entry.id])
-            held.sort(key=lambda granted: (granted.ends, granted.id))
-        elif entry.amount_pico > 0 and entry.kind not in _NO_SPENDING:
-            _spend(held, entry)
-    return held
-
-
-def _spend(held: Iterable[Granted], entry: Any) -> None:
-    rest = entry.amount_pico
-    for granted in held:
-        if granted.ends > entry.created_at:
+    for since, until in pairwise(sorted({at for granted in held for at in (granted.begins, granted.ends)})):
+        paying = [granted for granted in held if granted.begins <= since < granted.ends]
+        rest = _spent(connection, account, since, until) if paying else 0
+        for granted in paying:
             taken = min(granted.left, rest)
             granted.left -= taken
             rest -= taken
+    return held
+
+
+def _touching(grants: Iterable[Granted]) -> list[Granted]:
+    """
+    Return the open ones of *grants* and those that paid beside them, or beside one of these, in the order in which they pay.
+    """
+    known = sorted(grants, key=lambda granted: (granted.ends, granted.id))
+    first = min((granted.begins for granted in known if granted.is_open), default=None)
+    if first is None:
+        return []
+    for granted in reversed(known):
+        if granted.ends > first:
+            first = min(first, granted.begins)
+    return [granted for granted in known if granted.ends > first]
+
+
+def _spent(connection: Connection, account: str, since: datetime, until: datetime) -> int:
+    ledger = tables.ledger.c
+    during = ledger.account == account, ledger.created_at >= since, ledger.created_at < until
+    spending = ledger.amount_pico > 0, ledger.kind.not_in(_NO_SPENDING)
+    sums = select(*exact_sum(connection, ledger.amount_pico)).where(*during, *spending)
+    (spent,) = joined_pairs(connection.execute(sums).one())
+    return spent
 
 
 # -- grants against the ledger ----------------------------------------------------------------------------------------

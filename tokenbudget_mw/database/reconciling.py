@@ -5,7 +5,8 @@ Holds the books against a provider's invoice: by day and model, money and, where
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,6 +30,8 @@ FIGURES = ("cost_pico", "input_tokens", "output_tokens", "requests")
 
 _COUNTS = FIGURES[1:]
 _NEEDED = ("date", "model", "cost_usd")
+_SIGN = re.compile(r"^([+-]?)\$")
+"""How an amount begins; a credit is written -$1.00 or $-1.00."""
 
 
 class InvoiceError(TokenBudgetError):
@@ -112,25 +115,36 @@ def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
     Raises:
         InvoiceError: A column is missing, or every line, or a value makes no sense; says in which line.
     """
-    table = csv.DictReader(lines)
-    heads = [(head or "").strip().lstrip("\ufeff").lower() for head in table.fieldnames or ()]
+    # strict: a quote that nothing closes would swallow the lines behind it
+    table, read, begins = csv.DictReader(lines, strict=True), list[InvoiceLine](), 1
+    try:
+        table.fieldnames = _heads(table.fieldnames or ())
+        begins = table.line_num + 1
+        for row in table:
+            read.append(_line(row, table.line_num))
+            begins = table.line_num + 1
+    except csv.Error as exc:
+        raise InvoiceError(f"The invoice is no CSV from line {begins} on: {exc}.") from exc
+    if not read:
+        raise InvoiceError("The invoice has no line behind its head, so there is no day to compare.")
+    return read
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    heads = [(name or "").strip().lstrip("\ufeff").lower() for name in names]
     missing = [name for name in _NEEDED if name not in heads]
     if missing:
         raise InvoiceError(
             f"The invoice has no column {', '.join(map(repr, missing))}. Its first line names the columns: "
             f"{', '.join(_NEEDED)}, and as may be {', '.join(_COUNTS)}."
         )
-    table.fieldnames = heads
-    read = [_line(row, table.line_num) for row in table]
-    if not read:
-        raise InvoiceError("The invoice has no line behind its head, so there is no day to compare.")
-    return read
+    return heads
 
 
 def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
     try:
         day = _day((row["date"] or "").strip())
-        figures = {"cost_pico": pico_from_usd((row["cost_usd"] or "").strip().removeprefix("$"))}
+        figures = {"cost_pico": pico_from_usd(_SIGN.sub(r"\1", (row["cost_usd"] or "").strip()))}
         figures |= {
             name: exact_int(parse_decimal(value)) for name in _COUNTS if (value := (row.get(name) or "").strip())
         }

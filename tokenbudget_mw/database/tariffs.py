@@ -76,8 +76,9 @@ class TariffStore:
         Raises:
             TariffError: Another price for the same model, conditions and moment is there, or a name is too long.
         """
-        begins = _moment(self._clock() if price.valid_from is None else price.valid_from).timestamp()
-        stored = _named(replace(price, valid_from=begins, source="database"))
+        begins = _stored(self._clock() if price.valid_from is None else price.valid_from)
+        ends = None if price.valid_until is None else _stored(price.valid_until)
+        stored = _named(replace(price, valid_from=begins, valid_until=ends, source="database"))
         _check(stored)
         row = {
             **_row(stored),
@@ -170,6 +171,13 @@ def _check(price: Price) -> None:
 
 def _moment(seconds: float) -> datetime:
     return moment(round(seconds * 1_000_000))
+
+
+def _stored(seconds: float) -> float:
+    """
+    Return *seconds* as they come back from the database, which keeps whole microseconds.
+    """
+    return _moment(seconds).timestamp()
 
 
 def _row(price: Price) -> dict[str, Any]:

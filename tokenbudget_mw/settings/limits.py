@@ -54,7 +54,7 @@ _LONGEST = 366 * 86_400
 _MAX_SLOTS = 1000
 
 _AMOUNT = re.compile(
-    rf"(?P<currency>[$€£¥]|[A-Za-z]{{3}}\b)?\s*(?P<number>{NUMBER}(?:\s*[kKMGB](?![A-Za-z]))?)(?![\d.])\s*(?P<rest>.*)",
+    rf"(?P<currency>[$€£¥]|[A-Za-z]{{3}}\b)?\s*(?P<number>{NUMBER}(?:\s*[kKMGB](?![A-Za-z]))?)(?![\d.]|,\d)\s*(?P<rest>.*)",
     re.ASCII | re.DOTALL,
 )
 _SECTION = re.compile(r"\s*/\s*|(?:^|\s+)per\s+", re.IGNORECASE)
