@@ -16,7 +16,7 @@ from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.seeding import Starter
-from tokenbudget_mw.values import Ask, Cost
+from tokenbudget_mw.values import NOTHING, Ask, Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Explained", "Explanation", "Look", "Operators"]
 
-NOTHING = Cost()
 ONE = Cost(requests=1, input_tokens=1, money_nano=1, concurrent=1)
 
 

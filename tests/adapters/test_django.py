@@ -138,6 +138,15 @@ def test_disabled_passes_everything() -> None:
         assert asyncio.run(AsyncClient().post(CHAT, BODY, content_type="application/json")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/plain/exceed", "/plain/aexceed", "/free/limited", "/plain/alimited"])
+def test_disabled_views_go_on(path: str) -> None:
+    """Views that reserve, and views with limits of their own, answer as if nothing were limited, in either colour."""
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "enabled": False}):
+        assert [post(path, None).status_code for _ in range(3)] == [200] * 3
+        assert [asyncio.run(apost(path, "off")).status_code for _ in range(3)] == [200] * 3
+    assert rows("off") == []
+
+
 def test_malformed_body_is_a_400() -> None:
     """A body that makes no sense is refused with what is wrong with it."""
     answered = post(CHAT, "malformed", {"model": "gpt-4o", "messages": 7})
