@@ -319,18 +319,25 @@ def test_t09_a_client_that_leaves_while_it_is_settled_leaves_nothing_held(monkey
         call = Call(conf.core(), Facts("POST", "/plain/x"), Route("/plain/*"))
         held = [Reservation(name, "t", (), (), Cost(), 1e12) for name in ("first", "second", "third")]
         call.subject, call.held, settled = Subject(key="k"), tuple(held), []
+        under_way, gone, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def settle(reservation: Reservation, actual: Cost) -> bool:
-            await asyncio.sleep(0.01)
+            if settled:
+                under_way.set()
+                await gone.wait()
             settled.append(reservation.id)
+            if len({*settled}) == len(held):
+                done.set()
             return True
 
         monkeypatch.setattr(conf.core().async_guard, "settle", settle)
         ending = asyncio.ensure_future(django_middleware._Exchange(RequestFactory().get("/"), call).aend(is_whole=True))
-        await asyncio.sleep(0.015)
-        ending.cancel()
-        await asyncio.gather(ending, return_exceptions=True)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            await under_way.wait()
+            ending.cancel()
+            gone.set()
+            await asyncio.gather(ending, return_exceptions=True)
+            await done.wait()
         return settled
 
     assert {*asyncio.run(leaving())} == {"first", "second", "third"}
