@@ -17,7 +17,7 @@ from tokenbudget_mw.settings.secret import redact_url
 from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Limit, Route, Unit
 
-__all__ = ["describe", "describe_database", "describe_limit", "reference", "warnings_of"]
+__all__ = ["describe", "describe_database", "describe_limit", "reference", "says_nothing", "warnings_of"]
 
 _NOUNS: dict[Unit, str] = {
     "requests": "requests",
@@ -210,6 +210,13 @@ def _over(limit: Limit) -> str:
         begins = "" if anchor == 1 else f" that begins {describe_anchor(period, anchor)}"
         return f" in a calendar {period}{begins}"
     return f" in any {format_duration(limit.window.seconds).removeprefix('1 ')}"
+
+
+def says_nothing(settings: Settings) -> bool:
+    """
+    Whether *settings* limit nobody and know callers by API keys alone, as those do that nobody has made.
+    """
+    return settings.identify == "api_key" and not (settings.routes or settings.plans or settings.limits)
 
 
 def warnings_of(settings: Settings, clock: Callable[[], float] = time.time) -> list[str]:
