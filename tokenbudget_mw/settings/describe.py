@@ -31,6 +31,9 @@ _BACKEND_ERRORS = {
     "deny": "refuses requests",
     "local": "gives each process its share of the limits",
 }
+_LONG_DEADLINE = 2.0
+"""Seconds beyond which a deadline was probably meant in milliseconds."""
+
 _UNKNOWN_PRICES = {
     "deny": "is refused",
     "ceiling": "is charged the ceiling price",
@@ -320,6 +323,14 @@ def _policies_without_files(settings: Settings) -> Iterator[str]:
         yield f"`spool_full` is '{settings.spool_full}', but `spool` is 'memory', where the newest is always dropped."
 
 
+def _patience(settings: Settings) -> Iterator[str]:
+    if settings.deadline > _LONG_DEADLINE:
+        yield (
+            f"`deadline` is {format_duration(settings.deadline)}: so long may a request wait for a backend that does not answer."
+            " It is in seconds: 50 ms are 0.05."
+        )
+
+
 _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _memory_of_many,
     _unpriced_money,
@@ -328,6 +339,7 @@ _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _scopes_without_value,
     _routeless,
     _pepperless,
+    _patience,
     _query_keys,
     _zeros,
     _trusts_everybody,
