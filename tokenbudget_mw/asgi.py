@@ -20,6 +20,7 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import settle_held
+from tokenbudget_mw.switched_off import stand_in
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
@@ -68,7 +69,9 @@ class ASGIMiddleware:
         kind = scope["type"]
         if kind == "lifespan":
             await live(self.core, self.app, scope, receive, send)
-        elif kind in ("http", "websocket") and self.core.settings.enabled:
+        elif kind not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+        elif self.core.settings.enabled:
             facts, root = facts_of(scope), scope.get("root_path") or ""
             route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
             if route is None:
@@ -76,7 +79,7 @@ class ASGIMiddleware:
             else:
                 await _Connection(self, scope, receive, send).run(facts, route)
         else:
-            await self.app(scope, receive, send)
+            await self.app(stand_in(self.core, scope), receive, send)
 
 
 def facts_of(scope: Scope) -> Facts:

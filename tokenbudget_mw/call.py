@@ -16,36 +16,36 @@ from msgspec.structs import replace
 from tokenbudget_mw.bodies import parse_body, read_body
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.marking import Marking, charges_outliving, end_marks
-from tokenbudget_mw.recording import charges_of, cost_of, new_id, records_of
+from tokenbudget_mw.recording import Charge, charges_of, cost_of, new_id, records_of
 from tokenbudget_mw.recounting import counted_by_now
 from tokenbudget_mw.refusing import headers_for, refusal_for
-from tokenbudget_mw.reserving import Reserved, take_at_endpoints, take_late, take_per_model
+from tokenbudget_mw.reserving import Reserved, Unreserved, take_at_endpoints, take_late, take_per_model
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
-from tokenbudget_mw.values import EMPTY_TAGS, ONE_REQUEST, ROOM, Cost
+from tokenbudget_mw.values import EMPTY_TAGS, NOTHING, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Decision, Facts, Limit, Prompt, Reservation, Route, Subject, TokenCount, Usage
 
-__all__ = ["Call", "current", "running", "running_call"]
+__all__ = ["Call", "current", "idle", "running", "running_call"]
 
 running: ContextVar[Call | None] = ContextVar("tokenbudget_call", default=None)
 """The call that runs in this context."""
 
+idle: ContextVar[Callable[[], Call | None]] = ContextVar("tokenbudget_idle", default=lambda: None)
+"""Gives what stands for it where the middleware is switched off."""
+
 # Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
 # others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
 _ending = threading.RLock()
-
-NOTHING = Cost()
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 
 
@@ -56,7 +56,7 @@ def current() -> Call:
     Raises:
         TokenBudgetError: No metered request runs here.
     """
-    call = running_call()
+    call = running_call() or idle.get()()
     if call is None:
         raise TokenBudgetError("No metered request runs here: is the middleware installed, and is this path a route?")
     return call
@@ -308,7 +308,7 @@ class Call:
         Charge *usage* as it is, its source included: for what has read a response itself. *model* as of `charge`.
         """
         asked = model or (self.prompt.model if self.prompt else None)
-        for charge in charges_of(self, usage, asked, asked):
+        for charge in charges_of(self, usage, asked, asked) if self.core.settings.enabled else ():
             if self._is_late(charge):
                 self._record_late(charge)
                 take_late(self, charge)
@@ -338,7 +338,8 @@ class Call:
 
             ValueError: A number of tokens is none.
         """
-        return Reserved(self, model=model, prompt=prompt, max_output=max_output)
+        made = Reserved if self.core.settings.enabled else Unreserved
+        return made(self, model=model, prompt=prompt, max_output=max_output)
 
     def add_settled(self, charge: Charge, place: int) -> None:
         """

@@ -8,7 +8,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Protocol
 
-from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import client_address, find_credential, subject_of_address
 from tokenbudget_mw.values import Subject
 
@@ -122,9 +122,13 @@ class CustomIdentifier:
 
     Args:
         function: The callable.
+
+    Raises:
+        ConfigurationError: It cannot be called with the facts alone.
     """
 
     def __init__(self, function: Callable[[Facts], Subject | Awaitable[Subject | None] | None]) -> None:
+        _check_arguments(function)
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too
@@ -151,6 +155,19 @@ class CustomIdentifier:
         """
         found = self._function(facts)
         return _checked(await found if inspect.isawaitable(found) else found)
+
+
+def _check_arguments(function: Callable[..., object]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # some of those that are written in C do not say
+    try:
+        signature.bind("facts")
+    except TypeError as exc:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        message = f"at `identify`: {name}{signature} cannot be called with a request's facts alone ({exc}); write it like who(facts)."
+        raise ConfigurationError(message) from exc
 
 
 def _checked(found: object) -> Subject:

@@ -82,6 +82,8 @@ class EndpointLimit:
 
             CredentialError: Nobody knows who asks.
         """
+        if not core.settings.enabled:
+            return
         try:
             subject = self._subject_here() or core.identifier.resolve(facts)
             decision = core.guard.admit(self._request(core, subject))
@@ -96,6 +98,8 @@ class EndpointLimit:
         """
         Admit a request to the endpoint, on an event loop.
         """
+        if not core.settings.enabled:
+            return
         try:
             subject = self._subject_here() or await core.identifier.aresolve(facts)
             decision = await core.async_guard.admit(self._request(core, subject))

@@ -15,7 +15,7 @@ from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
 from tokenbudget_mw.rules.admission import Plan, Request
 from tokenbudget_mw.rules.layers import OWN
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
-from tokenbudget_mw.values import Ask, Cost
+from tokenbudget_mw.values import NOTHING, Ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
 __all__ = ["Explained", "Explanation", "Look", "Operators"]
-
-NOTHING = Cost()
-
 
 @dataclass(frozen=True, slots=True)
 class Explained:

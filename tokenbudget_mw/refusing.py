@@ -109,7 +109,9 @@ def _cors_headers(call: Call | Unmetered, refusal: Refusal) -> list[tuple[str, s
     limits = (*refusals.LIMIT_HEADERS, *VENDOR_HEADERS)
     exposed = [name for name, _ in refusal.headers if name in _RETRY_HEADERS or name in limits]
     headers = [("access-control-allow-origin", origin), (EXPOSE, ", ".join(exposed))]
-    return headers if origin == "*" else [*headers, ("vary", "Origin")]
+    # a script that sends cookies reads nothing without; for `*` browsers take it for nothing (Fetch, "CORS check")
+    named = [("access-control-allow-credentials", "true"), ("vary", "Origin")]
+    return headers if origin == "*" else headers + named
 
 
 def _origin_of(call: Call | Unmetered) -> str | None:

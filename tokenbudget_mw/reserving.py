@@ -17,7 +17,7 @@ from tokenbudget_mw.recording import charges_of, cost_of, new_id
 from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
-from tokenbudget_mw.values import Cost, Prompt, Route, TokenCount, Usage
+from tokenbudget_mw.values import NOTHING, Cost, Prompt, Route, TokenCount, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,11 +28,19 @@ if TYPE_CHECKING:
     from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Decision, Limit, Subject
 
-__all__ = ["Reserved", "open_reservation", "take", "take_at_endpoints", "take_from", "take_late", "take_per_model"]
+__all__ = [
+    "Reserved",
+    "Unreserved",
+    "open_reservation",
+    "take",
+    "take_at_endpoints",
+    "take_from",
+    "take_late",
+    "take_per_model",
+]
 
 CHAT = Route("*", format="openai.chat")
 TEXT = Route("*", format="openai.completions")
-NOTHING = Cost()
 
 _innermost: ContextVar[Reserved | None] = ContextVar("tokenbudget_reserved", default=None)
 """The reservation whose block runs in this context, or the last that did."""
@@ -195,6 +203,34 @@ class Reserved:
     def _charges_of(self, usage: Usage, model: str | None = None) -> tuple[Charge, ...]:
         model = model or self.prompt.model
         return charges_of(self.call, usage, model, model, is_settled=True)
+
+
+class Unreserved(Reserved):
+    """
+    Holds nothing, where the middleware is switched off; the block runs, and nobody is charged.
+    """
+
+    def __init__(self, call: Call, *, model: str, prompt: str | int | Sequence[object], max_output: int | None) -> None:
+        # no text is counted
+        super().__init__(call, model=model, prompt=prompt if isinstance(prompt, int) else 0, max_output=max_output)
+
+    def charge(self, response: object) -> Usage:
+        """
+        Return what the call used.
+        """
+        return self.core.meter.read_response(response)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 def open_reservation(call: Call | None) -> Reserved | None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.recording import charges_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
-from tokenbudget_mw.values import Cost
+from tokenbudget_mw.values import NOTHING, Cost
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.values import Usage
 
 __all__ = ["charges_for", "outcome_for", "tap_for"]
-
-NOTHING = Cost()
 
 
 def tap_for(call: Call) -> Tap | None:

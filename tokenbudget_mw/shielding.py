@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.values import Cost
+from tokenbudget_mw.values import NOTHING, Cost
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
 
 __all__ = ["keep", "settle_held"]
 
-NOTHING = Cost()
 
 _kept: set[asyncio.Future[Any]] = set()
 """Work that outlives its request; an event loop holds tasks weakly (`asyncio.create_task`)."""

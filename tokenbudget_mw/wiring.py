@@ -309,7 +309,7 @@ def _meter(settings: Settings, tariffs: Tariffs) -> Any:
     from tokenbudget_mw.metering import TokenMeter
 
     encoders = default_encoders(settings.tokenizer)
-    if any(route.format is not None and route.count != "off" for route in settings.routes):
+    if settings.enabled and any(route.format is not None and route.count != "off" for route in settings.routes):
         # never in a request: loading takes a quarter of a second and holds the GIL
         encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
     chunks = settings.sample_chunks * (2 if settings.precise_counts else 1)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import BoundedWSGI
-from tokenbudget_mw.call import NOTHING, Call, running
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.recounting import recount
 from tokenbudget_mw.rejoined import Rejoined
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.values import LazyHeaders, ServedFacts
+from tokenbudget_mw.switched_off import stand_in
+from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 T = TypeVar("T")
-
 
 BARE = ("CONTENT_TYPE", "CONTENT_LENGTH")
 """Headers that stand in an environment without ``HTTP_`` (PEP 3333, "environ Variables")."""
@@ -63,7 +63,7 @@ class WSGIMiddleware:
         Pass one request on, metered where a route covers it.
         """
         if not self.core.settings.enabled:
-            return self.app(environ, start_response)
+            return self.app(stand_in(self.core, environ), start_response)
         facts = facts_of(environ)
         route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path)
         if route is None:

@@ -16,7 +16,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
-from tokenbudget_mw.settings.describe import warnings_of
+from tokenbudget_mw.settings.describe import says_nothing, warnings_of
 from tokenbudget_mw_django.conf import read_settings
 from tokenbudget_mw_django.databases import database_url
 
@@ -50,7 +50,16 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         settings = read_settings()
     except ConfigurationError as error:
         return [Error(str(error), hint="Mend settings.TOKENBUDGET.", id="tokenbudget.E001")]
-    return [*_check_database(settings), *_check_middleware(), *_check_workers(settings)]
+    return [*_check_given(settings), *_check_database(settings), *_check_middleware(), *_check_workers(settings)]
+
+
+def _check_given(settings: Settings) -> Iterator[CheckMessage]:
+    if not hasattr(django_settings, "TOKENBUDGET") and says_nothing(settings):
+        yield Warning(
+            "settings.TOKENBUDGET is missing, so every path asks for an API key, and nothing is limited.",
+            hint="TOKENBUDGET = {'identify': …, 'routes': […], 'plans': {…}}",
+            id="tokenbudget.W010",
+        )
 
 
 def _check_database(settings: Settings) -> Iterator[CheckMessage]:

@@ -17,7 +17,7 @@ from django.http import HttpResponse
 
 from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import abound, bound
-from tokenbudget_mw.call import NOTHING, Call, running
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.recounting import arecount, recount
@@ -26,6 +26,8 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import settle_held
+from tokenbudget_mw.switched_off import stand_in
+from tokenbudget_mw.values import NOTHING
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 
@@ -112,6 +114,7 @@ class TokenBudgetMiddleware:
 def _open(request: HttpRequest) -> _Exchange | None:
     wired = core()
     if not wired.settings.enabled:
+        stand_in(wired, request.META)
         return None
     facts = facts_of(request.META, request.path_info)
     route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)

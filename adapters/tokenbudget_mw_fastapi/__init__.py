@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.call import current
-from tokenbudget_mw.errors import MissingExtraError, RefusedError
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.websocket import close_of
@@ -53,11 +53,18 @@ class TokenBudget:
 
         settings: The settings, as a dict or checked.
 
+    Raises:
+        ConfigurationError: The settings are wrong, or *app* has the middleware already.
+
     Attributes:
         core: Every part, plugged together.
     """
 
     def __init__(self, app: Starlette, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        if any(getattr(each.cls, "__func__", each.cls) in _OURS for each in app.user_middleware):
+            raise ConfigurationError(
+                "This app has a TokenBudget already: with another one every request is charged twice."
+            )
         self.core = wire(settings)
         self._mounted: dict[Starlette, str] = {}
         app.add_middleware(self._middleware, outer=app)
@@ -116,6 +123,9 @@ class TokenBudget:
             included: Iterable[Any] = getattr(route, "effective_route_contexts", tuple)()
             waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
         return ASGIMiddleware(app, self.core)
+
+
+_OURS = (TokenBudget._middleware, ASGIMiddleware)  # noqa: SLF001 - its own
 
 
 def _inner_of(route: Any) -> Any:

@@ -12,6 +12,7 @@ tokenbudget-mw for Flask.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,6 +20,7 @@ from tokenbudget_mw.call import current, running
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.settlement import is_timeout
+from tokenbudget_mw.settings.describe import says_nothing
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from tokenbudget_mw.settings import Settings
 
 __all__ = ["TokenBudget", "core_of", "current"]
+
+log = logging.getLogger("tokenbudget_mw")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +74,10 @@ class TokenBudget:
                 "This app has a TokenBudget already: with another one every request is charged twice."
             )
         core = wire(self._settings if self._settings is not None else app.config.get("TOKENBUDGET"))
+        if self._settings is None and "TOKENBUDGET" not in app.config and says_nothing(core.settings):
+            log.warning(
+                "app.config has no TOKENBUDGET, so every path asks for an API key, and nothing is limited. Set it before init_app()."
+            )
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
         app.register_error_handler(RefusedError, _refuse)

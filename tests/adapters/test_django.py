@@ -138,6 +138,15 @@ def test_disabled_passes_everything() -> None:
         assert asyncio.run(AsyncClient().post(CHAT, BODY, content_type="application/json")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/plain/exceed", "/plain/aexceed", "/free/limited", "/plain/alimited"])
+def test_disabled_views_go_on(path: str) -> None:
+    """Views that reserve, and views with limits of their own, answer as if nothing were limited, in either colour."""
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "enabled": False}):
+        assert [post(path, None).status_code for _ in range(3)] == [200] * 3
+        assert [asyncio.run(apost(path, "off")).status_code for _ in range(3)] == [200] * 3
+    assert rows("off") == []
+
+
 def test_malformed_body_is_a_400() -> None:
     """A body that makes no sense is refused with what is wrong with it."""
     answered = post(CHAT, "malformed", {"model": "gpt-4o", "messages": 7})
@@ -310,18 +319,25 @@ def test_t09_a_client_that_leaves_while_it_is_settled_leaves_nothing_held(monkey
         call = Call(conf.core(), Facts("POST", "/plain/x"), Route("/plain/*"))
         held = [Reservation(name, "t", (), (), Cost(), 1e12) for name in ("first", "second", "third")]
         call.subject, call.held, settled = Subject(key="k"), tuple(held), []
+        under_way, gone, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def settle(reservation: Reservation, actual: Cost) -> bool:
-            await asyncio.sleep(0.01)
+            if settled:
+                under_way.set()
+                await gone.wait()
             settled.append(reservation.id)
+            if len({*settled}) == len(held):
+                done.set()
             return True
 
         monkeypatch.setattr(conf.core().async_guard, "settle", settle)
         ending = asyncio.ensure_future(django_middleware._Exchange(RequestFactory().get("/"), call).aend(is_whole=True))
-        await asyncio.sleep(0.015)
-        ending.cancel()
-        await asyncio.gather(ending, return_exceptions=True)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            await under_way.wait()
+            ending.cancel()
+            gone.set()
+            await asyncio.gather(ending, return_exceptions=True)
+            await done.wait()
         return settled
 
     assert {*asyncio.run(leaving())} == {"first", "second", "third"}

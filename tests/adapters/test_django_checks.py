@@ -27,6 +27,17 @@ def found(**changed: Any) -> dict[str, str]:
     return {(message.id or "").removeprefix("tokenbudget."): message.msg for message in messages}
 
 
+def test_settings_that_are_missing_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any, every page asks for a key; those of the environment are settings."""
+    with override_settings():
+        del settings.TOKENBUDGET
+        without = {message.id for message in run_checks(tags=["tokenbudget"])}
+        monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["9 requests/minute"]}')
+        given = {message.id for message in run_checks(tags=["tokenbudget"])}
+
+    assert without - given == {"tokenbudget.W010"}
+
+
 def test_models_that_are_read_from_another_database_are_found() -> None:
     """Where the books have a database of their own, Django's models are to be sent there, which the router does."""
     from django.contrib.auth.models import User  # models are there once the project is set up

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.asgi import ASGIMiddleware
 from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.adapters import eventually
@@ -67,6 +68,18 @@ def test_wrong_settings_fail_when_the_app_is_made() -> None:
     """A misspelt setting fails at once, not at the first request."""
     with pytest.raises(ConfigurationError, match="did you mean 'routes'"):
         TokenBudget(FastAPI(), {"rutes": []})
+
+
+def test_an_app_takes_one_middleware() -> None:
+    """A second one, which would charge every request again, is refused at start; apps side by side have one each."""
+    wrapped = FastAPI(middleware=[Middleware(ASGIMiddleware, WIDE)])
+    app = FastAPI()
+    TokenBudget(app, WIDE)
+    TokenBudget(FastAPI(middleware=[Middleware(GZipMiddleware)]), WIDE)
+
+    for taken in (app, wrapped):
+        with pytest.raises(ConfigurationError, match="charged twice"):
+            TokenBudget(taken, WIDE)
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])

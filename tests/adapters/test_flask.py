@@ -96,6 +96,17 @@ def test_one_object_serves_two_apps() -> None:
     assert [get(two, "/free").status_code for _ in range(2)] == [200, 429]
 
 
+def test_an_app_without_settings_says_so(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that come after `init_app` are too late, which the log says; those of the environment are settings."""
+    TokenBudget().init_app(Flask("host"))
+    (told,) = [record.getMessage() for record in caplog.records]
+    monkeypatch.setenv("TOKENBUDGET_PLANS", '{"free": ["9 requests/minute"]}')
+    TokenBudget().init_app(Flask("other"))
+
+    assert "app.config has no TOKENBUDGET" in told
+    assert len(caplog.records) == 1
+
+
 def test_an_app_takes_one_middleware() -> None:
     """A second one, which would charge every request again, is refused at start."""
     app = Flask("host")

@@ -263,6 +263,30 @@ def test_an_app_without_a_pepper_says_why_it_refuses_every_key(
     assert [record.levelname for record in caplog.records if "TOKENBUDGET_PEPPER" in record.message] == ["ERROR"]
 
 
+def test_an_app_with_another_pepper_says_why_it_refuses_keys(
+    store: Store, sqlite_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Keys that are good elsewhere are refused; the log names the setting, once, and tells nothing of the key but its kid.
+    """
+    first, second = store.create(), store.create()
+    cache = KeyCache(KeyStore(sqlite_engine, "another"), 0.0)
+
+    assert [refusal(cache, made.text)[1] for made in (first, second)] == ["invalid_api_key"] * 2
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"key {first.row.kid} " in told
+    assert "TOKENBUDGET_PEPPER is not the one" in told
+    assert first.text.rpartition("_")[2] not in told
+
+
+def test_a_key_that_nobody_has_is_no_matter_of_peppers(cache: KeyCache, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    A key of which the table knows nothing is refused without a word in the log.
+    """
+    assert refusal(cache, new_key(bytes(range(64))).text)[1] == "invalid_api_key"
+    assert caplog.records == []
+
+
 def test_no_ttl_asks_each_time(store: Store, clock) -> None:  # type: ignore[no-untyped-def]
     """
     With a ttl of 0 every request sees the table as it is.

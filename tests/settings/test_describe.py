@@ -89,6 +89,7 @@ def test_switched_off_and_shadow_are_said_first():
         ({"query_keys": True}, "write to logs"),
         ({"limits": ["0/day"]}, "refuses every request"),
         ({"trusted_proxies": ["0.0.0.0/0"]}, "any client can say where it comes from"),
+        ({"deadline": 50}, "`deadline` is 50 seconds: so long may a request wait"),
     ],
 )
 def test_what_looks_like_a_mistake_is_warned_of(mapping, warning):

@@ -129,6 +129,7 @@ class TestOrigins:
         admitted, refused = protocol({"cors_origins": [ORIGIN.upper()]}, origin=ORIGIN)
 
         assert refused.headers["access-control-allow-origin"] == ORIGIN
+        assert refused.headers["access-control-allow-credentials"] == "true"
         assert refused.headers["vary"] == "Origin"
         exposed = refused.headers["access-control-expose-headers"].split(", ")
         assert {"retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy", "x-request-id"} <= set(exposed)
@@ -147,7 +148,7 @@ class TestOrigins:
         _, refused = protocol({"cors_origins": "*"}, origin="https://anywhere.example")
 
         assert refused.headers["access-control-allow-origin"] == "*"
-        assert "vary" not in refused.headers
+        assert not {"vary", "access-control-allow-credentials"} & set(refused.headers)
 
     @pytest.mark.parametrize("credential", ["authorization", "x_api_key", "api_key", "cookie"])
     def test_a_preflight_has_no_credentials(self, protocol: Any, credential: str) -> None:

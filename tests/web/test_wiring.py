@@ -44,6 +44,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"identify": "nowhere.to_be_found"}, "at `identify`: cannot import 'nowhere.to_be_found'"),
         ({"identify": "os.path.nothing_there"}, "at `identify`: cannot import"),
         ({"identify": f"{__name__}.not_callable"}, "is a str, not a callable|cannot import"),
+        (
+            {"identify": lambda request, user: None},
+            r"<lambda>\(request, user\) cannot .* alone \(missing a required argument: 'user'\)",
+        ),
+        ({"identify": "os.getcwd"}, r"at `identify`: getcwd\(\) cannot be called with a request's facts alone"),
         ({"routes": [{"path": "/x", "format": "openai.chatt"}]}, "openai.chat"),
         ({"trusted_proxies": ["nonsense"], "identify": "ip"}, "trusted_proxies"),
     ],

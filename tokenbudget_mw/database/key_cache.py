@@ -81,6 +81,7 @@ class KeyCache:
         self._generation = 0
         self._is_away = False
         self._has_pepper = has_pepper
+        self._has_told_of_pepper = not has_pepper
 
     def cached(self, text: str) -> Subject | None:
         """
@@ -145,7 +146,10 @@ class KeyCache:
             log.error(
                 "`pepper` is not set, so no API key is good. Set TOKENBUDGET_PEPPER, the same for app and commands."
             )
-        answer = self._judge(row if self._store.matches(row, key) else None)
+        is_known = self._store.matches(row, key)
+        if row is not None and not is_known:
+            self._tell_of_pepper(row)
+        answer = self._judge(row if is_known else None)
         with self._lock:
             if generation == self._generation:
                 self._good.pop(name, None)
@@ -155,6 +159,20 @@ class KeyCache:
                 else:
                     self._good[name], self._names[key.kid] = answer, name
         return answer
+
+    def _tell_of_pepper(self, row: KeyRow) -> None:
+        """
+        Say, the first time, that a key was refused which has the kid of another. A mistyped one fails its checksum before, so it is
+        forged, or the keys were made under another pepper than this process has.
+        """
+        if not self._has_told_of_pepper:
+            self._has_told_of_pepper = True
+            log.warning(
+                "A key was refused that has the kid of key %s and does not match it. If it is good elsewhere, TOKENBUDGET_PEPPER is "
+                "not the one under which it was made (version %s): set the same for app and commands.",
+                row.kid,
+                row.pepper_version,
+            )
 
     def _judge(self, row: KeyRow | None) -> _Answer:
         now = self._clock()

@@ -87,7 +87,7 @@ class KeyRow:
 
         rotated_to: The key that takes its place.
 
-        last_used_at: When it was last seen, coarsely.
+        last_used_at: None: nothing writes this column. When a key was used, its usage rows say.
 
         tags: The owner's notes.
 

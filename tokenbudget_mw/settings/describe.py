@@ -18,7 +18,7 @@ from tokenbudget_mw.settings.secret import redact_url
 from tokenbudget_mw.units import PICO_PER_NANO, format_duration, format_moment, format_quantity, format_usd
 from tokenbudget_mw.values import Limit, Route, Unit
 
-__all__ = ["describe", "describe_database", "describe_limit", "reference", "warnings_of"]
+__all__ = ["describe", "describe_database", "describe_limit", "reference", "says_nothing", "warnings_of"]
 
 _NOUNS: dict[Unit, str] = {
     "requests": "requests",
@@ -32,6 +32,9 @@ _BACKEND_ERRORS = {
     "deny": "refuses requests",
     "local": "gives each process its share of the limits",
 }
+_LONG_DEADLINE = 2.0
+"""Seconds beyond which a deadline was probably meant in milliseconds."""
+
 _UNKNOWN_PRICES = {
     "deny": "is refused",
     "ceiling": "is charged the ceiling price",
@@ -213,6 +216,13 @@ def _over(limit: Limit) -> str:
     return f" in any {format_duration(limit.window.seconds).removeprefix('1 ')}"
 
 
+def says_nothing(settings: Settings) -> bool:
+    """
+    Whether *settings* limit nobody and know callers by API keys alone, as those do that nobody has made.
+    """
+    return settings.identify == "api_key" and not (settings.routes or settings.plans or settings.limits)
+
+
 def warnings_of(settings: Settings, clock: Callable[[], float] = time.time) -> list[str]:
     """
     Say what works, but is probably not meant. *clock* gives the moment, in epoch seconds.
@@ -314,6 +324,14 @@ def _policies_without_files(settings: Settings) -> Iterator[str]:
         yield f"`spool_full` is '{settings.spool_full}', but `spool` is 'memory', where the newest is always dropped."
 
 
+def _patience(settings: Settings) -> Iterator[str]:
+    if settings.deadline > _LONG_DEADLINE:
+        yield (
+            f"`deadline` is {format_duration(settings.deadline)}: so long may a request wait for a backend that does not answer."
+            " It is in seconds: 50 ms are 0.05."
+        )
+
+
 _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _memory_of_many,
     _unpriced_money,
@@ -322,6 +340,7 @@ _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _scopes_without_value,
     _routeless,
     _pepperless,
+    _patience,
     _query_keys,
     _zeros,
     _trusts_everybody,

@@ -110,7 +110,7 @@ class Settings:
     timezone: str = _setting(
         "IANA name of the time zone whose calendar days, weeks and months count.", "UTC", reading.timezone
     )
-    enabled: bool = _setting("Whether the middleware does anything at all.", True, reading.boolean)
+    enabled: bool = _setting("Whether anything is counted, refused, charged or recorded.", True, reading.boolean)
     lease: float = _setting(
         "After how long an unsettled reservation gives back what it holds, in seconds or like `10 minutes`.",
         600.0,

@@ -26,6 +26,7 @@ from tokenbudget_mw.values.decisions import (
     Tally,
 )
 from tokenbudget_mw.values.limits import (
+    NOTHING,
     ONE_REQUEST,
     ROOM,
     Ask,
@@ -55,6 +56,7 @@ from tokenbudget_mw.values.usage import Price, Quote, Usage, UsageRecord
 __all__ = [
     "CROWDED",
     "EMPTY_TAGS",
+    "NOTHING",
     "ONE_REQUEST",
     "PURPOSES",
     "ROOM",

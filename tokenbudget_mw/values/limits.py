@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "NOTHING",
     "ONE_REQUEST",
     "ROOM",
     "Ask",
@@ -130,6 +131,9 @@ class Cost(msgspec.Struct, frozen=True, gc=False):
         value: int = getattr(self, unit)
         return value
 
+
+NOTHING = Cost()
+"""What a call costs that is not charged."""
 
 ONE_REQUEST = Cost(requests=1, concurrent=1)
 """A call whose handler will say what it used."""
