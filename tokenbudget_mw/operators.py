@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Explained", "Explanation", "Look", "Operators"]
 
+
 @dataclass(frozen=True, slots=True)
 class Explained:
     """
