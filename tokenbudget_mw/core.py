@@ -312,6 +312,7 @@ class _Unfinished:
     def __init__(self) -> None:
         self._all: WeakSet[Work] = WeakSet()
         self._lock = Lock()
+        call_at_exit(self.end)  # later nothing of it could be read any more
 
     def add(self, work: Work) -> None:
         with self._lock:
@@ -335,9 +336,13 @@ class _Aside:
         self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # a `put` may come within another
         self._thread: Thread | None = None
         self._starting = Lock()
-        call_at_exit(self.stop)
+        self._is_over = False
+        call_at_exit(self.stop_at_exit)
 
     def submit(self, work: Callable[[], object]) -> None:
+        if self._is_over:
+            _do(work)
+            return
         self._waiting.put(work)
         if self._is_running() or not self._starting.acquire(blocking=False):
             return  # whoever is starting the thread starts it for this, too
@@ -364,6 +369,10 @@ class _Aside:
             waiting.put(None)
             thread.join()
         _work_off(waiting)
+
+    def stop_at_exit(self) -> None:
+        self._is_over = True
+        self.stop()
 
     def _is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
