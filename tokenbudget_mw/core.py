@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, TokenCount, UsageRecord
 
+    _Waiting = queue.SimpleQueue[Callable[[], object] | None]
     RenderRefusal = Callable[[Refusal, Decision, Facts], Refusal | None]
 
 __all__ = ["Core", "Meter", "Work"]
@@ -333,7 +335,7 @@ class _Aside:
     """
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # a `put` may come within another
+        self._waiting: _Waiting = queue.SimpleQueue()  # a `put` may come within another
         self._thread: Thread | None = None
         self._starting = Lock()
         self._is_over = False
@@ -364,7 +366,7 @@ class _Aside:
 
     def stop(self) -> None:
         waiting, thread = self._waiting, self._thread
-        self._waiting, self._thread = SimpleQueue(), None
+        self._waiting, self._thread = queue.SimpleQueue(), None
         if thread is not None:
             waiting.put(None)
             thread.join()
@@ -378,19 +380,17 @@ class _Aside:
         return self._thread is not None and self._thread.is_alive()
 
 
-def _work(waiting: SimpleQueue[Callable[[], object] | None]) -> None:
+def _work(waiting: _Waiting) -> None:
     while (work := waiting.get()) is not None:
         _do(work)
 
 
-def _work_off(waiting: SimpleQueue[Callable[[], object] | None]) -> None:
-    try:
+def _work_off(waiting: _Waiting) -> None:
+    with suppress(queue.Empty):
         while True:
             work = waiting.get_nowait()
             if work is not None:
                 _do(work)
-    except Empty:
-        return
 
 
 def _do(work: Callable[[], object]) -> None:

@@ -4,9 +4,9 @@ Threads of the package's own: daemons, which keep no process from its end.
 
 from __future__ import annotations
 
+import queue
 import threading
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Bell:
     __slots__ = ("_rings",)
 
     def __init__(self) -> None:
-        self._rings: SimpleQueue[None] = SimpleQueue()
+        self._rings: queue.SimpleQueue[None] = queue.SimpleQueue()  # not by name: gevent may take its place later
 
     def ring(self) -> None:
         """
@@ -50,7 +50,7 @@ class Bell:
         """
         Wait until it rings, for at most *timeout* seconds, and forget how often it did.
         """
-        with suppress(Empty):
+        with suppress(queue.Empty):
             self._rings.get(timeout=timeout)
             while True:
                 self._rings.get_nowait()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -25,6 +28,7 @@ from tokenbudget_mw.backends.limits_steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend
+from tokenbudget_mw.cli import main
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import Factors
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
@@ -275,3 +279,43 @@ def test_what_the_end_of_a_call_takes_may_be_taken_again(lock: Any) -> None:
     with lock:
         assert lock.acquire(blocking=False)
         lock.release()
+
+
+PRELOADED = """
+import os
+import signal
+import sys
+
+from tokenbudget_mw import Subject
+from tokenbudget_mw.tasks import task
+from tokenbudget_mw.wiring import wire
+
+core = wire({"database": sys.argv[1], "plans": {"one": ["$5/month"]}, "default_plan": "one", "spool": "memory"})
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+from gevent import monkey, sleep
+
+monkey.patch_all()
+signal.alarm(20)
+for _ in range(3):
+    with task(core, Subject(key="k1")) as call, call.reserve(model="gpt-4o", prompt=1, max_output=1) as held:
+        held.charge({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    core.aside(lambda: None)
+    sleep(0.01)
+os._exit(0 if core.flush() else 1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_an_app_that_is_loaded_before_gevent_patches(sqlite_database: str) -> None:
+    """`gunicorn -k gevent --preload`: threads are greenlets then, and what ours wait on must let the others run."""
+    pytest.importorskip("gevent")
+    assert main(["migrate", "--database", sqlite_database]) == 0
+
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED, sqlite_database], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
