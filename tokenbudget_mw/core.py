@@ -5,14 +5,18 @@ The core: every part, plugged together, as the adapters and the web protocols us
 from __future__ import annotations
 
 import asyncio
+import logging
+import queue
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
-from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw import threads
+from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.health import Health
 from tokenbudget_mw.operators import Operators
@@ -36,9 +40,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, TokenCount, UsageRecord
 
+    _Waiting = queue.SimpleQueue[Callable[[], object] | None]
     RenderRefusal = Callable[[Refusal, Decision, Facts], Refusal | None]
 
 __all__ = ["Core", "Meter", "Work"]
+
+log = logging.getLogger("tokenbudget_mw")
 
 
 class Work(Protocol):
@@ -280,9 +287,11 @@ class Core:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """
-        Write what waits, and say whether all of it was written within *timeout* seconds.
+        Write what waits, count what is counted aside, and say whether all of it was done within *timeout* seconds.
         """
-        return self.flusher.flush(timeout)
+        ends = time.monotonic() + timeout
+        is_counted = self._aside.get().wait(timeout)
+        return self.flusher.flush(max(0.0, ends - time.monotonic())) and is_counted
 
     def close(self, timeout: float = 2.0) -> None:
         """
@@ -305,6 +314,7 @@ class _Unfinished:
     def __init__(self) -> None:
         self._all: WeakSet[Work] = WeakSet()
         self._lock = Lock()
+        call_at_exit(self.end)  # later nothing of it could be read any more
 
     def add(self, work: Work) -> None:
         with self._lock:
@@ -320,20 +330,71 @@ class _Unfinished:
 class _Aside:
     """
     One process's thread for what must not hold up an event loop.
+
+    Nothing in `submit` waits: the garbage collector closes streams, which charge, in the midst of whatever its thread does.
     """
 
     def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
-        self._lock = Lock()
+        self._waiting: _Waiting = queue.SimpleQueue()  # a `put` may come within another
+        self._thread: Thread | None = None
+        self._starting = Lock()
+        self._is_over = False
+        call_at_exit(self.stop_at_exit)
 
     def submit(self, work: Callable[[], object]) -> None:
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenbudget-aside")
-            self._threads.submit(work)
+        if self._is_over:
+            _do(work)
+            return
+        self._waiting.put(work)
+        if self._is_running() or not self._starting.acquire(blocking=False):
+            return  # whoever is starting the thread starts it for this, too
+        try:
+            if not self._is_running():
+                self._thread = threads.start(_work, self._waiting, name="tokenbudget-aside")
+        finally:
+            self._starting.release()
+        if self._thread is None:
+            _work_off(self._waiting)
+
+    def wait(self, timeout: float) -> bool:
+        done = Event()
+        if self._is_running():
+            self.submit(done.set)
+            return done.wait(timeout)
+        _work_off(self._waiting)
+        return True
 
     def stop(self) -> None:
-        with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown(wait=True)
+        waiting, thread = self._waiting, self._thread
+        self._waiting, self._thread = queue.SimpleQueue(), None
+        if thread is not None:
+            waiting.put(None)
+            thread.join()
+        _work_off(waiting)
+
+    def stop_at_exit(self) -> None:
+        self._is_over = True
+        self.stop()
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+
+def _work(waiting: _Waiting) -> None:
+    while (work := waiting.get()) is not None:
+        _do(work)
+
+
+def _work_off(waiting: _Waiting) -> None:
+    with suppress(queue.Empty):
+        while True:
+            work = waiting.get_nowait()
+            if work is not None:
+                _do(work)
+
+
+def _do(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:
+        log.exception("What was to be counted aside was not; the request is not affected.")

@@ -173,20 +173,21 @@ class Reserved:
         self.decision = decision
         if not decision.admitted:
             raise BudgetExceeded(decision)
-        if decision.reservation is not None:
-            self.call.core.heartbeat.hold(decision.reservation)
         if not self.call.is_ended:
             self._place = self.call.marking().hold(self)
         self.is_open = True
         self._token = _innermost.set(self)
+        if decision.reservation is not None:
+            # last: a time limit of a queue's may raise in any step, and then no block ends what is kept alive
+            self.call.core.heartbeat.hold(decision.reservation)
 
     def _end(self, *, failed: bool) -> Cost:
+        if self.decision is not None and self.decision.reservation is not None:
+            self.call.core.heartbeat.drop(self.decision.reservation)
         with suppress(ValueError):  # a generator goes on in another context than it began in
             _innermost.reset(self._token)
         with self._lock:
             self.is_open = False
-        if self.decision is not None and self.decision.reservation is not None:
-            self.call.core.heartbeat.drop(self.decision.reservation)
         if not (self._charges or failed or self._is_metered):
             self._charges += self._charges_of(self._reserved_usage())
         for charge in self._charges[self._told :]:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue as queues
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
@@ -99,7 +99,9 @@ class _Mine:
 
     jobs: dict[Key, _Job] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    queue: SimpleQueue[Work | None] = field(default_factory=SimpleQueue)
+    queue: queues.SimpleQueue[Work | None] = field(
+        default_factory=lambda: queues.SimpleQueue()  # noqa: PLW0108 - looked up when called: gevent may take its place later
+    )
     threads: int = 0
     quiet_until: float = 0.0
     is_away: bool = False
@@ -124,10 +126,10 @@ class _Mine:
             for _ in range(self.threads):
                 self.queue.put(None)
             # of their own, so that a thread which hangs leaves its end to nobody that comes after
-            self.queue, self.threads = SimpleQueue(), 0
+            self.queue, self.threads = queues.SimpleQueue(), 0
 
 
-def _run(queue: SimpleQueue[Work | None]) -> None:
+def _run(queue: queues.SimpleQueue[Work | None]) -> None:
     while (work := queue.get()) is not None:
         work()
 

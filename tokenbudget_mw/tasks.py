@@ -147,6 +147,7 @@ class TaskCall(Call):
         """
         End the block: nothing that runs behind it is marked.
         """
+        self.is_ended = True
         if self._marking is not None:
             self._marking.end()
             self._marking = None

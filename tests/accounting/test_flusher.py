@@ -473,6 +473,25 @@ class TestThread:
         sink.gate.set()
         assert flusher.close(10)
 
+    def test_a_record_that_comes_as_the_thread_goes_to_wait(self, feed, monkeypatch):
+        """
+        The garbage collector closes streams in the flusher's own thread, too, and what they used wakes the flusher.
+        """
+        spool, sink, wait, left = MemorySpool(), _Signalling(), threading.Condition.wait, [1]
+
+        def collecting(condition, timeout=None):
+            if threading.current_thread().name == "tokenbudget-flusher" and left:
+                feed(spool, left.pop())
+            return wait(condition, timeout)
+
+        flusher = Flusher(spool, sink, interval=0.01)
+        monkeypatch.setattr(threading.Condition, "wait", collecting)
+        feed(spool)
+
+        assert flusher.flush(10)
+        threading.Thread(target=feed, args=(spool,), daemon=True).start()
+        assert flusher.close(10)
+
     def test_a_thread_that_cannot_start_is_no_error(self, feed, monkeypatch, caplog):
         """
         Without a thread a put still succeeds, and the last flush writes the records.

@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -409,6 +411,49 @@ def test_stream_that_is_never_closed_charges_when_all_ends(
     assert held is not None
     assert (row.settle_reason, row.usage_source) == ("client_gone", "counted")
     assert books.used() == row.total_tokens > 3
+
+
+SCRIPT = """
+import asyncio, sys
+
+import openai
+
+from tokenbudget_mw import Subject
+from tokenbudget_mw.accounting.sinks import CallableSink
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw_clients import instrument
+
+core = wire({"plans": {}}, sink=CallableSink(lambda rows: [print(row.settle_reason, row.usage_source) for row in rows]))
+kind, options = getattr(openai, sys.argv[1]), {"base_url": sys.argv[2], "api_key": "unused"}
+client = instrument(kind(**options), core=core, subject=Subject(key="script"))
+ask = {"model": "gpt-4o", "messages": [{"role": "user", "content": "one"}], "stream": True}
+
+
+async def read_some():
+    global held
+    held = await client.chat.completions.create(**ask)
+    async for _ in held:
+        break
+
+
+if sys.argv[1] == "OpenAI":
+    held = client.chat.completions.create(**ask)
+    next(held)
+else:
+    asyncio.run(read_some())
+sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI"])
+def test_stream_that_a_script_leaves_is_charged_when_that_ends(provider: ProviderServer, kind: str) -> None:
+    """A script that closes neither its stream nor its books ends them with itself."""
+    options = provider.options("/v1")
+    command = [sys.executable, "-c", SCRIPT, kind, options["base_url"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout == "client_gone counted\n"
+    assert "not charged" not in done.stderr
 
 
 def test_stream_that_breaks_off_charges_what_passed(client: openai.OpenAI, books: Books) -> None:

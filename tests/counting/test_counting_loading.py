@@ -68,6 +68,23 @@ def test_nobody_waits_while_it_loads(loading):
     assert loading.names == ["o200k_base"]
 
 
+def test_a_stream_that_ends_within_the_loading_waits_for_nothing(monkeypatch):
+    """The garbage collector closes streams in the thread that loads, too: their text is estimated."""
+    encoders, found = Encoders(), []
+    tokenizers = Tokenizers(encoders=encoders)
+
+    def load(*_):
+        found.append(tokenizers.count(TEXT, "gpt-4o").method)
+        return engines.Counting(words, lambda texts: [*map(words, texts)])
+
+    monkeypatch.setattr(engines, "load", load)
+    counting = threading.Thread(target=lambda: found.append(tokenizers.count(TEXT, "gpt-4o").method), daemon=True)
+    counting.start()
+    counting.join(20)
+
+    assert found == ["none", "exact"]
+
+
 def test_an_exact_count_waits(loading):
     """A thread that counts exactly waits for the encoding, and loads no second one."""
     encoders = Encoders()

@@ -23,7 +23,9 @@ from django.test import override_settings
 from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
+from tokenbudget_mw import Subject
 from tokenbudget_mw.call import running
+from tokenbudget_mw.wiring import wire
 
 Load = Callable[[str], ModuleType]
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -130,13 +132,55 @@ def test_celery(
     assert {line.limit.unit: line.remaining for line in explained.limits} == {"requests": 9, "tokens": 3}
 
 
+CHARGING = """
+import os
+
+from celery import Celery
+
+from tokenbudget_mw import Subject
+from tokenbudget_mw.tasks import task
+from tokenbudget_mw.wiring import wire
+
+SETTINGS = {"backend": os.environ["REDIS_URL"], "plans": {"one": ["1000 tokens/hour"]}, "default_plan": "one"}
+core = wire(SETTINGS)
+queue = Celery("charging", broker=os.environ["REDIS_URL"])
+
+
+@queue.task(name="charge")
+def charge(tokens: int) -> None:
+    with task(core, Subject(key="k1"), name="charge") as call:
+        call.charge({"usage": {"prompt_tokens": tokens, "completion_tokens": 0}})
+"""
+
+
+def test_celery_ends_in_order(environment: dict[str, str], tmp_path: Path) -> None:
+    """A worker that is told to end writes what waits: its processes end without Python's own ways of saying so."""
+    celery = pytest.importorskip("celery")
+    (tmp_path / "charging.py").write_text(CHARGING)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    name = f"charging-{uuid.uuid4().hex}"
+    start = ("celery", "-A", "charging:queue", "worker", "-c", "1", "-Q", name, "--loglevel", "warning")
+    told = environment | {"PYTHONPATH": paths, "TOKENBUDGET_FLUSH_INTERVAL": "600"}  # the first is written at once
+    settings = {"backend": environment["REDIS_URL"], "plans": {"one": ["1000 tokens/hour"]}, "default_plan": "one"}
+    core, queue = wire(settings), celery.Celery("charging", broker=environment["REDIS_URL"])
+    with worker(told, *start, "--without-gossip", "--without-mingle", "--without-heartbeat"):
+        for _ in range(2):
+            queue.send_task("charge", args=(17,), queue=name)
+        until = time.monotonic() + PATIENCE
+        while core.explain(Subject(key="k1")).limits[0].used < 34 and time.monotonic() < until:
+            signal.sigtimedwait([], 0.1)
+    found = rows(environment, 2)
+    queue.close()
+    core.close()
+
+    assert [row.input_tokens for row in found] == [17, 17]
+
+
 def client_of(app: Any) -> TestClient:
     return TestClient(app, client=(ADDRESS, 1))
 
 
 def subject_of(found: list[Any]) -> Any:
-    from tokenbudget_mw import Subject
-
     return Subject(key=found[0].key_id, plan="free")
 
 

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import asgi_rig
 import pytest
@@ -19,6 +20,7 @@ from tokenbudget_mw import Subject, current, own_limits
 from tokenbudget_mw.call import running
 from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import BudgetExceeded, TokenBudgetError
+from tokenbudget_mw.marking import Marking
 from tokenbudget_mw.tasks import hand_over, task
 from tokenbudget_mw.testing.budget import BudgetTester
 
@@ -187,6 +189,49 @@ def test_a_task_may_write_its_rows_itself(tester: BudgetTester) -> None:
 
     assert tester.core.health().flusher.depth == 0
     assert tester.core.health().flusher.flushed == 1
+
+
+def test_the_last_flush_counts_what_is_counted_aside(tester: BudgetTester) -> None:
+    """What is charged on an event loop counts in a thread, and a worker's process may end with the task."""
+    go, subject = threading.Event(), Subject(key="k1")
+
+    async def work() -> None:
+        with task(tester.core, subject, flush=True):
+            tester.core.aside(go.wait)
+            current().charge(USAGE)
+            threading.Timer(0.1, go.set).start()
+
+    asyncio.run(work())
+
+    assert left(tester, subject) == LIMIT - 13
+
+
+def test_a_time_limit_within_a_reservation_leaves_nothing_alive(
+    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue's soft time limit may raise in any step: what no block ends is not kept, and ends by its lease."""
+    monkeypatch.setattr(Marking, "hold", Mock(side_effect=TimeoutError))
+
+    with task(tester.core, Subject(key="k1")) as call, pytest.raises(TimeoutError), call.reserve(model="gpt-4o"):
+        raise AssertionError
+
+    assert len(tester.core.heartbeat) == 0
+
+
+def test_what_outlives_its_task_is_charged_and_not_marked(
+    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread may go on behind the block. Nobody would take its mark away, and a killed process has no such orphan."""
+    with task(tester.core, Subject(key="k1")) as call:
+        pass
+    marked = Mock(return_value=None)
+    monkeypatch.setattr(tester.core.spool, "mark", marked)
+
+    with call.reserve(model="gpt-4o", prompt=20, max_output=30) as held:
+        held.charge(USAGE)
+
+    assert [row.total_tokens for row in tester.rows()] == [13]
+    assert not marked.called
 
 
 class TestThreads:

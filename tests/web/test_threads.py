@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,15 +23,19 @@ from tokenbudget_mw.backends import memory
 from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.leased import make_stock
+from tokenbudget_mw.backends.limits_drivers import _Memory as MemoryCounters
 from tokenbudget_mw.backends.limits_steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend
+from tokenbudget_mw.cli import main
 from tokenbudget_mw.counting.aside import Aside
+from tokenbudget_mw.counting.learning import Factors
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.outcomes import Outcomes
 from tokenbudget_mw.testing.asks import ask, check, settlement
+from tokenbudget_mw.threads import Bell
 from tokenbudget_mw.values import Price
 
 if TYPE_CHECKING:
@@ -175,6 +183,82 @@ def test_a_stream_that_the_collector_closes_within_an_admission_holds_nothing_up
     assert statuses == [200]
 
 
+class Charging:
+    """Something in a cycle that charges when the garbage collector finds it, as a stream does that was left."""
+
+    def __init__(self, charge: Callable[[], object]) -> None:
+        self.charge, self.itself = charge, self
+
+    def __del__(self) -> None:
+        self.charge()
+
+
+def test_what_the_collector_hands_aside_within_a_hand_over_holds_nothing_up() -> None:
+    """On an event loop charges count in a thread: the collector may run in any step of telling it so."""
+    rig, done = WSGIRig(lambda *_: []), list[int]()
+
+    def hand_over() -> None:
+        aside, work = rig.core.aside, partial(done.append, 1)
+        for steps in range(1, 50):
+            gc.disable()
+            Charging(partial(aside, work))
+            gc.set_threshold(gc.get_count()[0] + steps)
+            gc.enable()
+            aside(work)
+        gc.set_threshold(*thresholds)
+        gc.collect()
+        rig.core.close()
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    try:
+        handing = threading.Thread(target=hand_over, daemon=True)
+        handing.start()
+        handing.join(30)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+    assert len(done) == 2 * 49
+
+
+@pytest.mark.usefixtures("lacking")
+def test_what_is_counted_aside_is_counted_without_a_thread() -> None:
+    """At once, then; the handler that charges on its event loop hears of nothing."""
+    rig, done = WSGIRig(lambda *_: []), list[int]()
+
+    rig.core.aside(lambda: done.append(1))
+
+    assert done == [1]
+
+
+def test_what_fails_aside_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """What comes next is counted."""
+    rig, done = WSGIRig(lambda *_: []), list[int]()
+
+    rig.core.aside(lambda: 1 / 0)
+    rig.core.aside(lambda: done.append(1))
+
+    assert rig.core.flush()
+    assert done == [1]
+    assert "counted aside" in caplog.text
+    rig.core.close()
+
+
+def test_a_bell_rings_once_for_whoever_waits_next() -> None:
+    """What rang before is heard, and forgotten then."""
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+
+    bell.wait(None)
+    before = time.monotonic()
+    bell.wait(0.01)
+
+    assert time.monotonic() - before >= 0.01
+
+
 @pytest.mark.parametrize(
     "lock",
     [
@@ -185,11 +269,53 @@ def test_a_stream_that_the_collector_closes_within_an_admission_holds_nothing_up
         Circuit("it")._lock,
         Outcomes()._lock,
         call._ending,
+        Factors()._lock,
+        MemoryCounters(None)._lock,
     ],
-    ids=["memory", "leased", "refusals", "limits", "circuit", "outcomes", "call"],
+    ids=["memory", "leased", "refusals", "limits", "circuit", "outcomes", "call", "factors", "limits-memory"],
 )
 def test_what_the_end_of_a_call_takes_may_be_taken_again(lock: Any) -> None:
     """Each lock on the way of a settlement, by the thread that holds it already."""
     with lock:
         assert lock.acquire(blocking=False)
         lock.release()
+
+
+PRELOADED = """
+import os
+import signal
+import sys
+
+from tokenbudget_mw import Subject
+from tokenbudget_mw.tasks import task
+from tokenbudget_mw.wiring import wire
+
+core = wire({"database": sys.argv[1], "plans": {"one": ["$5/month"]}, "default_plan": "one", "spool": "memory"})
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+from gevent import monkey, sleep
+
+monkey.patch_all()
+signal.alarm(20)
+for _ in range(3):
+    with task(core, Subject(key="k1")) as call, call.reserve(model="gpt-4o", prompt=1, max_output=1) as held:
+        held.charge({"usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    core.aside(lambda: None)
+    sleep(0.01)
+os._exit(0 if core.flush() else 1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_an_app_that_is_loaded_before_gevent_patches(sqlite_database: str) -> None:
+    """`gunicorn -k gevent --preload`: threads are greenlets then, and what ours wait on must let the others run."""
+    pytest.importorskip("gevent")
+    assert main(["migrate", "--database", sqlite_database]) == 0
+
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED, sqlite_database], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -164,7 +164,7 @@ class Flusher:
         worker.retry_at = None
         if not worker.is_running():
             return self._drain(worker, target, timeout)
-        worker.event.set()
+        worker.bell.ring()
         with worker.progress:
             return worker.progress.wait_for(lambda: self._has_reached(worker, target), timeout)
 
@@ -227,7 +227,7 @@ class Flusher:
             worker = self._mine.get()
             if not worker.is_running():
                 self._start(worker)
-            worker.event.set()
+            worker.bell.ring()
 
     def _start(self, worker: _Worker) -> None:
         with worker.starting:
@@ -244,10 +244,9 @@ class Flusher:
         while not worker.is_stopping:
             delay = self.tick()
             self._awaited = self._threshold(worker, delay)
-            if len(self._spool) < self._awaited:
-                waits = [each for each in (delay, worker.tend_in) if each is not None]
-                worker.event.wait(min(waits, default=None))
-            worker.event.clear()  # everything that sets it has changed the state before, and the state is read next
+            waits = [each for each in (delay, worker.tend_in) if each is not None]
+            # whatever rings has changed the state before, and the state is read next
+            worker.bell.wait(min(waits, default=None) if len(self._spool) < self._awaited else 0.0)
 
     def _threshold(self, worker: _Worker, delay: float | None) -> int:
         if delay is None:
@@ -256,7 +255,7 @@ class Flusher:
 
     def _stop(self, worker: _Worker, deadline: float) -> bool:
         worker.is_stopping = True
-        worker.event.set()
+        worker.bell.ring()
         thread = worker.thread
         if thread is None:
             return True
@@ -356,7 +355,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
-        self.event = threading.Event()
+        self.bell = threads.Bell()
         self.starting = threading.RLock()
         self.writing = threading.Lock()
         self.progress = threading.Condition()

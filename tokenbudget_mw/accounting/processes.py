@@ -81,9 +81,13 @@ def call_at_exit(method: Callable[[], None]) -> None:
     """
     Call *method* of an object, as long as that lives, when this process ends by itself.
 
-    A child of `multiprocessing` (granian's workers are such) ends without `atexit`: it has an end of its own.
+    A child of `multiprocessing` (granian's workers are such) ends without `atexit`: it has an end of its own. One of Celery's
+    pool ends without either, and tells whoever listens to Celery's signal.
     """
     call = _weakly(method)
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:
+        celery.worker_process_shutdown.connect(lambda **_: call(), weak=False)
     processes = sys.modules.get("multiprocessing.process")
     if processes is None or processes.parent_process() is None:
         atexit.register(call)

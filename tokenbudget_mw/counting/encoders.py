@@ -139,6 +139,7 @@ class Encoders:
         self._loaded: dict[str, Encoder] = {}
         self._lock = threading.Lock()
         self._loader: tuple[int, threading.Thread] | None = None
+        self._loading: int | None = None  # the thread that loads one
 
     def warm(self, names: Iterable[str] = ranks.NAMES) -> None:
         """
@@ -164,9 +165,12 @@ class Encoders:
 
     def ready(self, name: str) -> Encoder | None:
         """
-        Return the encoder of encoding *name*; None while `warm_aside` loads it.
+        Return the encoder of encoding *name*; None while `warm_aside` loads it, or the very thread that asks: the garbage
+        collector closes streams there, whose text is counted.
         """
         found = self._loaded.get(name)
+        if found is None and self._loading == threading.get_ident():
+            return None
         if found is None and self._loader is not None:
             process, thread = self._loader
             if process == os.getpid() and thread.is_alive():
@@ -186,9 +190,14 @@ class Encoders:
         if self._loader is not None and self._loader[0] != os.getpid():
             self._lock = threading.Lock()  # a fork copies a lock that is held, and not the thread that holds it
             self._loader = None
+            self._loading = None
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = Encoder(name, *engines.load(self.engine, name, ranks.load(name)))
+                self._loading = threading.get_ident()
+                try:
+                    self._loaded[name] = Encoder(name, *engines.load(self.engine, name, ranks.load(name)))
+                finally:
+                    self._loading = None
             return self._loaded[name]
 
     def count(self, text: str, encoding: str) -> int:

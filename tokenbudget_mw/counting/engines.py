@@ -8,6 +8,7 @@ a fifth of one: that pays after some hundred thousand requests, so it is for who
 from __future__ import annotations
 
 import base64
+import concurrent.futures.thread  # noqa: F401 - tiktoken imports it, which Python forbids where a script's end counts first
 import importlib.util
 import os
 import re

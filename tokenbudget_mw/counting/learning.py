@@ -85,7 +85,7 @@ class Factors:
 
     def __init__(self) -> None:
         self._learned: dict[str, _Learned] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # again: the garbage collector closes streams, whose prompts are counted
 
     def resolve(self, model: str | None, aliases: Mapping[str, str] = NO_ALIASES) -> ModelFamily:
         """
