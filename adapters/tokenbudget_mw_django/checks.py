@@ -54,7 +54,8 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 
 def _check_given(settings: Settings) -> Iterator[CheckMessage]:
-    if not hasattr(django_settings, "TOKENBUDGET") and says_nothing(settings):
+    is_installed = not MIDDLEWARE.isdisjoint(django_settings.MIDDLEWARE)
+    if is_installed and not hasattr(django_settings, "TOKENBUDGET") and says_nothing(settings):
         yield Warning(
             "settings.TOKENBUDGET is missing, so every path asks for an API key, and nothing is limited.",
             hint="TOKENBUDGET = {'identify': …, 'routes': […], 'plans': {…}}",
