@@ -111,6 +111,11 @@ def test_t10_long_prompts_and_tiers(name: str, tokens: int, tier: str | None, us
         ("claude-sonnet-4-5-20990101", "claude-sonnet-4-5"),
         ("claude-3-5-haiku-latest", "claude-3-5-haiku"),
         ("xai/grok-4", "grok-4"),
+        ("openai/ft:gpt-4o-mini-2024-07-18:acme::7p4lURel", "ft:gpt-4o-mini"),
+        (
+            "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "aws/eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        ),
         ("meta-llama/llama-3.3-70b-instruct", "openrouter/meta-llama/llama-3.3-70b-instruct"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_NAME", "ModelFamily", "normalise", "original", "resolve"]
+__all__ = ["MAX_NAME", "ModelFamily", "folded", "normalise", "original", "resolve"]
 
 MAX_NAME = 256
 """Longest model name that is read, in characters; the rest is cut off."""
@@ -149,7 +149,19 @@ def original(model: str | None, aliases: Mapping[str, str]) -> str:
     Return the name of the model that *model* stands for.
     """
     name = (model or "")[:MAX_NAME]
-    return (aliases.get(name) or aliases.get(normalise(name)) or name) if aliases else name
+    if not aliases:
+        return name
+    return aliases.get(name) or aliases.get(name.strip().lower()) or aliases.get(normalise(name)) or name
+
+
+def folded(aliases: Mapping[str, str]) -> Mapping[str, str]:
+    """
+    Return *aliases* with each deployment in small letters, too: by these `original` finds it however a request spells it.
+
+    >>> original("our-gpt", folded({"Our-GPT": "gpt-4o"}))
+    'gpt-4o'
+    """
+    return {name.lower(): model for name, model in aliases.items()} | dict(aliases)
 
 
 @lru_cache(maxsize=1024)  # clients choose names: never more than these
