@@ -32,6 +32,8 @@ NAMES = [
     ("publishers/google/models/gemini-1.5-pro@001", "gemini-1.5-pro-001"),
     ("openrouter/meta-llama/llama-3.1-8b-instruct:free", "llama-3.1-8b-instruct"),
     ("anthropic/claude-3.7-sonnet:thinking", "claude-3.7-sonnet"),
+    ("openai/gpt-oss-20b:free:online", "gpt-oss-20b"),
+    ("us.xai.grok-4.3", "grok-4.3"),
     ("llama3:8b", "llama3:8b"),
     ("  gpt-4 ", "gpt-4"),
     ("gpt-4/", "gpt-4"),

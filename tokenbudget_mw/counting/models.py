@@ -101,11 +101,11 @@ UNKNOWN = _rule("unknown", "", "o200k_base", *GUESS)
 
 _VENDORS = (
     "ai21|amazon|anthropic|cohere|deepseek|google|luma|meta|minimax|mistral|moonshot|moonshotai|nvidia|openai|qwen|"
-    "stability|twelvelabs|writer|zai"
+    "stability|twelvelabs|writer|xai|zai"
 )
 _BEDROCK = re.compile(rf"^(?:[a-z]{{2,6}}(?:-gov)?\.)?(?:{_VENDORS})\.(?=.)")
 _BEDROCK_VERSION = re.compile(r"(?<!^claude)-v\d+:\d+(:\w+)?$")
-_VARIANT = re.compile(r":(free|nitro|floor|online|exacto|extended|beta|thinking|latest|\d+k?)$")
+_VARIANT = re.compile(r"(:(free|nitro|floor|online|exacto|extended|beta|thinking|latest|\d+k?))+$")
 _AZURE = re.compile(r"^gpt-(35|41|45)(?=-|$)")
 
 
