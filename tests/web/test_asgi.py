@@ -442,6 +442,18 @@ def test_a_model_has_one_counter_however_it_is_spelt() -> None:
     assert statuses == [200, 200, *[429] * 6, 200]
 
 
+def test_a_deployment_in_the_path_is_the_model() -> None:
+    """Azure runs the deployment that the path names, whatever the body says; so it is the one that is limited."""
+    route = [{"path": "/openai/deployments/*", "format": "openai.chat"}]
+    rig = Rig(answering, routes=route, plans={"one": ["2 requests/minute per model"]}, models={"big": "gpt-4o"})
+
+    def asked(deployment: str, **body: Any) -> int:
+        return status_of(rig.run(chat(**body), path=f"/openai/deployments/{deployment}/chat/completions"))
+
+    statuses = [asked("big", model=None), asked("BIG", model="gpt-4o-mini"), asked("big", model="gpt-4o-mini")]
+    assert [*statuses, asked("small", model="gpt-4o")] == [200, 200, 429, 200]
+
+
 def test_estimates_learn_from_the_provider() -> None:
     """A model whose tokenizer is not known is estimated better after each response that says what it was."""
 
