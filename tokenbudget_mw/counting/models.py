@@ -89,7 +89,13 @@ RULES = (
     _rule("claude", r"claude", factor=1.18, ceiling=1.55),
     _rule("gemini", r"gemini|gemma|learnlm", factor=1.09, ceiling=1.3),
     _rule("deepseek", r"deepseek", factor=1.08, ceiling=1.2),
-    _rule("llama-2", r"llama-?2|codellama|vicuna|mixtral|mistral-7b|mathstral", factor=1.32, ceiling=1.6),
+    # Ollama's "mistral" is the one of 7B
+    _rule(
+        "llama-2",
+        r"llama-?2|codellama|tinyllama|vicuna|mixtral|mistral-7b|^mistral(:|$)|mistral-large-24|mathstral",
+        factor=1.32,
+        ceiling=1.6,
+    ),
     _rule("llama", r"llama", factor=1.0, ceiling=1.1),
     _rule("mistral", r"mistral|ministral|pixtral|magistral|devstral|codestral|voxtral", factor=1.09, ceiling=1.25),
     _rule("qwen", r"qwen|qwq|qvq", factor=1.05, ceiling=1.3),
