@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -93,8 +93,7 @@ def wire(
     database = _Database(checked, engine)
     has_books = sink is None and checked.seed_from_books
     admission = Admission(policy_of(checked, has_books=has_books), checked.lease)
-    model_name = model_names(checked)
-    tariffs = _tariffs(checked, model_name, None if sink else database)
+    tariffs = _tariffs(checked, None if sink else database)
     keys = _keys(checked, database, now)
     cores: list[ref[Core]] = []  # a spool holds no core alive
     accounting = _accounting(checked, sink, database, _executor(tariffs, cores))
@@ -109,7 +108,7 @@ def wire(
         identifier=_identifier(checked, keys),
         meter=_meter(checked, tariffs),
         tariffs=tariffs,
-        model_name=model_name,
+        model_name=model_names(checked),
         guard=Guard(admission, backend, now, **guarding),
         async_guard=AsyncGuard(admission, async_backend, now, **guarding),
         heartbeat=Heartbeat(backend, checked.lease, now),
@@ -215,7 +214,7 @@ def open_tariffs(settings: Settings, engine: Engine) -> Tariffs:
     """
     from tokenbudget_mw.database.tariffs import TariffStore
 
-    tariffs = _tariffs(settings, model_names(settings), None)
+    tariffs = _tariffs(settings, None)
     tariffs.take_stored(TariffStore(engine).find())
     return tariffs
 
@@ -312,8 +311,7 @@ def _meter(settings: Settings, tariffs: Tariffs) -> Any:
     if settings.enabled and any(route.format is not None and route.count != "off" for route in settings.routes):
         # never in a request: loading takes a quarter of a second and holds the GIL
         encoders.warm_aside() if settings.load_tokenizer == "background" else encoders.warm()
-    chunks = settings.sample_chunks * (2 if settings.precise_counts else 1)
-    depth = Depth(settings.exact_chars, Sampling(chunks))
+    depth = Depth(settings.exact_chars, Sampling(settings.sample_chunks * (2 if settings.precise_counts else 1)))
     counters = {model: _counter(model, counter) for model, counter in settings.counters.items()}
     tokenizers = Tokenizers(settings.models, counters=counters, encoders=encoders, depth=depth)
     return TokenMeter(tokenizers, prices_audio=tariffs.prices_audio, prices_long_cache=tariffs.prices_long_cache)
@@ -329,26 +327,28 @@ def _counter(model: str, counter: Any) -> Any:
     return found
 
 
-def _tariffs(settings: Settings, model_name: Callable[[str], str], database: _Database | None) -> Tariffs:
+def _tariffs(settings: Settings, database: _Database | None) -> Tariffs:
     from tokenbudget_mw import prices
+    from tokenbudget_mw.counting.models import folded, normalise, original
 
-    parts = settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling, model_name
+    names: dict[str, Any] = {"normalise": normalise, "original": partial(original, aliases=folded(settings.models))}
+    parts = settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling
     if database is None:
-        return Tariffs(*parts)
+        return Tariffs(*parts, **names)
     from tokenbudget_mw.database.live_tariffs import LiveTariffs
     from tokenbudget_mw.database.tariffs import TariffStore
 
-    return LiveTariffs(*parts, load=lambda: TariffStore(database.engine()).find(), ttl=settings.tariff_ttl)
+    return LiveTariffs(*parts, **names, load=lambda: TariffStore(database.engine()).find(), ttl=settings.tariff_ttl)
 
 
 def model_names(settings: Settings) -> Callable[[str], str]:
     """
     Return what gives a model its one name, however a request, a response or an invoice spells it.
     """
-    from tokenbudget_mw.counting.models import normalise
+    from tokenbudget_mw.counting.models import folded, normalise, original
 
-    # bounded, because clients choose the names
-    return lru_cache(4096)(lambda model: settings.models.get(model) or normalise(model))
+    aliases = folded(settings.models)
+    return lru_cache(4096)(lambda model: normalise(original(model, aliases)))  # bounded: clients choose the names
 
 
 def _executor(tariffs: Tariffs, cores: Sequence[ref[Core]]) -> Executor:

@@ -123,11 +123,12 @@ def test_rows_that_were_priced_again_are_no_trouble(run, healthy, write):
     assert "1 tariff of the database in force" in after
 
 
-def test_a_tariff_of_your_own_is_a_price(run, healthy, monkeypatch):
-    """An alias whose model has a tariff is priced."""
+@pytest.mark.parametrize("name", ["nobody-knows-it", "Nobody-Knows-It", "house"])
+def test_a_tariff_of_your_own_is_a_price(run, healthy, monkeypatch, name):
+    """An alias that has a tariff itself, or whose model has one in any case, is priced."""
     monkeypatch.setenv("TOKENBUDGET_MODELS", '{"house": "nobody-knows-it"}')
     monkeypatch.setenv(
-        "TOKENBUDGET_TARIFFS", '[{"model": "nobody-knows-it", "input": "1", "output": "2", "per": "1M tokens"}]'
+        "TOKENBUDGET_TARIFFS", f'[{{"model": "{name}", "input": "1", "output": "2", "per": "1M tokens"}}]'
     )
 
     assert findings(run("doctor", "--json"), "warning") == []

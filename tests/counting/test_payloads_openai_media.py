@@ -212,3 +212,12 @@ def test_a_long_field_is_measured():
 def test_the_path_tells(path, name):
     """The path that OpenAI serves tells."""
     assert payloads.detection.format_of(path, b"--form") == name
+
+
+def test_a_deployment_in_the_path_is_the_model():
+    """Azure's path names the model of a form, of one that is too long to read, too."""
+    path, body = "/openai/deployments/our-whisper/audio/transcriptions", PART % (MODEL, b"whisper-1") + b"--x--\r\n"
+
+    assert payloads.read("openai.audio", body, path=path).model == "our-whisper"
+    assert payloads.bound(10**9, body, format="openai.audio", path=path).model == "our-whisper"
+    assert payloads.bound(10**9, body, format="auto", path=path).model == "our-whisper"

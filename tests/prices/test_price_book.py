@@ -111,6 +111,11 @@ def test_t10_long_prompts_and_tiers(name: str, tokens: int, tier: str | None, us
         ("claude-sonnet-4-5-20990101", "claude-sonnet-4-5"),
         ("claude-3-5-haiku-latest", "claude-3-5-haiku"),
         ("xai/grok-4", "grok-4"),
+        ("openai/ft:gpt-4o-mini-2024-07-18:acme::7p4lURel", "ft:gpt-4o-mini"),
+        (
+            "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "aws/eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        ),
         ("meta-llama/llama-3.3-70b-instruct", "openrouter/meta-llama/llama-3.3-70b-instruct"),
     ],
 )
@@ -124,6 +129,9 @@ def test_names(name: str, other: str) -> None:
     [
         ("gpt-audio", "32", "64"),
         ("gpt-4o-transcribe", "6", None),
+        ("gpt-4o-audio-preview", "40", "80"),
+        ("gpt-4o-audio-preview-2025-06-03", "40", "80"),
+        ("gpt-4o-mini-audio-preview", "10", "20"),
         ("gemini-2.5-flash", "1", None),
         ("gemini-2.5-pro", None, None),
         ("gpt-4o", None, None),
@@ -247,7 +255,7 @@ def test_book_as_shipped() -> None:
 
 class TestGenerator:
     def entry(self, model: str, rate: int, *, provider: str = "openai", names: tuple[str, ...] = ()) -> _sources.Entry:
-        return _sources.Entry(provider, model, 0, [(None, [rate, 9, None, None, None, None])], list(names))
+        return _sources.Entry(provider, model, 0, [(None, [rate, 9, *[None] * 6])], list(names))
 
     def test_merging(self) -> None:
         """The second source only fills in, and repeats no snapshot that costs the same."""
@@ -307,6 +315,23 @@ class TestGenerator:
         dated.variants = [(1000, None, [2, 9])]
 
         assert [entry.model for entry in _generate.merged([first], [dated])] == ["b", "b-2025-01-01"]
+
+    def test_snapshots_that_tell_of_audio(self) -> None:
+        """Audio costs what any snapshot at a model's price says; it is never cheaper than text."""
+        first, dated, cheap = self.entry("b", 1), self.entry("b-2025-01-01", 1), self.entry("b-2025-02-01", 1)
+        dated.periods[-1][1][6:] = 40, 80
+        cheap.periods[-1][1][6:] = 1, 8
+
+        assert [entry.model for entry in _generate.merged([first], [cheap, dated])] == ["b"]
+        assert first.periods == [(None, [1, 9, None, None, None, None, 40, 80])]
+
+    def test_snapshots_with_a_dearer_class(self) -> None:
+        """A snapshot whose reasoning costs more than its model's is not told by it; one that is cheaper there is."""
+        first, dated, cheap = self.entry("b", 1), self.entry("b-2025-01-01", 1), self.entry("b-2025-02-01", 1)
+        dated.periods[-1][1][5] = 10
+        cheap.periods[-1][1][5] = 9
+
+        assert [entry.model for entry in _generate.merged([first], [dated, cheap])] == ["b", "b-2025-01-01"]
 
     def test_dearest(self) -> None:
         """Of two prices the dearer one of each class holds; a class that one of them has not is that of the other."""

@@ -499,6 +499,37 @@ class TestTariffs:
         assert found([], book) == "book-exact"
         assert found([], {"m": book["m"]}) == "book-normal"
 
+    def test_case_decides_between_tariffs_only(self) -> None:
+        """A tariff holds however a request spells its model; of two that differ by case each holds for its own spelling."""
+        quotes = tariffs(price("large", "Org/Large"), price("small", "small"), price("other", "SMALL"))
+
+        spellings = ["Org/Large", "org/large", "ORG/LARGE", "small", "SMALL", "Small", "x/small"]
+        found = [quotes.quote(model, at=NOW).price for model in spellings]
+
+        assert [each and each.id for each in found] == [*["large"] * 3, "small", "other", "small", "small"]
+
+    def test_deployment(self) -> None:
+        """A deployment costs what its own tariff says, else what its model does, however the settings spell that one."""
+        book = {"azure/m": (price("azure"),), "m": (price("book"),)}
+        models = {"one": "azure/m", "two": "vllm/M:free", "three": "azure/m"}
+
+        def cost_of(model: str, *user: Price) -> str:
+            quotes = Tariffs(
+                user,
+                lambda name: book.get(name, ()),
+                "deny",
+                CEILING,
+                lambda name: name.rpartition("/")[2].partition(":")[0].lower(),
+                original=lambda name: models.get(name, name),
+            )
+            found = quotes.quote(model, at=NOW).price
+            assert found is not None
+            return found.id
+
+        assert [cost_of(model) for model in models] == ["azure", "book", "azure"]
+        assert [cost_of(model, price("own", "m")) for model in models] == ["own"] * 3
+        assert cost_of("three", price("own", "three"), price("other", "m")) == "own"
+
     def test_tariff_that_does_not_apply(self) -> None:
         """A tariff of the future leaves the book's price in force."""
         quotes = tariffs(price("future", valid_from=NOW + 1), book={"m": (price("book"),)})

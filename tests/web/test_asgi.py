@@ -423,12 +423,35 @@ def test_compressed_request_is_refused() -> None:
 
 def test_a_model_has_one_counter_however_it_is_spelt() -> None:
     """A limit per model is not walked around by another spelling, a provider's prefix or a deployment's name."""
-    rig = Rig(answering, plans={"one": ["2 requests/minute per model"]}, models={"our-gpt": "gpt-4o"})
+    deployments = {"our-gpt": "gpt-4o", "Prod": "azure/GPT-4o"}
+    rig = Rig(answering, plans={"one": ["2 requests/minute per model"]}, models=deployments)
 
-    spellings = ["gpt-4o", "GPT-4o", "openai/gpt-4o", "our-gpt", "gpt-4o-mini"]
+    spellings = [
+        "gpt-4o",
+        "GPT-4o",
+        "openai/gpt-4o",
+        "our-gpt",
+        "OUR-GPT",
+        "azure/our-gpt",
+        "Prod",
+        "prod",
+        "gpt-4o-mini",
+    ]
     statuses = [status_of(rig.run(chat(model=model))) for model in spellings]
 
-    assert statuses == [200, 200, 429, 429, 200]
+    assert statuses == [200, 200, *[429] * 6, 200]
+
+
+def test_a_deployment_in_the_path_is_the_model() -> None:
+    """Azure runs the deployment that the path names, whatever the body says; so it is the one that is limited."""
+    route = [{"path": "/openai/deployments/*", "format": "openai.chat"}]
+    rig = Rig(answering, routes=route, plans={"one": ["2 requests/minute per model"]}, models={"big": "gpt-4o"})
+
+    def asked(deployment: str, **body: Any) -> int:
+        return status_of(rig.run(chat(**body), path=f"/openai/deployments/{deployment}/chat/completions"))
+
+    statuses = [asked("big", model=None), asked("BIG", model="gpt-4o-mini"), asked("big", model="gpt-4o-mini")]
+    assert [*statuses, asked("small", model="gpt-4o")] == [200, 200, 429, 200]
 
 
 def test_estimates_learn_from_the_provider() -> None:

@@ -114,17 +114,17 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         f"price book of {prices.load().version}, and {many(len(settings.tariffs), 'tariff')} of the settings",
     )
     for name, model in settings.models.items():
-        if not _is_priced(settings, model):
+        if not _is_priced(settings, name, model):
             message = f"`models` maps {name!r} to {model!r}, which has no price. Add it to `tariffs`."
             yield Finding("prices", "warning", message)
 
 
-def _is_priced(settings: Settings, model: str) -> bool:
+def _is_priced(settings: Settings, deployment: str, model: str) -> bool:
     from tokenbudget_mw import prices
     from tokenbudget_mw.counting.models import normalise
 
-    names = {model, normalise(model)}
-    return any(tariff.model in names for tariff in settings.tariffs) or any(map(prices.load().find, names))
+    names = {name.lower() for name in (deployment, model, normalise(model))}
+    return any(tariff.model.lower() in names for tariff in settings.tariffs) or any(map(prices.load().find, names))
 
 
 # -- the backend ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_NAME", "ModelFamily", "normalise", "original", "resolve"]
+__all__ = ["MAX_NAME", "ModelFamily", "folded", "normalise", "original", "resolve"]
 
 MAX_NAME = 256
 """Longest model name that is read, in characters; the rest is cut off."""
@@ -89,7 +89,13 @@ RULES = (
     _rule("claude", r"claude", factor=1.18, ceiling=1.55),
     _rule("gemini", r"gemini|gemma|learnlm", factor=1.09, ceiling=1.3),
     _rule("deepseek", r"deepseek", factor=1.08, ceiling=1.2),
-    _rule("llama-2", r"llama-?2|codellama|vicuna|mixtral|mistral-7b|mathstral", factor=1.32, ceiling=1.6),
+    # Ollama's "mistral" is the one of 7B
+    _rule(
+        "llama-2",
+        r"llama-?2|codellama|tinyllama|vicuna|mixtral|mistral-7b|^mistral(:|$)|mistral-large-24|mathstral",
+        factor=1.32,
+        ceiling=1.6,
+    ),
     _rule("llama", r"llama", factor=1.0, ceiling=1.1),
     _rule("mistral", r"mistral|ministral|pixtral|magistral|devstral|codestral|voxtral", factor=1.09, ceiling=1.25),
     _rule("qwen", r"qwen|qwq|qvq", factor=1.05, ceiling=1.3),
@@ -101,11 +107,11 @@ UNKNOWN = _rule("unknown", "", "o200k_base", *GUESS)
 
 _VENDORS = (
     "ai21|amazon|anthropic|cohere|deepseek|google|luma|meta|minimax|mistral|moonshot|moonshotai|nvidia|openai|qwen|"
-    "stability|twelvelabs|writer|zai"
+    "stability|twelvelabs|writer|xai|zai"
 )
 _BEDROCK = re.compile(rf"^(?:[a-z]{{2,6}}(?:-gov)?\.)?(?:{_VENDORS})\.(?=.)")
 _BEDROCK_VERSION = re.compile(r"(?<!^claude)-v\d+:\d+(:\w+)?$")
-_VARIANT = re.compile(r":(free|nitro|floor|online|exacto|extended|beta|thinking|latest|\d+k?)$")
+_VARIANT = re.compile(r"(:(free|nitro|floor|online|exacto|extended|beta|thinking|latest|\d+k?))+$")
 _AZURE = re.compile(r"^gpt-(35|41|45)(?=-|$)")
 
 
@@ -149,7 +155,19 @@ def original(model: str | None, aliases: Mapping[str, str]) -> str:
     Return the name of the model that *model* stands for.
     """
     name = (model or "")[:MAX_NAME]
-    return (aliases.get(name) or aliases.get(normalise(name)) or name) if aliases else name
+    if not aliases:
+        return name
+    return aliases.get(name) or aliases.get(name.strip().lower()) or aliases.get(normalise(name)) or name
+
+
+def folded(aliases: Mapping[str, str]) -> Mapping[str, str]:
+    """
+    Return *aliases* with each deployment in small letters, too: by these `original` finds it however a request spells it.
+
+    >>> original("our-gpt", folded({"Our-GPT": "gpt-4o"}))
+    'gpt-4o'
+    """
+    return {name.lower(): model for name, model in aliases.items()} | dict(aliases)
 
 
 @lru_cache(maxsize=1024)  # clients choose names: never more than these

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from tokenbudget_mw.counting.encoders import Encoder, default_encoders
 from tokenbudget_mw.counting.learning import Factors
 from tokenbudget_mw.counting.meter import USUAL_DEPTH, Depth, Meter
-from tokenbudget_mw.counting.models import NO_ALIASES, ModelFamily, normalise, original
+from tokenbudget_mw.counting.models import NO_ALIASES, ModelFamily, folded, normalise, original
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ class Tokenizers:
         encoders: Encoders | None = None,
         depth: Depth = USUAL_DEPTH,
     ) -> None:
-        self._aliases = aliases
+        self._aliases = folded(aliases)
         self._own = {name: Encoder(name, counter.count) for name, counter in (counters or {}).items()}
         self._encoders = encoders
         self.depth = depth

@@ -42,6 +42,8 @@ class LiveTariffs(Tariffs):
 
         normalise: As above.
 
+        original: As above.
+
         load: Reads the database's prices.
 
         ttl: For how long what was read holds, in seconds.
@@ -57,11 +59,12 @@ class LiveTariffs(Tariffs):
         ceiling: Price,
         normalise: Callable[[str], str],
         *,
+        original: Callable[[str], str] = str,
         load: Callable[[], Iterable[Price]],
         ttl: float,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(user_tariffs, book_lookup, unknown, ceiling, normalise)
+        super().__init__(user_tariffs, book_lookup, unknown, ceiling, normalise, original=original)
         self._load = load
         self._ttl = ttl
         self._timer = timer

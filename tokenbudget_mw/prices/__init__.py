@@ -108,13 +108,15 @@ class Book:
         where the book has none.
 
         Case does not matter, and a provider's other names are known (``gemini/`` is ``google/``). A snapshot that is not
-        listed costs what its model costs, a fine-tuned model (``ft:…``) what its kind costs.
+        listed costs what its model costs, a fine-tuned model (``ft:…``) what its kind costs. Of a path that nobody knows, an
+        ARN of Bedrock's for one, the last part counts.
         """
         name = name.lower()
-        canonical = self._canonical(name)
-        for known in (canonical, name, _DATE.sub("", canonical)):
-            if known in self._models:
-                return self._prices(self._models[known])
+        for spelt in dict.fromkeys((name, name.rpartition("/")[2])):
+            canonical = self._canonical(spelt)
+            for known in (canonical, spelt, _DATE.sub("", canonical)):
+                if known in self._models:
+                    return self._prices(self._models[known])
         return ()
 
     def _canonical(self, name: str) -> str:

@@ -16,7 +16,7 @@ Rules:
 * Where a price depends on the time of day, the dearest of the day holds around the clock.
 * Beside the base price stand those for long prompts, those for the tiers of `TIERED`, and Anthropic's for its fast mode and for
   inference in the US alone, which LiteLLM has as multiples. Those of LiteLLM are taken for a model of `genai-prices` where both
-  say the same of its base price; so is that of a cache write for long.
+  say the same of its base price; so is that of a cache write for long, and that of audio, which a snapshot may tell.
 * A model whose input and output are both free, or whose input has no price, is left out: in public tables a zero mostly
   means "not known". For the same reason output costs at least what input costs where its price is missing or zero,
   unless the model makes embeddings, and a cache, reasoning or audio price of zero counts as missing.
@@ -35,9 +35,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenbudget_mw.prices._sources import (
+    AUDIO_PLACES,
     DATE,
     LONG_PLACE,
     SAME_PROVIDER,
+    SIDES,
     Entry,
     Figures,
     Variant,
@@ -99,16 +101,33 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> list[Entry]:
         name: entry for entry in kept for name in (entry.full, *(f"{entry.provider}/{name}" for name in entry.names))
     }
     for entry in sorted(filter(_is_wanted, second), key=_order):
-        told = known.get(entry.full)
-        if told is not None and told.periods[-1][1][:2] == entry.periods[-1][1][:2]:
+        told, undated = known.get(entry.full), known.get(DATE.sub("", entry.full))
+        if told is not None and _costs_alike(told, entry):
             mine = {(above, tier): figures for above, tier, figures in told.variants}
             for own, other in [(told.periods[-1][1], entry.periods[-1][1]), *_pairs(mine, entry.variants)]:
                 own[LONG_PLACE] = own[LONG_PLACE] or other[LONG_PLACE]
             told.variants += [variant for variant in entry.variants if variant[:2] not in mine]
-        if told is None and not _is_told_by(known.get(DATE.sub("", entry.full)), entry):
+        if undated is not None and _costs_alike(undated, entry):
+            own, other = undated.periods[-1][1], entry.periods[-1][1]
+            for place in _dearer(own, other) & AUDIO_PLACES:
+                own[place] = own[place] or other[place]
+        if told is None and not _is_told_by(undated, entry):
             kept.append(entry)
             known[entry.full] = entry
     return sorted(kept, key=_order)
+
+
+def _costs_alike(told: Entry, entry: Entry) -> bool:
+    return told.periods[-1][1][:2] == entry.periods[-1][1][:2]
+
+
+def _dearer(own: Figures, other: Figures) -> set[int]:
+    """
+    Return the places of the classes that cost more by *other* than by *own*.
+    """
+    return {
+        place for place, each in enumerate(other) if each is not None and each > (own[place] or own[SIDES[place]] or 0)
+    }
 
 
 def _pairs(mine: dict[tuple[int, str | None], Figures], variants: list[Variant]) -> Iterator[tuple[Figures, Figures]]:
@@ -123,9 +142,12 @@ def _is_wanted(entry: Entry) -> bool:
 
 def _is_told_by(undated: Entry | None, entry: Entry) -> bool:
     """
-    Say whether *entry* is a snapshot of a known model at the same prices: the book finds it without its date.
+    Say whether *entry* is a snapshot of a known model at the same prices, and no class of its tokens is dearer: the book
+    finds it without its date.
     """
-    if undated is None or undated.periods[-1][1][:2] != entry.periods[-1][1][:2]:
+    if undated is None or not _costs_alike(undated, entry):
+        return False
+    if _dearer(undated.periods[-1][1], entry.periods[-1][1]):
         return False
     known = {(above, tier): figures[:2] for above, tier, figures in undated.variants}
     return all(known.get((above, tier)) == figures[:2] for above, tier, figures in entry.variants)

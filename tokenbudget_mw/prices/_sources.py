@@ -60,6 +60,10 @@ LITELLM_FIELDS = (
 """What LiteLLM calls them."""
 
 LONG_PLACE = LITELLM_FIELDS.index(LONG)
+SIDES = (0, 1, 0, 0, 0, 1, 0, 1)
+"""Whether a class is input's or output's: the place of the price that holds where it has none of its own."""
+
+AUDIO_PLACES = {LITELLM_FIELDS.index(name) for name in LITELLM_FIELDS if name.endswith("audio_token")}
 
 VARIANT = re.compile(r"input_cost_per_token(?:_above_(\d+)k_tokens)?(?:_(flex|priority|ultrafast))?")
 """LiteLLM's input price for prompts longer than so many thousand tokens, and for a tier."""

@@ -212,9 +212,10 @@ class Tariffs:
     """
     The prices of all models: the user's tariffs (of the settings and of the database) first, then the price book.
 
-    A model is looked up in this order, and the first place with a price that applies decides: tariff of its exact name,
-    tariff of its normalised name, book under its exact name, book under its normalised name. A price of 0 is a price. A
-    model without one is treated as *unknown* says, never as free.
+    A model is looked up in this order, and the first place with a price that applies decides: tariff of its exact name, of
+    the model that it stands for, of that one's normalised name, of its own; then the book under the same names. Case
+    decides only between tariffs that differ by nothing else. A price of 0 is a price. A model without one is treated as
+    *unknown* says, never as free.
 
     Args:
         user_tariffs: Prices from the settings, any number a model.
@@ -226,6 +227,8 @@ class Tariffs:
         ceiling: Price for unknown models under ``ceiling``.
 
         normalise: Turns a model name of a request into the name under which its maker knows it.
+
+        original: Turns a deployment's name into that of the model that it stands for, and leaves others as they are.
     """
 
     def __init__(
@@ -235,12 +238,15 @@ class Tariffs:
         unknown: Literal["deny", "ceiling", "flag"],
         ceiling: Price,
         normalise: Callable[[str], str],
+        *,
+        original: Callable[[str], str] = str,
     ) -> None:
         self.unknown = unknown
         self.ceiling = ceiling
         self._user = tuple(user_tariffs)
         self._book = book_lookup
         self._normalise = normalise
+        self._original = original
         self.stored: tuple[Price, ...] = ()
         self.take_stored(())
 
@@ -336,8 +342,10 @@ class Tariffs:
         """
         Return the prices of *model* from each place that has any, in the order in which they are asked.
         """
-        names = dict.fromkeys((model, self._normalise(model)))
-        places = [tariffs.get(name, ()) for name in names] + [self._book(name) for name in names]
+        meant = self._original(model)
+        names = dict.fromkeys((model, meant, self._normalise(meant), self._normalise(model)))
+        places = [tariffs.get(name) or tariffs.get(name.lower(), ()) for name in names]
+        places += [self._book(name) for name in names]
         return tuple(place for place in places if place)
 
 
@@ -360,4 +368,6 @@ def _by_model(prices: Iterable[Price]) -> dict[str, tuple[Price, ...]]:
     found: dict[str, tuple[Price, ...]] = {}
     for price in prices:
         found[price.model] = (*found.get(price.model, ()), price)
+    for name in list(found):
+        found.setdefault(name.lower(), found[name])
     return found

@@ -72,7 +72,6 @@ MOST_SCALARS = 65_536
 LEARNING = ("sample", "async")
 """Ways to count that estimate prompts from what counted ones have taught."""
 
-NO_TARGET = fields.Target()
 NOTHING = TokenCount(0, 0, exact=True, method="exact")
 
 
@@ -108,14 +107,18 @@ class Format:
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "openai.chat": Format(openai.CHAT, openai.add_chat),
-        "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of),
-        "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False),
+        "openai.chat": Format(openai.CHAT, openai.add_chat, target=openai.target),
+        "openai.completions": Format(openai.COMPLETION, openai.add_completion, openai.prompts_of, target=openai.target),
+        "openai.embeddings": Format(openai.EMBEDDING, openai.add_embedding, has_output=False, target=openai.target),
         "openai.responses": Format(
             openai_responses.RESPONSES, openai_responses.add_responses, target=openai_responses.target
         ),
-        "openai.images": Format(openai_media.IMAGES, openai_media.add_media, by_size=openai_media.images_by_size),
-        "openai.audio": Format(openai_media.AUDIO, openai_media.add_media, by_size=openai_media.audio_by_size),
+        "openai.images": Format(
+            openai_media.IMAGES, openai_media.add_media, target=openai.target, by_size=openai_media.images_by_size
+        ),
+        "openai.audio": Format(
+            openai_media.AUDIO, openai_media.add_media, target=openai.target, by_size=openai_media.audio_by_size
+        ),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages, target=anthropic.target),
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
         "cohere": Format(cohere.REQUEST, cohere.add_request, target=cohere.target),
@@ -187,7 +190,7 @@ def read(
         ConfigurationError: There is no such format.
     """
     kind, request, containers = parsed or parse(format, body, path)
-    target = NO_TARGET
+    target = fields.NO_TARGET
     if kind.target is not None:
         target = _target(kind.target, path)
         request.model = target.model or request.model
@@ -255,10 +258,11 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
         path: The request's path.
     """
     kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
-    target = NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
+    target = fields.NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
-        return Prompt(fields.short_text(forms.plain_form(seen, ("model",)).fields.get("model")), kind.by_size(size))
+        model = target.model or fields.short_text(forms.plain_form(seen, ("model",)).fields.get("model"))
+        return Prompt(model, kind.by_size(size))
     model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
 

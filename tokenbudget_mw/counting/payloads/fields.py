@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_OUTPUT",
+    "NO_TARGET",
     "OUTERMOST",
     "Choices",
     "Decoder",
@@ -117,6 +118,7 @@ class Target(NamedTuple):
     has_output: bool = True
 
 
+NO_TARGET = Target()
 RequestT_co = TypeVar("RequestT_co", bound=Request, covariant=True)
 
 

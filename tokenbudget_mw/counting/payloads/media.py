@@ -12,7 +12,7 @@ import binascii
 import math
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "ANTHROPIC_IMAGE",
@@ -70,11 +70,13 @@ class _Tiles:
 @dataclass(frozen=True, slots=True)
 class _Patches:
     """
-    Tokens of an image: *factor* for each square of 32 pixels, of which there are at most *most*.
+    Tokens of an image: *factor* for each square of 32 pixels, of which there are at most *most*; as many as it has where it
+    *is_kept* at its size.
     """
 
     factor: float
     most: int = 1_536
+    is_kept: bool = False
 
     def low(self) -> tuple[int, int]:
         return math.ceil(1_024 * self.factor), math.ceil(1_536 * self.factor)
@@ -83,7 +85,8 @@ class _Patches:
         return math.ceil(1_024 * self.factor), math.ceil(self.most * self.factor)
 
     def sized(self, width: int, height: int) -> tuple[int, int]:
-        tokens = math.ceil(min(self.most, math.ceil(width / 32) * math.ceil(height / 32)) * self.factor)
+        patches = math.ceil(width / 32) * math.ceil(height / 32)
+        tokens = math.ceil((patches if self.is_kept else min(self.most, patches)) * self.factor)
         return tokens, tokens
 
 
@@ -114,13 +117,15 @@ class _Claude(_Others):
 
 _OPENAI: tuple[tuple[re.Pattern[str], _Tiles | _Patches | _Others], ...] = (
     (re.compile(r"^gpt-4o-mini"), _Tiles(2_833, 5_667)),
-    (re.compile(r"^(gpt-4\.1-mini|gpt-5-mini)"), _Patches(1.62)),
-    (re.compile(r"^(gpt-4\.1-nano|gpt-5-nano)"), _Patches(2.46)),
-    (re.compile(r"^o4-mini"), _Patches(1.72)),
+    (re.compile(r"^(gpt-4\.1|gpt-5(\.[1-3])?)(-codex)?-mini"), _Patches(1.62)),
+    (re.compile(r"^(gpt-4\.1|gpt-5(\.[1-3])?)-nano"), _Patches(2.46)),
+    (re.compile(r"^(o4|codex)-mini"), _Patches(1.72)),
     (re.compile(r"^o[13]"), _Tiles(75, 150)),
     (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d).*-mini"), _Patches(1.62)),
     (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d).*-nano"), _Patches(2.46)),
-    (re.compile(r"^gpt-(5\.[4-9]|[6-9]|\d\d)"), _Patches(1.2, 12_000)),
+    (re.compile(r"^gpt-5\.[23]"), _Patches(1.2)),
+    (re.compile(r"^gpt-5\.[45]"), _Patches(1.2, 12_000)),
+    (re.compile(r"^gpt-(5\.[6-9]|[6-9]|\d\d)"), _Patches(1.2, 12_000, is_kept=True)),
     (re.compile(r"^gpt-5"), _Tiles(70, 140)),
     (re.compile(r"^(gpt|chatgpt|computer-use)|^$"), _Tiles(85, 170)),
     (re.compile(r"^claude"), _Claude()),
@@ -137,7 +142,7 @@ def openai_image(model: str, url: object, detail: object) -> tuple[int, int]:
 
         url: Where the image is; of a ``data:`` URL the size is read.
 
-        detail: ``low``, ``high``, ``auto`` or None.
+        detail: ``low``, ``high``, ``auto``, ``original`` or None.
     """
     rule = next(rule for pattern, rule in _OPENAI if pattern.search(model))
     if detail == "low":
@@ -145,6 +150,8 @@ def openai_image(model: str, url: object, detail: object) -> tuple[int, int]:
     size = image_size(url.partition(",")[2]) if isinstance(url, str) and url.startswith("data:") else None
     if size is None:
         return rule.unknown()
+    if detail == "high" and isinstance(rule, _Patches):
+        rule = replace(rule, is_kept=False)
     return rule.sized(*size)
 
 

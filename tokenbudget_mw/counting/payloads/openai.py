@@ -7,6 +7,7 @@ the API's own figures for its examples. What the cookbook has no rule for is an 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tokenbudget_mw.counting.payloads import media
-from tokenbudget_mw.counting.payloads.fields import Request
+from tokenbudget_mw.counting.payloads.fields import NO_TARGET, Request, Target
 from tokenbudget_mw.counting.payloads.openai_tools import add_tools
 from tokenbudget_mw.counting.payloads.parts import add_encoded, add_json, add_sealed, add_strings
 from tokenbudget_mw.encoded import is_encoded
@@ -38,6 +39,7 @@ __all__ = [
     "add_content",
     "add_embedding",
     "prompts_of",
+    "target",
 ]
 
 
@@ -104,7 +106,23 @@ PUBLISHED = frozenset({"gpt-4o", "gpt-4", "gpt-3.5", "gpt-4.1"})
 
 UNPUBLISHED_FRAME = (0, 4)
 
+DEPLOYMENT = re.compile(
+    r"/deployments/([^/]+)/(?:chat/completions|completions|embeddings|images/\w+|audio/\w+)[/\s]*$", re.IGNORECASE
+)
+"""Where Azure's paths name the model."""
+
 TOOL_CALL = 3
+
+
+def target(path: str) -> Target:
+    """
+    Return what *path* is for: Azure's names a deployment, which runs whatever model the body names.
+
+    >>> target("/openai/deployments/our-gpt/chat/completions").model
+    'our-gpt'
+    """
+    found = DEPLOYMENT.search(path)
+    return NO_TARGET if found is None else Target(found[1])
 
 
 def add_chat(request: ChatRequest, meter: Meter) -> None:
