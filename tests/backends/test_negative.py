@@ -21,6 +21,8 @@ from tokenbudget_mw.testing.backends import HOUR, START, BackendContract, Blocki
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from private_servers import RedisServer
+
     from tokenbudget_mw.backends.base import Backend
     from tokenbudget_mw.values import Ask, Reply
 
@@ -301,12 +303,12 @@ def test_alone_it_answers_as_the_backend_would(history: list[Any]) -> None:
             assert plain.settle(told, now) == cached.settle(told, now)
 
 
-def test_both_colours_share_what_is_known(redis_db: str) -> None:
+def test_both_colours_share_what_is_known(redis_server: RedisServer) -> None:
     """
     What a thread was refused, the loop is refused without a round trip, and the other way round.
     """
     redis = pytest.importorskip("redis")
-    threads, loops = open_pair(redis_db, deadline=5.0, refusal_cache=1.0)
+    threads, loops = open_pair(redis_server.url, deadline=5.0, refusal_cache=1.0)
 
     async def main() -> list[bool]:
         reply = await loops.reserve(ask(check(1)), 0.0)
@@ -314,7 +316,7 @@ def test_both_colours_share_what_is_known(redis_db: str) -> None:
 
     spend(threads, now=0.0)
     assert not threads.reserve(ask(check(1)), 0.0).admitted
-    with redis.Redis.from_url(redis_db) as client:
+    with redis.Redis.from_url(redis_server.url) as client:
         before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
         assert asyncio.run(main()) == [False]
         after = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
