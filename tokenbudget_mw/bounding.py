@@ -24,7 +24,7 @@ from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.tapping.bounded import FOREVER
 from tokenbudget_mw.tapping.ending import open_endable
-from tokenbudget_mw.values import Prompt, TokenCount, Usage
+from tokenbudget_mw.values import NOTHING, Cost, Prompt, Reservation, TokenCount, Usage
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
@@ -42,7 +42,10 @@ MOST_ASKED = 64
 FIRST_ERROR = 400
 
 Message = MutableMapping[str, Any]
-Asking = Generator[Request, "Decision", bytes]
+Asked = Request | Reservation
+"""A question to the limits, or what one of them has granted and gets back: the answer to that is nothing."""
+
+Asking = Generator[Asked, Any, bytes]
 
 
 class StreamEndedError(OSError):
@@ -95,31 +98,58 @@ class _Bounds:
             passing += more
         return passing
 
-    def _extend(self, stream: Endable) -> Generator[Request, Decision, Decision | None]:
+    def _extend(self, stream: Endable) -> Generator[Asked, Any, Decision | None]:
         call = self._call
         while True:
-            decision = yield self._request(self._step)
-            if decision.admitted and decision.reservation is not None:
-                call.extensions = (*call.extensions, decision.reservation)
-                call.core.heartbeat.hold(decision.reservation)
-                stream.allow(self._step)
+            before = len(call.extensions)
+            refusal = yield from self._ask(self._step)
+            if refusal is None:
+                # nothing limits it any more, or nobody can say: a stream ends because its budget does, for nothing else
+                stream.allow(self._step if len(call.extensions) > before else FOREVER)
                 self._step *= 2
                 return None
-            if decision.admitted or decision.code == "backend":
-                # nothing limits it any more, or nobody can say: a stream ends because its budget does, for nothing else
-                stream.allow(FOREVER)
-                return None
-            if self._step <= LEAST or len(call.extensions) >= MOST_ASKED:
-                return decision
+            if self._step <= LEAST or before >= MOST_ASKED:
+                return refusal
             self._step //= 2
 
-    def _request(self, tokens: int) -> Request:
+    def _ask(self, tokens: int) -> Generator[Asked, Any, Decision | None]:
+        """
+        Ask for *tokens* more, and return the refusal: of all limits that the call has met, those on single endpoints apart. If one
+        says no, none is charged.
+        """
+        call, granted = self._call, list[Reservation]()
+        for request in self._requests(tokens):
+            decision: Decision = yield request
+            if decision.reservation is not None:
+                granted.append(decision.reservation)
+                call.extensions = (*call.extensions, decision.reservation)
+                call.core.heartbeat.hold(decision.reservation)
+            elif not decision.admitted and decision.code != "backend":
+                for reservation in granted:
+                    call.core.heartbeat.drop(reservation)
+                    yield reservation
+                call.extensions = tuple([each for each in call.extensions if each not in granted])
+                return decision
+        return None
+
+    def _requests(self, tokens: int) -> Iterator[Request]:
         call = self._call
         now = call.core.clock()
-        asked = Prompt(call.prompt.model if call.prompt else None, TokenCount(0, 0), tokens)
-        most, _ = estimate(call.core.tariffs, asked, moment_of(call.payer, call.prompt, now), output_reserve=0)
-        most = replace(most, requests=0, concurrent=0)
-        return Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
+        most = self._cost(tokens, now)
+        yield Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
+        for route, limits in call.endpoints:
+            if any(limit.unit in METERED_UNITS for limit in limits):
+                yield Request(new_id(now), call.payer, route, call.model_name, most, most, METERED_UNITS, limits)
+
+    def _cost(self, tokens: int, now: float) -> Cost:
+        # a long prompt and a tier have prices of their own for output, too
+        call, prompt = self._call, self._call.prompt or Prompt(None, TokenCount(0, 0))
+        moment = moment_of(call.payer, call.prompt, now)
+        money = [
+            estimate(call.core.tariffs, replace(prompt, max_output=most), moment, output_reserve=0)[0].money_nano
+            for most in (0, tokens)
+        ]
+        return Cost(output_tokens=tokens, money_nano=money[1] - money[0])
 
     def _cut(self, stream: Endable, passing: bytes, refusal: Decision) -> bytes:
         call = self._call
@@ -137,9 +167,13 @@ class _Bounds:
         """
         asking, core = self.take(chunk), self._call.core
         try:
-            request = next(asking)
+            asked = next(asking)
             while True:
-                request = asking.send(core.guard.admit(request))
+                if isinstance(asked, Request):
+                    asked = asking.send(core.guard.admit(asked))
+                else:
+                    core.guard.settle(asked, NOTHING)
+                    asked = next(asking)
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return]
 
@@ -149,9 +183,13 @@ class _Bounds:
         """
         asking, core = self.take(chunk), self._call.core
         try:
-            request = next(asking)
+            asked = next(asking)
             while True:
-                request = asking.send(await core.async_guard.admit(request))
+                if isinstance(asked, Request):
+                    asked = asking.send(await core.async_guard.admit(asked))
+                else:
+                    await core.async_guard.settle(asked, NOTHING)
+                    asked = next(asking)
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return]
 
@@ -209,9 +247,15 @@ class BoundedApp:
                 if bounds.is_cut:
                     raise StreamEndedError
                 return
-            await send(message)
             if message["type"] == "http.response.start":
-                bounds.begin(has_length=any(name.lower() == b"content-length" for name, _ in message["headers"]))
+                given = message.get("headers", ())
+                if not isinstance(given, list | tuple):  # it can be read once
+                    given = list(given)
+                    message = {**message, "headers": given}
+                await send(message)
+                bounds.begin(has_length=any(name.lower() == b"content-length" for name, _ in given))
+                return
+            await send(message)
 
         try:
             await self._app(scope, bounded_receive, bounded_send)
