@@ -20,7 +20,7 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import settle_held
-from tokenbudget_mw.switched_off import stand_in
+from tokenbudget_mw.switched_off import standing_in
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
@@ -79,7 +79,8 @@ class ASGIMiddleware:
             else:
                 await _Connection(self, scope, receive, send).run(facts, route)
         else:
-            await self.app(stand_in(self.core, scope), receive, send)
+            with standing_in(self.core):
+                await self.app(scope, receive, send)
 
 
 def facts_of(scope: Scope) -> Facts:

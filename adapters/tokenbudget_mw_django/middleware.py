@@ -62,7 +62,7 @@ class TokenBudgetMiddleware:
         """
         Pass one request on, metered where a route covers it.
         """
-        exchange = _open(request)
+        exchange = _open(request, is_async=self._is_async)
         if self._is_async:
             return self.get_response(request) if exchange is None else self.__acall__(request, exchange)
         if exchange is None:
@@ -111,10 +111,10 @@ class TokenBudgetMiddleware:
         return None
 
 
-def _open(request: HttpRequest) -> _Exchange | None:
+def _open(request: HttpRequest, *, is_async: bool) -> _Exchange | None:
     wired = core()
     if not wired.settings.enabled:
-        stand_in(wired, request.META)
+        stand_in(wired, request.META, is_alone=is_async)
         return None
     facts = facts_of(request.META, request.path_info)
     route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)

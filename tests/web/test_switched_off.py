@@ -1,6 +1,7 @@
 """Where the middleware is switched off, handlers that speak to it go on, and nothing comes of what they say."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,31 @@ def test_asgi(path: str) -> None:
 
     assert [status_of(rig.run(asgi_rig.chat(), path=path, subject=None)) for _ in range(3)] == [200] * 3
     assert rig.rows() == []
+
+
+def test_what_an_event_loops_request_has_started_goes_on_after_it() -> None:
+    """A task and a thread that work on with its context when the response is out spend as well; its own context is left."""
+
+    async def run() -> None:
+        is_over, late = asyncio.Event(), list[Any]()
+
+        async def work() -> None:
+            await is_over.wait()
+            gc.collect()
+            await aspend()
+            await asyncio.to_thread(spend)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            late.append(asyncio.create_task(work()))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        await asgi_rig.Rig(app, **OFF).arun(asgi_rig.chat(), subject=None)
+        with pytest.raises(TokenBudgetError, match="No metered request"):
+            current()
+        is_over.set()
+        await late[0]
+
+    asyncio.run(run())
 
 
 def test_wsgi() -> None:
