@@ -155,6 +155,7 @@ class _Connection:
     _is_whole = False
     _is_client_gone = False
     _timed_out = False
+    _is_cut_off = False
     _seen: deque[Message] | None = None
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -227,6 +228,7 @@ class _Connection:
             message = await self._receive()
             seen.append(message)
             if message["type"] != "http.request":
+                self._is_cut_off = True
                 return b"".join(pieces), False
             piece = message.get("body", b"")
             pieces.append(piece)
@@ -328,6 +330,8 @@ class _Connection:
         call = self._call
         if call.is_ended:
             return
+        if self._is_cut_off and call.first_byte is None:
+            call.prompt = None  # it left before its prompt was there, so no model was asked that
         await settle_held(call, call.end(self._ending(failed=failed)))
         if call.unrecorded is not None:
             raise call.unrecorded

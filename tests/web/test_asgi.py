@@ -205,6 +205,27 @@ def test_t07_client_gone_before_the_first_chunk() -> None:
     assert in_flight(rig) == 0
 
 
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_upload_that_breaks_off_costs_no_prompt(answers: bool) -> None:
+    """A client that leaves in the middle of its prompt is charged none, as no model was asked it; unless something was answered."""
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.extend([(await receive())["type"] for _ in range(2)])
+        if answers:
+            await send(START)
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+    rig = Rig(app)
+    part = {"type": "http.request", "body": b'{"model": "gpt-4o", "messages": [{"role": "us', "more_body": True}
+    rig.run(part, DISCONNECT, headers={"content-length": "900"})
+
+    (row,) = rig.rows()
+    assert told == ["http.request", "http.disconnect"]
+    assert row.settle_reason == ("client_gone" if answers else "client_gone_early")
+    assert bool(row.input_tokens) is answers
+
+
 @pytest.mark.parametrize("cut", [0, 1, 17])
 def test_t07_client_gone_at_a_chunk(cut: int) -> None:
     """A request cancelled in its stream is charged what had passed, once, and its slot is free."""
