@@ -232,22 +232,27 @@ class BoundedApp:
         """
         Run the app.
         """
-        bounds = self._bounds
+        bounds, has_trailers = self._bounds, False
 
         async def bounded_receive() -> Message:
             return {"type": "http.disconnect"} if bounds.is_cut else await receive()
 
         async def bounded_send(message: Message) -> None:
+            nonlocal has_trailers
             if bounds.is_cut:
                 raise StreamEndedError
             if message["type"] == "http.response.body" and (chunk := message.get("body")):
                 passing = await bounds.apass_on(chunk)
-                more = message.get("more_body", False) and not bounds.is_cut
+                is_cut = self._bounds.is_cut
+                more = message.get("more_body", False) and not is_cut
                 await send({**message, "body": passing, "more_body": more})
-                if bounds.is_cut:
+                if is_cut:
+                    if has_trailers:  # a server waits for those that are announced
+                        await send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
                     raise StreamEndedError
                 return
             if message["type"] == "http.response.start":
+                has_trailers = message.get("trailers", False)
                 given = message.get("headers", ())
                 if not isinstance(given, list | tuple):  # it can be read once
                     given = list(given)

@@ -337,6 +337,20 @@ class TestASGI:
         assert sent[0]["status"] == start["status"]
         assert len(sent) == 1 + length
 
+    def test_trailers_that_are_announced_come(self) -> None:
+        """A server waits for them; of a stream that is ended they are empty."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+            while True:
+                await send({"type": "http.response.body", "body": word(), "more_body": True})
+
+        *_, body, trailers = asgi_rig.Rig(app, **settings()).run(asgi_rig.request(chat()))
+
+        assert (body["more_body"], body["body"][-8:]) == (False, b"[DONE]\n\n")
+        assert trailers == {"type": "http.response.trailers", "headers": [], "more_trailers": False}
+
     def test_errors_of_the_app_are_its_own(self) -> None:
         """An error that does not come of the end passes."""
 
