@@ -5,6 +5,7 @@ What a handler finds where the middleware is switched off (``enabled: False``): 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -47,10 +48,16 @@ def stand_in(core: Core, request: R, *, is_alone: bool = False) -> R:
 
         is_alone: Whether the context is this request's alone, a task's of an event loop, so that the call may stay in it.
     """
-    call = _idle_call(core)
-    # it goes with the request, whose body may be sent after this context has been left: a thread's, which nothing else ends
-    request[KEY] = call
-    idle.set((lambda: call) if is_alone else ref(call))
+    call, here = _idle_call(core), get_ident()
+
+    def found() -> Call:
+        return call
+
+    # it goes with the request, whose body may be sent after this context has been left: a thread's, which nothing else ends.
+    # Another thread has a copy of the context, and works on with that
+    request[KEY] = found
+    is_there = ref(found)
+    idle.set(lambda: call if is_alone or is_there() is not None or get_ident() != here else None)
     return request
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any
 
 import asgi_rig
@@ -96,6 +98,24 @@ def test_wsgi() -> None:
         assert b"".join(rig.open(environ)) == b"ab"
     del environ
     assert rig.rows() == []
+    with pytest.raises(TokenBudgetError, match="No metered request"):
+        current()
+
+
+def test_what_a_thread_has_started_goes_on_after_its_request() -> None:
+    """Another thread that works on with a handler's context spends when the request is gone, too; its own no longer can."""
+    contexts: list[Context] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        contexts.append(copy_context())
+        start_response("200 OK", [])
+        return []
+
+    wsgi_rig.Rig(app, **OFF).run(wsgi_rig.chat(), subject=None)
+    gc.collect()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(contexts[0].run, spend).result()
     with pytest.raises(TokenBudgetError, match="No metered request"):
         current()
 
