@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.bounding import BoundedApp
 from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.contexts import forget_ended
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.lifespan import live
 from tokenbudget_mw.recounting import arecount
@@ -72,6 +73,7 @@ class ASGIMiddleware:
         elif kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
         elif self.core.settings.enabled:
+            forget_ended()
             facts, root = facts_of(scope), scope.get("root_path") or ""
             route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
             if route is None:

@@ -12,7 +12,7 @@ from asgi_rig import CHAT, DISCONNECT, Message, Rig, chat, request, scope_of, st
 
 from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
-from tokenbudget_mw.call import Call
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.values import Cost, Subject
 
@@ -203,6 +203,33 @@ def test_t07_client_gone_before_the_first_chunk() -> None:
     (row,) = rig.rows()
     assert (row.settle_reason, row.input_tokens, row.output_tokens) == ("client_gone_early", 8, 0)
     assert in_flight(rig) == 0
+
+
+def test_a_request_is_not_of_the_call_before_it() -> None:
+    """uvicorn begins a request that came early where the one before it sends its end; what it uses is nobody's of that one."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(running.get())
+        await send(START)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run(rig: Rig) -> None:
+        begun: list[asyncio.Task[Any]] = []
+
+        async def silent() -> Message:
+            return chat()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                begun.append(asyncio.create_task(rig.arun(chat(), path="/free")))
+
+        await rig.middleware(scope_of(), silent, send)
+        await begun[0]
+
+    asyncio.run(run(Rig(app, routes=[{"path": "/v1/*"}])))
+
+    assert [call is None for call in seen] == [False, True]
 
 
 @pytest.mark.parametrize("answers", [False, True])
