@@ -135,16 +135,16 @@ class _Bounds:
     def _requests(self, tokens: int) -> Iterator[Request]:
         call = self._call
         now = call.core.clock()
-        most = self._cost(tokens, now)
+        most = self._cost(tokens)
         yield Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
         for route, limits in call.endpoints:
             if any(limit.unit in METERED_UNITS for limit in limits):
                 yield Request(new_id(now), call.payer, route, call.model_name, most, most, METERED_UNITS, limits)
 
-    def _cost(self, tokens: int, now: float) -> Cost:
-        # a long prompt and a tier have prices of their own for output, too
+    def _cost(self, tokens: int) -> Cost:
+        # at the price that it will be charged; a long prompt and a tier have prices of their own for output, too
         call, prompt = self._call, self._call.prompt or Prompt(None, TokenCount(0, 0))
-        moment = moment_of(call.payer, call.prompt, now)
+        moment = moment_of(call.payer, call.prompt, call.started_at)
         money = [
             estimate(call.core.tariffs, replace(prompt, max_output=most), moment, output_reserve=0)[0].money_nano
             for most in (0, tokens)

@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any
 
 import asgi_rig
@@ -296,6 +297,28 @@ class TestASGI:
         assert sent[-1]["body"].endswith(b"data: [DONE]\n\n")
         assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
         assert closed == [True]
+
+    def test_a_price_that_ends_meanwhile_holds_for_its_stream(self) -> None:
+        """A stream is priced when it begins, to its end, though the model's price has ended by then and there is no other."""
+        begun = "2023-11-14T22:13:20+00:00"  # the rig's clock
+        tariff = {"model": "own", "input": "1.00", "output": "10.00", "valid_until": "2023-11-14T22:15:00+00:00"}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            rig.clock.advance(200)
+            said = word().replace(b"gpt-4o", b"own")
+            for _ in range(1000):
+                await send({"type": "http.response.body", "body": said, "more_body": True})
+
+        priced = {"tariffs": [tariff], "unknown_price": "deny", "plans": {"one": ["$0.001/day"]}}
+        rig = asgi_rig.Rig(app, **settings(**priced))
+        assert datetime.fromisoformat(begun).timestamp() == rig.clock()
+        rig.run(asgi_rig.request(chat(model="own")))
+
+        (row,) = rig.rows()
+        assert (row.settle_reason, row.usage_source) == ("budget_end", "counted")
+        assert 500_000_000 < row.cost_pico <= 1_000_000_000
 
     def test_what_one_limit_refuses_no_other_holds(self) -> None:
         """Where an endpoint's limit grants nothing more, the plan's has given back what it had granted for that."""
