@@ -63,13 +63,21 @@ class _Bounds:
         self._call = call
         self._stream: Endable | None = None
         self._step = call.core.settings.output_reserve or LEAST
+        self._has_begun = False
         self.is_cut = False
+
+    @property
+    def passes_all(self) -> bool:
+        """
+        Whether the response has begun, and can be no stream that ends.
+        """
+        return self._has_begun and self._stream is None
 
     def begin(self, *, has_length: bool) -> None:
         """
         Take the start of the response, when the call has; one of a known length cannot be cut.
         """
-        call = self._call
+        call, self._has_begun = self._call, True
         prompt = call.prompt
         is_answer = call.status is not None and call.status < FIRST_ERROR
         if has_length or prompt is None or not is_answer or not call.held:
@@ -322,8 +330,8 @@ class BoundedWSGI:
                 raise
             content = ()
         wrapper = environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(content, wrapper):
-            return content
+        if bounds.passes_all or (isinstance(wrapper, type) and isinstance(content, wrapper)):
+            return content  # servers look at what it is
         return _Bounded(content, bounds)
 
 

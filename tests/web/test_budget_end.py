@@ -252,6 +252,17 @@ def asgi_rig_call() -> Any:
     return current()
 
 
+def test_what_is_no_stream_stays_the_list_that_it_was() -> None:
+    """A server tells the length of the only block of a list, which is JSON here and cannot be ended."""
+    blocks = [b'{"model": "gpt-4o", "usage": {"prompt_tokens": 8, "completion_tokens": 5}}']
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return blocks
+
+    assert wsgi_rig.Rig(app, **settings()).open(wsgi_rig.environ_of(chat())) is blocks
+
+
 class TestASGI:
     def test_the_app_is_stopped(self) -> None:
         """An app that streams for ever is stopped by its next message, and told that the client has gone."""
