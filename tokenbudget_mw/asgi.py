@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.bounding import BoundedApp
 from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.contexts import forget_ended
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.lifespan import live
 from tokenbudget_mw.recounting import arecount
@@ -20,7 +21,7 @@ from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.shielding import settle_held
-from tokenbudget_mw.switched_off import stand_in
+from tokenbudget_mw.switched_off import standing_in
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
@@ -72,6 +73,7 @@ class ASGIMiddleware:
         elif kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
         elif self.core.settings.enabled:
+            forget_ended()
             facts, root = facts_of(scope), scope.get("root_path") or ""
             route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
             if route is None:
@@ -79,7 +81,8 @@ class ASGIMiddleware:
             else:
                 await _Connection(self, scope, receive, send).run(facts, route)
         else:
-            await self.app(stand_in(self.core, scope), receive, send)
+            with standing_in(self.core):
+                await self.app(scope, receive, send)
 
 
 def facts_of(scope: Scope) -> Facts:
@@ -154,6 +157,7 @@ class _Connection:
     _is_whole = False
     _is_client_gone = False
     _timed_out = False
+    _is_cut_off = False
     _seen: deque[Message] | None = None
 
     def __init__(self, middleware: ASGIMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -226,6 +230,7 @@ class _Connection:
             message = await self._receive()
             seen.append(message)
             if message["type"] != "http.request":
+                self._is_cut_off = True
                 return b"".join(pieces), False
             piece = message.get("body", b"")
             pieces.append(piece)
@@ -327,6 +332,8 @@ class _Connection:
         call = self._call
         if call.is_ended:
             return
+        if self._is_cut_off and call.first_byte is None:
+            call.prompt = None  # it left before its prompt was there, so no model was asked that
         await settle_held(call, call.end(self._ending(failed=failed)))
         if call.unrecorded is not None:
             raise call.unrecorded

@@ -24,7 +24,7 @@ from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.tapping.bounded import FOREVER
 from tokenbudget_mw.tapping.ending import open_endable
-from tokenbudget_mw.values import Prompt, TokenCount, Usage
+from tokenbudget_mw.values import NOTHING, Cost, Prompt, Reservation, TokenCount, Usage
 
 if TYPE_CHECKING:
     from tokenbudget_mw.call import Call
@@ -42,7 +42,10 @@ MOST_ASKED = 64
 FIRST_ERROR = 400
 
 Message = MutableMapping[str, Any]
-Asking = Generator[Request, "Decision", bytes]
+Asked = Request | Reservation
+"""A question to the limits, or what one of them has granted and gets back: the answer to that is nothing."""
+
+Asking = Generator[Asked, Any, bytes]
 
 
 class StreamEndedError(OSError):
@@ -60,13 +63,21 @@ class _Bounds:
         self._call = call
         self._stream: Endable | None = None
         self._step = call.core.settings.output_reserve or LEAST
+        self._has_begun = False
         self.is_cut = False
+
+    @property
+    def passes_all(self) -> bool:
+        """
+        Whether the response has begun, and can be no stream that ends.
+        """
+        return self._has_begun and self._stream is None
 
     def begin(self, *, has_length: bool) -> None:
         """
         Take the start of the response, when the call has; one of a known length cannot be cut.
         """
-        call = self._call
+        call, self._has_begun = self._call, True
         prompt = call.prompt
         is_answer = call.status is not None and call.status < FIRST_ERROR
         if has_length or prompt is None or not is_answer or not call.held:
@@ -95,31 +106,58 @@ class _Bounds:
             passing += more
         return passing
 
-    def _extend(self, stream: Endable) -> Generator[Request, Decision, Decision | None]:
+    def _extend(self, stream: Endable) -> Generator[Asked, Any, Decision | None]:
         call = self._call
         while True:
-            decision = yield self._request(self._step)
-            if decision.admitted and decision.reservation is not None:
-                call.extensions = (*call.extensions, decision.reservation)
-                call.core.heartbeat.hold(decision.reservation)
-                stream.allow(self._step)
+            before = len(call.extensions)
+            refusal = yield from self._ask(self._step)
+            if refusal is None:
+                # nothing limits it any more, or nobody can say: a stream ends because its budget does, for nothing else
+                stream.allow(self._step if len(call.extensions) > before else FOREVER)
                 self._step *= 2
                 return None
-            if decision.admitted or decision.code == "backend":
-                # nothing limits it any more, or nobody can say: a stream ends because its budget does, for nothing else
-                stream.allow(FOREVER)
-                return None
-            if self._step <= LEAST or len(call.extensions) >= MOST_ASKED:
-                return decision
+            if self._step <= LEAST or before >= MOST_ASKED:
+                return refusal
             self._step //= 2
 
-    def _request(self, tokens: int) -> Request:
+    def _ask(self, tokens: int) -> Generator[Asked, Any, Decision | None]:
+        """
+        Ask for *tokens* more, and return the refusal: of all limits that the call has met, those on single endpoints apart. If one
+        says no, none is charged.
+        """
+        call, granted = self._call, list[Reservation]()
+        for request in self._requests(tokens):
+            decision: Decision = yield request
+            if decision.reservation is not None:
+                granted.append(decision.reservation)
+                call.extensions = (*call.extensions, decision.reservation)
+                call.core.heartbeat.hold(decision.reservation)
+            elif not decision.admitted and decision.code != "backend":
+                for reservation in granted:
+                    call.core.heartbeat.drop(reservation)
+                    yield reservation
+                call.extensions = tuple([each for each in call.extensions if each not in granted])
+                return decision
+        return None
+
+    def _requests(self, tokens: int) -> Iterator[Request]:
         call = self._call
         now = call.core.clock()
-        asked = Prompt(call.prompt.model if call.prompt else None, TokenCount(0, 0), tokens)
-        most, _ = estimate(call.core.tariffs, asked, moment_of(call.payer, call.prompt, now), output_reserve=0)
-        most = replace(most, requests=0, concurrent=0)
-        return Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
+        most = self._cost(tokens)
+        yield Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
+        for route, limits in call.endpoints:
+            if any(limit.unit in METERED_UNITS for limit in limits):
+                yield Request(new_id(now), call.payer, route, call.model_name, most, most, METERED_UNITS, limits)
+
+    def _cost(self, tokens: int) -> Cost:
+        # at the price that it will be charged; a long prompt and a tier have prices of their own for output, too
+        call, prompt = self._call, self._call.prompt or Prompt(None, TokenCount(0, 0))
+        moment = moment_of(call.payer, call.prompt, call.started_at)
+        money = [
+            estimate(call.core.tariffs, replace(prompt, max_output=most), moment, output_reserve=0)[0].money_nano
+            for most in (0, tokens)
+        ]
+        return Cost(output_tokens=tokens, money_nano=money[1] - money[0])
 
     def _cut(self, stream: Endable, passing: bytes, refusal: Decision) -> bytes:
         call = self._call
@@ -137,9 +175,13 @@ class _Bounds:
         """
         asking, core = self.take(chunk), self._call.core
         try:
-            request = next(asking)
+            asked = next(asking)
             while True:
-                request = asking.send(core.guard.admit(request))
+                if isinstance(asked, Request):
+                    asked = asking.send(core.guard.admit(asked))
+                else:
+                    core.guard.settle(asked, NOTHING)
+                    asked = next(asking)
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return]
 
@@ -149,9 +191,13 @@ class _Bounds:
         """
         asking, core = self.take(chunk), self._call.core
         try:
-            request = next(asking)
+            asked = next(asking)
             while True:
-                request = asking.send(await core.async_guard.admit(request))
+                if isinstance(asked, Request):
+                    asked = asking.send(await core.async_guard.admit(asked))
+                else:
+                    await core.async_guard.settle(asked, NOTHING)
+                    asked = next(asking)
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return]
 
@@ -194,24 +240,35 @@ class BoundedApp:
         """
         Run the app.
         """
-        bounds = self._bounds
+        bounds, has_trailers = self._bounds, False
 
         async def bounded_receive() -> Message:
             return {"type": "http.disconnect"} if bounds.is_cut else await receive()
 
         async def bounded_send(message: Message) -> None:
+            nonlocal has_trailers
             if bounds.is_cut:
                 raise StreamEndedError
             if message["type"] == "http.response.body" and (chunk := message.get("body")):
                 passing = await bounds.apass_on(chunk)
-                more = message.get("more_body", False) and not bounds.is_cut
+                is_cut = self._bounds.is_cut
+                more = message.get("more_body", False) and not is_cut
                 await send({**message, "body": passing, "more_body": more})
-                if bounds.is_cut:
+                if is_cut:
+                    if has_trailers:  # a server waits for those that are announced
+                        await send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
                     raise StreamEndedError
                 return
-            await send(message)
             if message["type"] == "http.response.start":
-                bounds.begin(has_length=any(name.lower() == b"content-length" for name, _ in message["headers"]))
+                has_trailers = message.get("trailers", False)
+                given = message.get("headers", ())
+                if not isinstance(given, list | tuple):  # it can be read once
+                    given = list(given)
+                    message = {**message, "headers": given}
+                await send(message)
+                bounds.begin(has_length=any(name.lower() == b"content-length" for name, _ in given))
+                return
+            await send(message)
 
         try:
             await self._app(scope, bounded_receive, bounded_send)
@@ -273,8 +330,8 @@ class BoundedWSGI:
                 raise
             content = ()
         wrapper = environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(content, wrapper):
-            return content
+        if bounds.passes_all or (isinstance(wrapper, type) and isinstance(content, wrapper)):
+            return content  # servers look at what it is
         return _Bounded(content, bounds)
 
 

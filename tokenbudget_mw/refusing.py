@@ -30,6 +30,12 @@ EXPOSE = "access-control-expose-headers"
 RESPONSE_HEADERS = (*refusals.LIMIT_HEADERS, *VENDOR_HEADERS, EXPOSE)
 """All that `headers_for` may return."""
 
+FINAL = range(200, 600)
+"""Statuses of responses; those below tell of one to come."""
+
+BROKEN = frozenset("\r\n\0")
+"""What no header has in it (RFC 9110, section 5.5), and not every server looks."""
+
 _RETRY_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
 
 
@@ -135,13 +141,28 @@ def _own(call: Call | Unmetered, refusal: Refusal, decision: Decision) -> Refusa
     """
     try:
         found = call.core.render_refusal(refusal, decision, call.facts)  # type: ignore[misc]
+        if found is None:
+            return refusal
+        if isinstance(found, refusals.Refusal):
+            return _sendable(found)
     except Exception:
         log.exception("`render_refusal` has failed; the usual refusal is sent")
         return refusal
-    if found is None:
-        return refusal
-    if not isinstance(found, refusals.Refusal):
-        log.error("`render_refusal` gave a %s, not a Refusal; the usual refusal is sent", type(found).__name__)
-        return refusal
+    log.error("`render_refusal` gave a %s, not a Refusal; the usual refusal is sent", type(found).__name__)
+    return refusal
+
+
+def _sendable(found: Refusal) -> Refusal:
+    """
+    Return *found* with the length of its body. Raises where it is nothing that a server sends.
+    """
+    status, body = int(found.status), b"".join((found.body,))  # which takes no text, as `bytes` takes a number
+    if status not in FINAL:
+        raise ValueError(f"A refusal's status is one of a response, 200 to 599, not {status}.")
     headers = [(name.lower(), value) for name, value in found.headers if name.lower() != "content-length"]
-    return replace(found, headers=(*headers, ("content-length", str(len(found.body)))))
+    for name, value in headers:
+        name.encode("ascii")
+        value.encode("latin-1")
+        if not BROKEN.isdisjoint(name + value):
+            raise ValueError(f"The header {name!r} has a line break in it.")
+    return replace(found, status=status, body=body, headers=(*headers, ("content-length", str(len(body)))))

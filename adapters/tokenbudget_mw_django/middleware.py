@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextvars import copy_context
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -18,6 +16,7 @@ from django.http import HttpResponse
 from tokenbudget_mw.bodies import length_of
 from tokenbudget_mw.bounding import abound, bound
 from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.contexts import forget_ended
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.recounting import arecount, recount
@@ -30,6 +29,7 @@ from tokenbudget_mw.switched_off import stand_in
 from tokenbudget_mw.values import NOTHING
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
+from tokenbudget_mw_django.streams import AsyncStream, CollectedStream, Stream
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
@@ -62,7 +62,7 @@ class TokenBudgetMiddleware:
         """
         Pass one request on, metered where a route covers it.
         """
-        exchange = _open(request)
+        exchange = _open(request, is_async=self._is_async)
         if self._is_async:
             return self.get_response(request) if exchange is None else self.__acall__(request, exchange)
         if exchange is None:
@@ -97,7 +97,7 @@ class TokenBudgetMiddleware:
             await exchange.aend(failed=True)
             raise
         finally:
-            exchange.leave(before)
+            exchange.leave(before, may_stay=True)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """
@@ -111,11 +111,12 @@ class TokenBudgetMiddleware:
         return None
 
 
-def _open(request: HttpRequest) -> _Exchange | None:
+def _open(request: HttpRequest, *, is_async: bool) -> _Exchange | None:
     wired = core()
     if not wired.settings.enabled:
-        stand_in(wired, request.META)
+        stand_in(wired, request.META, is_alone=is_async)
         return None
+    forget_ended()
     facts = facts_of(request.META, request.path_info)
     route = None if is_preflight(facts) else wired.routes.match(facts.method, facts.path)
     return None if route is None else _Exchange(request, Call(wired, facts, route))
@@ -200,8 +201,7 @@ class _Exchange:
             self.end(is_whole=True)
             return response
         if response.streaming:
-            self._bind(response)
-            response.streaming_content = (_CollectedStream if response.is_async else _Stream)(self, response)  # type: ignore[attr-defined]
+            (CollectedStream if response.is_async else Stream).put(self, response)  # type: ignore[attr-defined]
             return response
         self._feed_whole(response)
         self.end(is_whole=True)
@@ -212,14 +212,13 @@ class _Exchange:
             return self.pass_on(response)
         self._start(response)
         if response.streaming:
-            self._bind(response)
-            response.streaming_content = _AsyncStream(self, response)  # type: ignore[attr-defined]
+            AsyncStream.put(self, response)
             return response
         self._feed_whole(response)
         await self.aend(is_whole=True)
         return response
 
-    def _bind(self, response: Any) -> None:
+    def bind(self, response: Any) -> None:
         if self.call.route.on_budget_end != "pass":
             binding: Callable[..., Any] = abound if response.is_async else bound
             content = binding(self.call, response.streaming_content, has_length="Content-Length" in response)
@@ -245,13 +244,20 @@ class _Exchange:
         running.set(self.call)
         return before
 
-    def leave(self, before: Call | None) -> None:
+    def leave(self, before: Call | None, *, may_stay: bool = False) -> None:
         """
-        Give the context back to the call that ran here *before*, whose view has asked its own project, as for a batch.
-        Without such a one this call stays until its end: Django may close what the view has made.
+        Give the context back to the call that ran here *before*, whose view has asked its own project, as for a batch; without
+        such a one to nobody.
+
+        Args:
+            before: That call.
+
+            may_stay: Whether this call stays until its end without such a one: in the context of a task, which is this request's
+                alone and may close what the view has made. A thread goes on with others.
         """
-        if before is not None and not before.is_ended:
-            running.set(before)
+        is_there = before is not None and not before.is_ended
+        if is_there or not may_stay:
+            running.set(before if is_there else None)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -279,111 +285,6 @@ class _Exchange:
 
     def _actual(self, **ending: bool) -> Cost:
         return self.call.end(Ending(self.call.status, has_body=self.call.first_byte is not None, **ending))
-
-
-class _Closing:
-    """
-    A stream on its way out. Django closes it in the end, in whatever state it is; but not where another middleware answers
-    in its place, or fails: then the garbage collector ends it.
-    """
-
-    def __init__(self, exchange: _Exchange, response: Any) -> None:
-        # bound before the response's own is replaced
-        self._content = response.streaming_content
-        self._exchange = exchange
-
-    def __del__(self) -> None:
-        call = self._exchange.call
-        if not call.is_ended:
-            # in a context of its own: this thread may be in the middle of another call
-            call.core.off_loop(partial(copy_context().run, partial(self._exchange.end, client_gone=True)))
-
-    def close(self) -> None:
-        """
-        End the stream where it stands; nothing happens where it has ended.
-        """
-        self._exchange.end(client_gone=True)
-
-
-class _Stream(_Closing):
-    """
-    A sync stream.
-    """
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        before = self._exchange.enter()
-        try:
-            chunk: bytes = next(self._content)
-        except StopIteration:
-            self._exchange.end(is_whole=True)
-            raise
-        except BaseException as error:
-            self._exchange.end(failed=True, timed_out=is_timeout(error))
-            raise
-        finally:
-            self._exchange.leave(before)
-        self._exchange.call.feed(chunk)
-        return chunk
-
-
-class _AsyncStream(_Closing):
-    """
-    An async stream on an event loop.
-    """
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._pass()
-
-    async def _pass(self) -> AsyncIterator[bytes]:
-        exchange, is_whole, failed, timed_out = self._exchange, False, False, False
-        try:
-            content = aiter(self._content)
-            while True:
-                before = exchange.enter()
-                try:
-                    chunk = await anext(content)
-                except StopAsyncIteration:
-                    break
-                finally:
-                    exchange.leave(before)
-                exchange.call.feed(chunk)
-                yield chunk
-            is_whole = True
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:
-            failed, timed_out = True, is_timeout(error)
-            raise
-        finally:
-            gone = not is_whole and not failed
-            await exchange.aend(is_whole=is_whole, failed=failed, client_gone=gone, timed_out=timed_out)
-
-
-class _CollectedStream(_Closing):
-    """
-    An async stream under WSGI: Django collects it on a loop of its own, on which nothing else is kept waiting.
-    """
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        before = self._exchange.enter()
-        try:
-            chunk: bytes = await anext(self._content)
-        except StopAsyncIteration:
-            self._exchange.end(is_whole=True)
-            raise
-        except BaseException as error:
-            self._exchange.end(failed=True, timed_out=is_timeout(error))
-            raise
-        finally:
-            self._exchange.leave(before)
-        self._exchange.call.feed(chunk)
-        return chunk
 
 
 def _response_of(refusal: Refusal, request: HttpRequest) -> HttpResponse:

@@ -1,6 +1,7 @@
 """Django: both colours, streams, settings that change, checks, commands and the admin."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.test import AsyncClient, Client, RequestFactory, override_settings
+from django.http import HttpResponse
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.call import Call, current, running
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.errors import ConfigurationError
@@ -145,6 +147,30 @@ def test_disabled_views_go_on(path: str) -> None:
         assert [post(path, None).status_code for _ in range(3)] == [200] * 3
         assert [asyncio.run(apost(path, "off")).status_code for _ in range(3)] == [200] * 3
     assert rows("off") == []
+
+
+def test_disabled_tasks_go_on_after_their_request() -> None:
+    """A task that an async view has started charges in vain when the request is long gone, too."""
+
+    async def run() -> None:
+        is_over, late = asyncio.Event(), list[Any]()
+
+        async def work() -> None:
+            await is_over.wait()
+            gc.collect()
+            current().charge({"model": "gpt-4o", "usage": {"prompt_tokens": 8, "completion_tokens": 5}})
+
+        async def view(_: Any) -> HttpResponse:
+            late.append(asyncio.create_task(work()))
+            return HttpResponse(ANSWER)
+
+        answered: Any = TokenBudgetMiddleware(view)(AsyncRequestFactory().get("/free"))
+        await asyncio.create_task(answered)
+        is_over.set()
+        await late[0]
+
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "enabled": False}):
+        asyncio.run(run())
 
 
 def test_malformed_body_is_a_400() -> None:

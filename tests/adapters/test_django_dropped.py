@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -80,6 +81,21 @@ def test_t07_a_stream_that_is_thrown_away_under_wsgi(is_async: bool) -> None:
 
     assert reasons(subject) == ["client_gone_early"]
     assert answer(lambda _: HttpResponse("42"), subject).status_code == 200
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_no_other_request_is_charged_to_a_call_that_has_ended(is_held: bool) -> None:
+    """What a path that is not metered uses is not the last stream's, whether that was thrown away here or has ended elsewhere."""
+    response = answer(streamed, "before")
+    if is_held:
+        copy_context().run(response.close)  # as another thread would
+    else:
+        del response
+    seen: list[Any] = []
+
+    TokenBudgetMiddleware(lambda _: seen.append(running_call()))(RequestFactory().get("/free"))
+
+    assert seen == [None]
 
 
 def test_what_is_thrown_away_leaves_the_running_call_alone() -> None:

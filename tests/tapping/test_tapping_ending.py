@@ -59,6 +59,21 @@ def drive(stream: Endable, chunks: list[bytes], how: str = "finish") -> tuple[by
     return out, False
 
 
+def test_the_end_has_the_id_of_its_answer() -> None:
+    """Azure's first event, of its filters, has an empty id; those of the answer follow."""
+    first = {"choices": [], "created": 0, "id": "", "model": "", "object": "", "prompt_filter_results": []}
+    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "gpt-4o"}
+    events = [first, *[chunk | {"choices": [{"index": 0, "delta": {"content": "one two"}}]}] * 2]
+
+    out, is_cut = drive(
+        opened(CHAT, 3, name="openai.chat"), [b"data: " + json.dumps(each).encode() + b"\n\n" for each in events]
+    )
+
+    last = json.loads(out.split(b"\n\n")[-3].removeprefix(b"data: "))
+    assert is_cut
+    assert {name: last[name] for name in chunk} == chunk
+
+
 # -- one JSON array ----------------------------------------------------------------------------------------------------
 
 

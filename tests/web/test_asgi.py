@@ -12,7 +12,7 @@ from asgi_rig import CHAT, DISCONNECT, Message, Rig, chat, request, scope_of, st
 
 from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
-from tokenbudget_mw.call import Call
+from tokenbudget_mw.call import Call, running
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.values import Cost, Subject
 
@@ -203,6 +203,54 @@ def test_t07_client_gone_before_the_first_chunk() -> None:
     (row,) = rig.rows()
     assert (row.settle_reason, row.input_tokens, row.output_tokens) == ("client_gone_early", 8, 0)
     assert in_flight(rig) == 0
+
+
+def test_a_request_is_not_of_the_call_before_it() -> None:
+    """uvicorn begins a request that came early where the one before it sends its end; what it uses is nobody's of that one."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(running.get())
+        await send(START)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run(rig: Rig) -> None:
+        begun: list[asyncio.Task[Any]] = []
+
+        async def silent() -> Message:
+            return chat()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                begun.append(asyncio.create_task(rig.arun(chat(), path="/free")))
+
+        await rig.middleware(scope_of(), silent, send)
+        await begun[0]
+
+    asyncio.run(run(Rig(app, routes=[{"path": "/v1/*"}])))
+
+    assert [call is None for call in seen] == [False, True]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_upload_that_breaks_off_costs_no_prompt(answers: bool) -> None:
+    """A client that leaves in the middle of its prompt is charged none, as no model was asked it; unless something was answered."""
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told.extend([(await receive())["type"] for _ in range(2)])
+        if answers:
+            await send(START)
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+    rig = Rig(app)
+    part = {"type": "http.request", "body": b'{"model": "gpt-4o", "messages": [{"role": "us', "more_body": True}
+    rig.run(part, DISCONNECT, headers={"content-length": "900"})
+
+    (row,) = rig.rows()
+    assert told == ["http.request", "http.disconnect"]
+    assert row.settle_reason == ("client_gone" if answers else "client_gone_early")
+    assert bool(row.input_tokens) is answers
 
 
 @pytest.mark.parametrize("cut", [0, 1, 17])

@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any
 
 import asgi_rig
@@ -20,8 +21,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from tokenbudget_mw.asgi import facts_of as facts_of_scope
 from tokenbudget_mw.bounding import MOST_ASKED
+from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.testing.provider import FakeProvider, Script
+from tokenbudget_mw.wsgi import facts_of as facts_of_environ
 
 CHAT = asgi_rig.CHAT
 RESERVE = 32
@@ -134,6 +138,73 @@ def test_money_ends_a_stream(protocol: Any) -> None:
 
 
 @BOTH
+def test_a_tier_ends_at_its_own_price(protocol: Any) -> None:
+    """Output of a tier that costs twice as much ends where its money does, not where that of the usual price would."""
+    said = {"id": "c1", "object": "chat.completion.chunk", "model": "gpt-5", "service_tier": "priority"}
+    event = b"data: " + json.dumps(said | {"choices": [{"index": 0, "delta": {"content": " word"}}]}).encode() + b"\n\n"
+    asked = chat(model="gpt-5", service_tier="priority")
+
+    rig, sent = stream_of(protocol, [event] * 3000, asked, **settings(plans={"one": ["$0.01/day"]}))
+
+    (row,) = rig.rows()
+    assert b'"finish_reason":"length"' in sent
+    assert (row.settle_reason, row.price_id.partition("@")[0]) == ("budget_end", "openai/gpt-5+priority")
+    assert 9_000_000_000 < row.cost_pico <= 10_000_000_000
+
+
+def stream_of(protocol: Any, events: list[bytes], asked: dict[str, Any], **given: Any) -> tuple[Any, bytes]:
+    """The rig and the response of an app that sends these events."""
+    if protocol is wsgi:
+
+        def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            yield from events
+
+        rig = wsgi_rig.Rig(app, **given)
+        return rig, rig.run(asked).body
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    asgi_host = asgi_rig.Rig(asgi_app, **given)
+    sent = asgi_host.run(asgi_rig.request(asked))
+    return asgi_host, b"".join(message.get("body", b"") for message in sent)
+
+
+@BOTH
+@pytest.mark.parametrize("plan", [["1 concurrent"], ["1 concurrent", "100000 tokens/minute"]])
+def test_a_limit_on_a_single_endpoint_ends_a_stream(protocol: Any, plan: list[str]) -> None:
+    """What an endpoint is limited by takes part, alone and beside the limits of the plan."""
+    limit = EndpointLimit.parse(("100 tokens/minute", "9 requests/minute"), name="chat")
+    provider = FakeProvider(Script(output_tokens=1000))
+
+    def limited_wsgi(environ: Any, start_response: Any) -> Any:
+        limit.admit(asgi_rig_call().core, facts_of_environ(environ))
+        return provider.wsgi(environ, start_response)
+
+    async def limited_asgi(scope: Any, receive: Any, send: Any) -> None:
+        await limit.aadmit(asgi_rig_call().core, facts_of_scope(scope))
+        await provider.asgi(scope, receive, send)
+
+    rig: Any
+    if protocol is wsgi:
+        rig = wsgi_rig.Rig(limited_wsgi, **settings(plans={"one": plan}))
+        run_wsgi(rig)
+    else:
+        rig = asgi_rig.Rig(limited_asgi, **settings(plans={"one": plan}))
+        run_asgi(rig)
+
+    (row,) = rig.rows()
+    assert (row.settle_reason, row.limit_name) == ("budget_end", "tokens-minute-endpoint")
+    assert 100 - 8 - RESERVE < row.output_tokens <= 100 - 8
+    assert left(rig).get("tokens", 0) == (100_000 - 8 - row.output_tokens if plan[1:] else 0)
+
+
+@BOTH
 def test_a_route_says_what_it_costs(protocol: Any) -> None:
     """The outcome has a rule as every other has."""
     route = {"path": CHAT, "format": "openai.chat", "on_budget_end": "finish", "settle": {"budget_end": "refund"}}
@@ -181,6 +252,17 @@ def asgi_rig_call() -> Any:
     return current()
 
 
+def test_what_is_no_stream_stays_the_list_that_it_was() -> None:
+    """A server tells the length of the only block of a list, which is JSON here and cannot be ended."""
+    blocks = [b'{"model": "gpt-4o", "usage": {"prompt_tokens": 8, "completion_tokens": 5}}']
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return blocks
+
+    assert wsgi_rig.Rig(app, **settings()).open(wsgi_rig.environ_of(chat())) is blocks
+
+
 class TestASGI:
     def test_the_app_is_stopped(self) -> None:
         """An app that streams for ever is stopped by its next message, and told that the client has gone."""
@@ -226,6 +308,82 @@ class TestASGI:
         assert sent[-1]["body"].endswith(b"data: [DONE]\n\n")
         assert [row.settle_reason for row in rig.rows()] == ["budget_end"]
         assert closed == [True]
+
+    def test_a_price_that_ends_meanwhile_holds_for_its_stream(self) -> None:
+        """A stream is priced when it begins, to its end, though the model's price has ended by then and there is no other."""
+        begun = "2023-11-14T22:13:20+00:00"  # the rig's clock
+        tariff = {"model": "own", "input": "1.00", "output": "10.00", "valid_until": "2023-11-14T22:15:00+00:00"}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            rig.clock.advance(200)
+            said = word().replace(b"gpt-4o", b"own")
+            for _ in range(1000):
+                await send({"type": "http.response.body", "body": said, "more_body": True})
+
+        priced = {"tariffs": [tariff], "unknown_price": "deny", "plans": {"one": ["$0.001/day"]}}
+        rig = asgi_rig.Rig(app, **settings(**priced))
+        assert datetime.fromisoformat(begun).timestamp() == rig.clock()
+        rig.run(asgi_rig.request(chat(model="own")))
+
+        (row,) = rig.rows()
+        assert (row.settle_reason, row.usage_source) == ("budget_end", "counted")
+        assert 500_000_000 < row.cost_pico <= 1_000_000_000
+
+    def test_what_one_limit_refuses_no_other_holds(self) -> None:
+        """Where an endpoint's limit grants nothing more, the plan's has given back what it had granted for that."""
+        limit, held = EndpointLimit.parse(("150 tokens/minute",), name="chat"), list[int]()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            call = asgi_rig_call()
+            await limit.aadmit(call.core, facts_of_scope(scope))
+            try:
+                await FakeProvider(Script(output_tokens=1000)).asgi(scope, receive, send)
+            finally:
+                held.extend(each.cost.output_tokens for each in call.extensions)
+
+        run_asgi(asgi_rig.Rig(app, **settings(tokens=100_000)))
+
+        assert held == [32, 32, 64, 64]
+
+    @pytest.mark.parametrize(
+        ("start", "length"),
+        [
+            ({"status": 204}, 0),
+            (
+                {"status": 200, "headers": iter([(b"content-type", b"text/event-stream"), (b"content-length", b"99")])},
+                99,
+            ),
+        ],
+    )
+    def test_headers_are_optional_and_may_be_read_once(self, start: Any, length: int) -> None:
+        """A start without headers passes, and so do headers that are an iterator, among them a length, which is not cut."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", **start})
+            for number in range(length):
+                await send({"type": "http.response.body", "body": word(), "more_body": number < length - 1})
+
+        rig = asgi_rig.Rig(app, **settings(tokens=45))
+        sent = rig.run(asgi_rig.request(chat()))
+
+        assert sent[0]["status"] == start["status"]
+        assert len(sent) == 1 + length
+
+    def test_trailers_that_are_announced_come(self) -> None:
+        """A server waits for them; of a stream that is ended they are empty."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+            while True:
+                await send({"type": "http.response.body", "body": word(), "more_body": True})
+
+        *_, body, trailers = asgi_rig.Rig(app, **settings()).run(asgi_rig.request(chat()))
+
+        assert (body["more_body"], body["body"][-8:]) == (False, b"[DONE]\n\n")
+        assert trailers == {"type": "http.response.trailers", "headers": [], "more_trailers": False}
 
     def test_errors_of_the_app_are_its_own(self) -> None:
         """An error that does not come of the end passes."""

@@ -238,6 +238,35 @@ class TestOwnRendering:
         assert bool(logged) == (function("", "", "") is not None if function is not broken else True)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"body": "a text"},
+        {"body": None},
+        {"body": 7},
+        {"status": "no"},
+        {"status": 103},
+        {"headers": None},
+        {"headers": {"x-own": "1"}},
+        {"headers": (("x-own", 1),)},
+        {"headers": (("x-own", "€"),)},
+        {"headers": (("x-own", "1\r\nset-cookie: a=b"),)},
+        {"headers": (("x ö", "1"),)},
+    ],
+    ids=str,
+)
+def test_a_rendering_that_no_server_sends_leaves_the_usual_one(
+    protocol: Any, wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bodies that are no bytes, statuses and headers that are none: the mistake is logged, and the client is refused as usual."""
+    _, refused = protocol({"render_refusal": lambda refusal, *_: replace(refusal, **wrong)})
+
+    assert (refused.status, refused.json()["status"]) == (429, 429)
+    assert "set-cookie" not in refused.headers
+    assert any("render_refusal" in record.getMessage() for record in caplog.records)
+
+
 def test_rows_have_the_status_that_was_sent() -> None:
     """The books say what the client got."""
     rig = asgi_rig.Rig(asgi_app, **given({"render_refusal": own}))

@@ -1,7 +1,10 @@
 """Where the middleware is switched off, handlers that speak to it go on, and nothing comes of what they say."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any
 
 import asgi_rig
@@ -55,6 +58,31 @@ def test_asgi(path: str) -> None:
     assert rig.rows() == []
 
 
+def test_what_an_event_loops_request_has_started_goes_on_after_it() -> None:
+    """A task and a thread that work on with its context when the response is out spend as well; its own context is left."""
+
+    async def run() -> None:
+        is_over, late = asyncio.Event(), list[Any]()
+
+        async def work() -> None:
+            await is_over.wait()
+            gc.collect()
+            await aspend()
+            await asyncio.to_thread(spend)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            late.append(asyncio.create_task(work()))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        await asgi_rig.Rig(app, **OFF).arun(asgi_rig.chat(), subject=None)
+        with pytest.raises(TokenBudgetError, match="No metered request"):
+            current()
+        is_over.set()
+        await late[0]
+
+    asyncio.run(run())
+
+
 def test_wsgi() -> None:
     """A handler spends, and so does the generator of its body; when the request is gone nobody finds it any more."""
 
@@ -70,6 +98,24 @@ def test_wsgi() -> None:
         assert b"".join(rig.open(environ)) == b"ab"
     del environ
     assert rig.rows() == []
+    with pytest.raises(TokenBudgetError, match="No metered request"):
+        current()
+
+
+def test_what_a_thread_has_started_goes_on_after_its_request() -> None:
+    """Another thread that works on with a handler's context spends when the request is gone, too; its own no longer can."""
+    contexts: list[Context] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        contexts.append(copy_context())
+        start_response("200 OK", [])
+        return []
+
+    wsgi_rig.Rig(app, **OFF).run(wsgi_rig.chat(), subject=None)
+    gc.collect()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(contexts[0].run, spend).result()
     with pytest.raises(TokenBudgetError, match="No metered request"):
         current()
 

@@ -96,8 +96,8 @@ class _Chat(_Noting):
         self._is_open: dict[int, bool] = {}
 
     def take(self, found: Any) -> None:
-        if not self._head and found.id is not None:
-            self._head = {"id": found.id, "object": found.object, "created": found.created}
+        if not self._head.get("id") and found.id is not None:  # Azure's first chunk has an empty one
+            self._head |= {"id": found.id, "object": found.object, "created": found.created}
         if found.model:
             self._head["model"] = found.model
         _note_open(self._is_open, ((each.index, each.finish_reason) for each in found.choices or ()))
