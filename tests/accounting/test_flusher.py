@@ -368,6 +368,25 @@ class TestFlush:
         stats = flusher.stats()
         assert (stats.depth, stats.lag, stats.last_error, stats.is_failing) == (3, 42.0, "ConnectionError", True)
 
+    def test_lag_is_of_the_oldest_while_a_backlog_shrinks(self, rig, feed, time):
+        """
+        When the sink is back, what waits behind the first batches has waited no less for that.
+        """
+        spool, sink, flusher = rig(rows=1)
+        sink.answers = [ConnectionError()]
+        feed(spool, 2)
+        flusher.tick()
+        time.now += 40
+        feed(spool, 2)
+        flusher.tick()
+        time.now += 2
+        lags = [flusher.stats().lag]
+        for _ in range(3):
+            flusher.tick()
+            lags.append(flusher.stats().lag)
+
+        assert lags == [42.0, 2.0, 2.0, 0.0]
+
 
 class TestThread:
     def test_it_starts_with_the_first_record(self, feed):

@@ -4,6 +4,7 @@ How a process does, without asking anything.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsgi_rig import Rig, environ_of
@@ -14,6 +15,7 @@ from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.health import LATE
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.policy import Policy
@@ -46,6 +48,18 @@ def test_a_process_that_does_well_says_so() -> None:
     assert (after.backend_away_since, after.books_away) == (None, False)
     assert (after.flusher.depth, after.flusher.flushed) == (0, 1)
     assert after.is_well
+
+
+def test_usage_that_waits_for_a_minute_is_not_well() -> None:
+    """
+    A database that hangs raises no error and fails no try: what waits is all there is to see.
+    """
+    rig = Rig(lambda _environ, _start: [])
+    well = rig.core.health()
+    rig.core.close()
+    late = replace(well, flusher=replace(well.flusher, depth=1, lag=LATE + 1))
+
+    assert (well.is_well, late.is_well) == (True, False)
 
 
 def away(name: str, clock: FakeClock) -> tuple[Circuit, Fallback]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
+from tokenbudget_mw.accounting.backlog import Backlog
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
@@ -206,7 +207,7 @@ class Flusher:
         Return the figures of this process.
         """
         worker = self._mine.get()
-        since = worker.since
+        since = worker.backlog.since
         return FlusherStats(
             depth=len(self._spool),
             flushed=worker.done - worker.dead,
@@ -280,11 +281,9 @@ class Flusher:
     def _due_in(self, worker: _Worker) -> float | None:
         depth = len(self._spool)
         now = self._clock()
+        worker.backlog.look(worker.done, depth, now)
         if not depth:
-            worker.since = None
             return None
-        if worker.since is None:
-            worker.since = now
         if worker.retry_at is not None:
             return max(0.0, worker.retry_at - now)
         if depth >= self._rows or worker.done < worker.target:
@@ -327,7 +326,7 @@ class Flusher:
         if worker.failures:
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
         worker.failures = 0
-        worker.retry_at = worker.since = None
+        worker.retry_at = None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -362,7 +361,7 @@ class _Worker:
         self.progress = threading.Condition()
         self.is_stopping = False
         self.wrote_at = float("-inf")  # when it last tried to write
-        self.since: float | None = None  # when the oldest waiting record was first seen
+        self.backlog = Backlog()
         self.retry_at: float | None = None
         self.failures = 0  # in a row
         self.target = 0  # `done` that a flush wants reached without lingering
