@@ -338,7 +338,7 @@ class TestFlush:
 
         assert flusher.close(timeout=1.0) is False
 
-        assert caplog.messages[-1] == "5 usage records were not written at the end."
+        assert caplog.messages[-1] == "5 usage records were not written at the end: they are lost."
         assert sink.closed == 1
 
     def test_t11_a_replay_changes_nothing(self, rig, feed):

@@ -810,6 +810,21 @@ class TestInheritance:
         assert drain(MmapSpool(root)) == records
         assert files(root) == [f"{dead.instance_id}/lock", f"{dead.instance_id}/notes", "notes"]
 
+    def test_what_is_left_at_the_end_is_not_called_lost(self, root, feed, caplog):
+        """
+        Whoever reads the last line of a process learns where the rest lies, and who writes it.
+        """
+        flusher = Flusher(
+            MmapSpool(root), CallableSink(lambda _records: 1 / 0), threads=False, pause=lambda _seconds: None
+        )
+        feed(flusher._spool, 3)
+
+        flusher.close(timeout=0.01)
+
+        assert caplog.messages[-1] == (
+            f"3 usage records were not written at the end: the next process that records writes those in {root}."
+        )
+
     def test_t11_the_flusher_replays_without_a_record_of_its_own(self, root, leave):
         """
         A flusher that is woken brings what it finds to the sink, without a put.

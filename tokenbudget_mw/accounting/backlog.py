@@ -1,12 +1,16 @@
 """
-How long records wait: known from a few notes of how many there were at which moment, for no record says when it came.
+What waits. How long it has is known from a few notes of how many records there were at which moment: none says when it came.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-__all__ = ["Backlog"]
+if TYPE_CHECKING:
+    from tokenbudget_mw.accounting.base import Spool
+
+__all__ = ["Backlog", "tell_left"]
 
 _FINE = 64
 """Notes lie this part of the longest wait apart: so exact is what is told, and so few are the notes of a day."""
@@ -36,3 +40,11 @@ class Backlog:
         elif waiting:
             notes[-1] = (last, notes[-1][1])
         self.since = notes[0][1] if notes else None
+
+
+def tell_left(spool: Spool) -> str:
+    """
+    Say how many records *spool* holds at the end of its process, and what becomes of them.
+    """
+    fate = "they are lost" if spool.folder is None else f"the next process that records writes those in {spool.folder}"
+    return f"{len(spool)} usage records were not written at the end: {fate}."

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.backlog import Backlog
+from tokenbudget_mw.accounting.backlog import Backlog, tell_left
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
@@ -183,13 +183,13 @@ class Flusher:
         worker = self._mine.get()
         self.flush(timeout)
         if not self._stop(worker, deadline):
-            log.error("The usage sink hangs: %s usage records were not written at the end.", len(self._spool))
+            log.error("The usage sink hangs. %s", tell_left(self._spool))
             return False
         is_drained = self._drain(worker, worker.done + len(self._spool), deadline - self._clock())
         self._spool.close()
         self._sink.close()
         if not is_drained:
-            log.error("%s usage records were not written at the end.", len(self._spool))
+            log.error("%s", tell_left(self._spool))
         return is_drained
 
     def close_at_exit(self) -> None:
