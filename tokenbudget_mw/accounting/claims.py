@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["MARKS_SUFFIX", "SUFFIX", "Claim", "seize_dead"]
+__all__ = ["MARKS_SUFFIX", "SUFFIX", "Claim", "is_instance", "seize_dead"]
 
 SUFFIX = ".segment"
 MARKS_SUFFIX = ".marks"
@@ -123,6 +123,13 @@ class Claim:
         self.release()
 
 
+def is_instance(path: Path) -> bool:
+    """
+    Whether *path* is named as the folder of a process.
+    """
+    return _INSTANCE.fullmatch(path.name) is not None
+
+
 def seize_dead(root: Path, own: str, closed: Callable[[Path], None]) -> Iterator[Claim]:
     """
     Claim every folder in *root* that has segments or marks and no living owner, but not the one of instance *own*.
@@ -130,7 +137,7 @@ def seize_dead(root: Path, own: str, closed: Callable[[Path], None]) -> Iterator
     *closed* is told of folders that this process may not open.
     """
     try:
-        folders = sorted(path for path in root.iterdir() if _INSTANCE.fullmatch(path.name) and path.name != own)
+        folders = sorted(path for path in root.iterdir() if is_instance(path) and path.name != own)
     except OSError:
         return  # no process has spooled anything here yet
     for folder in folders:

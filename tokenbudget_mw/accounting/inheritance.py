@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Orphan, UsageRecord
 
-__all__ = ["Heir", "Inheritance"]
+__all__ = ["DAMAGED", "Heir", "Inheritance"]
 
 log = logging.getLogger("tokenbudget_mw")
 
