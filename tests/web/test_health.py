@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from wsgi_rig import Rig, environ_of
 
 from tokenbudget_mw.backends import open_pair
@@ -84,6 +85,29 @@ def test_a_backend_that_is_away_says_since_when() -> None:
     circuit.close()
 
     assert (before, during, away_since(backend)) == (None, 100.0, None)
+
+
+@pytest.mark.parametrize("refusal_cache", [0, 1])
+@pytest.mark.parametrize("scheme", ["redis", "leased+redis"])
+def test_a_redis_that_is_away_is_told_of_however_it_is_asked(scheme: str, refusal_cache: int) -> None:
+    """
+    Whatever stands before the backend (refusals that are remembered, quota that is reserved ahead) hides no outage.
+    """
+    rig = Rig(
+        lambda _environ, start: (start("200 OK", []), [])[1],
+        backend=f"{scheme}://127.0.0.1:1/0",
+        refusal_cache=refusal_cache,
+        limits=[{"limit": "5 requests/minute", "on_backend_error": "allow"}],
+        routes=[{"path": "/plain/*"}],
+    )
+    for _ in range(3):
+        list(rig.open(environ_of(PATH_INFO="/plain/x")))
+    health = rig.core.health()
+    rig.core.close()
+
+    assert health.backend_away_since is not None
+    assert not health.is_well
+    assert "tokenbudget_backend_up 0" in health.prometheus()
 
 
 def test_a_backend_that_does_not_notice_is_up() -> None:
