@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.accounting.flusher import FlusherStats
 
-__all__ = ["Health"]
+__all__ = ["LATE", "Health"]
+
+LATE = 60.0
+"""Seconds that usage may wait for the database. A database that hangs fails no write: only the wait tells of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,13 @@ class Health:
     @property
     def is_well(self) -> bool:
         """
-        Whether limits are shared, counters can be started and usage is written, and none was lost.
+        Whether limits are shared, counters can be started and usage is written within `LATE` seconds, and none was lost.
         """
         stats = self.flusher
         return (
             self.backend_away_since is None
             and not self.books_away
-            and not (stats.is_failing or stats.dropped or stats.dead_letters)
+            and not (stats.is_failing or stats.lag > LATE or stats.dropped or stats.dead_letters)
         )
 
     def prometheus(self) -> str:

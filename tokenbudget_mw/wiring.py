@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -384,11 +383,10 @@ def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir
 
 
 def _spool(settings: Settings, database: _Database | None, heir: Executor) -> Spool:
-    from tokenbudget_mw.accounting.opening import default_folder, open_spool
+    from tokenbudget_mw.accounting.opening import open_spool, spool_folder
 
-    folder = Path(settings.spool_dir) if settings.spool_dir else None
-    if folder is None and database is not None and settings.spool != "memory":
-        folder = default_folder(database.engine().url, os.environ)
+    url = database.engine().url if database is not None and settings.spool != "memory" else None
+    folder = spool_folder(settings.spool_dir, url, os.environ)
     return open_spool(
         settings.spool,
         folder,

@@ -338,7 +338,7 @@ class TestFlush:
 
         assert flusher.close(timeout=1.0) is False
 
-        assert caplog.messages[-1] == "5 usage records were not written at the end."
+        assert caplog.messages[-1] == "5 usage records were not written at the end: they are lost."
         assert sink.closed == 1
 
     def test_t11_a_replay_changes_nothing(self, rig, feed):
@@ -367,6 +367,25 @@ class TestFlush:
 
         stats = flusher.stats()
         assert (stats.depth, stats.lag, stats.last_error, stats.is_failing) == (3, 42.0, "ConnectionError", True)
+
+    def test_lag_is_of_the_oldest_while_a_backlog_shrinks(self, rig, feed, time):
+        """
+        When the sink is back, what waits behind the first batches has waited no less for that.
+        """
+        spool, sink, flusher = rig(rows=1)
+        sink.answers = [ConnectionError()]
+        feed(spool, 2)
+        flusher.tick()
+        time.now += 40
+        feed(spool, 2)
+        flusher.tick()
+        time.now += 2
+        lags = [flusher.stats().lag]
+        for _ in range(3):
+            flusher.tick()
+            lags.append(flusher.stats().lag)
+
+        assert lags == [42.0, 2.0, 2.0, 0.0]
 
 
 class TestThread:

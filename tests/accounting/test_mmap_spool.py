@@ -24,6 +24,7 @@ from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.accounting.mmap_spool import MmapSpool
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.errors import SpoolFullError
+from tokenbudget_mw.values import Opened
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 
@@ -49,6 +50,18 @@ def leave(root, feed):
         return spool, records
 
     return leave
+
+
+OTHER_USER = """
+import os
+from pathlib import Path
+from tokenbudget_mw.accounting.mmap_spool import MmapSpool
+spool = MmapSpool(Path(), look_every=0.0)
+os.setuid(54321)
+for _ in range(2):
+    spool.tend()
+    print(len(spool))
+"""
 
 
 def kill(spool) -> None:
@@ -521,6 +534,24 @@ class TestDisk:
         assert drain(spool) == records
         assert len(spool) == 0
 
+    def test_files_that_cannot_be_removed_do_not_keep_it_from_closing(self, root, feed, caplog):
+        """
+        As on a disk that has become one to read from: it is said, and whoever closes goes on with what else there is to close.
+        """
+        spool = MmapSpool(root)
+        spool.unmark(spool.mark(Opened("1" * 32, 0, "review", "POST", "/")))
+        feed(spool)
+        drain(spool)
+        shutil.rmtree(root)
+        root.write_text("no folder")
+
+        spool.close()
+
+        assert [message.partition(" could not be removed (")[0] for message in caplog.messages] == [
+            "A file of the usage spool's marks",
+            *["A segment of the usage spool"] * 2,
+        ]
+
     def test_memory_is_bounded_then_too(self, root, feed, caplog):
         """
         Without files, the queue's bound holds, with the same policy and the same words.
@@ -735,6 +766,23 @@ class TestInheritance:
         assert "cannot be read now" in caplog.messages[0]
         assert drain(MmapSpool(root)) == records
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_t12_folders_of_another_user_are_told_of(self, leave):
+        """
+        A pod that runs as another user than the last one must not leave its usage where it is without a word.
+        """
+        first, _ = leave(3)
+        leave(3)
+        first.folder.chmod(0o777)
+
+        done = subprocess.run(
+            [sys.executable, "-c", OTHER_USER], cwd=first.folder, capture_output=True, text=True, check=True, timeout=60
+        )
+
+        assert done.stdout.split() == ["0", "0"]
+        assert done.stderr.count("another user's folders") == 1
+        assert "uid 54321" in done.stderr
+
     def test_empty_folders_are_tidied_when_they_are_old(self, root):
         """
         A folder without segments may belong to a process that is just starting; an old one goes.
@@ -761,6 +809,21 @@ class TestInheritance:
 
         assert drain(MmapSpool(root)) == records
         assert files(root) == [f"{dead.instance_id}/lock", f"{dead.instance_id}/notes", "notes"]
+
+    def test_what_is_left_at_the_end_is_not_called_lost(self, root, feed, caplog):
+        """
+        Whoever reads the last line of a process learns where the rest lies, and who writes it.
+        """
+        flusher = Flusher(
+            MmapSpool(root), CallableSink(lambda _records: 1 / 0), threads=False, pause=lambda _seconds: None
+        )
+        feed(flusher._spool, 3)
+
+        flusher.close(timeout=0.01)
+
+        assert caplog.messages[-1] == (
+            f"3 usage records were not written at the end: the next process that records writes those in {root}."
+        )
 
     def test_t11_the_flusher_replays_without_a_record_of_its_own(self, root, leave):
         """

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,58 @@ def test_a_healthy_setup_is_well(run, healthy):
     assert ran.code == 0
     assert ran.json["ok"] is True
     assert findings(ran, "problem") == findings(ran, "warning") == []
-    assert {finding["part"] for finding in ran.json["findings"]} == {"settings", "prices", "backend", "database"}
+    assert {finding["part"] for finding in ran.json["findings"]} == {
+        "settings",
+        "prices",
+        "backend",
+        "database",
+        "spool",
+    }
     assert any("sqlite" in message for message in findings(ran, "ok"))
     assert "canary-pepper" not in ran.out
+
+
+def test_what_lies_in_the_spool_for_a_person_is_told(run, healthy, monkeypatch, tmp_path):
+    """Letters that no table took, and segments that could not be read, until somebody takes them away."""
+    monkeypatch.setenv("TOKENBUDGET_SPOOL_DIR", str(tmp_path))
+    (tmp_path / "damaged").mkdir()
+    assert findings(run("doctor", "--json"), "warning") == []
+    (tmp_path / "damaged" / "x.segment").touch()
+    (tmp_path / "dead-letters.jsonl").write_text("{}")
+
+    ran = run("doctor", "--json")
+
+    letters, damaged = findings(ran, "warning")
+    assert "dead-letters load" in letters
+    assert "could not be read in whole" in damaged
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize("setting", ["memory", "nobody's"])
+def test_a_spool_in_memory_is_called_so(run, healthy, monkeypatch, setting):
+    """Somebody who has chosen it, or has no home directory, reads what that means."""
+    if setting == "memory":
+        monkeypatch.setenv("TOKENBUDGET_SPOOL", "memory")
+    else:
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError()))
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+    ran = run("doctor", "--json")
+
+    (found,) = [finding["message"] for finding in ran.json["findings"] if finding["part"] == "spool"]
+    assert "is in memory: a process that is killed loses it" in found
+
+
+def test_a_spool_that_cannot_be_written_to_is_told(run, healthy, monkeypatch, tmp_path):
+    """The app would go on in memory alone, and say so when its first request comes; here it is said before. Nothing is made."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TOKENBUDGET_SPOOL_DIR", str(tmp_path / "file" / "spool"))
+    (told,) = findings(run("doctor", "--json"), "warning")
+    monkeypatch.setenv("TOKENBUDGET_SPOOL_DIR", str(tmp_path / "not" / "yet"))
+
+    assert findings(run("doctor", "--json"), "warning") == []
+    assert "kept in memory only" in told
+    assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == []
 
 
 @pytest.mark.parametrize(

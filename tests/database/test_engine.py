@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -294,3 +295,32 @@ def test_a_server_that_only_reads_is_looked_for_anew(postgres_database: str) -> 
     for each in (engine, other):
         each.dispose()
     assert added == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of Linux's options")
+@pytest.mark.parametrize(
+    ("server", "said", "expected"),
+    [
+        ("postgres", {}, [1, 10, 5, 3, 25_000]),
+        ("postgres", {"keepalives_idle": "60", "tcp_user_timeout": "5000"}, [1, 60, 5, 3, 5_000]),
+        ("mysql", {}, [1, 10, 5, 3, 25_000]),
+    ],
+)
+def test_a_server_that_is_gone_without_a_word_is_given_up(
+    server: str, said: dict[str, str], expected: list[int], request: pytest.FixtureRequest
+) -> None:
+    """
+    Whoever waits for a host that acknowledges nothing any more hears of it in half a minute, and not after hours; or when the
+    URL says.
+    """
+    engine = open_engine(make_url(request.getfixturevalue(f"{server}_database")).update_query_dict(said))
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        number = driver.fileno() if server == "postgres" else driver._sock.fileno()
+        with socket.socket(fileno=os.dup(number)) as way:
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            found = [way.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)]
+            found += [way.getsockopt(socket.IPPROTO_TCP, name) for name in names]
+    engine.dispose()
+
+    assert found == expected

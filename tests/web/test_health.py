@@ -4,8 +4,10 @@ How a process does, without asking anything.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from wsgi_rig import Rig, environ_of
 
 from tokenbudget_mw.backends import open_pair
@@ -14,6 +16,7 @@ from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.health import LATE
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.policy import Policy
@@ -48,6 +51,18 @@ def test_a_process_that_does_well_says_so() -> None:
     assert after.is_well
 
 
+def test_usage_that_waits_for_a_minute_is_not_well() -> None:
+    """
+    A database that hangs raises no error and fails no try: what waits is all there is to see.
+    """
+    rig = Rig(lambda _environ, _start: [])
+    well = rig.core.health()
+    rig.core.close()
+    late = replace(well, flusher=replace(well.flusher, depth=1, lag=LATE + 1))
+
+    assert (well.is_well, late.is_well) == (True, False)
+
+
 def away(name: str, clock: FakeClock) -> tuple[Circuit, Fallback]:
     """
     A backend that has gone, as the wrappers see it.
@@ -70,6 +85,29 @@ def test_a_backend_that_is_away_says_since_when() -> None:
     circuit.close()
 
     assert (before, during, away_since(backend)) == (None, 100.0, None)
+
+
+@pytest.mark.parametrize("refusal_cache", [0, 1])
+@pytest.mark.parametrize("scheme", ["redis", "leased+redis"])
+def test_a_redis_that_is_away_is_told_of_however_it_is_asked(scheme: str, refusal_cache: int) -> None:
+    """
+    Whatever stands before the backend (refusals that are remembered, quota that is reserved ahead) hides no outage.
+    """
+    rig = Rig(
+        lambda _environ, start: (start("200 OK", []), [])[1],
+        backend=f"{scheme}://127.0.0.1:1/0",
+        refusal_cache=refusal_cache,
+        limits=[{"limit": "5 requests/minute", "on_backend_error": "allow"}],
+        routes=[{"path": "/plain/*"}],
+    )
+    for _ in range(3):
+        list(rig.open(environ_of(PATH_INFO="/plain/x")))
+    health = rig.core.health()
+    rig.core.close()
+
+    assert health.backend_away_since is not None
+    assert not health.is_well
+    assert "tokenbudget_backend_up 0" in health.prometheus()
 
 
 def test_a_backend_that_does_not_notice_is_up() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["MARKS_SUFFIX", "SUFFIX", "Claim", "seize_dead"]
+__all__ = ["MARKS_SUFFIX", "SUFFIX", "Claim", "is_instance", "seize_dead"]
 
 SUFFIX = ".segment"
 MARKS_SUFFIX = ".marks"
@@ -62,9 +62,14 @@ class Claim:
     def seize(cls, path: Path) -> Self | None:
         """
         Claim the folder of a process that has died; None where it lives, or where somebody else was quicker.
+
+        Raises:
+            PermissionError: It is another user's.
         """
         try:
             file = _open_lock(path)
+        except PermissionError:
+            raise
         except OSError:
             return None
         try:
@@ -118,16 +123,29 @@ class Claim:
         self.release()
 
 
-def seize_dead(root: Path, own: str) -> Iterator[Claim]:
+def is_instance(path: Path) -> bool:
+    """
+    Whether *path* is named as the folder of a process.
+    """
+    return _INSTANCE.fullmatch(path.name) is not None
+
+
+def seize_dead(root: Path, own: str, closed: Callable[[Path], None]) -> Iterator[Claim]:
     """
     Claim every folder in *root* that has segments or marks and no living owner, but not the one of instance *own*.
+
+    *closed* is told of folders that this process may not open.
     """
     try:
-        folders = sorted(path for path in root.iterdir() if _INSTANCE.fullmatch(path.name) and path.name != own)
+        folders = sorted(path for path in root.iterdir() if is_instance(path) and path.name != own)
     except OSError:
         return  # no process has spooled anything here yet
     for folder in folders:
-        claim = Claim.seize(folder)
+        try:
+            claim = Claim.seize(folder)
+        except PermissionError:
+            closed(folder)
+            continue
         if claim is not None and (claim.segments() or claim.marks()):
             yield claim
             continue

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
+from tokenbudget_mw.accounting.backlog import Backlog, tell_left
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
@@ -182,13 +183,13 @@ class Flusher:
         worker = self._mine.get()
         self.flush(timeout)
         if not self._stop(worker, deadline):
-            log.error("The usage sink hangs: %s usage records were not written at the end.", len(self._spool))
+            log.error("The usage sink hangs. %s", tell_left(self._spool))
             return False
         is_drained = self._drain(worker, worker.done + len(self._spool), deadline - self._clock())
         self._spool.close()
         self._sink.close()
         if not is_drained:
-            log.error("%s usage records were not written at the end.", len(self._spool))
+            log.error("%s", tell_left(self._spool))
         return is_drained
 
     def close_at_exit(self) -> None:
@@ -206,7 +207,7 @@ class Flusher:
         Return the figures of this process.
         """
         worker = self._mine.get()
-        since = worker.since
+        since = worker.backlog.since
         return FlusherStats(
             depth=len(self._spool),
             flushed=worker.done - worker.dead,
@@ -279,11 +280,9 @@ class Flusher:
     def _due_in(self, worker: _Worker) -> float | None:
         depth = len(self._spool)
         now = self._clock()
+        worker.backlog.look(worker.done, depth, now)
         if not depth:
-            worker.since = None
             return None
-        if worker.since is None:
-            worker.since = now
         if worker.retry_at is not None:
             return max(0.0, worker.retry_at - now)
         if depth >= self._rows or worker.done < worker.target:
@@ -326,7 +325,7 @@ class Flusher:
         if worker.failures:
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
         worker.failures = 0
-        worker.retry_at = worker.since = None
+        worker.retry_at = None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -361,7 +360,7 @@ class _Worker:
         self.progress = threading.Condition()
         self.is_stopping = False
         self.wrote_at = float("-inf")  # when it last tried to write
-        self.since: float | None = None  # when the oldest waiting record was first seen
+        self.backlog = Backlog()
         self.retry_at: float | None = None
         self.failures = 0  # in a row
         self.target = 0  # `done` that a flush wants reached without lingering

@@ -5,6 +5,7 @@ What processes that died have left behind: found, replayed once, and cleared awa
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Orphan, UsageRecord
 
-__all__ = ["Heir", "Inheritance"]
+__all__ = ["DAMAGED", "Heir", "Inheritance"]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -83,12 +84,13 @@ class Inheritance:
         self._count = 0  # records of the first claim
         self._under_way: frozenset[str] = frozenset()  # how the ids of its marked calls begin
         self._recorded: set[str] = set()  # ids of its records that may be of these
+        self._has_told_of_closed = False
 
     def claim(self) -> None:
         """
         Claim what belongs to nobody any more.
         """
-        for claim in seize_dead(self._root, self._own):
+        for claim in seize_dead(self._root, self._own, self._tell_of_closed):
             self._claims.append(claim)
             if len(self._claims) == 1:
                 self._begin(claim)
@@ -199,6 +201,16 @@ class Inheritance:
                 segment.remove()
         except OSError as exc:
             log.error("A replayed segment could not be removed (%s).", type(exc).__name__)  # noqa: TRY400
+
+    def _tell_of_closed(self, folder: Path) -> None:
+        if not self._has_told_of_closed:
+            self._has_told_of_closed = True
+            log.error(
+                "The usage spool holds another user's folders, which this process (uid %s) may not open, such as %s: usage in "
+                "them waits as long. Run all processes of the app as one user, and give it those folders (chown -R).",
+                os.geteuid(),
+                folder,
+            )
 
     def _quarantine(self, path: Path) -> None:
         self.quarantined += 1

@@ -182,7 +182,10 @@ class Marks:
         files, self._files, self._free = self._files, [], []
         for path, memory in files:
             memory.close()
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:  # a file system that has become one to read from, for instance
+                log.error("A file of the usage spool's marks could not be removed (%s).", type(exc).__name__)  # noqa: TRY400
         return True
 
     def abandon(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.inheritance import Heir
     from tokenbudget_mw.accounting.mmap_spool import Full
 
-__all__ = ["default_folder", "open_spool"]
+__all__ = ["default_folder", "open_spool", "spool_folder"]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -68,6 +68,15 @@ def open_spool(
     return MmapSpool(
         folder, queue=queue, most_bytes=most_bytes, full=full, patience=patience, durability=mode, heir=heir
     )
+
+
+def spool_folder(directory: str | None, url: URL | None, environ: Mapping[str, str]) -> Path | None:
+    """
+    Return the folder of a spool: *directory*, as in the setting `spool_dir`, else that of the database at *url*, if there is one.
+    """
+    if directory:
+        return Path(directory)
+    return None if url is None else default_folder(url, environ)
 
 
 def default_folder(url: URL, environ: Mapping[str, str]) -> Path | None:

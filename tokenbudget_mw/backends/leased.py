@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends import leased_ways as ways
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.leased_shapes import Terms
 from tokenbudget_mw.backends.leased_stock import Stock
@@ -69,6 +70,13 @@ class LeasedBackend:
         self._is_telling = False
         self._start = threading.Lock()
         self._closed = threading.Event()
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return away_since(self._backend)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
 
@@ -245,6 +246,13 @@ class NegativeCache:
     def __init__(self, backend: Backend, refusals: Refusals) -> None:
         self._backend = backend
         self._refusals = refusals
+
+    @property
+    def away_since(self) -> float | None:
+        """
+        Since when the backend is away, in epoch seconds; None while it is not.
+        """
+        return away_since(self._backend)
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """

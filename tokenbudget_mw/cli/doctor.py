@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -36,7 +37,7 @@ class Finding:
     What was found in one place.
 
     Attributes:
-        part: Where: ``settings``, ``database``, ``backend``, ``prices``.
+        part: Where: ``settings``, ``database``, ``backend``, ``prices``, ``spool``.
 
         state: ``ok``, ``warning`` or ``problem``.
 
@@ -201,6 +202,7 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
     from tokenbudget_mw.database.tables import metadata
 
     with context.database() as engine:
+        yield from _spool(settings, engine)
         with reader(engine).connect() as connection:
             there = set(inspect(connection).get_table_names())
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
@@ -216,6 +218,20 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
         yield from _unpriced(engine)
         yield from _undecided(engine)
         yield from _keys(engine, settings)
+
+
+def _spool(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    from tokenbudget_mw.accounting.looking import faults_of
+    from tokenbudget_mw.accounting.opening import spool_folder
+
+    folder = None if settings.spool == "memory" else spool_folder(settings.spool_dir, engine.url, os.environ)
+    if folder is None:
+        yield Finding("spool", "ok", "usage that waits is in memory: a process that is killed loses it")
+        return
+    faults = list(faults_of(folder))
+    yield from (Finding("spool", "warning", fault) for fault in faults)
+    if not faults:
+        yield Finding("spool", "ok", f"usage that waits lies in {folder}")
 
 
 def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import socket
 import sqlite3
 import weakref
 from contextlib import suppress
@@ -72,6 +73,7 @@ def open_engine(url: str | URL) -> Engine:
         _read_moments(engine)
     elif engine.dialect.driver == "pymysql":
         _check_pymysql(engine)
+        _probe_pymysql(engine)
     _engines.add(engine)
     _watch_forks()
     return engine
@@ -185,6 +187,13 @@ def _sqlite(url: URL) -> dict[str, Any]:
     return options
 
 
+_GIVEN_UP = 25
+"""Seconds after which a server is given up whose host acknowledges nothing any more: it, or the way to it, is gone without a
+word. Systems wait a quarter of an hour by themselves, or two hours where only an answer is waited for."""
+
+_PROBES = {"idle": 10, "interval": 5, "count": 3}
+"""Seconds of silence before the first probe, and between probes; probes without an answer."""
+
 _POOL = {"pool_size": 2, "max_overflow": 3, "pool_timeout": 5, "pool_recycle": 1800}
 _LEAST = {"max_overflow": 0}
 
@@ -215,7 +224,10 @@ def _postgresql(url: URL) -> dict[str, Any]:
         raise ConfigurationError("`prepare_threshold` is not for the database's URL: no statement of ours is prepared.")
     # server-side prepared statements break behind a pooler that switches connections between transactions
     prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
-    return _server(url, connect_timeout=5, **prepare)
+    is_libpq = url.get_driver_name() in ("psycopg", "psycopg2")
+    probes = {f"keepalives_{name}": value for name, value in _PROBES.items()} if is_libpq else {}
+    silence = {"tcp_user_timeout": _GIVEN_UP * 1_000} if is_libpq else {}
+    return _server(url, connect_timeout=5, **prepare, **probes, **silence)
 
 
 def _mysql(url: URL) -> dict[str, Any]:
@@ -238,6 +250,22 @@ def _check_pymysql(engine: Engine) -> None:
         raise ConfigurationError(
             f"Unknown option in the database's URL: {unknown[0]}. PyMySQL takes ssl_ca, charset and others."
         )
+
+
+def _probe_pymysql(engine: Engine) -> None:
+    """
+    Set for the driver, which lets nobody say it in the URL, what libpq is told in `_postgresql`.
+    """
+    names = {"TCP_KEEPIDLE": _PROBES["idle"], "TCP_KEEPINTVL": _PROBES["interval"], "TCP_KEEPCNT": _PROBES["count"]}
+    names["TCP_USER_TIMEOUT"] = _GIVEN_UP * 1_000
+    options = {getattr(socket, name): value for name, value in names.items() if hasattr(socket, name)}
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        way = getattr(connection, "_sock", None)
+        if isinstance(way, socket.socket) and way.family in (socket.AF_INET, socket.AF_INET6):
+            for option, value in options.items():
+                way.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 _OPTIONS = {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}
