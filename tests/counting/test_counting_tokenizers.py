@@ -234,6 +234,15 @@ class TestFactors:
 
         assert factors.resolve("grok-4").factor == pytest.approx(1.5, rel=0.1)
 
+    def test_one_callers_texts_take_no_bound_from_others(self):
+        """Of texts with few tokens the estimate falls; the bound stays where a usual text of the family fits."""
+        factors, family = Factors(), resolve("claude-sonnet-4-5")
+        for _ in range(1_000):
+            factors.learn("claude-sonnet-4-5", base(10_000), 3_400)
+
+        learned = factors.resolve("claude-sonnet-4-5")
+        assert (learned.factor, learned.ceiling) == (pytest.approx(0.34, abs=0.01), family.factor)
+
     def test_the_number_of_models_is_bounded(self, monkeypatch):
         """Of more models than fit, those that were used last are remembered."""
         monkeypatch.setattr(learning, "MAX_MODELS", 3)

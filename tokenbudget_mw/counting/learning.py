@@ -75,8 +75,9 @@ class Factors:
     Tokens of a model a token of the encoding that it is counted with, learned from what its provider reports.
 
     A model starts at its family's factor, worth `FACTOR_PRIOR_TOKENS` tokens of evidence, and follows its traffic from
-    there. The distance from the factor to the ceiling is kept: texts differ by more than a mean can say. Models that are
-    counted in their own encoding have nothing to learn.
+    there. The distance from the factor to the ceiling is kept: texts differ by more than a mean can say. But no ceiling falls
+    below its family's factor: one caller's texts, which teach for all, need not be like those of others. Models that are counted
+    in their own encoding have nothing to learn.
 
     Safe to share between threads.
     """
@@ -117,4 +118,5 @@ def _learn(prior: ModelFamily, known: _Learned | None, text: int, base: int) -> 
     before = (prior.factor * FACTOR_PRIOR_TOKENS, FACTOR_PRIOR_TOKENS) if known is None else known.sums
     sums = _bounded(before[0] + text, before[1] + base)
     factor = sums[0] / sums[1]
-    return _Learned(replace(prior, factor=factor, ceiling=factor * prior.ceiling / prior.factor), sums)
+    ceiling = max(prior.factor, factor * prior.ceiling / prior.factor)
+    return _Learned(replace(prior, factor=factor, ceiling=ceiling), sums)
