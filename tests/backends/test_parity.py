@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -167,7 +167,18 @@ class Histories:
         return one
 
 
+# what a credit leaves has left the window already, but not yet the state
+LEFT = [
+    (("border", 0, 0), "usual", 0, 1, 1, 600.0, 0),
+    (("border", 13, 0), "usual", 0, 6, 21, 1.0, 0),
+    (("later", 0, 0), "credit", 0, 6, 0, 1.0, 0),
+    (("border", 0, 0), "reserve", 0, 1, 0, 3.0, 0),
+    (("border", 2, 0), "reserve", 0, 0, 0, 1.0, 0),
+]
+
+
 @given(st.lists(steps, min_size=15, max_size=40))
+@example(LEFT)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_memory_and_redis_answer_random_histories_alike(shared: Backend, history: list[Any]) -> None:
     """

@@ -406,7 +406,7 @@ LONG_WAY = _of(
     ("forget", "not windows[one.window]", "true"),
     ("forget", "not windows[one.window]", "false"),
     ("credit", "if counter.heads[check.window] then", "if true then"),
-    ("credit", "if state[1] == 0 then", "if true then"),
+    ("credit", "if used == 0 then", "if true then"),
     ("renew", "ends > counter.lease.ends", "true"),
     ("renew", "counter.ttl = lease", ""),
     ("seed", "counter.heads[check.window] or counter.dirty[check.window]", "counter.dirty[check.window]"),

@@ -128,13 +128,13 @@ class MemoryBackend:
         Take each check's cost off its window, the newest charges first, at most all that counts.
         """
         with self._lock:
-            self._clamp(round(now * 1_000_000))
+            moment = self._clamp(round(now * 1_000_000))
             for check in ask.checks:
                 counter = self._counters.get((ask.tag, check.counter))
                 if counter is not None and check.window in counter.layout:
-                    state = counter.state(check.window)
-                    ALGORITHMS[check.algorithm].credit(state, check.cost)
-                    if not state[0]:
+                    state, algorithm = counter.state(check.window), ALGORITHMS[check.algorithm]
+                    algorithm.credit(state, check.cost)
+                    if not algorithm.peek(state, check.params, moment)[1]:  # what has left may still stand in it
                         self._leases.forget(ask.tag, check)
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> bool:

@@ -242,11 +242,12 @@ local function credit(counters)
   for _, check in ipairs(checks) do
     local counter = counters[check.key]
     if counter.heads[check.window] then
-      local state = state_of(counter, check.window)
-      ALGORITHMS[check.algorithm].credit(state, check.cost)
+      local state, algorithm = state_of(counter, check.window), ALGORITHMS[check.algorithm]
+      algorithm.credit(state, check.cost)
       counter.dirty[check.window] = true
       counter.changed = true
-      if state[1] == 0 then
+      local _, used = algorithm.peek(state, check.params, counter.moment)
+      if used == 0 then -- what has left may still stand in it
         emptied[counter] = emptied[counter] or {}
         emptied[counter][check.window] = true
       end
