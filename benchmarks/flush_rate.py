@@ -26,10 +26,10 @@ from benchmarks.accounting import make
 from benchmarks.flushing import BATCH, POSTGRES, postgres
 from benchmarks.harness import Result, Scale, UnavailableError
 from benchmarks.orm import insert_orm
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.writer import DatabaseSink
-from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.values import UsageRecord
 
 __all__ = ["flush_rate"]

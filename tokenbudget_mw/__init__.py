@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenbudget_mw.asgi import ASGIMiddleware
-    from tokenbudget_mw.call import Call, current
+    from tokenbudget_mw.calls.call import Call, current
     from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, RefusedError, TokenBudgetError
     from tokenbudget_mw.limiting import refusal_of
     from tokenbudget_mw.rules.refusals import Refusal
@@ -43,7 +43,7 @@ __all__ = [
 _HOMES = {
     "ASGIMiddleware": "asgi",
     "BudgetExceeded": "errors",
-    "Call": "call",
+    "Call": "calls.call",
     "ConfigurationError": "errors",
     "Decision": "values",
     "Facts": "values",
@@ -54,7 +54,7 @@ _HOMES = {
     "TokenBudgetError": "errors",
     "Usage": "values",
     "WSGIMiddleware": "wsgi",
-    "current": "call",
+    "current": "calls.call",
     "own_limits": "settings.own_limits",
     "refusal_of": "limiting",
 }

@@ -10,20 +10,20 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.bounding import BoundedApp
-from tokenbudget_mw.call import Call, running
-from tokenbudget_mw.contexts import forget_ended
+from tokenbudget_mw.calls.call import Call, running
+from tokenbudget_mw.calls.contexts import forget_ended
+from tokenbudget_mw.calls.recounting import arecount
+from tokenbudget_mw.calls.refusing import RESPONSE_HEADERS
+from tokenbudget_mw.calls.switched_off import standing_in
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.lifespan import live
-from tokenbudget_mw.recounting import arecount
-from tokenbudget_mw.refusing import RESPONSE_HEADERS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.shielding import settle_held
-from tokenbudget_mw.switched_off import standing_in
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
-from tokenbudget_mw.websocket import MessagesApp, close_of, is_goodbye
+from tokenbudget_mw.web.bounding import BoundedApp
+from tokenbudget_mw.web.lifespan import live
+from tokenbudget_mw.web.shielding import settle_held
+from tokenbudget_mw.web.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.call import Call
-from tokenbudget_mw.recording import labels
-from tokenbudget_mw.reserving import take
+from tokenbudget_mw.calls.call import Call
+from tokenbudget_mw.calls.recording import labels
+from tokenbudget_mw.calls.reserving import take
 from tokenbudget_mw.rules.settlement import Ending
 from tokenbudget_mw.values import Decision, Facts, Prompt, Route, TokenCount
 

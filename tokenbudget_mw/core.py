@@ -18,10 +18,10 @@ from weakref import WeakSet
 from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.health import Health
 from tokenbudget_mw.operators import Operators
-from tokenbudget_mw.outcomes import Outcomes
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
+from tokenbudget_mw.upkeep.health import Health
+from tokenbudget_mw.upkeep.outcomes import Outcomes
 from tokenbudget_mw.values import Usage
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
     from tokenbudget_mw.guard import AsyncGuard, Guard
-    from tokenbudget_mw.heartbeat import Heartbeat
     from tokenbudget_mw.identify import Identifier
     from tokenbudget_mw.operators import Explanation
     from tokenbudget_mw.rules.refusals import Refusal
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.tariffs import Tariffs
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.tapping.base import Tap
+    from tokenbudget_mw.upkeep.heartbeat import Heartbeat
     from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, TokenCount, UsageRecord
 
     _Waiting = queue.SimpleQueue[Callable[[], object] | None]

@@ -18,15 +18,15 @@ from tokenbudget_mw.rules.admission import (
     without_money,
 )
 from tokenbudget_mw.rules.seeding import alone, without
-from tokenbudget_mw.seeding import Starter
+from tokenbudget_mw.upkeep.seeding import Starter
 from tokenbudget_mw.values import CROWDED, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.prepaid import Prepaid
     from tokenbudget_mw.rules.admission import Admission, Plan, Request
+    from tokenbudget_mw.upkeep.prepaid import Prepaid
     from tokenbudget_mw.values import Cost, Mode, Reply, Reservation
 
 __all__ = ["AsyncGuard", "Guard"]

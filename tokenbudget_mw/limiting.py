@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
+from tokenbudget_mw.calls.recording import new_id
+from tokenbudget_mw.calls.refusing import Unmetered, refusal_for
 from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, RefusedError
-from tokenbudget_mw.recording import new_id
-from tokenbudget_mw.refusing import Unmetered, refusal_for
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.settings.limits import parse_limit
 from tokenbudget_mw.values import ONE_REQUEST, Route
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.values import Decision, Facts, Limit, Subject

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Admission
     from tokenbudget_mw.rules.layers import Placed
     from tokenbudget_mw.rules.policy import Policy
-    from tokenbudget_mw.seeding import Starter
+    from tokenbudget_mw.upkeep.seeding import Starter
     from tokenbudget_mw.values import Check, CheckState, Limit, Reply, Route, Subject
 
 __all__ = ["Explained", "Explanation", "Look", "Operators"]

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.call import Call, current, running
+from tokenbudget_mw.calls.call import Call, current, running
+from tokenbudget_mw.calls.recording import charges_of, cost_of, labels
+from tokenbudget_mw.calls.reserving import take
 from tokenbudget_mw.errors import TokenBudgetError
-from tokenbudget_mw.recording import charges_of, cost_of, labels
-from tokenbudget_mw.reserving import take
 from tokenbudget_mw.values import Decision, Facts, Limit, Route, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tokenbudget_mw.calls.recording import Charge
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Usage
 
 __all__ = ["TaskCall", "hand_over", "task"]

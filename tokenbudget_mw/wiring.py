@@ -14,14 +14,12 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from tokenbudget_mw.barring import Bars
+from tokenbudget_mw.calls.orphaned import Executor, subject_of
+from tokenbudget_mw.calls.reserving import take_from
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.guard import AsyncGuard, Guard
-from tokenbudget_mw.heartbeat import Heartbeat
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
-from tokenbudget_mw.orphaned import Executor, subject_of
-from tokenbudget_mw.reserving import take_from
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
 from tokenbudget_mw.rules.routes import RouteTable
@@ -29,6 +27,8 @@ from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.own_limits import OwnLimits
+from tokenbudget_mw.upkeep.barring import Bars
+from tokenbudget_mw.upkeep.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
     from tokenbudget_mw.database.keys import KeyCache, KeyStore
     from tokenbudget_mw.identify import Identifier
-    from tokenbudget_mw.prepaid import Prepaid
     from tokenbudget_mw.rules.seeding import Question
-    from tokenbudget_mw.seeding import Seeder
+    from tokenbudget_mw.upkeep.prepaid import Prepaid
+    from tokenbudget_mw.upkeep.seeding import Seeder
     from tokenbudget_mw.values import Cost, Orphan
 
 __all__ = [
@@ -182,7 +182,7 @@ def open_seeder(
     Return what starts counters of *backend* at what the books in *engine* say, when *flusher* has written what waits.
     """
     from tokenbudget_mw.database.spending import used
-    from tokenbudget_mw.seeding import Seeder
+    from tokenbudget_mw.upkeep.seeding import Seeder
 
     model_name = model_names(settings)
 
@@ -202,7 +202,7 @@ def open_prepaid(engine: Callable[[], Engine]) -> Prepaid:
     Return what knows which accounts have money, by the balances in *engine*.
     """
     from tokenbudget_mw.database.balances import BalanceReader
-    from tokenbudget_mw.prepaid import Prepaid
+    from tokenbudget_mw.upkeep.prepaid import Prepaid
 
     return Prepaid(cache(lambda: BalanceReader(engine())))
 

@@ -9,17 +9,17 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tokenbudget_mw.bodies import length_of
-from tokenbudget_mw.bounding import BoundedWSGI
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.calls.bodies import length_of
+from tokenbudget_mw.calls.call import Call, running
+from tokenbudget_mw.calls.recounting import recount
+from tokenbudget_mw.calls.switched_off import stand_in
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.recounting import recount
-from tokenbudget_mw.rejoined import Rejoined
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.switched_off import stand_in
 from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
+from tokenbudget_mw.web.bounding import BoundedWSGI
+from tokenbudget_mw.web.rejoined import Rejoined
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:

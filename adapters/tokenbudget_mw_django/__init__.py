@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import current
+    from tokenbudget_mw.calls.call import current
     from tokenbudget_mw_django.conf import change_limits
     from tokenbudget_mw_django.decorators import limit
     from tokenbudget_mw_django.middleware import TokenBudgetMiddleware
@@ -24,7 +24,7 @@ __all__ = ["TokenBudgetMiddleware", "change_limits", "current", "limit"]
 _HOMES = {
     "TokenBudgetMiddleware": "tokenbudget_mw_django.middleware",
     "change_limits": "tokenbudget_mw_django.conf",
-    "current": "tokenbudget_mw.call",
+    "current": "tokenbudget_mw.calls.call",
     "limit": "tokenbudget_mw_django.decorators",
 }
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tokenbudget_mw.barring import Bars
     from tokenbudget_mw.core import Core
+    from tokenbudget_mw.upkeep.barring import Bars
 
 __all__ = ["bars", "change_limits", "core", "engine_of", "forget", "read_settings", "using"]
 

@@ -13,20 +13,20 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
-from tokenbudget_mw.bodies import length_of
-from tokenbudget_mw.bounding import abound, bound
-from tokenbudget_mw.call import Call, running
-from tokenbudget_mw.contexts import forget_ended
+from tokenbudget_mw.calls.bodies import length_of
+from tokenbudget_mw.calls.call import Call, running
+from tokenbudget_mw.calls.contexts import forget_ended
+from tokenbudget_mw.calls.recounting import arecount, recount
+from tokenbudget_mw.calls.refusing import EXPOSE
+from tokenbudget_mw.calls.switched_off import stand_in
 from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.limiting import refusal_of
-from tokenbudget_mw.recounting import arecount, recount
-from tokenbudget_mw.refusing import EXPOSE
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.shielding import settle_held
-from tokenbudget_mw.switched_off import stand_in
 from tokenbudget_mw.values import NOTHING
+from tokenbudget_mw.web.bounding import abound, bound
+from tokenbudget_mw.web.shielding import settle_held
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 from tokenbudget_mw_django.streams import AsyncStream, CollectedStream, Stream

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbudget_mw.rules.settlement import is_timeout
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw_django.middleware import _Exchange
 
 __all__ = ["AsyncStream", "CollectedStream", "Stream"]

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
-from tokenbudget_mw.websocket import close_of
+from tokenbudget_mw.web.websocket import close_of
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 

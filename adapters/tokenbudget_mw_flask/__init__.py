@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tokenbudget_mw.call import current, running
+from tokenbudget_mw.calls.call import current, running
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.settlement import is_timeout

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.call import running_call
+from tokenbudget_mw.calls.call import running_call
+from tokenbudget_mw.calls.recording import labels
+from tokenbudget_mw.calls.reserving import open_reservation, take
 from tokenbudget_mw.charging import open_call, tags
 from tokenbudget_mw.errors import PayloadError
-from tokenbudget_mw.recording import labels
-from tokenbudget_mw.reserving import open_reservation, take
 from tokenbudget_mw.rules.settlement import Ending, settled_usage
 from tokenbudget_mw.values import Cost, Facts, Route
 from tokenbudget_mw_clients.endpoints import format_of
@@ -24,9 +24,9 @@ from tokenbudget_mw_clients.endpoints import format_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
+    from tokenbudget_mw.calls.reserving import Reserved
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.reserving import Reserved
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Prompt, Subject, Usage
 

@@ -20,7 +20,7 @@ from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 
-from tokenbudget_mw.call import Call, current, running
+from tokenbudget_mw.calls.call import Call, current, running
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.errors import ConfigurationError

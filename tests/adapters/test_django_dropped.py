@@ -12,7 +12,7 @@ from django.template.response import SimpleTemplateResponse
 from django.test import RequestFactory, override_settings
 from django_rig import TOKENBUDGET, astreamed, rows, streamed
 
-from tokenbudget_mw.call import running, running_call
+from tokenbudget_mw.calls.call import running, running_call
 from tokenbudget_mw_django import TokenBudgetMiddleware, conf
 
 

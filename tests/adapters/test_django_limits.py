@@ -14,7 +14,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django_rig import TOKENBUDGET
 from rest_framework.viewsets import ViewSet
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw_django import limit
 
 once = limit("1 request/minute")

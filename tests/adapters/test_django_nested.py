@@ -9,7 +9,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory, override_settings
 from django_rig import TOKENBUDGET, rows
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw_django import TokenBudgetMiddleware, current
 
 WIDE = {**TOKENBUDGET, "plans": {"one": ["100 concurrent", "1M tokens/minute"]}}

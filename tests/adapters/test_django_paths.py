@@ -12,7 +12,7 @@ from django.test import Client, override_settings
 from django.urls import path
 from django_rig import TOKENBUDGET
 
-from tokenbudget_mw.call import running, running_call
+from tokenbudget_mw.calls.call import running, running_call
 from tokenbudget_mw_django import limit
 
 ROUTES = [{"path": "/résumés"}, {"path": "/日本/*"}]

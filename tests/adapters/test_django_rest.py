@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 from tokenbudget_mw_django import current, limit
 from tokenbudget_mw_django.throttling import TokenBudgetThrottle

@@ -12,7 +12,7 @@ from flask.cli import FlaskGroup
 from sqlalchemy import create_engine
 
 from tokenbudget_mw.accounting.sinks import CallableSink
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.database.tables import metadata
 from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.values import UsageRecord

@@ -19,7 +19,7 @@ import pytest
 from asgi_rig import Rig, request
 from provider_server import Books, ProviderServer
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.testing.budget import BudgetTester
 from tokenbudget_mw.values import Subject, UsageRecord

@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
 from tokenbudget_mw import Subject
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.wiring import wire
 
 Load = Callable[[str], ModuleType]

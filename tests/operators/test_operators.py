@@ -15,9 +15,9 @@ from tokenbudget_mw.guard import Guard
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.rules.admission import Admission, Request
 from tokenbudget_mw.rules.policy import Plan, Policy
-from tokenbudget_mw.seeding import Seeder
 from tokenbudget_mw.settings.limits import parse_limit
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.upkeep.seeding import Seeder
 from tokenbudget_mw.values import Cost, Route, Subject
 
 if TYPE_CHECKING:

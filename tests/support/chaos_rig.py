@@ -18,10 +18,10 @@ from chaos_writer import ACK, cost_of, open_spool
 from sqlalchemy import Engine, func, select
 
 from tokenbudget_mw.accounting.flusher import Flusher
+from tokenbudget_mw.calls.orphaned import SUFFIX
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.database.writer import DatabaseSink
-from tokenbudget_mw.orphaned import SUFFIX
 from tokenbudget_mw.rules.settlement import ORPHANED
 
 if TYPE_CHECKING:

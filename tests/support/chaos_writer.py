@@ -16,9 +16,9 @@ from tokenbudget_mw.accounting.base import Spool
 from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.accounting.mmap_spool import MmapSpool
 from tokenbudget_mw.accounting.spool import MemorySpool
+from tokenbudget_mw.calls.orphaned import Executor
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.writer import DatabaseSink
-from tokenbudget_mw.orphaned import Executor
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings.model import DEFAULT_CEILING
 from tokenbudget_mw.values import Opened, UsageRecord

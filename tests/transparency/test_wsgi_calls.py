@@ -16,7 +16,7 @@ from wsgi_programs import Program, Server, Trace, cleaned, environ_for, programs
 
 from tokenbudget_mw import WSGIMiddleware
 from tokenbudget_mw.accounting.sinks import CallableSink
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.wiring import wire
 

@@ -12,7 +12,7 @@ from asgi_rig import CHAT, DISCONNECT, Message, Rig, chat, request, scope_of, st
 
 from tokenbudget_mw import ASGIMiddleware, current
 from tokenbudget_mw.asgi import facts_of
-from tokenbudget_mw.call import Call, running
+from tokenbudget_mw.calls.call import Call, running
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.values import Cost, Subject
 

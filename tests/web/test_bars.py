@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from keyed_app import aserve, serve, settings_of
 
-from tokenbudget_mw.barring import Bars
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError
 from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.upkeep.barring import Bars
 from tokenbudget_mw.values import CROWDED, Reply, Subject
 from tokenbudget_mw.wiring import open_bars, open_keys, wire
 
@@ -203,7 +203,7 @@ def test_what_a_revoked_key_has_used_counts_for_its_tenant(core: Core, store: Ke
 
 
 def _request(subject: Subject) -> Any:
-    from tokenbudget_mw.recording import new_id
+    from tokenbudget_mw.calls.recording import new_id
     from tokenbudget_mw.rules.admission import Request
     from tokenbudget_mw.values import Cost
 

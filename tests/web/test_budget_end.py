@@ -22,9 +22,9 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from tokenbudget_mw.asgi import facts_of as facts_of_scope
-from tokenbudget_mw.bounding import MOST_ASKED
 from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.testing.provider import FakeProvider, Script
+from tokenbudget_mw.web.bounding import MOST_ASKED
 from tokenbudget_mw.wsgi import facts_of as facts_of_environ
 
 CHAT = asgi_rig.CHAT
@@ -247,7 +247,7 @@ def test_a_long_stream_holds_few_reservations() -> None:
 
 
 def asgi_rig_call() -> Any:
-    from tokenbudget_mw.call import current
+    from tokenbudget_mw.calls.call import current
 
     return current()
 

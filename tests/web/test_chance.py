@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.chance import chance
-from tokenbudget_mw.recording import new_id
 
 NOW = 1_760_000_000.0
 

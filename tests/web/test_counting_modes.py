@@ -12,7 +12,7 @@ import asgi_rig
 import pytest
 from asgi_rig import CHAT, status_of
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.counting.encoders import default_encoders
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.testing.talk import eventually

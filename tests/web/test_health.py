@@ -16,11 +16,11 @@ from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.health import LATE
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.policy import Policy
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.upkeep.health import LATE
 from tokenbudget_mw.values import Limit, Subject, Window
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from asgi_rig import Rig, status_of, subject_of
 from wsgi_rig import Got, environ_of
 from wsgi_rig import Rig as WSGIRig
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.heartbeat import LONGEST, Heartbeat
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.upkeep.heartbeat import LONGEST, Heartbeat
 from tokenbudget_mw.values import Cost, Reservation
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware

@@ -11,7 +11,7 @@ from wsgi_rig import Got, Rig, environ_of
 
 from tokenbudget_mw import current
 from tokenbudget_mw.asgi import facts_of as asgi_facts_of
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, CredentialError, UnpricedModelError
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of

@@ -15,7 +15,7 @@ from asgi_rig import subject_of
 from sqlalchemy import func, select
 from wsgi_rig import Got, environ_of
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.charging import charge
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.database import tables

@@ -17,10 +17,10 @@ from sqlalchemy import create_engine, select
 from wsgi_rig import Rig, subject_of
 
 from tokenbudget_mw import current
+from tokenbudget_mw.calls.orphaned import Executor, rows_of
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.errors import ConfigurationError
-from tokenbudget_mw.orphaned import Executor, rows_of
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.tasks import task
 from tokenbudget_mw.values import Facts, Held, Opened, Orphan, Subject

@@ -14,10 +14,10 @@ import wsgi_rig
 
 from tokenbudget_mw.errors import BudgetExceeded, CredentialError
 from tokenbudget_mw.limiting import EndpointLimit
-from tokenbudget_mw.outcomes import OUTCOMES, REASONS, Outcomes
 from tokenbudget_mw.rules.messages import CODES
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE
 from tokenbudget_mw.testing.provider import FakeProvider, Script
+from tokenbudget_mw.upkeep.outcomes import OUTCOMES, REASONS, Outcomes
 from tokenbudget_mw.values import Facts, Subject
 
 
@@ -63,7 +63,7 @@ def test_refusals_are_counted_by_their_reason() -> None:
 
 def test_a_handlers_reservation_is_counted_once() -> None:
     """The refusal that a handler lets through ends as its response does."""
-    from tokenbudget_mw.call import current
+    from tokenbudget_mw.calls.call import current
 
     def app(environ: Any, start_response: Any) -> Any:
         with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
@@ -93,7 +93,7 @@ def test_what_limits_alone_let_through_is_counted() -> None:
     calls: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        from tokenbudget_mw.call import current
+        from tokenbudget_mw.calls.call import current
 
         calls.append(current())
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -22,7 +22,7 @@ from tokenbudget_mw.database import ledger, tables
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.database.writers import Write, find_writer
-from tokenbudget_mw.prepaid import FORGOTTEN, Prepaid
+from tokenbudget_mw.upkeep.prepaid import FORGOTTEN, Prepaid
 from tokenbudget_mw.values import UsageRecord
 
 HERE = Path(__file__).parent

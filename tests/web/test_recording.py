@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from wsgi_rig import Rig, chat
 
 from tokenbudget_mw import current
+from tokenbudget_mw.calls.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.counting.payloads.fields import BATCH_FIELDS
-from tokenbudget_mw.recording import Charge, cost_of, new_id, records_of
 from tokenbudget_mw.rules.pricing import Moment, Priced, price_usage
 from tokenbudget_mw.values import Decision, Route, Subject, Usage, UsageRecord
 

@@ -30,7 +30,7 @@ from recounting_rig import (
     wsgi_app,
 )
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.counting import sampling
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.values import Route

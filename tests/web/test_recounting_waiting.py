@@ -22,7 +22,8 @@ from recounting_rig import (
     with_left,
 )
 
-from tokenbudget_mw import metering, recounting
+from tokenbudget_mw import metering
+from tokenbudget_mw.calls import recounting
 from tokenbudget_mw.testing.talk import eventually
 
 

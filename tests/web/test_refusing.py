@@ -284,7 +284,7 @@ def test_a_rendering_that_cannot_be_found_fails_at_start() -> None:
 
 def test_an_accepted_websocket_is_closed_with_the_reason() -> None:
     """A handler's refused reservation closes its websocket for policy, and says why."""
-    from tokenbudget_mw.call import current
+    from tokenbudget_mw.calls.call import current
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from tokenbudget_mw import seeding
 from tokenbudget_mw.backends.memory import MemoryBackend
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.guard import AsyncGuard, Guard
-from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules.admission import Admission, Request
 from tokenbudget_mw.rules.policy import Plan, Policy
-from tokenbudget_mw.seeding import Seeder
 from tokenbudget_mw.testing.clock import FakeClock
+from tokenbudget_mw.upkeep import seeding
+from tokenbudget_mw.upkeep.seeding import Seeder
 from tokenbudget_mw.values import Cost, Decision, Limit, Subject, Window
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import pytest
 import wsgi_rig
 
 from tokenbudget_mw import Subject, current, own_limits
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
+from tokenbudget_mw.calls.marking import Marking
 from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import BudgetExceeded, TokenBudgetError
-from tokenbudget_mw.marking import Marking
 from tokenbudget_mw.tasks import hand_over, task
 from tokenbudget_mw.testing.budget import BudgetTester
 

@@ -16,7 +16,7 @@ from asgi_rig import Rig, chat, status_of
 from wsgi_rig import Rig as WSGIRig
 from wsgi_rig import environ_of
 
-from tokenbudget_mw import call, current, prices
+from tokenbudget_mw import current, prices
 from tokenbudget_mw.accounting.segments import Segment
 from tokenbudget_mw.accounting.syncing import Syncer
 from tokenbudget_mw.backends import memory
@@ -28,14 +28,15 @@ from tokenbudget_mw.backends.limits_steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend
+from tokenbudget_mw.calls import call
 from tokenbudget_mw.cli import main
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import Factors
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.outcomes import Outcomes
 from tokenbudget_mw.testing.asks import ask, check, settlement
 from tokenbudget_mw.threads import Bell
+from tokenbudget_mw.upkeep.outcomes import Outcomes
 from tokenbudget_mw.values import Price
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from wsgi_rig import Got, Rig, chat, environ_of
 
 from tokenbudget_mw import current
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 from tokenbudget_mw.errors import TokenBudgetError
 from tokenbudget_mw.values import Subject
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of

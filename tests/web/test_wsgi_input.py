@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbudget_mw.rejoined import Rejoined
+from tokenbudget_mw.web.rejoined import Rejoined
 
 BODIES = st.binary(max_size=60).map(lambda raw: raw.replace(b"\x00", b"\n"))
 SIZES = st.one_of(st.none(), st.integers(-1, 70))

@@ -8,7 +8,7 @@ from wsgiref.handlers import SimpleHandler
 import pytest
 from wsgi_rig import Got, Rig, chat, environ_of
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 
 ANSWER = b'{"object": "chat.completion", "model": "gpt-4o", "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 5}}'
 JSON = [("Content-Type", "application/json")]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tokenbudget_mw.accounting.sinks import CallableSink
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.charging import charge
-from tokenbudget_mw.recording import new_id
 from tokenbudget_mw.rules.admission import Request, decide
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.testing.clock import FakeClock

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tokenbudget_mw.call import Call, current
+from tokenbudget_mw.calls.call import Call, current
 from tokenbudget_mw.testing.provider import Answer, FakeProvider
 from tokenbudget_mw.values import Facts, Subject
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokenbudget_mw.call import current
+from tokenbudget_mw.calls.call import current
 from tokenbudget_mw.cli.replaying.drive import FLIGHT
 
 if TYPE_CHECKING:

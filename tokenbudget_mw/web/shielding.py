@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbudget_mw.values import NOTHING, Cost
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
 
 __all__ = ["keep", "settle_held"]
 

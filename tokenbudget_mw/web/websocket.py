@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.call import Call
+from tokenbudget_mw.calls.call import Call
+from tokenbudget_mw.calls.recounting import arecount
+from tokenbudget_mw.calls.reserving import take_at_endpoints
 from tokenbudget_mw.errors import RefusedError
-from tokenbudget_mw.recounting import arecount
-from tokenbudget_mw.reserving import take_at_endpoints
 from tokenbudget_mw.rules.admission import ALL_UNITS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.shielding import settle_held
+from tokenbudget_mw.web.shielding import settle_held
 
 if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Request

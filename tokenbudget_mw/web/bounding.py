@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.recording import new_id
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.tapping.bounded import FOREVER
@@ -27,7 +27,7 @@ from tokenbudget_mw.tapping.ending import open_endable
 from tokenbudget_mw.values import NOTHING, Cost, Prompt, Reservation, TokenCount, Usage
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.tapping.ending import Endable
     from tokenbudget_mw.values import Decision
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from tokenbudget_mw.calls.recording import charges_of, cost_of, new_id
+from tokenbudget_mw.calls.recounting import arecount, recount
 from tokenbudget_mw.errors import BudgetExceeded
-from tokenbudget_mw.recording import charges_of, cost_of, new_id
-from tokenbudget_mw.recounting import arecount, recount
 from tokenbudget_mw.rules.admission import METERED_UNITS, Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.values import NOTHING, Cost, Prompt, Route, TokenCount, Usage
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
+    from tokenbudget_mw.calls.recording import Charge
     from tokenbudget_mw.core import Core
-    from tokenbudget_mw.recording import Charge
     from tokenbudget_mw.values import Decision, Limit, Subject
 
 __all__ = [

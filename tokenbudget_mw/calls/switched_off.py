@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
-from tokenbudget_mw.call import Call, idle
+from tokenbudget_mw.calls.call import Call, idle
 from tokenbudget_mw.values import Facts, Route, Subject
 
 if TYPE_CHECKING:

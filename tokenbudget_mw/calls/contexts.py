@@ -4,7 +4,7 @@ What a context still knows of a request before the one that it serves.
 
 from __future__ import annotations
 
-from tokenbudget_mw.call import running
+from tokenbudget_mw.calls.call import running
 
 __all__ = ["forget_ended"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.recording import charges_of
+from tokenbudget_mw.calls.recording import charges_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, UNREAD, outcome_of, settled_usage
 from tokenbudget_mw.values import NOTHING, Cost
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
-    from tokenbudget_mw.recording import Charge
+    from tokenbudget_mw.calls.call import Call
+    from tokenbudget_mw.calls.recording import Charge
     from tokenbudget_mw.rules.settlement import Ending
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Usage

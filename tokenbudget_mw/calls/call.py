@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.bodies import parse_body, read_body
+from tokenbudget_mw.calls.bodies import parse_body, read_body
+from tokenbudget_mw.calls.marking import Marking, charges_outliving, end_marks
+from tokenbudget_mw.calls.recording import Charge, charges_of, cost_of, new_id, records_of
+from tokenbudget_mw.calls.recounting import counted_by_now
+from tokenbudget_mw.calls.refusing import headers_for, refusal_for
+from tokenbudget_mw.calls.reserving import Reserved, Unreserved, take_at_endpoints, take_late, take_per_model
+from tokenbudget_mw.calls.settling import charges_for, outcome_for, tap_for
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
-from tokenbudget_mw.marking import Marking, charges_outliving, end_marks
-from tokenbudget_mw.recording import Charge, charges_of, cost_of, new_id, records_of
-from tokenbudget_mw.recounting import counted_by_now
-from tokenbudget_mw.refusing import headers_for, refusal_for
-from tokenbudget_mw.reserving import Reserved, Unreserved, take_at_endpoints, take_late, take_per_model
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
-from tokenbudget_mw.settling import charges_for, outcome_for, tap_for
 from tokenbudget_mw.values import EMPTY_TAGS, NOTHING, ONE_REQUEST, ROOM, Cost
 
 if TYPE_CHECKING:

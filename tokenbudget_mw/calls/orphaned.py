@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.recording import Charge, cost_of, id_of_row, merge, origin_of
+from tokenbudget_mw.calls.recording import Charge, cost_of, id_of_row, merge, origin_of
 from tokenbudget_mw.rules.pricing import Priced, created_of, moment_of, price_usage
 from tokenbudget_mw.rules.settlement import NOTHING_USED, ORPHAN_AMOUNTS, ORPHANED, REVIEWED, orphan_usage
 from tokenbudget_mw.values import EMPTY_TAGS, Charged, Held, Prompt, Subject, TokenCount, UsageRecord

@@ -20,7 +20,7 @@ from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.values import Decision, Route
 
     Lengths = Callable[[str | None, int], Sequence[int]]

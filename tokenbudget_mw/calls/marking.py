@@ -11,14 +11,14 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.recording import decision_of, limit_of, provider_of, trail_of
+from tokenbudget_mw.calls.recording import decision_of, limit_of, provider_of, trail_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHANED
 from tokenbudget_mw.values import Charged, Held, Opened
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
-    from tokenbudget_mw.recording import Charge
-    from tokenbudget_mw.reserving import Reserved
+    from tokenbudget_mw.calls.call import Call
+    from tokenbudget_mw.calls.recording import Charge
+    from tokenbudget_mw.calls.reserving import Reserved
     from tokenbudget_mw.values import Mark
 
 __all__ = ["Marking", "charges_outliving", "end_marks"]

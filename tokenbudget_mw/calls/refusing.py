@@ -17,7 +17,7 @@ from tokenbudget_mw.rules.vendor_headers import VENDOR_HEADERS, anthropic_header
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.values import Decision, Facts, Route, Tally

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.shielding import keep
+from tokenbudget_mw.web.shielding import keep
 
 if TYPE_CHECKING:
     from tokenbudget_mw.core import Core

@@ -10,7 +10,7 @@ from tokenbudget_mw.counting.payloads.forms import check_form, is_form
 from tokenbudget_mw.errors import PayloadError
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.call import Call
+    from tokenbudget_mw.calls.call import Call
 
 __all__ = ["length_of", "parse_body", "read_body"]
 

@@ -1,0 +1,3 @@
+"""
+What the middlewares of `asgi` and `wsgi` are made of beside the call itself: the protocols' own matters.
+"""
