@@ -24,7 +24,7 @@ from benchmarks.admission import HUGE, settlement_of
 from benchmarks.harness import Result, Scale
 from benchmarks.services import private_redis
 from tokenbudget_mw.backends.redis import RedisBackend
-from tokenbudget_mw.backends.redis_script import Call, Script, parse_reply, reserve_call, settle_call
+from tokenbudget_mw.backends.redis.script import Call, Script, parse_reply, reserve_call, settle_call
 from tokenbudget_mw.values import Ask, Check
 
 __all__ = ["admit_redis_script", "tokens_cost_redis"]

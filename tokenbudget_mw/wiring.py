@@ -243,7 +243,7 @@ class _Database:
 
 def _open_backends(settings: Settings, clock: Callable[[], float] | None) -> tuple[Backend, AsyncBackend]:
     from tokenbudget_mw.backends import open_pair
-    from tokenbudget_mw.backends.leased_shapes import Terms
+    from tokenbudget_mw.backends.leased.shapes import Terms
 
     return open_pair(
         settings.backend,

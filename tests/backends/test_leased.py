@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends import leased_shapes, leased_stock, open_pair
+from tokenbudget_mw.backends import open_pair
 from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
-from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
-from tokenbudget_mw.backends.leased_portions import validity
-from tokenbudget_mw.backends.leased_shapes import Terms
-from tokenbudget_mw.backends.leased_stock import Stock
+from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock, shapes, stock
+from tokenbudget_mw.backends.leased.portions import validity
+from tokenbudget_mw.backends.leased.shapes import Terms
+from tokenbudget_mw.backends.leased.stock import Stock
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.asks import seed
@@ -674,8 +674,8 @@ def test_memory_is_bounded(shared: Counting, monkeypatch: pytest.MonkeyPatch) ->
     """
     Shapes beyond a number ask each time, idle ones are forgotten, and open calls of a shape have a bound.
     """
-    monkeypatch.setattr(leased_shapes, "SHAPES", 3)
-    monkeypatch.setattr(leased_stock, "MAX_OPEN", 5)
+    monkeypatch.setattr(shapes, "SHAPES", 3)
+    monkeypatch.setattr(stock, "MAX_OPEN", 5)
     backend = leased(shared)
     for key in range(6):
         admit(backend, ask(hour(1, counter=f"key={key}"), lease=0.0))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokenbudget_mw.backends.leased import AsyncLeasedBackend, LeasedBackend, make_stock
-from tokenbudget_mw.backends.leased_shapes import Terms
+from tokenbudget_mw.backends.leased.shapes import Terms
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
 from tokenbudget_mw.testing.backends import BackendContract, Blocking
 

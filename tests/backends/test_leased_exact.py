@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tokenbudget_mw.backends import open_pair
 from tokenbudget_mw.backends.leased import LeasedBackend, make_stock
-from tokenbudget_mw.backends.leased_shapes import Terms
+from tokenbudget_mw.backends.leased.shapes import Terms
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.testing.backends import ask, check, settlement
 

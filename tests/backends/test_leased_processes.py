@@ -20,7 +20,7 @@ PRELUDE = """
 import json, os, sys
 from tokenbudget_mw.backends import open_backend
 from tokenbudget_mw.backends.leased import LeasedBackend, make_stock
-from tokenbudget_mw.backends.leased_shapes import Terms
+from tokenbudget_mw.backends.leased.shapes import Terms
 from tokenbudget_mw.backends.redis import RedisBackend
 from tokenbudget_mw.testing.backends import HOUR, START, ask, check, settlement
 

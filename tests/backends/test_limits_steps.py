@@ -12,8 +12,8 @@ from counter_table import Table, finish, looked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenbudget_mw.backends.limits_places import FLIGHT_US
-from tokenbudget_mw.backends.limits_steps import Add, Program, Step, Steps
+from tokenbudget_mw.backends.limits_storage.places import FLIGHT_US
+from tokenbudget_mw.backends.limits_storage.steps import Add, Program, Step, Steps
 from tokenbudget_mw.testing.asks import START, ask, check, in_flight, seed, settlement
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def test_no_counter_has_more_open_reservations_than_agreed(monkeypatch: pytest.M
     """
     What waits to be settled is memory of this process; what ends makes room.
     """
-    monkeypatch.setattr("tokenbudget_mw.backends.limits_steps.MAX_OPEN", 2)
+    monkeypatch.setattr("tokenbudget_mw.backends.limits_storage.steps.MAX_OPEN", 2)
     table, process = Table(), Steps()
     asks = [ask(check(1, 100), lease=20.0) for _ in range(5)]
     replies = [table.run(process.reserve(one, START)) for one in asks[:3]]

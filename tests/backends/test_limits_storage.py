@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import Backend
 
 limits_storage = pytest.importorskip("tokenbudget_mw.backends.limits_storage")
+drivers = pytest.importorskip("tokenbudget_mw.backends.limits_storage.drivers")
+steps = pytest.importorskip("tokenbudget_mw.backends.limits_storage.steps")
 
 
 class Opened:
@@ -157,10 +159,10 @@ def test_a_forked_child_opens_connections_of_its_own(redis_db: str, monkeypatch:
     Two processes must not read from one socket.
     """
     opening: list[int] = []
-    store = limits_storage.Store(f"limits+{redis_db}", 5.0)
+    store = drivers.Store(f"limits+{redis_db}", 5.0)
     for_threads = store.for_threads
     store.for_threads = lambda: opening.append(os.getpid()) or for_threads()
-    backend = limits_storage.LimitsBackend(store, limits_storage.Steps(), 5.0)
+    backend = limits_storage.LimitsBackend(store, steps.Steps(), 5.0)
     parent = os.getpid()
     admitted = [backend.reserve(ask(check(4, 10)), START).admitted for _ in range(2)]
     in_parent = backend._opened[1]
@@ -314,7 +316,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, url: str, me
     """
     At start, with what to install.
     """
-    monkeypatch.setattr("tokenbudget_mw.backends.limits_drivers.find_spec", lambda _: None)
+    monkeypatch.setattr("tokenbudget_mw.backends.limits_storage.drivers.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=mend):
         open_backend(url)
 
@@ -324,9 +326,9 @@ def test_a_missing_limits_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     The extra brings it.
     """
     monkeypatch.setitem(sys.modules, "limits", None)
-    for name in ("limits_storage", "limits_drivers"):
-        monkeypatch.delitem(sys.modules, f"tokenbudget_mw.backends.{name}", raising=False)
-        monkeypatch.delattr(backends, name, raising=False)
+    for name in [name for name in sys.modules if name.startswith("tokenbudget_mw.backends.limits_storage")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(backends, "limits_storage", raising=False)
 
     with pytest.raises(
         MissingExtraError, match=r"^limits\+memory:// needs 'limits': pip install 'tokenbudget-mw\[limits\]'$"

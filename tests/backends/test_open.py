@@ -54,7 +54,8 @@ def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
     """
     for name in ("redis", "redis.exceptions"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "tokenbudget_mw.backends.redis", raising=False)
+    for name in [name for name in sys.modules if name.startswith("tokenbudget_mw.backends.redis")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(backends, "redis", raising=False)
 
     with pytest.raises(MissingExtraError, match=r"redis:// needs 'redis': pip install 'tokenbudget-mw\[redis\]'"):

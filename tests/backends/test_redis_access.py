@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tokenbudget_mw.backends.base import Backend
 
 redis = pytest.importorskip("redis")
-script_module = pytest.importorskip("tokenbudget_mw.backends.redis_script")
-start = pytest.importorskip("tokenbudget_mw.backends.redis_start")
+script_module = pytest.importorskip("tokenbudget_mw.backends.redis.script")
+start = pytest.importorskip("tokenbudget_mw.backends.redis.start")
 backend_module = pytest.importorskip("tokenbudget_mw.backends.redis")
 
 PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
@@ -173,7 +173,7 @@ class TestRights:
         """
         Each command of the script is among the rights, and in the dry run.
         """
-        dry_run = files("tokenbudget_mw.backends").joinpath("redis_rights.lua").read_text()
+        dry_run = files("tokenbudget_mw.backends.redis").joinpath("rights.lua").read_text()
         commands = set(re.findall(r"(?:run|redis\.call)\('([A-Z]+)'", script_module.Script().text))
         tried = set(re.findall(r"redis\.call\('([A-Z]+)'", dry_run))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 deployments = pytest.importorskip("redis_deployments")
-topology = pytest.importorskip("tokenbudget_mw.backends.redis_topology")
+topology = pytest.importorskip("tokenbudget_mw.backends.redis.topology")
 
 PATIENCE = 5.0  # the deadline where a busy machine must not be taken for a fault
 

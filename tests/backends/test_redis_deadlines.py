@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-deadlines_module = pytest.importorskip("tokenbudget_mw.backends.redis_deadlines")
+deadlines_module = pytest.importorskip("tokenbudget_mw.backends.redis.deadlines")
 
 
 class Call:

@@ -31,7 +31,7 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 class Stored(NamedTuple):
     """
-    The first numbers of a counter, as redis.lua describes them: moments in microseconds, and how many leases are open.
+    The first numbers of a counter, as quick.lua describes them: moments in microseconds, and how many leases are open.
     """
 
     seen: float
@@ -275,7 +275,7 @@ def test_the_script_takes_whole_amounts_only(plain: Any, amount: int, place: int
     """
     Whoever calls it, and whichever of cost, need and cap it is: what Lua cannot count exactly is an error.
     """
-    from tokenbudget_mw.backends.redis_script import Script, reserve_call
+    from tokenbudget_mw.backends.redis.script import Script, reserve_call
 
     def call(**changes: int) -> Any:
         (key,), (numbers, *names) = reserve_call(ask(check(3, 10, room=5)), START_US)
@@ -308,7 +308,7 @@ def test_a_reservation_that_nobody_waits_for_was_never_made(backend: Any, plain:
     """
     It gives everything back, the request too.
     """
-    from tokenbudget_mw.backends.redis_script import Script, abandon_call
+    from tokenbudget_mw.backends.redis.script import Script, abandon_call
 
     asked = ask(check(1, 10, "requests:60"), check(8, 10), in_flight(5))
     backend.reserve(asked, START)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 backend_module = pytest.importorskip("tokenbudget_mw.backends.redis")
-wire_module = pytest.importorskip("tokenbudget_mw.backends.redis_wire")
+wire_module = pytest.importorskip("tokenbudget_mw.backends.redis.wire")
 
 
 def test_a_cold_burst_opens_one_connection(redis_server: RedisServer) -> None:

@@ -203,7 +203,7 @@ def test_a_counter_is_not_crowded_by_more_leases_than_it_may_have(backend: Backe
     pipeline = plain.pipeline(transaction=False)
     first = ask(check(0, 10))
     reply = backend.reserve(first, START)
-    from tokenbudget_mw.backends.redis_script import reserve_call
+    from tokenbudget_mw.backends.redis.script import reserve_call
 
     for _ in range(9_999):
         call = reserve_call(ask(check(0, 10), id=uuid.uuid4().hex), int(START * 1_000_000))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from private_servers import RedisServer
 
 redis = pytest.importorskip("redis")
-pool_module = pytest.importorskip("tokenbudget_mw.backends.redis_pool")
+pool_module = pytest.importorskip("tokenbudget_mw.backends.redis.pool")
 
 
 class Wire:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.asks import START, Blocking, ask, check, in_flight, seed, settlement
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 backend_module = pytest.importorskip("tokenbudget_mw.backends.redis")
-script_module = pytest.importorskip("tokenbudget_mw.backends.redis_script")
-start_module = pytest.importorskip("tokenbudget_mw.backends.redis_start")
+script_module = pytest.importorskip("tokenbudget_mw.backends.redis.script")
+start_module = pytest.importorskip("tokenbudget_mw.backends.redis.start")
 
 KEY = "tb:{acme}:key=k1"
 
@@ -181,7 +182,7 @@ def test_a_settlement_that_redis_has_no_memory_for_loses_nothing(backend: Backen
         asked = ask(check(8, 100), in_flight(10))
         reply = backend.reserve(asked, 0.0)
     admin.config_set("maxmemory", 1)
-    with pytest.raises(backend_module.BackendUnavailableError):
+    with pytest.raises(BackendUnavailableError):
         backend.settle(settlement(asked, reply, 3, 1), 0.0)
     admin.config_set("maxmemory", 0)
 

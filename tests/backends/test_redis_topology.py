@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 redis = pytest.importorskip("redis")
-topology = pytest.importorskip("tokenbudget_mw.backends.redis_topology")
-urls = pytest.importorskip("tokenbudget_mw.backends.redis_url")
+topology = pytest.importorskip("tokenbudget_mw.backends.redis.topology")
+urls = pytest.importorskip("tokenbudget_mw.backends.redis.url")
 
 Place, Step, next_step = urls.Place, topology.Step, topology.next_step
 HERE, THERE = Place("here", 1), Place("there", 2)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 backend_module = pytest.importorskip("tokenbudget_mw.backends.redis")
-wire_module = pytest.importorskip("tokenbudget_mw.backends.redis_wire")
+wire_module = pytest.importorskip("tokenbudget_mw.backends.redis.wire")
 
 REPLIES = b"+OK\r\n:42\r\n*2\r\n:1\r\n$3\r\nabc\r\n-NOSCRIPT no\r\n"
 
@@ -212,7 +212,7 @@ def test_a_loop_speaks_tls_as_the_url_says(url: str, verify: ssl.VerifyMode | No
     """
     Certificates are checked unless the URL says otherwise; all other options stay out of it.
     """
-    from tokenbudget_mw.backends.redis_url import read_url
+    from tokenbudget_mw.backends.redis.url import read_url
 
     context = read_url(url).tls
 
@@ -223,9 +223,9 @@ def test_a_silent_connection_is_kept_alive(redis_db: str) -> None:
     """
     In both colours the system asks for the other side, and small writes do not wait for one another.
     """
-    from tokenbudget_mw.backends import redis_client, redis_url
+    from tokenbudget_mw.backends.redis import client, url
 
-    place = redis_url.read_url(redis_db).places[0]
+    place = url.read_url(redis_db).places[0]
 
     async def of_loop() -> list[int]:
         wire = await wire_module.connect(place, None, [])
@@ -234,7 +234,7 @@ def test_a_silent_connection_is_kept_alive(redis_db: str) -> None:
         return found
 
     def of_thread() -> list[int]:
-        wire = redis_client.connect(place, None, [], 5.0)
+        wire = client.connect(place, None, [], 5.0)
         found = options(wire._sock)
         wire.close()
         return found

@@ -234,7 +234,7 @@ def test_a_redis_that_is_away_is_a_problem(run, healthy):
 )
 def test_a_redis_that_forgets_is_found(monkeypatch, look, states):
     """Old versions, missing rights, and eviction policies under which limits are forgotten are told."""
-    start = pytest.importorskip("tokenbudget_mw.backends.redis_start")
+    start = pytest.importorskip("tokenbudget_mw.backends.redis.start")
     monkeypatch.setattr(start, "look_at", lambda url, seconds: [start.Look("", **look)])
 
     found = list(doctor._backend(Settings.from_mapping({"backend": "redis://127.0.0.1:1/0"})))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
 
 redis = pytest.importorskip("redis")
-topology = pytest.importorskip("tokenbudget_mw.backends.redis_topology")
+topology = pytest.importorskip("tokenbudget_mw.backends.redis.topology")
 deployments = pytest.importorskip("redis_deployments")
 pytestmark = pytest.mark.slow
 

@@ -1,12 +1,12 @@
 """
-A storage that is a dict, and programs of `limits_steps` that run on it as far as a test wants.
+A storage that is a dict, and programs of `steps` that run on it as far as a test wants.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenbudget_mw.backends.limits_steps import Add, Get, Program, Step, Steps
+from tokenbudget_mw.backends.limits_storage.steps import Add, Get, Program, Step, Steps
 from tokenbudget_mw.testing.asks import START, ask, check
 
 if TYPE_CHECKING:

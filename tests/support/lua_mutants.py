@@ -13,7 +13,7 @@ from importlib.resources import files
 
 __all__ = ["MUTANTS", "Mutant"]
 
-PACKAGES = dict.fromkeys(("redis.lua", "redis_counters.lua", "redis_long.lua"), "tokenbudget_mw.backends")
+PACKAGES = dict.fromkeys(("quick.lua", "counters.lua", "long.lua"), "tokenbudget_mw.backends.redis")
 WINDOWS = "tokenbudget_mw.rules.windows"
 
 
@@ -289,7 +289,7 @@ QUICK_OTHERS = [
 ]
 
 QUICK_WAY = _of(
-    "redis.lua",
+    "quick.lua",
     ("", "holder > charged and try('HEXISTS', KEYS[holder], 'b') ~= 0", "false"),
     ("", "not is_ours(s) or ", ""),
     ("is_ours", "version == VERSION and ", ""),
@@ -325,7 +325,7 @@ QUICK_WAY = _of(
 )
 
 COUNTERS = _of(
-    "redis_counters.lua",
+    "counters.lua",
     ("load", "max(now, counter.seen)", "now"),
     ("load", "counter.is_new = #counter.names == 0", "counter.is_new = false"),
     ("state_of", "for i = 2, size - 3, 2 do", "for i = 2, size - 5, 2 do"),
@@ -356,7 +356,7 @@ COUNTERS = _of(
 )
 
 LONG_WAY = _of(
-    "redis_long.lua",
+    "long.lua",
     ("answer", "check.need <= check.cap", "check.need < check.cap"),
     ("answer", "used + check.need - check.cap", "used + check.cost - check.cap"),
     ("answer", "max(0, check.cap - used)", "check.cap - used"),

@@ -102,14 +102,14 @@ def _start(session: pytest.Session, mutant: Mutant, url: str) -> int:
 
 
 def _test(session: pytest.Session, file: str, text: str, url: str) -> int:
-    from tokenbudget_mw.backends import redis_script
+    from tokenbudget_mw.backends.redis import script
 
     with tempfile.TemporaryDirectory(prefix="tokenbudget-lua-") as folder:
         replacement = Path(folder) / file
         replacement.write_text(text, encoding="utf-8")
-        original = redis_script.Script().text
-        redis_script.files = lambda package: Folder(files(package), replacement)  # type: ignore[assignment]
-        assert redis_script.Script().text != original
+        original = script.Script().text
+        script.files = lambda package: Folder(files(package), replacement)  # type: ignore[assignment]
+        assert script.Script().text != original
         os.environ["TOKENBUDGET_TEST_REDIS_URL"] = url
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         for at, item in enumerate(session.items):

@@ -23,8 +23,8 @@ from tokenbudget_mw.backends import memory
 from tokenbudget_mw.backends.breaker import Circuit, Guarded
 from tokenbudget_mw.backends.fallback import Fallback, LocalShare
 from tokenbudget_mw.backends.leased import make_stock
-from tokenbudget_mw.backends.limits_drivers import _Memory as MemoryCounters
-from tokenbudget_mw.backends.limits_steps import Steps
+from tokenbudget_mw.backends.limits_storage.drivers import _Memory as MemoryCounters
+from tokenbudget_mw.backends.limits_storage.steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend

@@ -17,7 +17,7 @@ from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenbudget_mw.backends.leased_shapes import Terms
+    from tokenbudget_mw.backends.leased.shapes import Terms
 
 __all__ = ["AsyncBackend", "Backend", "is_in_process", "open_async_backend", "open_backend", "open_pair"]
 
@@ -134,9 +134,9 @@ def open_redis(url: str, *, deadline: float, workers: int, clock_mode: ClockMode
         raise MissingExtraError(f"{scheme}:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
     from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
     from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
-    from tokenbudget_mw.backends.redis_start import Inspection
-    from tokenbudget_mw.backends.redis_topology import Topology
-    from tokenbudget_mw.backends.redis_url import read_url
+    from tokenbudget_mw.backends.redis.start import Inspection
+    from tokenbudget_mw.backends.redis.topology import Topology
+    from tokenbudget_mw.backends.redis.url import read_url
 
     try:
         topology = Topology(read_url(url))

@@ -17,7 +17,7 @@ from tokenbudget_mw.errors import MissingExtraError, TokenBudgetError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from tokenbudget_mw.backends.redis_start import Look
+    from tokenbudget_mw.backends.redis.start import Look
     from tokenbudget_mw.cli.context import Context
     from tokenbudget_mw.settings import Settings
 
@@ -146,7 +146,7 @@ def _backend(settings: Settings) -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     try:
-        from tokenbudget_mw.backends.redis_start import look_at
+        from tokenbudget_mw.backends.redis.start import look_at
     except ModuleNotFoundError as exc:
         raise MissingExtraError("redis:// needs 'redis': pip install 'tokenbudget-mw[redis]'") from exc
 
@@ -165,7 +165,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(look: Look) -> Iterator[Finding]:
-    from tokenbudget_mw.backends.redis_start import eviction_fault
+    from tokenbudget_mw.backends.redis.start import eviction_fault
 
     name = f"Redis {look.place}".rstrip()
     if look.fault and not look.version:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from limits import errors
 from limits.storage import storage_from_string
 
-from tokenbudget_mw.backends.limits_steps import Add, Get, Step
+from tokenbudget_mw.backends.limits_storage.steps import Add, Get, Step
 from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:

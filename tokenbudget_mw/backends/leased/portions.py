@@ -7,14 +7,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.backends.debts import reservation_of
-from tokenbudget_mw.backends.leased_shapes import GRACE
+from tokenbudget_mw.backends.leased.shapes import GRACE
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import Hold, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.backends.leased_shapes import Refill, Shape, Terms
+    from tokenbudget_mw.backends.leased.shapes import Refill, Shape, Terms
     from tokenbudget_mw.values import Ask, Check, CheckState, Reply, Reservation
 
 __all__ = [

@@ -1,4 +1,4 @@
--- The operations, the long way: whatever redis.lua has not answered.
+-- The operations, the long way: whatever quick.lua has not answered.
 local checks = {}
 do
   local names, next = {}, {}

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from tokenbudget_mw.backends.redis_client import connect, inquire, unavailable
-from tokenbudget_mw.backends.redis_script import Script
-from tokenbudget_mw.backends.redis_topology import Topology, code_of, master_inquiry, slots_inquiry
-from tokenbudget_mw.backends.redis_url import read_url
-from tokenbudget_mw.backends.redis_wire import frame, greetings
+from tokenbudget_mw.backends.redis.client import connect, inquire, unavailable
+from tokenbudget_mw.backends.redis.script import Script
+from tokenbudget_mw.backends.redis.topology import Topology, code_of, master_inquiry, slots_inquiry
+from tokenbudget_mw.backends.redis.url import read_url
+from tokenbudget_mw.backends.redis.wire import frame, greetings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tokenbudget_mw.backends.redis_url import Place
+    from tokenbudget_mw.backends.redis.url import Place
 
 __all__ = ["LEAST_RIGHTS", "Inspection", "Look", "eviction_fault", "look_at", "policy_of"]
 
@@ -60,7 +60,7 @@ class Inspection:
         """
         Return the questions: the script, so that it is there when it is needed; a dry run; and the memory's policy.
         """
-        dry_run = files("tokenbudget_mw.backends").joinpath("redis_rights.lua").read_bytes()
+        dry_run = files("tokenbudget_mw.backends.redis").joinpath("rights.lua").read_bytes()
         return [
             frame(b"SCRIPT", b"LOAD", script.text.encode()),
             frame(b"EVAL", dry_run, b"1", b"tb:{probe}:rights"),

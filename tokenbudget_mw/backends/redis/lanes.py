@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import RedisError
 
-from tokenbudget_mw.backends.redis_client import INQUIRY_SECONDS
-from tokenbudget_mw.backends.redis_script import DOUBTS
-from tokenbudget_mw.backends.redis_topology import REFRESH_EVERY, master_inquiry, slots_inquiry
-from tokenbudget_mw.backends.redis_wire import connect, greetings, inquire, words_of
+from tokenbudget_mw.backends.redis.client import INQUIRY_SECONDS
+from tokenbudget_mw.backends.redis.script import DOUBTS
+from tokenbudget_mw.backends.redis.topology import REFRESH_EVERY, master_inquiry, slots_inquiry
+from tokenbudget_mw.backends.redis.wire import connect, greetings, inquire, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenbudget_mw.backends.redis_deadlines import Deadlines
-    from tokenbudget_mw.backends.redis_topology import Step, Topology
-    from tokenbudget_mw.backends.redis_url import Place
-    from tokenbudget_mw.backends.redis_wire import Wire
+    from tokenbudget_mw.backends.redis.deadlines import Deadlines
+    from tokenbudget_mw.backends.redis.topology import Step, Topology
+    from tokenbudget_mw.backends.redis.url import Place
+    from tokenbudget_mw.backends.redis.wire import Wire
 
 __all__ = ["Lanes"]
 

@@ -2,7 +2,7 @@
 Counters in Redis, shared by all processes.
 
 One call is one script, one round trip, atomic over all counters of a request. Threads send each call by itself (here);
-on an event loop the calls of one tick travel together, on one connection (`redis_loop`). Both end at the deadline,
+on an event loop the calls of one tick travel together, on one connection (`loop`). Both end at the deadline,
 whatever happens, with an answer or with `BackendUnavailableError`.
 """
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
-from tokenbudget_mw.backends.redis_loop import AsyncRedisBackend
-from tokenbudget_mw.backends.redis_routes import Routes
-from tokenbudget_mw.backends.redis_script import (
+from tokenbudget_mw.backends.redis.client import CONNECT_SECONDS, unavailable
+from tokenbudget_mw.backends.redis.loop import AsyncRedisBackend
+from tokenbudget_mw.backends.redis.routes import Routes
+from tokenbudget_mw.backends.redis.script import (
     DOUBTS,
     DOUBTS_AT_ONCE,
     NOTHING_ASKED,
@@ -35,17 +35,17 @@ from tokenbudget_mw.backends.redis_script import (
     seed_call,
     settle_call,
 )
-from tokenbudget_mw.backends.redis_start import Inspection
-from tokenbudget_mw.backends.redis_topology import TRY_AGAIN_AFTER, Topology, code_of, next_step
-from tokenbudget_mw.backends.redis_url import read_url
-from tokenbudget_mw.backends.redis_wire import frame
+from tokenbudget_mw.backends.redis.start import Inspection
+from tokenbudget_mw.backends.redis.topology import TRY_AGAIN_AFTER, Topology, code_of, next_step
+from tokenbudget_mw.backends.redis.url import read_url
+from tokenbudget_mw.backends.redis.wire import frame
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from tokenbudget_mw.backends.redis_url import Place
+    from tokenbudget_mw.backends.redis.url import Place
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncRedisBackend", "RedisBackend"]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, unavailable
-from tokenbudget_mw.backends.redis_deadlines import Deadlines
-from tokenbudget_mw.backends.redis_errand import Errand
-from tokenbudget_mw.backends.redis_lanes import Lanes
-from tokenbudget_mw.backends.redis_script import (
+from tokenbudget_mw.backends.redis.client import CONNECT_SECONDS, unavailable
+from tokenbudget_mw.backends.redis.deadlines import Deadlines
+from tokenbudget_mw.backends.redis.errand import Errand
+from tokenbudget_mw.backends.redis.lanes import Lanes
+from tokenbudget_mw.backends.redis.script import (
     DOUBTS_AT_ONCE,
     NOTHING_ASKED,
     SERVER_CLOCK,
@@ -32,16 +32,16 @@ from tokenbudget_mw.backends.redis_script import (
     seed_call,
     settle_call,
 )
-from tokenbudget_mw.backends.redis_start import Inspection
-from tokenbudget_mw.backends.redis_topology import TRY_AGAIN_AFTER, Topology, next_step
-from tokenbudget_mw.backends.redis_url import read_url
-from tokenbudget_mw.backends.redis_wire import Wire, ask, frame
+from tokenbudget_mw.backends.redis.start import Inspection
+from tokenbudget_mw.backends.redis.topology import TRY_AGAIN_AFTER, Topology, next_step
+from tokenbudget_mw.backends.redis.url import read_url
+from tokenbudget_mw.backends.redis.wire import Wire, ask, frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from tokenbudget_mw.backends.redis_url import Place
+    from tokenbudget_mw.backends.redis.url import Place
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncRedisBackend"]

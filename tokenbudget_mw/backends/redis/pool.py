@@ -23,7 +23,7 @@ from tokenbudget_mw.backends.hosts import threads_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenbudget_mw.backends.redis_client import BlockingWire
+    from tokenbudget_mw.backends.redis.client import BlockingWire
 
 __all__ = ["Pool"]
 

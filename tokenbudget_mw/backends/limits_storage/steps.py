@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.leases import Lease, Leases
-from tokenbudget_mw.backends.limits_places import Look, bar_key, charged, looked, place_of, regrouped
+from tokenbudget_mw.backends.limits_storage.places import Look, bar_key, charged, looked, place_of, regrouped
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
 from tokenbudget_mw.values import CROWDED, Reply
 

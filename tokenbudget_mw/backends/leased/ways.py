@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from tokenbudget_mw.backends.debts import Debt
-from tokenbudget_mw.backends.leased_portions import nothing_of
+from tokenbudget_mw.backends.leased.portions import nothing_of
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.backends.leased_portions import Portion
-    from tokenbudget_mw.backends.leased_shapes import Refill
-    from tokenbudget_mw.backends.leased_stock import Stock
+    from tokenbudget_mw.backends.leased.portions import Portion
+    from tokenbudget_mw.backends.leased.shapes import Refill
+    from tokenbudget_mw.backends.leased.stock import Stock
     from tokenbudget_mw.values import Ask, Check, CheckState, Reply, Reservation
 
 __all__ = ["Step", "Way", "crediting", "peeking", "renewing", "reserving", "telling"]

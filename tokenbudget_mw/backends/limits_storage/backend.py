@@ -1,7 +1,7 @@
 """
 Counters in any storage of the ``limits`` package: memcached, MongoDB, Valkey, … at weaker promises (`docs/backends.md`).
 
-Such a storage adds to one counter at a time. So a request takes several steps (`limits_steps`), each atomic, not all of
+Such a storage adds to one counter at a time. So a request takes several steps (`steps`), each atomic, not all of
 them together; what one process took and must not keep, it gives back.
 """
 
@@ -13,13 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from tokenbudget_mw.backends.limits_drivers import AsyncCounters, Counters, Store
-from tokenbudget_mw.backends.limits_steps import Steps
+from tokenbudget_mw.backends.limits_storage.drivers import AsyncCounters, Counters, Store
+from tokenbudget_mw.backends.limits_storage.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokenbudget_mw.backends.limits_steps import Program
+    from tokenbudget_mw.backends.limits_storage.steps import Program
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncLimitsBackend", "LimitsBackend", "open_colours"]

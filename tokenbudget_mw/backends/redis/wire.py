@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
-    from tokenbudget_mw.backends.redis_topology import Inquiry
-    from tokenbudget_mw.backends.redis_url import Credentials, Deployment, Place
+    from tokenbudget_mw.backends.redis.topology import Inquiry
+    from tokenbudget_mw.backends.redis.url import Credentials, Deployment, Place
 
 __all__ = ["Wire", "ask", "connect", "frame", "greetings", "inquire", "keep_alive", "raise_first", "words_of"]
 

@@ -1,8 +1,8 @@
 """
 ``leased+redis://``: a process reserves quota ahead in the backend and admits from it at no round trip.
 
-Never over the limit: what is held here is charged there first. `leased_stock` holds it; each call that cannot be answered
-from it is a short way (`leased_ways`), driven through a backend of either colour.
+Never over the limit: what is held here is charged there first. `stock` holds it; each call that cannot be answered
+from it is a short way (`ways`), driven through a backend of either colour.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.backends import leased_ways as ways
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.backends.hosts import in_children
-from tokenbudget_mw.backends.leased_shapes import Terms
-from tokenbudget_mw.backends.leased_stock import Stock
+from tokenbudget_mw.backends.leased import ways
+from tokenbudget_mw.backends.leased.shapes import Terms
+from tokenbudget_mw.backends.leased.stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbudget_mw.backends.base import AsyncBackend, Backend
-    from tokenbudget_mw.backends.leased_ways import Way
+    from tokenbudget_mw.backends.leased.ways import Way
     from tokenbudget_mw.values import Ask, Reply, Reservation, Seed, Settlement
 
 __all__ = ["AsyncLeasedBackend", "LeasedBackend", "Terms", "make_stock"]

@@ -3,7 +3,7 @@
 -- each function that a script defines is made anew by each call. What it does not answer, it has not touched; that goes the
 -- long way, through the files behind it.
 --
--- KEYS: the counters, one hash each. ARGV: the call's numbers (see redis_script.py), its id, and the names of each
+-- KEYS: the counters, one hash each. ARGV: the call's numbers (see script.py), its id, and the names of each
 -- counter's windows in the order of the checks, a line each.
 -- Fields of a hash:  s         version, number of windows (bytes); the windows' names, a line each, and a zero; newest
 --                              moment seen, moment the next lease ends (0: none), open leases, moment the key may go; five

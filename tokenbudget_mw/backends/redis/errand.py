@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from tokenbudget_mw.backends.redis_script import Call
+    from tokenbudget_mw.backends.redis.script import Call
 
 __all__ = ["Errand"]
 

@@ -1,8 +1,8 @@
 """
 What both colours of the Redis backend say to Redis, and how they read its answer.
 
-The script is put together from ``redis.lua``, ``redis_counters.lua``, ``redis_long.lua`` and the window algorithms' Lua files,
-which stand beside the Python ones. ``…_take.lua``, ``…_look.lua`` and ``…_move.lua`` go into ``redis.lua``, the quick way.
+The script is put together from ``quick.lua``, ``counters.lua``, ``long.lua`` and the window algorithms' Lua files,
+which stand beside the Python ones. ``…_take.lua``, ``…_look.lua`` and ``…_move.lua`` go into ``quick.lua``, the quick way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DOUBTS = 1024
 
 DOUBTS_AT_ONCE = 16
 
-FILES = ("redis.lua", "redis_counters.lua", "redis_long.lua")
+FILES = ("quick.lua", "counters.lua", "long.lua")
 
 NUMBERS = {name: number for number, name in enumerate(ALGORITHMS, 1)}
 """The algorithms' numbers, which stand in Redis, too: a new one comes at the end."""
@@ -101,7 +101,7 @@ class Script:
     """
 
     def __init__(self) -> None:
-        windows, here = files("tokenbudget_mw.rules.windows"), files("tokenbudget_mw.backends")
+        windows, here = files("tokenbudget_mw.rules.windows"), files("tokenbudget_mw.backends.redis")
         ways: dict[str, list[str]] = {"take": [], "look": [], "move": []}
         long = ["local MODULES = {}\n"]
         for name, number in NUMBERS.items():

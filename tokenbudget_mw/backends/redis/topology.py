@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from tokenbudget_mw.backends.redis_url import Place
+from tokenbudget_mw.backends.redis.url import Place
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.backends.redis_url import Credentials, Deployment
+    from tokenbudget_mw.backends.redis.url import Credentials, Deployment
 
 __all__ = [
     "REFRESH_EVERY",

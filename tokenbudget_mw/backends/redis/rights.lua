@@ -1,4 +1,4 @@
--- Does each thing that redis.lua does, on a key that is gone afterwards: what is not allowed is found out at start.
+-- Does each thing that quick.lua does, on a key that is gone afterwards: what is not allowed is found out at start.
 redis.call('TIME')
 redis.call('HSET', KEYS[1], 'a', 1, 'b', 2)
 redis.call('HMGET', KEYS[1], 'a', 'b')

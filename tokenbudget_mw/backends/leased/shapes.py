@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 
 if TYPE_CHECKING:
-    from tokenbudget_mw.backends.leased_portions import Portion
+    from tokenbudget_mw.backends.leased.portions import Portion
     from tokenbudget_mw.values import Ask, Reply
 
 __all__ = ["GRACE", "Plan", "Refill", "Shape", "Shapes", "Terms", "is_leasable"]

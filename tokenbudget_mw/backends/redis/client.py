@@ -16,15 +16,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from tokenbudget_mw.backends.circuits import MomentaryError
-from tokenbudget_mw.backends.redis_topology import code_of
-from tokenbudget_mw.backends.redis_wire import frame, greetings, keep_alive, raise_first
+from tokenbudget_mw.backends.redis.topology import code_of
+from tokenbudget_mw.backends.redis.wire import frame, greetings, keep_alive, raise_first
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     import ssl
 
-    from tokenbudget_mw.backends.redis_topology import Inquiry
-    from tokenbudget_mw.backends.redis_url import Deployment, Place
+    from tokenbudget_mw.backends.redis.topology import Inquiry
+    from tokenbudget_mw.backends.redis.url import Deployment, Place
 
 __all__ = ["CONNECT_SECONDS", "INQUIRY_SECONDS", "BlockingWire", "connect", "inquire", "unavailable"]
 

@@ -13,19 +13,19 @@ from redis.exceptions import RedisError
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.hosts import threads_run
-from tokenbudget_mw.backends.redis_client import CONNECT_SECONDS, connect, inquire
-from tokenbudget_mw.backends.redis_pool import Pool
-from tokenbudget_mw.backends.redis_topology import REFRESH_EVERY, master_inquiry, slots_inquiry
-from tokenbudget_mw.backends.redis_wire import greetings
+from tokenbudget_mw.backends.redis.client import CONNECT_SECONDS, connect, inquire
+from tokenbudget_mw.backends.redis.pool import Pool
+from tokenbudget_mw.backends.redis.topology import REFRESH_EVERY, master_inquiry, slots_inquiry
+from tokenbudget_mw.backends.redis.wire import greetings
 
 if TYPE_CHECKING:
     import threading
 
-    from tokenbudget_mw.backends.redis_client import BlockingWire
-    from tokenbudget_mw.backends.redis_script import Script
-    from tokenbudget_mw.backends.redis_start import Inspection
-    from tokenbudget_mw.backends.redis_topology import Step, Topology
-    from tokenbudget_mw.backends.redis_url import Place
+    from tokenbudget_mw.backends.redis.client import BlockingWire
+    from tokenbudget_mw.backends.redis.script import Script
+    from tokenbudget_mw.backends.redis.start import Inspection
+    from tokenbudget_mw.backends.redis.topology import Step, Topology
+    from tokenbudget_mw.backends.redis.url import Place
 
 __all__ = ["Routes"]
 
