@@ -210,7 +210,8 @@ def seconds(least: float, most: float) -> Reader[float]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Invalid(f"a duration is expected, in seconds or like '10 minutes', not {kind_of(value)}")
         if not least <= value <= most:  # NaN, too, fails here
-            raise Invalid(f"a duration from {least:g} to {most:g} seconds is expected, not {value:g}")
+            given = f"{value:g}" if isinstance(value, float) else value
+            raise Invalid(f"a duration from {least:g} to {most:g} seconds is expected, not {given}")
         return float(value)
 
     return read
@@ -321,7 +322,7 @@ def counter(value: Any) -> Any:
         if not _is_dotted(value):
             raise Invalid(f"'{value}' is no dotted path; write it like 'myapp.tokens.llama'")
         return value
-    if not callable(getattr(value, "count", None)):
+    if isinstance(value, type | list | tuple) or not callable(getattr(value, "count", None)):
         raise Invalid(f"an object with a method `count`, or the dotted path to one, is expected, not {kind_of(value)}")
     return value
 
