@@ -9,7 +9,8 @@ tokenbudget-mw for FastAPI and Starlette.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -115,7 +116,23 @@ class TokenBudget:
 
     def _middleware(self, app: ASGIApp, *, outer: Starlette) -> ASGIMiddleware:
         """
-        Make the middleware, as *outer* asks for it with its first message: what it mounts is there by then.
+        Make the middleware, as *outer* asks for it with its first message: what it mounts is there by then, or when it has begun.
+        """
+        self._meet(outer)
+        begin = outer.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(started: Starlette) -> AsyncIterator[Any]:
+            async with begin(started) as state:
+                self._meet(outer)
+                yield state
+
+        outer.router.lifespan_context = lifespan
+        return ASGIMiddleware(app, self.core)
+
+    def _meet(self, outer: Starlette) -> None:
+        """
+        Let the apps that *outer* mounts answer refusals as it does.
         """
         waiting: list[tuple[str, Any]] = [("", route) for route in outer.routes]
         while waiting:
@@ -132,7 +149,6 @@ class TokenBudget:
             # FastAPI keeps an included router as it is, beside its routes as they are included
             included: Iterable[Any] = getattr(route, "effective_route_contexts", tuple)()
             waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
-        return ASGIMiddleware(app, self.core)
 
 
 _OURS = (TokenBudget._middleware, ASGIMiddleware)  # noqa: SLF001 - its own

@@ -588,6 +588,30 @@ def test_mounted_apps_refuse_and_count_on_their_own() -> None:
     host.core.close()
 
 
+def test_app_that_is_mounted_while_the_app_starts() -> None:
+    """What the lifespan mounts refuses as what was there before, however often the app starts; its state reaches handlers."""
+    inner = FastAPI()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        app.mount("/sub", inner)
+        yield {"name": "state"}
+
+    host = Host(WIDE, lifespan=lifespan)
+    inner.get("/free", dependencies=[Depends(host.budget.limit("2/minute"))])(lambda: "x")
+
+    @host.app.get("/named")
+    def named(request: Request) -> str:
+        return str(request.state.name)
+
+    answers = []
+    for _ in range(2):
+        with TestClient(host.app, raise_server_exceptions=False, headers={"x-subject": "k1"}) as client:
+            answers += [client.get("/sub/free").status_code for _ in range(2)]
+            assert client.get("/named").json() == "state"
+    assert answers == [200, 200, 429, 429]
+
+
 def test_refusal_of_a_mounted_app_with_middleware_around_it() -> None:
     """A mounted app refuses as any other, whatever middleware is around it, and wherever it is mounted."""
     host, inner, router = Host(), FastAPI(), APIRouter()
