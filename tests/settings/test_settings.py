@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+from enum import Enum
 
 import pytest
 
@@ -160,6 +161,50 @@ def test_settings_are_a_dict(value):
 
 
 # -- plans and limits
+
+
+class Word(str, Enum):  # noqa: UP042 - whose `str` says its name
+    """What a host may have its words in."""
+
+    SHADOW = "shadow"
+    FREE = "free"
+    IP = "ip"
+    REDIS = "redis://localhost"
+    ZONE = "Europe/Zurich"
+    CHAT = "openai.chat"
+
+
+def test_members_of_enumerations_are_their_values():
+    """
+    A host may have its words in an enumeration: they mean what they say, and not how they are called.
+    """
+    found = Settings.from_mapping(
+        {
+            "mode": Word.SHADOW,
+            "identify": Word.IP,
+            "backend": Word.REDIS,
+            "timezone": Word.ZONE,
+            "plans": {Word.FREE: {"limits": ["1/minute"], "mode": Word.SHADOW}, "pro": []},
+            "default_plan": Word.FREE,
+            "routes": [{"path": "/x", "format": Word.CHAT}],
+        }
+    )
+
+    said = [found.mode, found.identify, found.backend, found.timezone, *found.plans, found.default_plan]
+    said += [found.plans["free"].name, found.plans["free"].mode, found.routes[0].format]
+    meant = [
+        "shadow",
+        "ip",
+        "redis://localhost",
+        "Europe/Zurich",
+        "free",
+        "pro",
+        "free",
+        "free",
+        "shadow",
+        "openai.chat",
+    ]
+    assert [f"{each}" for each in said] == meant
 
 
 def test_a_plan_may_be_a_dict():

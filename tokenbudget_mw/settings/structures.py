@@ -54,17 +54,18 @@ def read_plans(value: Any, context: Context, problems: Problems) -> Mapping[str,
     Read plans by name; each is a list of limits or a dict.
     """
     if isinstance(value, Mapping):
-        return {str(name): _plan(name, plan, context, problems) for name, plan in value.items()}
+        plans = [_plan(name, plan, context, problems) for name, plan in value.items()]
+        return {plan.name: plan for plan in plans}
     problems.add("plans", f"a dict of plans by name is expected, not {kind_of(value)}")
     return {}
 
 
 def _plan(name: Any, value: Any, context: Context, problems: Problems) -> Plan:
-    path = f"plans.{name}"
+    path, called = f"plans.{name}", str(name)
     if isinstance(value, Plan):
         return value
     with problems.at(path):
-        text(name)
+        called = text(name)
     parts = value if isinstance(value, Mapping) and "limit" not in value else {"limits": value}
     problems.unknown_keys(parts, _PLAN_KEYS, path)
     holder: Scope = "key"
@@ -77,7 +78,7 @@ def _plan(name: Any, value: Any, context: Context, problems: Problems) -> Plan:
     here = replace(context, place="plan", holder=holder, mode=mode)
     at = f"{path}.limits" if parts is value else path
     limits = read_limits(parts.get("limits", ()), here, at, problems)
-    return Plan(str(name), name_apart(limits, ()), holder, mode)
+    return Plan(called, name_apart(limits, ()), holder, mode)
 
 
 def read_top_limits(value: Any, plans: Mapping[str, Plan], context: Context, problems: Problems) -> tuple[Limit, ...]:
@@ -177,9 +178,10 @@ def _read_path(value: Any) -> dict[str, Any]:
 
 
 def _read_format(value: Any) -> dict[str, Any]:
-    if text(value) not in FORMATS:
-        raise Invalid(f"unknown format '{value}'{did_you_mean(value, FORMATS)}")
-    return {"format": value}
+    found = text(value)
+    if found not in FORMATS:
+        raise Invalid(f"unknown format '{found}'{did_you_mean(found, FORMATS)}")
+    return {"format": found}
 
 
 def _read_methods(value: Any) -> dict[str, Any]:
