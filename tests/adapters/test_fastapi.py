@@ -10,6 +10,7 @@ import pytest
 from asgi_rig import subject_of
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
@@ -201,6 +202,42 @@ def test_refused_task_group_goes_to_the_apps_own_handler(is_sync: bool) -> None:
     answered = host.get("/refused")
 
     assert (answered.status_code, answered.json()) == (418, {"own": "BudgetExceeded"})
+
+
+class Message(BaseModel):
+    """A chat message, as a handler may have it."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+def test_reservation_of_messages_that_are_models(host: Host) -> None:
+    """Messages that FastAPI has parsed are counted as the dicts that they were."""
+    said = {"role": "user", "content": "What is the capital of France?"}
+
+    @host.app.get("/plain/ask")
+    def ask() -> list[int]:
+        held = [current().reserve(model="gpt-4o", prompt=[each]) for each in (said, Message.model_validate(said))]
+        return [each.prompt.input.estimate for each in held]
+
+    as_dict, as_model = host.get("/plain/ask").json()
+    assert as_dict == as_model > 7
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, b"text", {"role": "user"}, 1.5, Message(role="user", content="x"), [object()]]
+)
+def test_reservation_of_no_prompt_says_what_one_is(host: Host, prompt: Any) -> None:
+    """A handler's slip is an error of its own with what to do, and no refusal that blames the client's body."""
+
+    @host.app.get("/plain/ask")
+    def ask() -> None:
+        current().reserve(model="gpt-4o", prompt=prompt)
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    with pytest.raises(TypeError, match=r"`prompt` is a .*list of chat messages"):
+        client.get("/plain/ask")
 
 
 def test_unpriced_model_is_a_400_by_name() -> None:
