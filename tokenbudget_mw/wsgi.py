@@ -361,7 +361,8 @@ class _Exchange:
 
     def _exceed(self, error: RefusedError) -> Iterator[bytes]:
         call, begun = self._call, self._call.status
-        if call.first_byte is not None:
+        # gunicorn 27 sends the headers of both starts, so one that says how the body reads cannot be taken back
+        if call.first_byte is not None or self._left is not None or call.content_encoding:
             self._abort(error)
             raise error
         try:

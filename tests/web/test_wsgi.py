@@ -587,7 +587,7 @@ def test_reservation_of_no_number_of_tokens_names_it(held: dict[str, Any]) -> No
 
 def starting(environ: Any, start_response: Any) -> list[bytes]:
     """Begin to answer, then reserve more than there is."""
-    start_response("200 OK", [*JSON, ("Content-Length", "3")])
+    start_response("200 OK", list(JSON))
     return reserving(environ, start_response)
 
 
@@ -610,6 +610,22 @@ def test_refused_reservation_before_the_first_byte_becomes_the_response(app: Any
     assert (row.decision, row.status, row.settle_reason, row.cost_pico) == ("refused", 429, "status_4xx", 0)
     assert is_free(rig)
     assert running.get() is None
+
+
+@pytest.mark.parametrize("header", [("Content-Length", "3"), ("Content-Encoding", "gzip")])
+def test_refused_reservation_after_a_start_that_says_how_the_body_reads(header: tuple[str, str]) -> None:
+    """A server may keep the headers of both starts, so that the refusal would be cut off or unreadable: it is an error."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [*SSE, header])
+        return reserving_late(environ, start_response)
+
+    rig = Rig(app)
+    with pytest.raises(TokenBudgetError):
+        rig.run(b"", PATH_INFO="/plain/x")
+
+    assert [(row.status, row.settle_reason) for row in rig.rows()] == [(200, "app_error_late")]
+    assert is_free(rig)
 
 
 def test_refused_reservation_after_the_first_byte_is_an_error() -> None:
