@@ -15,7 +15,7 @@ from tokenbudget_mw.calls.contexts import forget_ended
 from tokenbudget_mw.calls.recounting import arecount
 from tokenbudget_mw.calls.refusing import RESPONSE_HEADERS
 from tokenbudget_mw.calls.switched_off import standing_in
-from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.errors import RefusedError, refusal_in
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
@@ -178,19 +178,20 @@ class _Connection:
         try:
             await self._metered(call)(self._scope, self.receive, self.send)
             failed = False
-        except RefusedError as error:
-            if self._is_whole or (self._has_started and self._scope["type"] != "websocket"):
-                raise
-            refusal = call.exceed(decision_of_error(error))
-            self._is_whole = True
-            await self._end()
-            await self._refuse(refusal)
         except asyncio.CancelledError:
             self._is_client_gone = True
             raise
         except Exception as error:
-            self._timed_out = is_timeout(error)
-            raise
+            refused = refusal_in(error)
+            if refused is None:
+                self._timed_out = is_timeout(error)
+                raise
+            if self._is_whole or (self._has_started and self._scope["type"] != "websocket"):
+                raise
+            refusal = call.exceed(decision_of_error(refused))
+            self._is_whole = True
+            await self._end()
+            await self._refuse(refusal)
         finally:
             try:
                 await self._end(failed=failed)

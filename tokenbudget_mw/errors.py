@@ -23,6 +23,7 @@ __all__ = [
     "TokenBudgetWarning",
     "UnknownKeyError",
     "UnpricedModelError",
+    "refusal_in",
 ]
 
 
@@ -150,3 +151,13 @@ class BudgetExceeded(RefusedError):  # noqa: N818 - reads as the event it is, as
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.message)
         self.decision = decision
+
+
+def refusal_in(error: BaseException) -> RefusedError | None:
+    """
+    Return the refusal that *error* is, or that ended a task group in which nothing else went wrong; None where it is another.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = [refusal_in(each) for each in error.exceptions]
+        return None if None in found else found[0]
+    return error if isinstance(error, RefusedError) else None

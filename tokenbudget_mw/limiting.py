@@ -5,6 +5,7 @@ Limits on single endpoints, as the adapters' decorators and dependencies declare
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,18 +17,23 @@ from tokenbudget_mw.calls.refusing import Unmetered, refusal_for
 from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError, RefusedError
 from tokenbudget_mw.rules import refusals
 from tokenbudget_mw.rules.admission import Request
-from tokenbudget_mw.settings.limits import parse_limit
+from tokenbudget_mw.rules.layers import Layer, counted, hold
+from tokenbudget_mw.settings.limits import parse_limit, split_limits
 from tokenbudget_mw.values import ONE_REQUEST, Route
 
 if TYPE_CHECKING:
     from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
-    from tokenbudget_mw.values import Decision, Facts, Limit, Subject
+    from tokenbudget_mw.settings import Settings
+    from tokenbudget_mw.values import Decision, Facts, Limit, Mode, OnBackendError, Subject
 
 __all__ = ["EndpointLimit", "refusal_of"]
 
 log = logging.getLogger("tokenbudget_mw")
+
+MET = "tokenbudget.met"
+"""Where a server's request keeps the limits on endpoints that it has met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,20 @@ class EndpointLimit:
 
         name: The endpoint, as it stands in counters.
 
+        texts: The limits, as they were written.
+
+        kinds: What the limits count, apart from their amounts.
+
+        known: The limits under settings, by their `mode` and `on_backend_error`.
+
         told: Names of which the log has said that something here does not hold them.
     """
 
     limits: tuple[Limit, ...]
     name: str
+    texts: tuple[str, ...]
+    kinds: frozenset[object]
+    known: dict[tuple[Mode, OnBackendError], tuple[Limit, ...]] = field(default_factory=dict, compare=False, repr=False)
     told: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
@@ -60,12 +75,12 @@ class EndpointLimit:
         """
         if not texts:
             raise ConfigurationError("limit() needs at least one limit, for example '10 requests/minute'.")
-        limits = [parse_limit(text, path="limit()", place="route") for text in texts]
+        limits = _read(texts, "enforce", "local")
         if any(limit.until is not None for limit in limits):
             raise ConfigurationError(
                 "limit() takes no limit with an end ('until'). Give it to a plan or to a route's `limits`."
             )
-        return cls(tuple([replace(limit, name=f"{limit.name}-endpoint") for limit in limits]), name)
+        return cls(limits, name, texts, frozenset(map(counted, limits)))
 
     def named(self, name: str) -> EndpointLimit:
         """
@@ -84,12 +99,13 @@ class EndpointLimit:
         """
         if not core.settings.enabled:
             return
+        met = self._met(core.settings, facts)
         try:
             subject = self._subject_here() or core.identifier.resolve(facts)
-            decision = core.guard.admit(self._request(core, subject))
-            self._take(decision)
+            decision = core.guard.admit(met.request(core, subject))
+            met.take(decision)
         except RefusedError as error:
-            self._note(error, core, facts)
+            met.note(error, core, facts)
             raise
         if _running() is None and decision.reservation is not None:
             core.guard.settle(decision.reservation, ONE_REQUEST)
@@ -100,21 +116,42 @@ class EndpointLimit:
         """
         if not core.settings.enabled:
             return
+        met = self._met(core.settings, facts)
         try:
             subject = self._subject_here() or await core.identifier.aresolve(facts)
-            decision = await core.async_guard.admit(self._request(core, subject))
-            self._take(decision)
+            decision = await core.async_guard.admit(met.request(core, subject))
+            met.take(decision)
         except RefusedError as error:
-            self._note(error, core, facts)
+            met.note(error, core, facts)
             raise
         if _running() is None and decision.reservation is not None:
             await core.async_guard.settle(decision.reservation, ONE_REQUEST)
+
+    def _met(self, settings: Settings, facts: Facts) -> EndpointLimit:
+        """
+        Return the same as *settings* have it, and with counters of its own where the request of *facts* has met another that
+        would move these, too: a router's and its endpoint's, two decorators on a view.
+        """
+        asked: list[EndpointLimit] = facts.raw.setdefault(MET, []) if isinstance(facts.raw, MutableMapping) else []
+        turn = 1 + sum(each.name == self.name and not each.kinds.isdisjoint(self.kinds) for each in asked)
+        asked.append(self)
+        meant = settings.mode, settings.on_backend_error
+        limits = self.known.get(meant)
+        if limits is None:
+            limits = self.known[meant] = _read(self.texts, *meant)
+        if turn == 1:
+            return replace(self, limits=limits)
+        apart = tuple([replace(limit, name=f"{limit.name}-{turn}") for limit in limits])
+        return replace(self, limits=apart, name=f"{self.name} #{turn}")
 
     def _subject_here(self) -> Subject | None:
         call = _running()
         return call.subject if call is not None else None
 
-    def _request(self, core: Core, subject: Subject) -> Request:
+    def request(self, core: Core, subject: Subject) -> Request:
+        """
+        Return what is asked of the limits for *subject*.
+        """
         call = _running()
         route = Route(self.name)
         if call is None:
@@ -133,7 +170,10 @@ class EndpointLimit:
                 self.name,
             )
 
-    def _take(self, decision: Decision) -> None:
+    def take(self, decision: Decision) -> None:
+        """
+        Let the call that runs here hold an admission. Raises `BudgetExceeded` where *decision* is none.
+        """
         if not decision.admitted:
             raise BudgetExceeded(decision)
         call = _running()
@@ -141,10 +181,23 @@ class EndpointLimit:
             call.hold(decision)
             call.endpoints = (*call.endpoints, (Route(self.name), self.limits))
 
-    def _note(self, error: RefusedError, core: Core, facts: Facts) -> None:
+    def note(self, error: RefusedError, core: Core, facts: Facts) -> None:
+        """
+        Keep with *error* what its response needs, where no call runs that knows.
+        """
         if _running() is None:  # else the call counts it and answers, when it is rendered
             error.asked = Unmetered(new_id(core.clock()), core, facts, Route(self.name))
             core.outcomes.refuse(refusals.decision_of_error(error).code)
+
+
+def _read(texts: tuple[str, ...], mode: Mode, on_backend_error: OnBackendError) -> tuple[Limit, ...]:
+    given = [part for text in texts for part in (isinstance(text, str) and split_limits(text)) or [text]]
+    limits = [
+        parse_limit(part, path="limit()", place="route", mode=mode, on_backend_error=on_backend_error) for part in given
+    ]
+    named = tuple([replace(limit, name=f"{limit.name}-endpoint") for limit in limits])
+    # of two that count the same the smaller holds, as in the settings
+    return hold([Layer("limit()", named)], (), 0.0).limits
 
 
 def _running() -> Call | None:

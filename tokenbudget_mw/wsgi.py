@@ -20,6 +20,7 @@ from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedWSGI
 from tokenbudget_mw.web.rejoined import Rejoined
+from tokenbudget_mw.web.sized import SizedResponse
 from tokenbudget_mw.wiring import wire
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class _Exchange:
         if isinstance(wrapper, type) and isinstance(content, wrapper):
             # only its own wrapper lets the server send a file by itself
             return self._complete(content)
-        return _Sized(self, content) if isinstance(content, Sized) else self
+        return SizedResponse(self, content, self.close) if isinstance(content, Sized) else self
 
     def _complete(self, content: Iterable[bytes]) -> Iterable[bytes]:
         self._is_whole = True
@@ -359,41 +360,27 @@ class _Exchange:
         self._end()
 
     def _exceed(self, error: RefusedError) -> Iterator[bytes]:
-        if self._call.status is not None:
+        call, begun = self._call, self._call.status
+        # gunicorn 27 sends the headers of both starts, so one that says how the body reads cannot be taken back
+        if call.first_byte is not None or self._left is not None or call.content_encoding:
             self._abort(error)
             raise error
-        refusal = self._call.exceed(decision_of_error(error))
+        try:
+            refusal = call.exceed(decision_of_error(error))
+            body = self._refuse(refusal, None if begun is None else (type(error), error, error.__traceback__))
+        except BaseException:
+            call.status = begun
+            self._abort(error)
+            raise
         self._is_whole = True
         self._end()
-        return iter(self._refuse(refusal))
+        return iter(body)
 
-    def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
+    def _refuse(self, refusal: Refusal, *exc_info: Any) -> Iterable[bytes]:
         line = f"{refusal.status} {PHRASES.get(refusal.status, 'Refused')}"
-        self._start_response(line, [(_title(name), value) for name, value in refusal.headers])
+        # with exc_info in the place of a start that was not sent yet; of one that was, the server raises it (PEP 3333)
+        self._start_response(line, [(_title(name), value) for name, value in refusal.headers], *filter(None, exc_info))
         return [b"" if self._call.facts.method == "HEAD" else refusal.body]
-
-
-class _Sized:
-    """
-    A response of so many blocks: a server may take the length of the only one for the length of the body (PEP 3333,
-    "Handling the Content-Length Header").
-    """
-
-    def __init__(self, exchange: _Exchange, blocks: Sized) -> None:
-        self._exchange = exchange
-        self._blocks = blocks
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._exchange)
-
-    def close(self) -> None:
-        """
-        End the response.
-        """
-        self._exchange.close()
 
 
 def _title(name: str) -> str:

@@ -19,7 +19,7 @@ from tokenbudget_mw.calls.contexts import forget_ended
 from tokenbudget_mw.calls.recounting import arecount, recount
 from tokenbudget_mw.calls.refusing import EXPOSE
 from tokenbudget_mw.calls.switched_off import stand_in
-from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.errors import RefusedError, refusal_in
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -103,8 +103,9 @@ class TokenBudgetMiddleware:
         """
         Turn a refused reservation into its response; every other error stays what it is.
         """
-        if isinstance(error, RefusedError):
-            return _response_of(refusal_of(error), request)
+        refused = refusal_in(error)
+        if refused is not None:
+            return _response_of(refusal_of(refused), request)
         call = running.get()
         if call is not None:
             call.timed_out = is_timeout(error)  # Django makes a response of it, which no longer says what it was

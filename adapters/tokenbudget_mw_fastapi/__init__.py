@@ -9,20 +9,24 @@ tokenbudget-mw for FastAPI and Starlette.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenbudget_mw.asgi import ASGIMiddleware, facts_of
 from tokenbudget_mw.calls.call import current
-from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError, refusal_in
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
+from tokenbudget_mw.settings.reading import kind_of
 from tokenbudget_mw.web.websocket import close_of
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw_fastapi.responses import RESPONSES
 
 try:
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.requests import HTTPConnection
     from starlette.responses import Response
     from starlette.websockets import WebSocket, WebSocketState
@@ -54,13 +58,18 @@ class TokenBudget:
         settings: The settings, as a dict or checked.
 
     Raises:
-        ConfigurationError: The settings are wrong, or *app* has the middleware already.
+        ConfigurationError: The settings are wrong, or *app* is none or has the middleware already.
 
     Attributes:
         core: Every part, plugged together.
     """
 
     def __init__(self, app: Starlette, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
+        if not isinstance(app, Starlette):
+            raise ConfigurationError(
+                f"TokenBudget(app, settings) takes a FastAPI or Starlette app first, not {kind_of(app)}. Other ASGI apps take "
+                "`ASGIMiddleware`."
+            )
         if any(getattr(each.cls, "__func__", each.cls) in _OURS for each in app.user_middleware):
             raise ConfigurationError(
                 "This app has a TokenBudget already: with another one every request is charged twice."
@@ -69,6 +78,7 @@ class TokenBudget:
         self._mounted: dict[Starlette, str] = {}
         app.add_middleware(self._middleware, outer=app)
         app.add_exception_handler(RefusedError, _refuse)
+        app.exception_handlers.setdefault(ExceptionGroup, _refuse_group)
 
     def limit(self, *texts: str, name: str | None = None) -> Dependency:
         """
@@ -106,7 +116,23 @@ class TokenBudget:
 
     def _middleware(self, app: ASGIApp, *, outer: Starlette) -> ASGIMiddleware:
         """
-        Make the middleware, as *outer* asks for it with its first message: what it mounts is there by then.
+        Make the middleware, as *outer* asks for it with its first message: what it mounts is there by then, or when it has begun.
+        """
+        self._meet(outer)
+        begin = outer.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(started: Starlette) -> AsyncIterator[Any]:
+            async with begin(started) as state:
+                self._meet(outer)
+                yield state
+
+        outer.router.lifespan_context = lifespan
+        return ASGIMiddleware(app, self.core)
+
+    def _meet(self, outer: Starlette) -> None:
+        """
+        Let the apps that *outer* mounts answer refusals as it does.
         """
         waiting: list[tuple[str, Any]] = [("", route) for route in outer.routes]
         while waiting:
@@ -118,11 +144,11 @@ class TokenBudget:
                 self._mounted[inner] = path
                 # it makes a 500 of what it has no handler for, before anybody around it hears of that
                 inner.exception_handlers.setdefault(RefusedError, _refuse)
+                inner.exception_handlers.setdefault(ExceptionGroup, _refuse_group)
             waiting += [(path, route) for route in getattr(inner, "routes", ())]
             # FastAPI keeps an included router as it is, beside its routes as they are included
             included: Iterable[Any] = getattr(route, "effective_route_contexts", tuple)()
             waiting += [(prefix, each.starlette_route) for each in included if each.starlette_route is not None]
-        return ASGIMiddleware(app, self.core)
 
 
 _OURS = (TokenBudget._middleware, ASGIMiddleware)  # noqa: SLF001 - its own
@@ -168,3 +194,17 @@ async def _refuse(connection: Any, error: Exception) -> Any:
         closing = close_of(decision_of_error(error).message)
         await connection.close(closing["code"], closing["reason"])
     return None
+
+
+async def _refuse_group(connection: Any, error: Exception) -> Any:
+    """
+    Answer a refusal that ended a task group as the app answers one that comes alone.
+    """
+    refused = refusal_in(error)
+    if refused is None:
+        raise error
+    handlers = connection.app.exception_handlers
+    handler = next((handlers[kind] for kind in type(refused).__mro__ if kind in handlers), _refuse)
+    if iscoroutinefunction(handler):
+        return await handler(connection, refused)
+    return await run_in_threadpool(handler, connection, refused)

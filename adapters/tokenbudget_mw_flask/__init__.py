@@ -17,21 +17,21 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tokenbudget_mw.calls.call import current, running
-from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError
+from tokenbudget_mw.errors import ConfigurationError, MissingExtraError, RefusedError, refusal_in
 from tokenbudget_mw.limiting import EndpointLimit, refusal_of
 from tokenbudget_mw.rules.settlement import is_timeout
 from tokenbudget_mw.settings.describe import says_nothing
+from tokenbudget_mw.settings.reading import kind_of
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
 try:
-    from flask import Response, current_app, got_request_exception, request, request_started
+    from flask import Flask, Response, current_app, got_request_exception, request, request_started
 except ModuleNotFoundError as exc:
     message = "tokenbudget_mw_flask needs 'flask': pip install 'tokenbudget-mw[flask]'"
     raise MissingExtraError(message) from exc
 
 if TYPE_CHECKING:
-    from flask import Flask
     from flask.typing import ResponseReturnValue
 
     from tokenbudget_mw.core import Core
@@ -67,8 +67,12 @@ class TokenBudget:
         Put the middleware around *app*.
 
         Raises:
-            ConfigurationError: The settings are wrong, or *app* has the middleware already.
+            ConfigurationError: The settings are wrong, or *app* is none or has the middleware already.
         """
+        if not isinstance(app, Flask):
+            raise ConfigurationError(
+                f"TokenBudget(app, settings) and init_app(app) take a Flask app first, not {kind_of(app)}."
+            )
         if EXTENSION in app.extensions:
             raise ConfigurationError(
                 "This app has a TokenBudget already: with another one every request is charged twice."
@@ -81,6 +85,7 @@ class TokenBudget:
         app.extensions[EXTENSION] = core
         app.wsgi_app = WSGIMiddleware(app.wsgi_app, core)  # type: ignore[method-assign]
         app.register_error_handler(RefusedError, _refuse)
+        app.error_handler_spec[None][None].setdefault(ExceptionGroup, _refuse_group)
         request_started.connect(_answer_in_blueprints, app)
         got_request_exception.connect(_note, app)
 
@@ -162,11 +167,28 @@ def _refuse_as_the_app(error: RefusedError) -> ResponseReturnValue:
     return answer
 
 
+def _refuse_group(error: ExceptionGroup) -> ResponseReturnValue:
+    """
+    Answer a refusal that ended a task group as if it had come alone, and any other group as if this handler were not there.
+    """
+    refused = refusal_in(error)
+    if refused is not None:
+        return current_app.handle_user_exception(refused)
+    handler = current_app.error_handler_spec[None][None].get(Exception)
+    if handler is None:
+        raise error
+    answer: ResponseReturnValue = current_app.ensure_sync(handler)(error)
+    return answer
+
+
 def _note(app: Flask, exception: BaseException, **_: object) -> None:
     """
     Hear of an exception that nobody handles: Flask makes a response of it, which no longer says what it was.
     """
     del app
+    if isinstance(exception, RefusedError):
+        # Flask-RESTX and Flask-RESTful would make a 500 of it; what is raised here they leave to the app's handlers
+        raise exception
     call = running.get()
     if call is not None:
         call.timed_out = is_timeout(exception)

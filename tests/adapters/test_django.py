@@ -23,7 +23,7 @@ from django_rig import ANSWER, ENDLESS_CLOSED, OURS, PIECES, TOKENBUDGET, rows
 from tokenbudget_mw.calls.call import Call, current, running
 from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.tables import metadata
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.values import Cost, Facts, Reservation, Route, Subject
 from tokenbudget_mw_django import TokenBudgetMiddleware, change_limits, conf
 from tokenbudget_mw_django import middleware as django_middleware
@@ -450,6 +450,19 @@ def test_process_exception_renders_a_refused_reservation(path: str) -> None:
         assert answered.status_code == 429
         assert "tokens-minute" in answered.json()["error"]["message"]
     assert [row["decision"] for row in rows(f"sync{path}") + rows(f"async{path}")] == ["refused", "refused"]
+
+
+def test_process_exception_renders_a_refusal_that_ended_a_task_group() -> None:
+    """A group of nothing but refusals is one."""
+    middleware, request = TokenBudgetMiddleware(lambda _: None), RequestFactory().get("/")
+    refused, other = CredentialError("nobody"), ValueError("theirs")
+
+    answered = middleware.process_exception(
+        request, ExceptionGroup("tasks", [ExceptionGroup("inner", [refused]), refused])
+    )
+    assert answered is not None
+    assert answered.status_code == 401
+    assert middleware.process_exception(request, ExceptionGroup("tasks", [refused, other])) is None
 
 
 def test_other_exceptions_stay_what_they_are() -> None:

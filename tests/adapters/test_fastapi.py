@@ -1,14 +1,16 @@
 """FastAPI: dependencies, routers, mounted apps, background tasks, OpenAPI and the lifespan."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from asgi_rig import subject_of
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
@@ -18,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.asgi import ASGIMiddleware
 from tokenbudget_mw.charging import tags
-from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw.errors import BudgetExceeded, ConfigurationError
 from tokenbudget_mw.testing.adapters import eventually
 from tokenbudget_mw.values import UsageRecord
 from tokenbudget_mw.wiring import wire
@@ -82,6 +84,13 @@ def test_an_app_takes_one_middleware() -> None:
             TokenBudget(taken, WIDE)
 
 
+@pytest.mark.parametrize("app", [WIDE, None, APIRouter(), GZipMiddleware(FastAPI())])
+def test_what_is_no_app_is_told(app: Any) -> None:
+    """Settings in the app's place, a router, or an app that is wrapped already: the error says what is wanted."""
+    with pytest.raises(ConfigurationError, match="takes a FastAPI or Starlette app first, not"):
+        TokenBudget(app, WIDE)
+
+
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_handlers_of_both_colours_charge_their_caller(host: Host, colour: str) -> None:
     """`current` is the request's call in a coroutine and in FastAPI's worker threads."""
@@ -123,6 +132,112 @@ def test_refused_reservation_in_an_async_endpoint(host: Host) -> None:
             return "never"
 
     assert host.get("/plain/exceed").status_code == 429
+
+
+async def exceed() -> None:
+    """Reserve more than there is."""
+    async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+        raise AssertionError
+
+
+async def fail() -> None:
+    """Go wrong otherwise."""
+    raise KeyError
+
+
+async def in_a_group(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run *tasks* together."""
+    async with asyncio.TaskGroup() as group:
+        for task in tasks:
+            group.create_task(task())
+
+
+def grouping() -> Host:
+    """A host with a mounted app, where both have endpoints whose work goes on in task groups."""
+    host, inner = Host(WIDE | {"routes": [{"path": "/*"}]}), FastAPI()
+
+    @host.app.get("/refused")
+    @inner.get("/refused")
+    async def refused() -> None:
+        await in_a_group(exceed, exceed)
+
+    @host.app.get("/failed")
+    async def failed() -> None:
+        await in_a_group(exceed, fail)
+
+    host.app.mount("/sub", inner)
+    return host
+
+
+@pytest.mark.parametrize("path", ["/refused", "/sub/refused"])
+def test_refused_reservation_in_a_task_group(path: str) -> None:
+    """A refusal that ends a task group, which makes a group of exceptions of it, is answered as one that comes alone."""
+    host = grouping()
+    answered = host.get(path)
+
+    assert (answered.status_code, answered.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert [(row.decision, row.status) for row in host.rows()] == [("refused", 429)]
+
+
+def test_task_group_in_which_something_else_went_wrong() -> None:
+    """A group in which not all are refusals is an error of the app's, and stays it."""
+    host = grouping()
+
+    assert host.get("/failed").status_code == 500
+    assert [row.settle_reason for row in host.rows()] == ["app_error"]
+
+
+@pytest.mark.parametrize("is_sync", [True, False])
+def test_refused_task_group_goes_to_the_apps_own_handler(is_sync: bool) -> None:
+    """Who answers refusals in its own way answers those of task groups in it, too, by a handler of either colour."""
+    host = grouping()
+
+    def answer(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"own": type(error).__name__}, 418)
+
+    async def answer_later(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, error)
+
+    host.app.add_exception_handler(BudgetExceeded, answer if is_sync else answer_later)
+    answered = host.get("/refused")
+
+    assert (answered.status_code, answered.json()) == (418, {"own": "BudgetExceeded"})
+
+
+class Message(BaseModel):
+    """A chat message, as a handler may have it."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+def test_reservation_of_messages_that_are_models(host: Host) -> None:
+    """Messages that FastAPI has parsed are counted as the dicts that they were."""
+    said = {"role": "user", "content": "What is the capital of France?"}
+
+    @host.app.get("/plain/ask")
+    def ask() -> list[int]:
+        held = [current().reserve(model="gpt-4o", prompt=[each]) for each in (said, Message.model_validate(said))]
+        return [each.prompt.input.estimate for each in held]
+
+    as_dict, as_model = host.get("/plain/ask").json()
+    assert as_dict == as_model > 7
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, b"text", {"role": "user"}, 1.5, Message(role="user", content="x"), [object()]]
+)
+def test_reservation_of_no_prompt_says_what_one_is(host: Host, prompt: Any) -> None:
+    """A handler's slip is an error of its own with what to do, and no refusal that blames the client's body."""
+
+    @host.app.get("/plain/ask")
+    def ask() -> None:
+        current().reserve(model="gpt-4o", prompt=prompt)
+
+    client = TestClient(host.app, headers={"x-subject": "k1"})
+    with pytest.raises(TypeError, match=r"`prompt` is a .*list of chat messages"):
+        client.get("/plain/ask")
 
 
 def test_unpriced_model_is_a_400_by_name() -> None:
@@ -253,6 +368,39 @@ def test_limit_on_an_endpoint_by_its_path_template(host: Host) -> None:
         return item
 
     assert [host.get(f"/plain/items/{number}").status_code for number in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize("path", ["/plain/x", "/free"])
+def test_limits_of_a_router_and_its_endpoint_count_apart(host: Host, path: str) -> None:
+    """Where both count the same, a request takes one of each, and the smaller refuses."""
+    router = APIRouter(dependencies=[Depends(host.budget.limit("5/minute"))])
+
+    @router.get(path, dependencies=[Depends(host.budget.limit("3/minute"))])
+    def endpoint() -> str:
+        return "x"
+
+    host.app.include_router(router)
+
+    answers = [host.get(path) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[3].json()["violated-policies"] == ["requests-minute-endpoint-2"]
+
+
+@pytest.mark.parametrize("texts", [("5/minute", "3/minute"), ("5/minute; 3/minute",), ("3/minute, 100/hour",)])
+def test_several_limits_on_an_endpoint(host: Host, texts: tuple[str, ...]) -> None:
+    """Of two that count the same the smaller holds; several may stand in one text, as in the settings."""
+    host.app.get("/free", dependencies=[Depends(host.budget.limit(*texts))])(lambda: "x")
+
+    assert [host.get("/free").status_code for _ in range(4)] == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("path", ["/plain/x", "/free"])
+def test_limit_on_an_endpoint_in_shadow_mode(path: str) -> None:
+    """Where the settings refuse nobody, limits on endpoints do not, either."""
+    host = Host(WIDE | {"mode": "shadow"})
+    host.app.get(path, dependencies=[Depends(host.budget.limit("1/minute"))])(lambda: "x")
+
+    assert [host.get(path).status_code for _ in range(3)] == [200, 200, 200]
 
 
 def test_limit_on_a_router_by_name(host: Host) -> None:
@@ -475,6 +623,30 @@ def test_mounted_apps_refuse_and_count_on_their_own() -> None:
     assert [host.get(path).status_code for path in paths] == [200, 429, 200, 200, 429, 429]
     assert "requests-minute" in host.get("/plain/a/search").text
     host.core.close()
+
+
+def test_app_that_is_mounted_while_the_app_starts() -> None:
+    """What the lifespan mounts refuses as what was there before, however often the app starts; its state reaches handlers."""
+    inner = FastAPI()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        app.mount("/sub", inner)
+        yield {"name": "state"}
+
+    host = Host(WIDE, lifespan=lifespan)
+    inner.get("/free", dependencies=[Depends(host.budget.limit("2/minute"))])(lambda: "x")
+
+    @host.app.get("/named")
+    def named(request: Request) -> str:
+        return str(request.state.name)
+
+    answers = []
+    for _ in range(2):
+        with TestClient(host.app, raise_server_exceptions=False, headers={"x-subject": "k1"}) as client:
+            answers += [client.get("/sub/free").status_code for _ in range(2)]
+            assert client.get("/named").json() == "state"
+    assert answers == [200, 200, 429, 429]
 
 
 def test_refusal_of_a_mounted_app_with_middleware_around_it() -> None:

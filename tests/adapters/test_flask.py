@@ -1,5 +1,6 @@
 """Flask: the extension convention, limits on views, errors, and the command group."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pytest
 from asgi_rig import subject_of
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, got_request_exception, stream_with_context
 from flask.cli import FlaskGroup
 from sqlalchemy import create_engine
+from werkzeug.test import EnvironBuilder
+from wsgi_rig import Got
 
 from tokenbudget_mw.accounting.sinks import CallableSink
 from tokenbudget_mw.calls.call import running
@@ -115,6 +118,13 @@ def test_an_app_takes_one_middleware() -> None:
 
     with pytest.raises(ConfigurationError, match="charged twice"):
         TokenBudget().init_app(app)
+
+
+@pytest.mark.parametrize("app", [WIDE, "host", Blueprint("host", __name__)])
+def test_what_is_no_app_is_told(app: Any) -> None:
+    """Settings in the app's place, or a blueprint: the error says what is wanted."""
+    with pytest.raises(ConfigurationError, match="take a Flask app first, not"):
+        TokenBudget(app)
 
 
 def test_core_of_an_app_without_the_extension() -> None:
@@ -258,6 +268,101 @@ def test_error_handler_renders_an_unpriced_model() -> None:
 
 
 # -- limits on views --------------------------------------------------------------------------------------------------
+
+
+def test_stream_whose_first_reservation_is_refused() -> None:
+    """Flask begins to answer before its generator runs; where the server has sent nothing yet, the refusal is the response."""
+    records: list[UsageRecord] = []
+    app, _ = app_with(WIDE | {"plans": {"one": ["1000 tokens/minute"]}}, records)
+    got = Got()
+
+    @app.get("/plain/stream")
+    def tell() -> Response:
+        def words() -> Iterator[str]:
+            with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+                yield "once"
+
+        return Response(stream_with_context(words()), content_type="text/event-stream")
+
+    environ = EnvironBuilder(path="/plain/stream", headers={"x-subject": "k1"}).get_environ()
+    response = app.wsgi_app(environ, got.start_response)
+    body = b"".join(response)
+    response.close()  # type: ignore[attr-defined]
+
+    assert (got.status, dict(got.headers)["Content-Type"]) == (429, "application/json")
+    assert "tokens-minute" in json.loads(body)["error"]["message"]
+    assert core_of(app).flush()
+    assert [(row.decision, row.status) for row in records] == [("refused", 429)]
+
+
+def grouping(**settings: Any) -> Flask:
+    """An app with async views whose work goes on in task groups."""
+    app, _ = app_with(WIDE | {"plans": {"one": ["1000 tokens/minute"]}} | settings)
+
+    async def exceed() -> None:
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            raise AssertionError
+
+    async def fail() -> None:
+        raise KeyError
+
+    @app.get("/plain/refused")
+    async def refused() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(exceed())
+
+    @app.get("/plain/failed")
+    async def failed() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    return app
+
+
+def test_refused_reservation_in_a_task_group() -> None:
+    """A refusal that ends an async view's task group is answered as one that comes alone; other groups are errors."""
+    app = grouping()
+
+    assert get(app, "/plain/refused").status_code == 429
+    assert get(app, "/plain/failed").status_code == 500
+
+
+def test_task_group_of_an_app_that_handles_all_errors() -> None:
+    """The app's handler of every exception hears of groups as before, and of refusals as little as before."""
+    app = grouping()
+    app.register_error_handler(Exception, lambda error: (type(error).__name__, 418))
+
+    assert get(app, "/plain/refused").status_code == 429
+    assert get(app, "/plain/failed").get_data(as_text=True) == "ExceptionGroup"
+
+
+def test_refusal_in_an_app_whose_library_answers_errors_by_itself() -> None:
+    """Flask-RESTX and Flask-RESTful send Flask's signal before they make a 500; a refusal goes on to the app's handlers."""
+    app, budget = app_with(WIDE)
+    usual = app.handle_user_exception
+
+    def answer(error: Exception) -> Any:
+        # as `Api.error_router` and `Api.handle_error` do in both
+        try:
+            got_request_exception.send(app, exception=error)
+        except Exception as told:
+            return usual(told)
+        return app.response_class("theirs", 500)
+
+    app.handle_user_exception = answer  # type: ignore[method-assign, assignment]
+    app.get("/search")(budget.limit("1/minute")(lambda: "x"))
+    app.add_url_rule("/broken", "broken", lambda: {}["x"])
+
+    assert [get(app, "/search").status_code for _ in range(2)] == [200, 429]
+    assert get(app, "/broken").data == b"theirs"
+
+
+def test_stacked_limits_on_a_view_count_apart() -> None:
+    """Two decorators that count the same each take one of a request, and the smaller refuses."""
+    app, budget = app_with(WIDE)
+    app.get("/search", endpoint="search")(budget.limit("5/minute")(budget.limit("3/minute")(lambda: "x")))
+
+    assert [get(app, "/search").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_limit_counts_each_view_by_its_endpoint() -> None:

@@ -88,6 +88,12 @@ def test_switched_off_and_shadow_are_said_first():
         ({"limits": ["5 tokens/day"]}, "count only what handlers report"),
         ({"query_keys": True}, "write to logs"),
         ({"limits": ["0/day"]}, "refuses every request"),
+        ({"limits": ["60/minute", "9/minute"]}, "'60/minute' never refuses: '9/minute' beside it counts the same"),
+        (
+            {"plans": {"a": ["9/minute", "60/minute"]}},
+            "'60/minute' never refuses: '9/minute' beside it counts the same",
+        ),
+        ({"routes": ["/healthz"], "exempt": ["/healthz"]}, "'/healthz' stands in `routes` and in `exempt`"),
         ({"trusted_proxies": ["0.0.0.0/0"]}, "any client can say where it comes from"),
         ({"deadline": 50}, "`deadline` is 50 seconds: so long may a request wait"),
     ],

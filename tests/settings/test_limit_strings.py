@@ -77,6 +77,10 @@ def test_limit_strings(text, expected):
     ("text", "message"),
     [
         ("40k tokes/minute", "unknown unit 'tokes'; did you mean 'tokens'?"),
+        ("10 prompt tokens/minute", "unknown unit 'prompt tokens'; did you mean 'input tokens'?"),
+        ("10 completion_tokens/minute", "did you mean 'output tokens'?"),
+        ("60 rpm", "unknown unit 'rpm'; did you mean 'requests/minute'?"),
+        ("9 requests per user per minute", "the window 'minute' stands before the scopes"),
         ("60 requests/minuet", "unknown window 'minuet'; did you mean 'minute'?"),
         ("60 requests/fortnight", "unknown window 'fortnight'"),
         ("60 requests/minute per tenent", "unknown scope 'tenent'; did you mean 'tenant'?"),

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+from enum import Enum
 
 import pytest
 
@@ -60,6 +61,14 @@ def test_the_documented_dict_is_understood():
     assert found.limits[0].per == ("tenant",)
 
 
+class CountsNothing:
+    """A counter of which the class is no counter yet."""
+
+    def count(self, text):
+        """Count nothing."""
+        return len(text) * 0
+
+
 def test_all_problems_are_told_at_once():
     """
     Every problem is a line with its path and, where possible, what was meant.
@@ -101,7 +110,8 @@ def test_all_problems_are_told_at_once():
         ("lease", "soon", "not a duration"),
         ("lease", 0, "from 1 to 86400 seconds"),
         ("lease", True, "a duration is expected"),
-        ("deadline", float("nan"), "from 0.001 to 60 seconds"),
+        ("deadline", float("nan"), "from 0.001 to 60 seconds is expected, not nan"),
+        pytest.param("deadline", 10**400, "from 0.001 to 60 seconds is expected, not 1000", id="beyond floats"),
         ("refusal_cache", -1, "from 0 to 60 seconds"),
         ("leased_term", 0.1, "from 0.25 to 60 seconds"),
         ("leased_most", 0, "from 1 to 1000000"),
@@ -118,6 +128,8 @@ def test_all_problems_are_told_at_once():
         ("counters", ["a"], "a dict is expected"),
         ("counters", {"mine": "words"}, "no dotted path; write it like 'myapp.tokens.llama'"),
         ("counters", {"mine": object()}, "an object with a method `count`"),
+        ("counters", {"mine": ["words"]}, "is expected, not a list"),
+        ("counters", {"mine": CountsNothing}, "is expected, not a type"),
         ("plans", ["free"], "a dict of plans by name"),
         ("limits", 5, "a list of limits is expected"),
         ("routes", "/v1", "a list of routes is expected"),
@@ -149,6 +161,50 @@ def test_settings_are_a_dict(value):
 
 
 # -- plans and limits
+
+
+class Word(str, Enum):  # noqa: UP042 - whose `str` says its name
+    """What a host may have its words in."""
+
+    SHADOW = "shadow"
+    FREE = "free"
+    IP = "ip"
+    REDIS = "redis://localhost"
+    ZONE = "Europe/Zurich"
+    CHAT = "openai.chat"
+
+
+def test_members_of_enumerations_are_their_values():
+    """
+    A host may have its words in an enumeration: they mean what they say, and not how they are called.
+    """
+    found = Settings.from_mapping(
+        {
+            "mode": Word.SHADOW,
+            "identify": Word.IP,
+            "backend": Word.REDIS,
+            "timezone": Word.ZONE,
+            "plans": {Word.FREE: {"limits": ["1/minute"], "mode": Word.SHADOW}, "pro": []},
+            "default_plan": Word.FREE,
+            "routes": [{"path": "/x", "format": Word.CHAT}],
+        }
+    )
+
+    said = [found.mode, found.identify, found.backend, found.timezone, *found.plans, found.default_plan]
+    said += [found.plans["free"].name, found.plans["free"].mode, found.routes[0].format]
+    meant = [
+        "shadow",
+        "ip",
+        "redis://localhost",
+        "Europe/Zurich",
+        "free",
+        "pro",
+        "free",
+        "free",
+        "shadow",
+        "openai.chat",
+    ]
+    assert [f"{each}" for each in said] == meant
 
 
 def test_a_plan_may_be_a_dict():
@@ -291,6 +347,9 @@ def test_a_route_may_be_a_path():
     ("route", "message"),
     [
         ({}, "at `routes[0]`: a route needs its 'path'"),
+        ({"path": None}, "at `routes[0]`: a route needs its 'path'"),
+        ({"path": "/a", "methods": ["GTE"]}, "at `routes[0].methods`: unknown method 'GTE'; did you mean 'GET'?"),
+        ({"path": "/a", "methods": "post puts"}, "'post puts' is no method; write them like ['GET', 'POST']"),
         ({"path": "/a/*/b"}, "at `routes[0].path`: '/a/*/b' is a pattern"),
         ({"path": "/a/{id}"}, "at `routes[0].path`: '/a/{id}' is a pattern"),
         ({"path": "/a?b"}, "at `routes[0].path`: '/a?b' is a pattern"),
@@ -314,6 +373,28 @@ def test_wrong_routes(route, message):
     A route with anything wrong in it says where.
     """
     assert message in problems({"routes": [route]})[0]
+
+
+@pytest.mark.parametrize("method", ["get", " POST", "PROPPATCH", "ORDERPATCH", "REPORT", "PURGE", "SEARCH", "MKCOL"])
+def test_methods_of_every_kind_are_taken(method):
+    """
+    Methods are written in any case, and those of WebDAV and of caches are no slips.
+    """
+    (route,) = Settings.from_mapping({"routes": [{"path": "/a", "methods": [method]}]}).routes
+
+    assert route.methods == {method.strip().upper()}
+
+
+def test_routes_that_cannot_be_read_cover_no_others():
+    """
+    A wrong path is told once, and not as another route of the same path.
+    """
+    assert problems({"routes": ["/a/{id}", {"pth": "/b"}, 5, "*"]}) == [
+        "at `routes[0].path`: '/a/{id}' is a pattern; give an exact path, or a prefix that ends in '*' such as '/v1/*'",
+        "at `routes[1].pth`: unknown setting; did you mean 'path'?",
+        "at `routes[1]`: a route needs its 'path', such as '/v1/chat/completions' or '/v1/*'",
+        "at `routes[2]`: a route is a path or a dict, not a int",
+    ]
 
 
 def test_a_route_that_is_never_reached_is_told():

@@ -683,6 +683,28 @@ def test_background_work_may_charge_late() -> None:
     assert status_of(refused) == 429
 
 
+@pytest.mark.parametrize("kind", ["alone", "in groups"])
+def test_refused_reservation_becomes_the_response(kind: str) -> None:
+    """A refused reservation that an app lets through is the response, task groups around it or not."""
+
+    async def reserve() -> None:
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            raise AssertionError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if kind == "alone":
+            await reserve()
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as inner:
+            outer.create_task(reserve())
+            inner.create_task(reserve())
+
+    rig = Rig(app)
+    start, _ = rig.run(request(b""), path="/plain/x")
+
+    assert start["status"] == 429
+    assert [(row.decision, row.status) for row in rig.rows()] == [("refused", 429)]
+
+
 def test_rows_name_the_model_that_its_handler_named() -> None:
     """
     Where a response names no model, that which the handler gives stands on a row of its own, and limits per model count it:

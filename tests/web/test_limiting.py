@@ -153,11 +153,10 @@ def test_endpoint_outside_of_routes() -> None:
     """Where no route meters the path, the endpoint's limit holds all the same, and its caller must be known."""
     rig = Rig(lambda environ, start: [], **WIDE)
     app = limited(rig, "2 requests/minute")
-    environ = environ_of(b"", PATH_INFO="/free")
 
-    passed = [app(environ, Got().start_response) for _ in range(2)]
+    passed = [app(environ_of(b"", PATH_INFO="/free"), Got().start_response) for _ in range(2)]
     with pytest.raises(BudgetExceeded) as caught:
-        app(environ, Got().start_response)
+        app(environ_of(b"", PATH_INFO="/free"), Got().start_response)
     with pytest.raises(CredentialError):
         app(environ_of(b"", PATH_INFO="/free", subject=None), Got().start_response)
 
@@ -177,9 +176,9 @@ def test_refusal_outside_of_routes_is_as_the_settings_want_it() -> None:
     )
     app = limited(rig, "1 request/minute")
     environ = environ_of(b"", PATH_INFO="/free", HTTP_ORIGIN="https://app.example.com")
-    app(environ, Got().start_response)
+    app({**environ}, Got().start_response)
     with pytest.raises(BudgetExceeded) as spent:
-        app(environ, Got().start_response)
+        app({**environ}, Got().start_response)
     with pytest.raises(CredentialError) as unknown:
         app(environ_of(b"", PATH_INFO="/free", subject=None), Got().start_response)
 

@@ -585,20 +585,81 @@ def test_reservation_of_no_number_of_tokens_names_it(held: dict[str, Any]) -> No
     assert is_free(rig)
 
 
-def test_refused_reservation_after_the_start_is_an_error() -> None:
-    """Once the response began, a refused reservation can only end it."""
+def starting(environ: Any, start_response: Any) -> list[bytes]:
+    """Begin to answer, then reserve more than there is."""
+    start_response("200 OK", list(JSON))
+    return reserving(environ, start_response)
 
-    def app(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", list(JSON))
-        return reserving(environ, start_response)
+
+def starting_a_stream(environ: Any, start_response: Any) -> Iterator[bytes]:
+    """The same as frameworks do with a stream: its generator runs when the response has begun."""
+    start_response("200 OK", list(SSE))
+    return reserving_late(environ, start_response)
+
+
+@pytest.mark.parametrize("app", [starting, starting_a_stream])
+def test_refused_reservation_before_the_first_byte_becomes_the_response(app: Any) -> None:
+    """A start of which the server has sent nothing yet gives way to the refusal, as PEP 3333 has it."""
+    rig = Rig(app)
+    got = rig.run(b"", PATH_INFO="/plain/x")
+
+    (row,) = rig.rows()
+    assert (got.status, got.starts) == (429, 2)
+    assert dict(got.headers)["Content-Length"] == str(len(got.body))
+    assert "tokens-minute" in got.json()["error"]["message"]
+    assert (row.decision, row.status, row.settle_reason, row.cost_pico) == ("refused", 429, "status_4xx", 0)
+    assert is_free(rig)
+    assert running.get() is None
+
+
+@pytest.mark.parametrize("header", [("Content-Length", "3"), ("Content-Encoding", "gzip")])
+def test_refused_reservation_after_a_start_that_says_how_the_body_reads(header: tuple[str, str]) -> None:
+    """A server may keep the headers of both starts, so that the refusal would be cut off or unreadable: it is an error."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [*SSE, header])
+        return reserving_late(environ, start_response)
 
     rig = Rig(app)
     with pytest.raises(TokenBudgetError):
         rig.run(b"", PATH_INFO="/plain/x")
 
-    assert len(rig.rows()) == 1
+    assert [(row.status, row.settle_reason) for row in rig.rows()] == [(200, "app_error_late")]
+    assert is_free(rig)
+
+
+def test_refused_reservation_after_the_first_byte_is_an_error() -> None:
+    """Once bytes are out, a refused reservation can only end the response."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(SSE))
+        yield b"data: 1"
+        yield from reserving(environ, start_response)
+
+    rig = Rig(app)
+    with pytest.raises(TokenBudgetError):
+        rig.run(b"", PATH_INFO="/plain/x")
+
+    assert [(row.status, row.settle_reason) for row in rig.rows()] == [(200, "app_error_late")]
     assert is_free(rig)
     assert running.get() is None
+
+
+@pytest.mark.parametrize("app", [starting, starting_a_stream])
+def test_refused_reservation_where_the_server_has_sent_the_start(app: Any) -> None:
+    """A server that sends headers before the first byte raises what it is given, and the call ends as the error that it is."""
+
+    def sent(_status: str, _headers: Any, exc_info: Any = None) -> Any:
+        if exc_info:
+            raise exc_info[1].with_traceback(exc_info[2])
+        return print
+
+    rig = Rig(app)
+    with pytest.raises(TokenBudgetError):
+        b"".join(rig.middleware(environ_of(b"", PATH_INFO="/plain/x"), sent))
+
+    assert [(row.status, row.settle_reason) for row in rig.rows()] == [(200, "app_error_late")]
+    assert is_free(rig)
 
 
 def test_async_identify_is_a_clear_error() -> None:

@@ -329,14 +329,14 @@ class Call:
         Args:
             model: Model to be called.
 
-            prompt: Its prompt: a text, chat messages, or a number of tokens.
+            prompt: Its prompt: a text, chat messages (dicts or Pydantic models), or a number of tokens.
 
             max_output: Most output tokens; ``output_reserve`` of the settings by default.
 
         Raises:
             BudgetExceeded: On entry, if a limit refuses.
 
-            ValueError: A number of tokens is none.
+            ValueError, TypeError: A number of tokens, or *prompt*, is none.
         """
         made = Reserved if self.core.settings.enabled else Unreserved
         return made(self, model=model, prompt=prompt, max_output=max_output)

@@ -5,6 +5,7 @@ A reservation that a handler makes for one model call.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -20,7 +21,7 @@ from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.values import NOTHING, Cost, Prompt, Route, TokenCount, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from types import TracebackType
 
     from tokenbudget_mw.calls.call import Call
@@ -323,6 +324,9 @@ def _count(call: Call, model: str, prompt: str | int | Sequence[object]) -> Toke
         return TokenCount(prompt, prompt, exact=True, method="given")
     if isinstance(prompt, str):
         return call.core.meter.count(prompt, model)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+        kind = type(prompt).__name__
+        raise TypeError(f"`prompt` is a text, a list of chat messages or a number of tokens, not a {kind}.")
     return call.core.meter.read_prompt(CHAT, _body(model, prompt)).input
 
 
@@ -334,4 +338,16 @@ def _body(model: str | None, prompt: str | int | Sequence[object]) -> bytes:
         return b""
     if isinstance(prompt, str):
         return msgspec.json.encode({"model": model, "prompt": prompt.encode(errors="replace").decode()})
-    return msgspec.json.encode({"model": model, "messages": list(prompt)})
+    return msgspec.json.encode({"model": model, "messages": list(prompt)}, enc_hook=_plain)
+
+
+def _plain(value: object) -> object:
+    """
+    Return a message as a dict where the host has it as a Pydantic model, as FastAPI's handlers do.
+    """
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise TypeError(
+            f"`prompt` is a list of chat messages, as dicts or Pydantic models; in it is a {type(value).__name__}."
+        )
+    return dump(mode="json", exclude_none=True)

@@ -313,6 +313,24 @@ def _zeros(settings: Settings) -> Iterator[str]:
             yield f"'{limit.text}' allows nothing: it refuses every request that is not free."
 
 
+def _idle_limits(settings: Settings) -> Iterator[str]:
+    groups = (settings.limits, *(plan.limits for plan in settings.plans.values()), *settings.overrides.values())
+    for limits in groups:
+        standing = [limit for limit in limits if limit.until is None]
+        for limit in standing:
+            less = [
+                o for o in standing if o.mode == limit.mode and counted(o) == counted(limit) and o.amount < limit.amount
+            ]
+            if less:
+                yield f"'{limit.text}' never refuses: '{less[0].text}' beside it counts the same, and is smaller."
+
+
+def _exempt_routes(settings: Settings) -> Iterator[str]:
+    for route in settings.routes:
+        if route.path in settings.exempt:
+            yield f"'{route.path}' stands in `routes` and in `exempt`: spelt so it is never metered."
+
+
 def _trusts_everybody(settings: Settings) -> Iterator[str]:
     for network in settings.trusted_proxies:
         if network in {"0.0.0.0/0", "::/0"}:
@@ -343,6 +361,8 @@ _SUSPICIONS: tuple[Callable[[Settings], Iterable[str]], ...] = (
     _patience,
     _query_keys,
     _zeros,
+    _idle_limits,
+    _exempt_routes,
     _trusts_everybody,
     _policies_without_files,
 )

@@ -17,6 +17,7 @@ from tokenbudget_mw.rules.calendar_periods import PERIODS
 from tokenbudget_mw.rules.windows import ALGORITHMS
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limit_times import read_anchor, read_until
+from tokenbudget_mw.settings.limit_units import read_unit
 from tokenbudget_mw.settings.reading import Invalid, did_you_mean
 from tokenbudget_mw.units import (
     COUNTER_MAX,
@@ -35,19 +36,6 @@ __all__ = ["Context", "parse_limit", "read_limit", "read_limits", "split_limits"
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 SUBJECT_SCOPES: frozenset[str] = frozenset({"key", "user", "team", "project", "tenant"})
 
-_WHATS: dict[str, Unit] = {
-    "": "requests",
-    "requests": "requests",
-    "request": "requests",
-    "tokens": "tokens",
-    "token": "tokens",
-    "input tokens": "input_tokens",
-    "output tokens": "output_tokens",
-    "concurrent": "concurrent",
-    "concurrent requests": "concurrent",
-    "concurrent calls": "concurrent",
-}
-_SYMBOLS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 _ALIASES = {"months": "month", "quarters": "quarter", "years": "year"}
 _CALENDAR_ONLY = ("month", "quarter", "year")
 _LONGEST = 366 * 86_400
@@ -192,7 +180,7 @@ def _limit(source: str, more: Mapping[str, Any], context: Context) -> Limit:
     if match is None:
         raise Invalid(f"a limit begins with an amount, such as '60 requests/minute' or '$5/month', not '{source}'")
     what, *sections = _SECTION.split(match["rest"])
-    currency, unit = _unit(match["currency"], what.strip(), context.rates)
+    currency, unit = read_unit(match["currency"], what.strip(), context.rates or {})
     amount = _whole_amount(match["number"], currency, context.rates)
     window, named = _sections(unit, sections, source)
     window = _anchored(_other_window(unit, window, more), more)
@@ -217,25 +205,6 @@ def _limit(source: str, more: Mapping[str, Any], context: Context) -> Limit:
         text=source.strip(),
         until=read_until(more["until"], context.timezone) if more.get("until") is not None else None,
     )
-
-
-def _unit(prefix: str | None, what: str, rates: Mapping[str, Decimal] | None) -> tuple[str | None, Unit]:
-    """
-    Return the currency, if it is money, and the unit.
-    """
-    words = " ".join(what.lower().split())
-    if prefix is None and len(words) == 3 and (words.upper() == "USD" or words.upper() in (rates or {})):
-        return words.upper(), "money"
-    if prefix is not None:
-        if words:
-            raise Invalid(f"an amount of money is not counted in '{what}'; write '$5/month'")
-        return _SYMBOLS.get(prefix, prefix.upper()), "money"
-    unit = _WHATS.get(words)
-    if unit is None:
-        if what[:1] in _SYMBOLS:
-            raise Invalid(f"'{what[:1]}' stands before the amount: write '{what[:1]}5/month'")
-        raise Invalid(f"unknown unit '{what}'{did_you_mean(words, [word for word in _WHATS if word])}")
-    return None, unit
 
 
 def _whole_amount(number: str, currency: str | None, rates: Mapping[str, Decimal] | None) -> int:
@@ -336,6 +305,8 @@ def _anchored(window: Window | None, more: Mapping[str, Any]) -> Window | None:
 
 def _scope(word: str) -> Scope:
     name = reading.text(word).strip().lower()
+    if _is_window(name):
+        raise Invalid(f"the window '{word}' stands before the scopes, as in '60 requests/minute per user'")
     if name not in SCOPES:
         raise Invalid(f"unknown scope '{word}'{did_you_mean(name, SCOPES)}")
     return name

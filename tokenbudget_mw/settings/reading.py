@@ -136,7 +136,7 @@ def text(value: Any) -> str:
         raise Invalid(f"a text is expected, not {kind_of(value)}")
     if not value.strip():
         raise Invalid("the text is empty")
-    return value
+    return str.__str__(value)  # of a member of an enumeration its value: `str` of one may say its name
 
 
 def exact_path(value: Any) -> str:
@@ -155,9 +155,10 @@ def url(example: str) -> Reader[str]:
     """
 
     def read(value: Any) -> str:
-        if "://" not in text(value):
+        found = text(value)
+        if "://" not in found:
             raise Invalid(f"a URL is expected, such as '{example}'")
-        return str(value)
+        return found
 
     return read
 
@@ -177,9 +178,10 @@ def choice(*options: str) -> Reader[Any]:
     """
 
     def read(value: Any) -> str:
-        if text(value) not in options:
-            raise Invalid(f"unknown choice '{value}'{did_you_mean(value, options)}")
-        return str(value)
+        found = text(value)
+        if found not in options:
+            raise Invalid(f"unknown choice '{found}'{did_you_mean(found, options)}")
+        return found
 
     return read
 
@@ -210,7 +212,8 @@ def seconds(least: float, most: float) -> Reader[float]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Invalid(f"a duration is expected, in seconds or like '10 minutes', not {kind_of(value)}")
         if not least <= value <= most:  # NaN, too, fails here
-            raise Invalid(f"a duration from {least:g} to {most:g} seconds is expected, not {value:g}")
+            given = f"{value:g}" if isinstance(value, float) else value
+            raise Invalid(f"a duration from {least:g} to {most:g} seconds is expected, not {given}")
         return float(value)
 
     return read
@@ -283,11 +286,12 @@ def identify(value: Any) -> Any:
     """
     Read how subjects are found: a built-in way, a callable, or the dotted path to one.
     """
-    if callable(value) or value in ("api_key", "ip"):
+    if callable(value):
         return value
     if not isinstance(value, str):
         raise Invalid(f"'api_key', 'ip', a dotted path or a callable is expected, not {kind_of(value)}")
-    if not _is_dotted(value):
+    value = text(value)
+    if value not in ("api_key", "ip") and not _is_dotted(value):
         hint = did_you_mean(value, ("api_key", "ip"))
         raise Invalid(f"unknown way '{value}'{hint} (or a dotted path such as 'myapp.limits.subject_of')")
     return value
@@ -321,7 +325,7 @@ def counter(value: Any) -> Any:
         if not _is_dotted(value):
             raise Invalid(f"'{value}' is no dotted path; write it like 'myapp.tokens.llama'")
         return value
-    if not callable(getattr(value, "count", None)):
+    if isinstance(value, type | list | tuple) or not callable(getattr(value, "count", None)):
         raise Invalid(f"an object with a method `count`, or the dotted path to one, is expected, not {kind_of(value)}")
     return value
 

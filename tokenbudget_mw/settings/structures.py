@@ -4,6 +4,8 @@ The settings that have parts: the database, routes, plans.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -22,6 +24,16 @@ __all__ = ["read_database", "read_messages", "read_plans", "read_routes", "read_
 
 _PLAN_KEYS = ("limits", "holder", "mode")
 _ROUTE_KEYS = ("path", "format", "methods", "count", "sample", "limits", "settle", "on_budget_end", "websocket")
+_METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE", "WEBSOCKET")
+_LOOKALIKES = frozenset({"ORDERPATCH", "PROPPATCH"})
+"""Methods of WebDAV that look like one of these."""
+
+_ALIKE = 0.66
+"""How alike a method is that was meant to be one of these (1 is the same)."""
+
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+")
+"""A token, as methods are (RFC 9110, section 9.1)."""
+
 _COUNTS = ("full", "sample", "async", "off")
 _read_url = reading.url("sqlite:///tokenbudget.db")
 
@@ -42,17 +54,18 @@ def read_plans(value: Any, context: Context, problems: Problems) -> Mapping[str,
     Read plans by name; each is a list of limits or a dict.
     """
     if isinstance(value, Mapping):
-        return {str(name): _plan(name, plan, context, problems) for name, plan in value.items()}
+        plans = [_plan(name, plan, context, problems) for name, plan in value.items()]
+        return {plan.name: plan for plan in plans}
     problems.add("plans", f"a dict of plans by name is expected, not {kind_of(value)}")
     return {}
 
 
 def _plan(name: Any, value: Any, context: Context, problems: Problems) -> Plan:
-    path = f"plans.{name}"
+    path, called = f"plans.{name}", str(name)
     if isinstance(value, Plan):
         return value
     with problems.at(path):
-        text(name)
+        called = text(name)
     parts = value if isinstance(value, Mapping) and "limit" not in value else {"limits": value}
     problems.unknown_keys(parts, _PLAN_KEYS, path)
     holder: Scope = "key"
@@ -65,7 +78,7 @@ def _plan(name: Any, value: Any, context: Context, problems: Problems) -> Plan:
     here = replace(context, place="plan", holder=holder, mode=mode)
     at = f"{path}.limits" if parts is value else path
     limits = read_limits(parts.get("limits", ()), here, at, problems)
-    return Plan(str(name), name_apart(limits, ()), holder, mode)
+    return Plan(called, name_apart(limits, ()), holder, mode)
 
 
 def read_top_limits(value: Any, plans: Mapping[str, Plan], context: Context, problems: Problems) -> tuple[Limit, ...]:
@@ -119,21 +132,25 @@ def read_routes(value: Any, taken: Iterable[str], context: Context, problems: Pr
         problems.add("routes", f"a list of routes is expected, not {kind_of(value)}")
         return ()
     names = tuple(taken)
-    routes = [_route(item, f"routes[{at}]", names, context, problems) for at, item in enumerate(value)]
-    _note_twins(routes, problems)
-    return tuple(routes)
+    routes = {at: _route(item, f"routes[{at}]", names, context, problems) for at, item in enumerate(value)}
+    found = {at: route for at, route in routes.items() if route is not None}
+    _note_twins(found, problems)
+    return tuple(found.values())
 
 
-def _route(value: Any, path: str, taken: tuple[str, ...], context: Context, problems: Problems) -> Route:
+def _route(value: Any, path: str, taken: tuple[str, ...], context: Context, problems: Problems) -> Route | None:
+    """
+    Read a route; None where nobody knows its path.
+    """
     if isinstance(value, Route):
         return value
     parts = {"path": value} if isinstance(value, str) else value
     if not isinstance(parts, Mapping):
         problems.add(path, f"a route is a path or a dict, not {kind_of(value)}")
-        return Route("*")
+        return None
     problems.unknown_keys(parts, _ROUTE_KEYS, path)
-    found: dict[str, Any] = {"path": "*"}
-    if "path" not in parts:
+    found: dict[str, Any] = {}
+    if parts.get("path") is None:
         problems.add(path, "a route needs its 'path', such as '/v1/chat/completions' or '/v1/*'")
     for name, reader in _ROUTE_READERS.items():
         if parts.get(name) is not None:
@@ -148,7 +165,7 @@ def _route(value: Any, path: str, taken: tuple[str, ...], context: Context, prob
         here = replace(context, place="route", holder="key")
         limits = read_limits(parts["limits"], here, f"{path}.limits", problems)
         found["limits"] = name_apart(limits, taken)
-    return Route(**found)
+    return Route(**found) if "path" in found else None
 
 
 def _read_path(value: Any) -> dict[str, Any]:
@@ -161,13 +178,26 @@ def _read_path(value: Any) -> dict[str, Any]:
 
 
 def _read_format(value: Any) -> dict[str, Any]:
-    if text(value) not in FORMATS:
-        raise Invalid(f"unknown format '{value}'{did_you_mean(value, FORMATS)}")
-    return {"format": value}
+    found = text(value)
+    if found not in FORMATS:
+        raise Invalid(f"unknown format '{found}'{did_you_mean(found, FORMATS)}")
+    return {"format": found}
 
 
 def _read_methods(value: Any) -> dict[str, Any]:
-    return {"methods": frozenset(method.upper() for method in reading.items(text)(value))}
+    return {"methods": frozenset(map(_method, reading.items(text)(value)))}
+
+
+def _method(value: str) -> str:
+    method = value.strip().upper()
+    if not _METHOD.fullmatch(method):
+        raise Invalid(f"'{value}' is no method; write them like ['GET', 'POST']")
+    if method not in _METHODS and method not in _LOOKALIKES:
+        # servers take any other, too; but what is nearly one of these was meant to be it, and would pass unmetered
+        near = difflib.get_close_matches(method, _METHODS, n=1, cutoff=_ALIKE)
+        if near:
+            raise Invalid(f"unknown method '{value}'; did you mean '{near[0]}'?")
+    return method
 
 
 def _read_count(value: Any) -> dict[str, Any]:
@@ -248,15 +278,14 @@ def _read_templates(value: Any) -> Mapping[str, str]:
     return templates
 
 
-def _note_twins(routes: list[Route], problems: Problems) -> None:
+def _note_twins(routes: Mapping[int, Route], problems: Problems) -> None:
     """
     Note routes of which the second can never be reached.
     """
     seen: dict[tuple[str, bool], list[Route]] = {}
-    for at, route in enumerate(routes):
+    for at, route in routes.items():
         is_prefix = route.path.endswith("*")
         earlier = seen.setdefault((normalise(route.path.removesuffix("*")), is_prefix), [])
-        for other in earlier:
-            if not other.methods or not route.methods or other.methods & route.methods:
-                problems.add(f"routes[{at}]", f"'{route.path}' is covered by another route of the same path")
+        if any(not other.methods or not route.methods or other.methods & route.methods for other in earlier):
+            problems.add(f"routes[{at}]", f"'{route.path}' is covered by another route of the same path")
         earlier.append(route)
