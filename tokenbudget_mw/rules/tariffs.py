@@ -226,7 +226,7 @@ class Tariffs:
 
         ceiling: Price for unknown models under ``ceiling``.
 
-        normalise: Turns a model name of a request into the name under which its maker knows it.
+        normalise: Turns a model name of a request into the name under which its maker prices it.
 
         original: Turns a deployment's name into that of the model that it stands for, and leaves others as they are.
     """
