@@ -108,7 +108,10 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
         ((HEAD, '2023-11-15,m,"1234,50",,'), "Line 2 of the invoice: '1234,50' is not a number"),
         ((HEAD, '2023-11-15,m,"0,125",,'), "Line 2 of the invoice: '0,125' is not a number"),
         ((HEAD, "2023-11-15,m,1,234.50,,eu"), "Line 2 of the invoice has more values than its head has columns"),
-        (("usage_date_utc,model,cost_usd",), "no column 'date'. Its first line names the columns: date, model, cost_usd"),
+        (
+            ("usage_date_utc,model,cost_usd",),
+            "no column 'date'. Its first line names the columns: date, model, cost_usd",
+        ),
         (("usage_date_utc,model,cost_usd",), "it has 'usage_date_utc', 'model', 'cost_usd'."),
         (("date;model;cost_usd", "2023-11-15;m;1,50"), "have a semicolon between them. Save it with commas"),
         (("date\tmodel\tcost_usd",), "have a tab between them"),
@@ -126,7 +129,9 @@ def test_what_cannot_be_read_ends_with_2(reconciled, lines, message):
     assert message in ran.err
 
 
-@pytest.mark.parametrize("cost", ["1.5000000000000002", "1.4999999999999998224", "1.50000000000000000000000000000000000000"])
+@pytest.mark.parametrize(
+    "cost", ["1.5000000000000002", "1.4999999999999998224", "1.50000000000000000000000000000000000000"]
+)
 def test_costs_with_more_digits_than_the_books_keep(reconciled, cost):
     """What a provider prints of a float is rounded to the pico-dollar: 1.5, and not an error."""
     ran = reconciled(HEAD, f"2023-11-15,gpt-4o,{cost},,", argv=("--tolerance", "0", "--models", "gpt-4o"))
