@@ -24,6 +24,7 @@ __all__ = [
     "format_usd",
     "nano_from_pico_ceil",
     "parse_decimal",
+    "parse_dollars",
     "parse_duration",
     "parse_quantity",
     "pico_from_usd",
@@ -60,6 +61,7 @@ NUMBER = rf"(?:{_GROUPED}|\d+(?:_\d+)*)(?:\.\d+)?"
 _QUANTITY = re.compile(rf"({NUMBER})\s*([kKMGB]?)", re.ASCII)
 # of 0,075 and 1234,567 the comma is a decimal one, which would make them a thousand times as much
 _MISPLACED = re.compile(rf"(?![+-]?{_GROUPED}(?:[.eE][^,]*)?$).*,", re.ASCII | re.DOTALL)
+_DOLLAR = re.compile(r"\s*([+-]?)\s*\$\s*", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)\s*([a-z]+)\s*", re.ASCII)
 _MAX_NUMBER_LENGTH = 40
 
@@ -93,6 +95,20 @@ def parse_decimal(text: str) -> Decimal:
     if not number.is_finite() or abs(number.adjusted()) > _MAX_NUMBER_LENGTH:
         raise ValueError(f"{text!r} is not a number that can be counted with")
     return number
+
+
+def parse_dollars(text: str) -> Decimal:
+    """
+    Read an amount of dollars as people write it, with the sign before its digits or without.
+
+    >>> parse_dollars("-$1,000.50"), parse_dollars("25")
+    (Decimal('-1000.50'), Decimal('25'))
+
+    Raises:
+        ValueError: *text* is no such number.
+    """
+    sign = _DOLLAR.match(text)
+    return parse_decimal(text if sign is None else f"{sign[1]}{text[sign.end() :]}")
 
 
 def exact_int(number: Decimal, factor: int = 1) -> int:

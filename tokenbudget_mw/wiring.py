@@ -328,9 +328,9 @@ def _counter(model: str, counter: Any) -> Any:
 
 def _tariffs(settings: Settings, database: _Database | None) -> Tariffs:
     from tokenbudget_mw import prices
-    from tokenbudget_mw.counting.models import folded, normalise, original
+    from tokenbudget_mw.counting.models import folded, original, tariff_name
 
-    names: dict[str, Any] = {"normalise": normalise, "original": partial(original, aliases=folded(settings.models))}
+    names: dict[str, Any] = {"normalise": tariff_name, "original": partial(original, aliases=folded(settings.models))}
     parts = settings.tariffs, prices.load().find, settings.unknown_price, settings.ceiling
     if database is None:
         return Tariffs(*parts, **names)

@@ -65,7 +65,9 @@ def test_rows_are_chosen_by_their_owner(run, write, sqlite_database):
     assert keys("--key", "nobody") == []
 
 
-@pytest.mark.parametrize("name", ["=cmd()", "+1+1", "-2+3", "@sum", "\tx"])
+@pytest.mark.parametrize(
+    "name", ["=cmd()", "+1+1", "-2+3", "@sum", "\tx", "\n=cmd()", "\uff1dcmd()", "\uff0b1", "\uff0d1", "\uff20sum"]
+)
 def test_no_cell_is_a_formula(run, write, sqlite_database, name):
     """What a client has chosen does nothing in a spreadsheet; numbers below zero stay numbers, and JSON tells it as it is."""
     write(**at(START), request_model=name)

@@ -64,9 +64,26 @@ def test_a_key_used_for_something_else_is_told_in_dollars(money):
     )
 
 
+@pytest.mark.parametrize("amount", ["-$5", "$-5", "-5", "-5.00", "-$ 5", "-0.5e1"])
+def test_an_amount_below_zero_is_no_option(money, amount):
+    """However it is signed, the account has five dollars less."""
+    assert money("adjust", "tenant:acme", amount, "--key", "k", "--json").json["change_pico"] == -5 * DOLLAR
+
+
+def test_thousands_below_zero_are_read(money):
+    """As they are printed."""
+    ran = money("adjust", "tenant:acme", "-$1,000.50", "--key", "k", "--json")
+
+    assert ran.json["change_pico"] == -1_000_500_000_000_000
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (("topup", "user:a", "1$50", "--key", "k"), "'1$50' is no amount of dollars: '1$50' is not a number."),
+        (("topup", "user:a", "1,5", "--key", "k"), "a comma stands between thousands, a point before decimals."),
+        (("topup", "user:a", "0.0000000000001", "--key", "k"), "has more decimal places than can be held exactly."),
+        (("topup", "user:a", "-$1", "--key", "k"), "'-$1' is not above 0. `adjust` takes money off an account."),
         (("topup", "a", "1", "--key", "k"), "'a' is no account; write it like tenant:acme."),
         (("topup", "project:x", "1", "--key", "k"), "Accounts begin with tenant:, team:, user:, key:."),
         (("topup", "user:a", "much", "--key", "k"), "'much' is no amount of dollars"),

@@ -107,6 +107,15 @@ def test_the_tolerance_is_dollars_or_percent(reconciled, tolerance, cost, code):
         ((HEAD, "2023-11-15,m"), "Line 2 of the invoice"),
         ((HEAD, '2023-11-15,m,"1234,50",,'), "Line 2 of the invoice: '1234,50' is not a number"),
         ((HEAD, '2023-11-15,m,"0,125",,'), "Line 2 of the invoice: '0,125' is not a number"),
+        ((HEAD, "2023-11-15,m,1,234.50,,eu"), "Line 2 of the invoice has more values than its head has columns"),
+        (
+            ("usage_date_utc,model,cost_usd",),
+            "no column 'date'. Its first line names the columns: date, model, cost_usd",
+        ),
+        (("usage_date_utc,model,cost_usd",), "it has 'usage_date_utc', 'model', 'cost_usd'."),
+        (("date;model;cost_usd", "2023-11-15;m;1,50"), "have a semicolon between them. Save it with commas"),
+        (("date\tmodel\tcost_usd",), "have a tab between them"),
+        (("date,model,cost_usd,Cost_USD", "2023-11-15,m,1,2"), "has the column 'cost_usd' twice"),
         ((HEAD, '2023-11-15,m,1,,"eu', RIGHT[0], RIGHT[1]), "The invoice is no CSV from line 2 on: unexpected end"),
         ((HEAD, '2023-11-15,m,1,,"eu', *RIGHT * 2000), "The invoice is no CSV from line 2 on: field larger than"),
         ((HEAD, '2023-11-15,"5" screen",1,,'), "The invoice is no CSV from line 2 on: ',' expected after"),
@@ -118,6 +127,34 @@ def test_what_cannot_be_read_ends_with_2(reconciled, lines, message):
 
     assert ran.code == 2
     assert message in ran.err
+
+
+@pytest.mark.parametrize(
+    "cost", ["1.5000000000000002", "1.4999999999999998224", "1.50000000000000000000000000000000000000"]
+)
+def test_costs_with_more_digits_than_the_books_keep(reconciled, cost):
+    """What a provider prints of a float is rounded to the pico-dollar: 1.5, and not an error."""
+    ran = reconciled(HEAD, f"2023-11-15,gpt-4o,{cost},,", argv=("--tolerance", "0", "--models", "gpt-4o"))
+
+    assert (ran.code, "$1.50: the books agree" in ran.out) == (0, True)
+
+
+def test_what_a_spreadsheet_leaves_behind_the_lines(reconciled):
+    """Lines of commas alone, and a comma too much at the end of one, are nothing."""
+    ran = reconciled("date,model,cost_usd", "2023-11-15,gpt-4o,1.50,", ",,", ",,,,")
+
+    assert (ran.code, ran.out.startswith("1 line of the invoice")) == (0, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_another_encoding_is_told(run, engine, sqlite_database, tmp_path, encoding):
+    """A file as spreadsheets on Windows save it says how to save it."""
+    path = tmp_path / "invoice.csv"
+    path.write_text("date,model,cost_usd\n2023-11-15,modèle,1\n", encoding=encoding)
+
+    ran = run("reconcile", path, "--database", sqlite_database)
+
+    assert (ran.code, "it is no UTF-8 text. Save it as 'CSV UTF-8'." in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize("credit", ["-$0.25", "$-0.25", "-0.25"])

@@ -58,6 +58,10 @@ def test_every_condition_can_be_said(tariffs):
     [
         (("add", "m", "--input", "x", "--output", "1"), "'x' is not a number"),
         (("add", "m", "--input", "1", "--output", "1", "--from", "soon"), "'valid_from' is a date"),
+        (
+            ("add", "m", "--input", "1", "--output", "1", "--until", "9999-12-31T23:00-02:00"),
+            "lies outside the calendar",
+        ),
         (("add", "m", "--input", "1", "--output", "1", "--currency", "EUR"), "no rate is known for EUR"),
         (
             ("add", "m", "--input", "1", "--output", "1", "--purpose", "batsh"),

@@ -157,6 +157,21 @@ def test_what_is_taken_back_was_never_given(account: Books) -> None:
     assert account.balance == 0
 
 
+def test_an_adjustment_that_is_taken_back_never_was(account: Books) -> None:
+    """What was taken off by mistake and given back is the grant's again, and ends with it."""
+    account.grant(100, days=1)
+    account.clock.advance(1)
+    ledger.adjust(account.engine, ACME, -40, key="wrong", clock=account.clock)
+    ledger.adjust(account.engine, ACME, -7, key="right", clock=account.clock)
+    before = account.unused
+    ledger.reverse(account.engine, "adjust", key="wrong", clock=account.clock)
+
+    assert (before, account.unused, account.balance) == (53, 93, 93)
+    account.clock.advance(DAY)
+    assert (account.expire(), account.balance) == ([-93], 0)
+    assert books.verify(account.engine).verified
+
+
 def test_t11_the_same_key_grants_once(account: Books) -> None:
     """A grant that is told twice is there once; another amount, account or end under its key is an error."""
     assert (account.grant(100, days=1).is_new, account.grant(100, days=1).is_new) == (True, False)

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from tokenbudget_mw import prices, tapping
-from tokenbudget_mw.counting.models import normalise
+from tokenbudget_mw.counting.models import tariff_name
 from tokenbudget_mw.counting.tokenizers import Tokenizers
 from tokenbudget_mw.metering import TokenMeter
 from tokenbudget_mw.rules.pricing import Moment, estimate, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.values import Price, Route
+from tokenbudget_mw.wiring import wire
 
 NOW = 1_795_000_000.0
-TARIFFS = Tariffs((), prices.load().find, "deny", Price("ceiling", "*", 1, 1), normalise)
+TARIFFS = Tariffs((), prices.load().find, "deny", Price("ceiling", "*", 1, 1), tariff_name)
 
 # what it shows, model, the response's usage, dollars worked out by hand
 PUBLISHED: list[tuple[str, str, dict[str, Any], str]] = [
@@ -221,3 +222,32 @@ def test_a_longer_cache_is_looked_for_only_where_it_has_a_price(model: str | Non
     prompt = meter.read_prompt(Route("/v1/chat/completions", format="openai.chat"), body)
 
     assert prompt.long_cache is long_cache
+
+
+@pytest.mark.parametrize(
+    ("model", "applied"),
+    [
+        ("ft:gpt-4.1-2025-04-14:acme::7p4lURel", ("known", 3_000_000)),
+        ("openai/ft:gpt-4o-mini-2024-07-18:acme:tone:7p4lURel:ckpt-step-90", ("known", 300_000)),
+        ("ft:o3-2025-04-16:acme::7p4lURel", ("ceiling", 150_000_000)),
+        ("FT:GPT-5-mini:acme::7p4lURel", ("ceiling", 150_000_000)),
+        ("ft:ours:acme::7p4lURel", ("known", 7_000_000)),
+        ("ft:gpt-5:acme::mapped", ("known", 1_250_000)),
+    ],
+)
+def test_a_fine_tuned_model_never_costs_what_its_base_does(model: str, applied: tuple[str, int]) -> None:
+    """It costs what its kind does, by the book or by a tariff; else it has no price. Only who maps it to its base has that one."""
+    tariffs = [{"model": "ft:ours", "input": "7", "output": "7"}, {"model": "ours", "input": "1", "output": "1"}]
+    core = wire(
+        {
+            "identify": "ip",
+            "database": "sqlite://",
+            "tariffs": tariffs,
+            "ceiling": {"input": "150", "output": "600"},
+            "models": {"ft:gpt-5:acme::mapped": "gpt-5"},
+        }
+    )
+
+    quote = core.tariffs.quote(model, at=NOW)
+
+    assert (quote.kind, quote.price and quote.price.input) == applied

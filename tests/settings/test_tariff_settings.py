@@ -138,6 +138,19 @@ def test_prices_in_another_currency():
         (PLAIN | {"valid_from": "soon"}, "is a date such as"),
         (PLAIN | {"valid_from": True}, "is a date such as"),
         (PLAIN | {"valid_from": "2026-02-01", "valid_until": "2026-01-01"}, "does not lie after"),
+        (
+            PLAIN | {"valid_until": 1_798_761_600_000},
+            "'valid_until' 1798761600000 lies outside the calendar; a number is",
+        ),
+        (PLAIN | {"valid_until": float("nan")}, "'valid_until' nan lies outside the calendar"),
+        (PLAIN | {"valid_until": "9999-12-31T23:00-02:00"}, "'valid_until' 9999-12-31T23:00-02:00 lies outside"),
+        (PLAIN | {"valid_from": float("-inf")}, "'valid_from' -inf lies outside the calendar"),
+        (PLAIN | {"valid_from": -1e18}, "'valid_from' -1e+18 lies outside the calendar"),
+        (PLAIN | {"valid_from": 10**400}, "lies outside the calendar"),
+        (
+            PLAIN | {"valid_from": "0001-01-01T00:00+05:00"},
+            "'valid_from' 0001-01-01T00:00+05:00 lies outside the calendar",
+        ),
         ("my-gpt", "a price is a dict"),
     ],
 )

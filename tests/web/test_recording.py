@@ -6,15 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from wsgi_rig import Rig, chat
 
 from tokenbudget_mw import current
-from tokenbudget_mw.calls.recording import Charge, cost_of, new_id, records_of
+from tokenbudget_mw.calls.recording import Charge, cost_of, merge, new_id, records_of
 from tokenbudget_mw.counting.payloads.fields import BATCH_FIELDS
 from tokenbudget_mw.rules.pricing import Moment, Priced, price_usage
-from tokenbudget_mw.values import Decision, Route, Subject, Usage, UsageRecord
+from tokenbudget_mw.rules.tariffs import Tariffs
+from tokenbudget_mw.values import Decision, Price, Route, Subject, Usage, UsageRecord
 
 MOMENTS = st.floats(0, 4e9)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -111,6 +112,54 @@ def test_charges_are_merged_as_long_as_their_price_holds(prompts: list[int], row
         used = Usage(row.input_tokens, row.output_tokens, model="m")
         priced = price_usage(rig.core.tariffs, used, Moment(row.created_at_us / 1e6), asked=None)
         assert (priced.cost_pico, priced.price_id) == (row.cost_pico, row.price_id)
+
+
+PARTS = st.integers(0, 30)
+USAGES = st.builds(
+    Usage,
+    PARTS,
+    PARTS,
+    model=st.just("m"),
+    cache_read_tokens=PARTS,
+    cache_write_tokens=PARTS,
+    cache_write_1h_tokens=PARTS,
+    reasoning_tokens=PARTS,
+    audio_input_tokens=PARTS,
+    audio_output_tokens=PARTS,
+)
+CLASSES = Tariffs(
+    [
+        Price(
+            "p",
+            "m",
+            10,
+            40,
+            cache_read=1,
+            cache_write=12,
+            cache_write_1h=20,
+            reasoning=60,
+            audio_input=90,
+            audio_output=200,
+        )
+    ],
+    lambda name: (),
+    "flag",
+    Price("ceiling", "*", 1, 1),
+    str,
+)
+
+
+@given(st.lists(USAGES, min_size=2, max_size=5))
+@example([Usage(100, 20, model="m", cache_read_tokens=90, audio_input_tokens=50), Usage(100, 20, model="m")])
+def test_a_row_of_several_charges_costs_what_it_does_priced_again(usages: list[Usage]) -> None:
+    """Whatever the classes of tokens overlap, such as audio and what was cached: no part of one charge is cut by another's whole."""
+    charges = [Charge(used, price_usage(CLASSES, used, Moment(0), asked=None)) for used in usages]
+
+    found = merge(charges, CLASSES.lengths)
+
+    again = [price_usage(CLASSES, row.usage, Moment(0), asked=None).cost_pico for row in found]
+    assert again == [row.priced.cost_pico for row in found]
+    assert sum(again) == sum(charge.priced.cost_pico for charge in charges)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**6), st.integers(0, 10**9)), max_size=12))

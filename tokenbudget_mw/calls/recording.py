@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.chance import chance
 from tokenbudget_mw.rules.pricing import Priced, created_of, moment_of, price_usage
+from tokenbudget_mw.rules.tariffs import is_cut
 from tokenbudget_mw.units import nano_from_pico_ceil
 from tokenbudget_mw.values import EMPTY_TAGS, Cost, Prompt, Subject, TokenCount, Usage, UsageRecord
 
@@ -153,7 +154,7 @@ def id_of_row(call_id: str, place: int) -> str:
 def merge(charges: Sequence[Charge], lengths: Lengths) -> Sequence[Charge]:
     """
     Return one charge for each model, tier, price and set of labels of *charges*, in their order; more where they are together
-    as long as a prompt at another price: a row must cost the same when it is priced again.
+    as long as a prompt at another price, or where the price cuts a part of one: a row must cost the same when it is priced again.
 
     Args:
         charges: What was charged.
@@ -163,9 +164,9 @@ def merge(charges: Sequence[Charge], lengths: Lengths) -> Sequence[Charge]:
     if len(charges) == 1:
         return charges
     groups: dict[tuple[object, ...], list[Charge]] = {}
-    for charge in charges:
+    for place, charge in enumerate(charges):
         usage, tags = charge.usage, frozenset(charge.tags.items())
-        key = (usage.model, usage.service_tier, charge.priced.price_id, tags)
+        key = (usage.model, usage.service_tier, charge.priced.price_id, tags, place if is_cut(usage) else None)
         groups.setdefault(key, []).append(charge)
     parts = [part for group in groups.values() for part in _of_one_price(group, lengths)]
     return [part[0] if len(part) == 1 else _sum(part) for part in parts]

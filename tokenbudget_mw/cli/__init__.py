@@ -7,9 +7,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tokenbudget_mw
 from tokenbudget_mw.cli.context import BadUseError, Context, database_fault
@@ -50,6 +51,9 @@ COMMANDS = {
 """Command -> what it does. Its module is imported when it is chosen."""
 
 _MODULES = {"dead-letters": "letters"}
+
+_BELOW_ZERO = re.compile(r"-\s*\$?\s*[\d.]", re.ASCII)
+"""How an amount below zero begins: -5, -1,000.50, -$5."""
 
 OK, PROBLEMS, BAD_USE = 0, 1, 2
 """Exit codes: all is well; something was found; the command, its settings or its services cannot be used."""
@@ -150,8 +154,13 @@ def _run(
 
 class _Parser(argparse.ArgumentParser):
     """
-    A parser whose errors are said where all are said.
+    A parser whose errors are said where all are said, and to which an amount below zero is no option.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # argparse takes -5 for a number where no option looks like one, and none of ours does; an amount has more ways
+        self._negative_number_matcher = _BELOW_ZERO
 
     def error(self, message: str) -> NoReturn:
         """

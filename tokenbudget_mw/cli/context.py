@@ -45,8 +45,8 @@ _TABLES = ("tokenbudget", "tool.tokenbudget")
 _PAYING = ("tenant", "team", "user", "key")
 """Scopes that pay, see `Subject.account`."""
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would work out (OWASP, "CSV Injection")."""
+_FORMULA = (*"=+-@\uff1d\uff0b\uff0d\uff20\t\r\n",)
+"""How a cell begins that a spreadsheet would work out, in full width, too (OWASP, "CSV Injection")."""
 
 
 class BadUseError(TokenBudgetError):

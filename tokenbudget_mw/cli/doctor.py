@@ -122,9 +122,9 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 def _is_priced(settings: Settings, deployment: str, model: str) -> bool:
     from tokenbudget_mw import prices
-    from tokenbudget_mw.counting.models import normalise
+    from tokenbudget_mw.counting.models import tariff_name
 
-    names = {name.lower() for name in (deployment, model, normalise(model))}
+    names = {name.lower() for name in (deployment, model, tariff_name(model))}
     return any(tariff.model.lower() in names for tariff in settings.tariffs) or any(map(prices.load().find, names))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbudget_mw.cli.context import BadUseError, account, add_json, add_source, table
 from tokenbudget_mw.cli.usage import parse_moment
-from tokenbudget_mw.units import format_usd, pico_from_usd
+from tokenbudget_mw.units import format_usd, parse_dollars, pico_from_usd
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -75,9 +75,9 @@ def parse_usd(text: str) -> int:
         BadUseError: It is no amount.
     """
     try:
-        return pico_from_usd(text.replace("$", "", 1))
+        return pico_from_usd(parse_dollars(text))
     except ValueError as exc:
-        raise BadUseError(f"{text!r} is no amount of dollars; write it like 25 or 0.50.") from exc
+        raise BadUseError(f"{text!r} is no amount of dollars: {exc}. Write it like 25 or 0.50.") from exc
 
 
 def _post(context: Context, engine: Engine) -> tuple[dict[str, Any], list[str]]:

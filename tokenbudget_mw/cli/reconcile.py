@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.cli.context import BadUseError, add_json, add_source, many, table
-from tokenbudget_mw.units import format_usd, parse_decimal, pico_from_usd
+from tokenbudget_mw.units import format_usd, parse_decimal, parse_dollars, pico_from_usd
 
 if TYPE_CHECKING:
     from tokenbudget_mw.cli.context import Context
@@ -74,7 +74,7 @@ def _read(name: str) -> list[InvoiceLine]:
         with Path(name).open(encoding="utf-8-sig", newline="") as file:
             return read_invoice(file)
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text. Save it as 'CSV UTF-8'"
         raise BadUseError(f"Cannot read {name!r}: {reason}.") from exc
 
 
@@ -85,7 +85,7 @@ def _tolerance(text: str) -> Tolerance:
         if text.endswith("%"):
             tolerance = Tolerance(0, parse_decimal(text.removesuffix("%")))
         else:
-            tolerance = Tolerance(pico_from_usd(text.removeprefix("$")), Decimal(0))
+            tolerance = Tolerance(pico_from_usd(parse_dollars(text)), Decimal(0))
     except ValueError as exc:
         raise BadUseError(f"--tolerance: {text!r} is no amount; write it like $0.01 or 0.5%.") from exc
     if tolerance.cost_pico < 0 or tolerance.percent < 0:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_NAME", "ModelFamily", "folded", "normalise", "original", "resolve"]
+__all__ = ["MAX_NAME", "ModelFamily", "folded", "normalise", "original", "resolve", "tariff_name"]
 
 MAX_NAME = 256
 """Longest model name that is read, in characters; the rest is cut off."""
@@ -136,6 +136,18 @@ def normalise(model: str) -> str:
     name = name.removesuffix("@latest").removesuffix("@default").replace("@", "-")
     name = _AZURE.sub(lambda found: f"gpt-{found[1][0]}.{found[1][1]}", name)
     return name or full
+
+
+def tariff_name(model: str) -> str:
+    """
+    Return the name under which *model* has a price: that of `normalise`; for a fine-tuned model, which costs more than what
+    it was made of, that of its kind.
+
+    >>> tariff_name("azure/gpt-35-turbo"), tariff_name("ft:gpt-4o-mini-2024-07-18:acme::7p4lURel")
+    ('gpt-3.5-turbo', 'ft:gpt-4o-mini-2024-07-18')
+    """
+    last = model[:MAX_NAME].strip().lower().rstrip("/").rpartition("/")[2]
+    return f"ft:{normalise(last)}" if last.startswith("ft:") else normalise(model)
 
 
 def resolve(model: str | None, aliases: Mapping[str, str] = NO_ALIASES) -> ModelFamily:

@@ -191,11 +191,16 @@ def _touching(grants: Iterable[Granted]) -> list[Granted]:
 
 def _spent(connection: Connection, account: str, since: datetime, until: datetime) -> int:
     ledger = tables.ledger.c
-    during = ledger.account == account, ledger.created_at >= since, ledger.created_at < until
-    spending = ledger.amount_pico > 0, ledger.kind.not_in(_NO_SPENDING)
-    sums = select(*exact_sum(connection, ledger.amount_pico)).where(*during, *spending)
-    (spent,) = joined_pairs(connection.execute(sums).one())
-    return spent
+    during = ledger.account == account, ledger.created_at >= since, ledger.created_at < until, ledger.amount_pico > 0
+    sums = select(*exact_sum(connection, ledger.amount_pico))
+    by_kind = sums.add_columns(ledger.kind).where(*during, ledger.kind.not_in(_NO_SPENDING)).group_by(ledger.kind)
+    spent = {kind: joined_pairs(halves)[0] for *halves, kind in connection.execute(by_kind)}
+    if "adjust" in spent:  # one that was taken back never was
+        back = tables.ledger.alias("back")
+        is_back = back.c.source_id == literal(f"{REVERSAL}:") + ledger.source_id
+        taken_back = sums.join_from(tables.ledger, back, is_back).where(*during, ledger.kind == "adjust")
+        spent["adjust"] -= joined_pairs(connection.execute(taken_back).one())[0]
+    return sum(spent.values())
 
 
 # -- grants against the ledger ----------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ Holds the books against a provider's invoice: by day and model, money and, where
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -18,7 +18,7 @@ from sqlalchemy import select
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.errors import TokenBudgetError
-from tokenbudget_mw.units import exact_int, parse_decimal, pico_from_usd
+from tokenbudget_mw.units import PICO_PER_USD, exact_int, parse_decimal, parse_dollars
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,8 +30,11 @@ FIGURES = ("cost_pico", "input_tokens", "output_tokens", "requests")
 
 _COUNTS = FIGURES[1:]
 _NEEDED = ("date", "model", "cost_usd")
-_SIGN = re.compile(r"^([+-]?)\$")
-"""How an amount begins; a credit is written -$1.00 or $-1.00."""
+_MORE = " "
+"""Where the values of a line stand for which the head has no column; no head is called that."""
+
+_SEPARATORS = {";": "a semicolon", "\t": "a tab"}
+"""What spreadsheets put between columns instead of a comma, where a comma stands before decimals."""
 
 
 class InvoiceError(TokenBudgetError):
@@ -110,18 +113,26 @@ class Mismatch:
 def read_invoice(lines: Iterable[str]) -> list[InvoiceLine]:
     """
     Read an invoice as CSV with a head: ``date`` (``2027-01-31``, a day in UTC), ``model``, ``cost_usd``, and as may be
-    ``input_tokens``, ``output_tokens``, ``requests``. Other columns are passed over.
+    ``input_tokens``, ``output_tokens``, ``requests``. Other columns are passed over, and lines without any value.
+
+    Costs are rounded to whole pico-dollars: some providers print all digits of a float.
 
     Raises:
-        InvoiceError: A column is missing, or every line, or a value makes no sense; says in which line.
+        InvoiceError: A column is missing or there twice, or every line, or a value makes no sense; says in which line.
     """
     # strict: a quote that nothing closes would swallow the lines behind it
-    table, read, begins = csv.DictReader(lines, strict=True), list[InvoiceLine](), 1
+    table, read, begins = csv.DictReader(lines, restkey=_MORE, strict=True), list[InvoiceLine](), 1
     try:
         table.fieldnames = _heads(table.fieldnames or ())
         begins = table.line_num + 1
         for row in table:
-            read.append(_line(row, table.line_num))
+            if any(row.pop(_MORE, ())):
+                raise InvoiceError(
+                    f"Line {table.line_num} of the invoice has more values than its head has columns. A value with a comma "
+                    "stands in quotes."
+                )
+            if any(row.values()):
+                read.append(_line(row, table.line_num))
             begins = table.line_num + 1
     except csv.Error as exc:
         raise InvoiceError(f"The invoice is no CSV from line {begins} on: {exc}.") from exc
@@ -134,17 +145,25 @@ def _heads(names: Sequence[str]) -> list[str]:
     heads = [(name or "").strip().lstrip("\ufeff").lower() for name in names]
     missing = [name for name in _NEEDED if name not in heads]
     if missing:
+        other = next((word for mark, word in _SEPARATORS.items() if len(heads) == 1 and mark in heads[0]), None)
+        if other is not None:
+            raise InvoiceError(
+                f"The columns of the invoice have {other} between them. Save it with commas, and a point before decimals."
+            )
         raise InvoiceError(
             f"The invoice has no column {', '.join(map(repr, missing))}. Its first line names the columns: "
-            f"{', '.join(_NEEDED)}, and as may be {', '.join(_COUNTS)}."
+            f"{', '.join(_NEEDED)}, and as may be {', '.join(_COUNTS)}; it has {', '.join(map(repr, heads)):.300}."
         )
+    twice = [name for name in (*_NEEDED, *_COUNTS) if heads.count(name) > 1]
+    if twice:
+        raise InvoiceError(f"The invoice has the column {twice[0]!r} twice. Leave one of them out.")
     return heads
 
 
 def _line(row: Mapping[str, str | None], number: int) -> InvoiceLine:
     try:
         day = _day((row["date"] or "").strip())
-        figures = {"cost_pico": pico_from_usd(_SIGN.sub(r"\1", (row["cost_usd"] or "").strip()))}
+        figures = {"cost_pico": round(Fraction(parse_dollars(row["cost_usd"] or "")) * PICO_PER_USD)}
         figures |= {
             name: exact_int(parse_decimal(value)) for name in _COUNTS if (value := (row.get(name) or "").strip())
         }

@@ -11,7 +11,7 @@ from typing import Literal
 from tokenbudget_mw.errors import UnpricedModelError
 from tokenbudget_mw.values import Price, Quote, Usage
 
-__all__ = ["MAX_MODEL_NAME", "Tariffs", "choose", "cost_pico", "tier_of", "upper_pico"]
+__all__ = ["MAX_MODEL_NAME", "Tariffs", "choose", "cost_pico", "is_cut", "tier_of", "upper_pico"]
 
 MAX_MODEL_NAME = 256
 """Longest model name that is looked up, in characters; a longer one has no price."""
@@ -144,6 +144,21 @@ def cost_pico(price: Price, usage: Usage) -> int:
     )
 
 
+def is_cut(usage: Usage) -> bool:
+    """
+    Tell whether `cost_pico` cuts a part of *usage*: then it does not cost, together with another, what both cost.
+
+    >>> is_cut(Usage(100, cache_read_tokens=90)), is_cut(Usage(100, cache_read_tokens=90, audio_input_tokens=50))
+    (False, True)
+    """
+    read, written, heard = usage.cache_read_tokens, usage.cache_write_tokens, usage.audio_input_tokens
+    return (
+        read + written + heard > usage.input_tokens
+        or usage.cache_write_1h_tokens > written
+        or usage.reasoning_tokens + usage.audio_output_tokens > usage.output_tokens
+    )
+
+
 def upper_pico(
     price: Price, input_upper: int, output_upper: int, *, is_spoken: bool = True, long_cache: bool = True
 ) -> int:
@@ -226,7 +241,7 @@ class Tariffs:
 
         ceiling: Price for unknown models under ``ceiling``.
 
-        normalise: Turns a model name of a request into the name under which its maker knows it.
+        normalise: Turns a model name of a request into the name under which its maker prices it.
 
         original: Turns a deployment's name into that of the model that it stands for, and leaves others as they are.
     """

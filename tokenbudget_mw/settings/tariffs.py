@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tokenbudget_mw.rules.pricing import LAST_MOMENT
 from tokenbudget_mw.settings import reading
 from tokenbudget_mw.settings.limits import to_usd
 from tokenbudget_mw.settings.reading import Invalid, Problems, did_you_mean, kind_of, text
@@ -32,6 +33,7 @@ _CLASSES = (
 _CONDITIONS = ("purpose", "completion_window", "service_tier")
 _KEYS = ("model", *_CLASSES, "per", "currency", "valid_from", "valid_until", "above_input", *_CONDITIONS)
 _MOST_PICO = 2**63 - 1
+_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,9 @@ def _moment(value: Any, name: str, context: MoneyContext) -> float | None:
     """
     Return epoch seconds of a date, a date with time (in the settings' time zone unless it says another) or a number.
     """
+    if value is None:
+        return None
+    given = value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -196,9 +201,9 @@ def _moment(value: Any, name: str, context: MoneyContext) -> float | None:
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=ZoneInfo(context.timezone))).timestamp()
-    if value is None:
-        return None
+        value = (value if value.tzinfo else value.replace(tzinfo=ZoneInfo(context.timezone))).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Invalid(f"'{name}' is a date such as '2026-01-31', not {kind_of(value)}")
+    if not _FIRST_MOMENT <= value < LAST_MOMENT:  # NaN, too
+        raise Invalid(f"'{name}' {given} lies outside the calendar; a number is seconds since 1970")
     return float(value)
