@@ -56,6 +56,7 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
         ("sqlite://books.db", "cannot be read"),
         ("mysql://u:s3cret@host/x?ssl-mode=REQUIRED", "Unknown option in the database's URL: ssl-mode"),
         ("mysql://u:s3cret@host/x?charset=utf8", "holds every text, got 'utf8'. Leave it out."),
+        ("postgresql://u:s3cret@host/x?client_encoding=latin1", "`client_encoding` in the database's URL is utf8"),
         ("postgresql://u:s3cret@host/x?pgbouncer=true", "Unknown option in the database's URL: pgbouncer."),
         ("oracle://u:s3cret@host/x", "Unknown database 'oracle'. Known: sqlite, postgresql, mysql, mariadb."),
         ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),

@@ -83,8 +83,10 @@ def set_up_driver(engine: Engine) -> None:
     Raises:
         ConfigurationError: The driver does not know an option, or text would not be kept as it is.
     """
-    if engine.dialect.name in {"mysql", "mariadb"}:
-        _check_charset(engine.url)
+    if engine.dialect.name == "postgresql":
+        _check_charset(engine.url, "client_encoding", "utf8")
+    else:
+        _check_charset(engine.url, "charset", "utf8mb4")
         _be_strict(engine)
     for act in _ACTS.get(engine.dialect.driver, ()):
         act(engine)
@@ -94,12 +96,12 @@ def set_up_driver(engine: Engine) -> None:
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-def _check_charset(url: URL) -> None:
-    # in `utf8`, which is MySQL's word for a part of it, a path with an emoji is a row that can never be stored
-    charset = url.query.get("charset", "utf8mb4")
-    if charset != "utf8mb4":
+def _check_charset(url: URL, name: str, needed: str) -> None:
+    # in MySQL's `utf8`, which is a part of it, a path with an emoji is a row that can never be stored
+    charset = url.query.get(name, needed)
+    if not isinstance(charset, str) or charset.lower().replace("-", "") != needed:
         raise ConfigurationError(
-            f"`charset` in the database's URL is utf8mb4, the only one that holds every text, got {charset!r}. Leave it out."
+            f"`{name}` in the database's URL is {needed}, the only one that holds every text, got {charset!r}. Leave it out."
         )
 
 

@@ -193,7 +193,9 @@ def _postgresql(url: URL) -> dict[str, Any]:
     # server-side prepared statements break behind a pooler that switches connections between transactions
     prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
     probes = {f"keepalives_{name}": value for name, value in PROBES.items()}
-    return _server(url, connect_timeout=5, tcp_user_timeout=SILENCE * 1_000, **prepare, **probes)
+    # the database's own encoding may be none by which a driver reads text (SQL_ASCII)
+    text = {"client_encoding": "utf8"}
+    return _server(url, connect_timeout=5, tcp_user_timeout=SILENCE * 1_000, **text, **prepare, **probes)
 
 
 def _mysql(url: URL) -> dict[str, Any]:
