@@ -29,7 +29,6 @@ _DJANGOS = {"assume_role", "client_encoding", "isolation_level", "prepare_thresh
 """Options for PostgreSQL that Django reads itself, or that are set anyway; libpq is given all others."""
 
 _PYMYSQLS = {
-    "charset",
     "unix_socket",
     "connect_timeout",
     "read_timeout",
@@ -37,7 +36,7 @@ _PYMYSQLS = {
     "read_default_file",
     "read_default_group",
 }
-"""Options for MySQL that PyMySQL knows by the same names."""
+"""Options for MySQL that PyMySQL knows by the same names. Not the charset: the books have one of their own."""
 
 _ENCRYPTED = ("REQUIRED", "VERIFY_CA")
 """Modes of mysqlclient's ``ssl_mode`` that encrypt and do not look at the host's name."""

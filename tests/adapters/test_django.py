@@ -577,9 +577,9 @@ def test_other_settings_leave_the_core() -> None:
                 "ENGINE": "mysql",
                 "NAME": "app",
                 "HOST": "db",
-                "OPTIONS": {"ssl": {"ca": "/ca.pem"}, "charset": "utf8mb4"},
+                "OPTIONS": {"ssl": {"ca": "/ca.pem"}, "charset": "utf8"},
             },
-            "mysql+pymysql://db/app?charset=utf8mb4&ssl_ca=%2Fca.pem",
+            "mysql+pymysql://db/app?ssl_ca=%2Fca.pem",
         ),
         (
             {"ENGINE": "postgresql", "NAME": "app", "HOST": "one,two", "PORT": "5432,5433"},

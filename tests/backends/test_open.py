@@ -4,6 +4,7 @@ Backends are found by the scheme of their URL, and errors say what to do.
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -26,6 +27,24 @@ def test_an_unknown_scheme_suggests_the_nearest() -> None:
         "Unknown backend 'reddis://'. Did you mean 'redis://'? Known schemes: leased+redis, limits+*, memory, redis, "
         "redis+cluster, redis+sentinel, rediss, rediss+cluster, rediss+sentinel, unix."
     )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "ours"),
+    [
+        ("valkey", "redis"),
+        ("valkeys", "rediss"),
+        ("redis+unix", "unix"),
+        ("memcached", "limits+memcached"),
+        ("mongodb", "limits+mongodb"),
+    ],
+)
+def test_what_others_call_a_server_suggests_what_we_do(scheme: str, ours: str) -> None:
+    """
+    Whoever pastes the URL that another package takes is told the scheme for the same server.
+    """
+    with pytest.raises(ConfigurationError, match=rf"Did you mean '{re.escape(ours)}://'\?"):
+        open_backend(f"{scheme}://host")
 
 
 def test_what_is_no_url_is_an_error() -> None:

@@ -55,11 +55,16 @@ def test_a_plain_scheme_takes_our_driver(url: str, driver: str) -> None:
         ("sqlite://u:s3cret@host/x", "cannot be read"),
         ("sqlite://books.db", "cannot be read"),
         ("mysql://u:s3cret@host/x?ssl-mode=REQUIRED", "Unknown option in the database's URL: ssl-mode"),
-        ("mysql://u:s3cret@host/x?charset=utf-9", "Unknown charset 'utf-9' in the database's URL"),
+        ("mysql://u:s3cret@host/x?charset=utf8", "holds every text, got 'utf8'. Leave it out."),
+        ("postgresql://u:s3cret@host/x?client_encoding=latin1", "`client_encoding` in the database's URL is utf8"),
+        ("postgresql://u:s3cret@host/x?pgbouncer=true", "Unknown option in the database's URL: pgbouncer."),
         ("oracle://u:s3cret@host/x", "Unknown database 'oracle'. Known: sqlite, postgresql, mysql, mariadb."),
         ("postgresql+asyncpg://u:s3cret@host/x", "Use 'postgresql+psycopg://'"),
         ("sqlite+aiosqlite:///x.db", "Use 'sqlite+pysqlite://'"),
         ("postgresql+nothing://u:s3cret@host/x", "Unknown database driver 'postgresql+nothing'"),
+        ("postgresql+pg8000://u:s3cret@host/x", "'postgresql+pg8000' is not supported. Use 'postgresql+psycopg://'"),
+        ("mariadb+mariadbconnector://u:s3cret@host/x", "Use 'mariadb+pymysql://'. Known for mariadb: pymysql, mysqldb"),
+        ("sqlite+pysqlcipher:///x.db", "Use 'sqlite+pysqlite://'"),
         (
             "postgresql://u:s3cret@host/x?pool_size=0",
             "`pool_size` in the database's URL is a whole number from 1 on, got '0'",
@@ -95,11 +100,24 @@ def test_a_bad_url_is_explained_without_its_password(url: str, says: str) -> Non
             "postgresql+psycopg:// needs 'psycopg': pip install 'tokenbudget-mw[postgresql]'",
         ),
         ("mysql://localhost/x", "pymysql", "mysql+pymysql:// needs 'pymysql': pip install 'tokenbudget-mw[mysql]'"),
+        (
+            "postgresql+psycopg2://h/x",
+            "psycopg2",
+            "postgresql+psycopg2:// needs 'psycopg2': pip install psycopg2-binary",
+        ),
+        ("mysql+mysqldb://h/x", "MySQLdb", "mysql+mysqldb:// needs 'MySQLdb': pip install mysqlclient"),
+        (
+            "mysql+mysqlconnector://h/x",
+            "mysql",
+            "mysql+mysqlconnector:// needs 'mysql': pip install mysql-connector-python",
+        ),
     ],
 )
-def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch, url: str, module: str, says: str) -> None:
+def test_a_missing_driver_names_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, module: str, says: str
+) -> None:
     """
-    Without the driver, the error is the pip command.
+    Without the driver, the error is the pip command, which brings this driver and no other.
     """
     monkeypatch.setitem(sys.modules, module, None)
 

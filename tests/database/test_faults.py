@@ -15,6 +15,7 @@ from tokenbudget_mw.database.faults import (
     is_deadlock,
     is_forbidden,
     is_full,
+    is_locked,
     is_missing_schema,
     is_permanent,
     is_read_only,
@@ -154,3 +155,15 @@ def test_what_passes_has_its_reason(is_it: Callable[[Exception], bool], errors: 
     assert len({advice(each) for each in errors}) == 1
     assert sum(each(errors[0]) for each in (is_read_only, is_forbidden, is_timeout, is_full, is_unopened)) == 1
     assert advice(error(OperationalError, "database is locked")) is None
+
+
+@pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
+@pytest.mark.parametrize(("state", "expected"), [("55P03", True), ("40P01", True), ("42P01", False)])
+def test_a_lock_that_others_hold_is_told_by_both_drivers(name: str, state: str, *, expected: bool) -> None:
+    """
+    Whether to step back from a table that is busy is read where psycopg says it, and where psycopg2 does.
+    """
+    cause = Exception("canceling statement due to lock timeout")
+    setattr(cause, name, state)
+
+    assert is_locked(OperationalError("ALTER TABLE", {}, cause)) is expected

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, event, make_url, text
+from partition_rig import NOW
+from sqlalchemy import Engine, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 import tokenbudget_mw_alembic
@@ -22,6 +23,8 @@ from tokenbudget_mw.cli import main
 from tokenbudget_mw.database import books, repair, tables
 from tokenbudget_mw.database.engine import open_engine, snapshot
 from tokenbudget_mw.database.letters import LetterStore
+from tokenbudget_mw.database.partitions.catalog import partitions
+from tokenbudget_mw.database.partitions.conversion import convert
 from tokenbudget_mw.database.writer import DatabaseSink
 
 if TYPE_CHECKING:
@@ -98,6 +101,63 @@ def test_a_role_without_rights_is_told(
     assert added == 1
     assert ["needs SELECT, INSERT" in line for line in told(caplog)] == [True]
     assert "s3cret" not in caplog.text
+
+
+def with_encoding(url: str, encoding: str) -> Engine:
+    """
+    Make the empty database at *url* anew, with *encoding*.
+    """
+    name = make_url(url).database
+    server = open_engine(make_url(url).set(database="postgres")).execution_options(isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    server.dispose()
+    return open_engine(url)
+
+
+def test_a_database_without_an_encoding_keeps_text(postgres_database: str, record: MakeRecord) -> None:
+    """
+    In a database of `SQL_ASCII`, which leaves bytes as they are, text of any kind is written and read as it is.
+    """
+    engine = with_encoding(postgres_database, "SQL_ASCII")
+    tables.metadata.create_all(engine)
+
+    DatabaseSink(engine).write([record(1, path="/été/\N{GRINNING FACE}", account="user:Zoë")])
+    with engine.connect() as connection:
+        found = connection.execute(select(tables.usage.c.path, tables.usage.c.account)).one()
+    verified = books.verify(engine).verified
+    engine.dispose()
+
+    assert tuple(found) == ("/été/\N{GRINNING FACE}", "user:Zoë")
+    assert verified
+
+
+def test_doctor_tells_of_an_encoding_that_does_not_hold_every_text(
+    postgres_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    In a database of `LATIN1` some usage can never be stored, and doctor says so before it happens.
+    """
+    with_encoding(postgres_database, "LATIN1").dispose()
+
+    main(["doctor", "--database", postgres_database])
+
+    assert "its encoding is LATIN1" in capsys.readouterr().out
+
+
+def test_partitions_are_made_where_backslashes_are_escapes(whole: Engine) -> None:
+    """
+    With `standard_conforming_strings` off, as old hosts have it, a conversion sees where the first partition ends.
+    """
+    with setting(whole, "standard_conforming_strings", "off") as engine:
+        done = convert(engine, "day", now=NOW)
+        with engine.connect() as connection:
+            spans = [part.span for part in partitions(connection) if part.span is not None]
+
+    assert spans[0].start == done.until
 
 
 def test_a_batch_that_takes_too_long_goes_in_parts(

@@ -181,6 +181,18 @@ OPENERS: dict[str, Opener] = {
 }
 
 
+_ELSEWHERE = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+unix": "unix",
+    "redis+socket": "unix",
+    "memcached": "limits+memcached",
+    "mongodb": "limits+mongodb",
+    "mongodb+srv": "limits+mongodb+srv",
+}
+"""What other packages call a server -> what we do."""
+
+
 def is_in_process(url: str) -> bool:
     """
     Tell whether the counters at *url* live in each process, its own, so that no other sees them.
@@ -200,6 +212,6 @@ def _opener(scheme: str) -> Opener:
     if scheme in others:
         return others[scheme]()
     known = sorted({*OPENERS, *others, f"{LEASED}redis"})
-    near = difflib.get_close_matches(scheme, known, n=1)
+    near = [_ELSEWHERE[scheme]] if scheme in _ELSEWHERE else difflib.get_close_matches(scheme, known, n=1)
     hint = f" Did you mean '{near[0]}://'?" if near else ""
     raise ConfigurationError(f"Unknown backend '{scheme}://'.{hint} Known schemes: {', '.join(known)}.")

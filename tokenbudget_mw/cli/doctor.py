@@ -206,8 +206,13 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
         with reader(engine).connect() as connection:
             there = set(inspect(connection).get_table_names())
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
+            is_postgresql = connection.dialect.name == "postgresql"
+            encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one() if is_postgresql else "UTF8"
         name = "mariadb" if getattr(engine.dialect, "is_mariadb", False) else engine.dialect.name
         yield Finding("database", "ok", f"{name} {version} answers")
+        if encoding not in {"UTF8", "SQL_ASCII"}:
+            message = f"its encoding is {encoding}: usage with other characters becomes dead letters. Use one with UTF8"
+            yield Finding("database", "warning", message)
         missing = sorted(set(metadata.tables) - there)
         if missing:
             yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")

@@ -5,9 +5,7 @@ Opens the host's database, set up so that books stay exact: real transactions, n
 from __future__ import annotations
 
 import functools
-import inspect
 import os
-import socket
 import sqlite3
 import weakref
 from contextlib import suppress
@@ -15,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
+from tokenbudget_mw.database.drivers import DRIVERS, PROBES, SILENCE, check_driver, missing_driver, set_up_driver
 from tokenbudget_mw.database.faults import is_read_only
-from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
+from tokenbudget_mw.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_engine", "reader", "snapshot", "stay_open"]
 
-_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 _READING = "tokenbudget_reading"
 
 # the server's own default; a shorter one is for the idle. What stands in the comment is MariaDB's alone, which reads it
@@ -50,7 +47,8 @@ def open_engine(url: str | URL) -> Engine:
     Open the database at *url*. Connects at the first use, not here.
 
     Args:
-        url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3 by default), MySQL or MariaDB (PyMySQL by default). That of a
+        url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3, or psycopg2), MySQL or MariaDB (PyMySQL, mysqldb or
+            mysqlconnector); the first of these drivers where none is named. That of a
             server may set its pool: ``?pool_size=2&max_overflow=3&pool_timeout=5&pool_recycle=1800`` are the usual values,
             connections and seconds.
 
@@ -64,16 +62,12 @@ def open_engine(url: str | URL) -> Engine:
     try:
         engine = create_engine(parsed.difference_update_query(_POOL), hide_parameters=True, **options)
     except ModuleNotFoundError as exc:
-        raise _missing_driver(parsed, exc) from exc
+        raise missing_driver(parsed, exc) from exc
     if engine.dialect.name == "sqlite":
         _set_up_sqlite(engine)
     else:
+        set_up_driver(engine)
         _leave_what_only_reads(engine)
-    if engine.dialect.driver == "psycopg":
-        _read_moments(engine)
-    elif engine.dialect.driver == "pymysql":
-        _check_pymysql(engine)
-        _probe_pymysql(engine)
     _engines.add(engine)
     _watch_forks()
     return engine
@@ -133,31 +127,12 @@ def _parse(url: str | URL) -> URL:
     backend = parsed.get_backend_name()
     if backend == "postgres":
         parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
-    if backend not in _DRIVERS:
-        raise ConfigurationError(f"Unknown database {backend!r}. Known: {', '.join(_DRIVERS)}.")
+    if backend not in DRIVERS:
+        raise ConfigurationError(f"Unknown database {backend!r}. Known: {', '.join(DRIVERS)}.")
     if "+" not in parsed.drivername:
-        parsed = parsed.set(drivername=f"{backend}+{_DRIVERS[backend]}")
-    _check_driver(parsed)
+        parsed = parsed.set(drivername=f"{backend}+{DRIVERS[backend][0]}")
+    check_driver(parsed)
     return parsed
-
-
-def _check_driver(url: URL) -> None:
-    hint = f"Use '{url.get_backend_name()}+{_DRIVERS[url.get_backend_name()]}://'."
-    try:
-        dialect = url.get_dialect()
-    except NoSuchModuleError as exc:
-        raise ConfigurationError(f"Unknown database driver {url.drivername!r}. {hint}") from exc
-    if dialect.is_async:
-        raise ConfigurationError(
-            f"{url.drivername!r} is an asyncio driver; the books are written by a thread of their own. {hint}"
-        )
-
-
-def _missing_driver(url: URL, exc: ModuleNotFoundError) -> MissingExtraError:
-    backend = url.get_backend_name()
-    return MissingExtraError(
-        f"{url.drivername}:// needs {exc.name!r}: pip install 'tokenbudget-mw[{_EXTRAS.get(backend, backend)}]'"
-    )
 
 
 # -- options a database -----------------------------------------------------------------------------------------------
@@ -186,13 +161,6 @@ def _sqlite(url: URL) -> dict[str, Any]:
         options |= {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
     return options
 
-
-_GIVEN_UP = 25
-"""Seconds after which a server is given up whose host acknowledges nothing any more: it, or the way to it, is gone without a
-word. Systems wait a quarter of an hour by themselves, or two hours where only an answer is waited for."""
-
-_PROBES = {"idle": 10, "interval": 5, "count": 3}
-"""Seconds of silence before the first probe, and between probes; probes without an answer."""
 
 _POOL = {"pool_size": 2, "max_overflow": 3, "pool_timeout": 5, "pool_recycle": 1800}
 _LEAST = {"max_overflow": 0}
@@ -224,48 +192,14 @@ def _postgresql(url: URL) -> dict[str, Any]:
         raise ConfigurationError("`prepare_threshold` is not for the database's URL: no statement of ours is prepared.")
     # server-side prepared statements break behind a pooler that switches connections between transactions
     prepare = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}
-    is_libpq = url.get_driver_name() in ("psycopg", "psycopg2")
-    probes = {f"keepalives_{name}": value for name, value in _PROBES.items()} if is_libpq else {}
-    silence = {"tcp_user_timeout": _GIVEN_UP * 1_000} if is_libpq else {}
-    return _server(url, connect_timeout=5, **prepare, **probes, **silence)
+    probes = {f"keepalives_{name}": value for name, value in PROBES.items()}
+    # the database's own encoding may be none by which a driver reads text (SQL_ASCII)
+    text = {"client_encoding": "utf8"}
+    return _server(url, connect_timeout=5, tcp_user_timeout=SILENCE * 1_000, **text, **prepare, **probes)
 
 
 def _mysql(url: URL) -> dict[str, Any]:
-    # TRADITIONAL: a value that does not fit is an error, never cut
-    strict = "SET SESSION sql_mode = 'TRADITIONAL'"
-    return _server(url, charset="utf8mb4", connect_timeout=5, init_command=strict)
-
-
-def _check_pymysql(engine: Engine) -> None:
-    """
-    Refuse what the driver does not know now, and not by an error of its own whenever it connects.
-    """
-    _, options = engine.dialect.create_connect_args(engine.url)
-    charset = options.get("charset", "utf8mb4")
-    if engine.dialect.loaded_dbapi.charset.charset_by_name(charset) is None:
-        raise ConfigurationError(f"Unknown charset {charset!r} in the database's URL. Leave it out: it is utf8mb4.")
-    known = inspect.signature(engine.dialect.loaded_dbapi.connections.Connection.__init__).parameters
-    unknown = sorted(options.keys() - known.keys())
-    if unknown:
-        raise ConfigurationError(
-            f"Unknown option in the database's URL: {unknown[0]}. PyMySQL takes ssl_ca, charset and others."
-        )
-
-
-def _probe_pymysql(engine: Engine) -> None:
-    """
-    Set for the driver, which lets nobody say it in the URL, what libpq is told in `_postgresql`.
-    """
-    names = {"TCP_KEEPIDLE": _PROBES["idle"], "TCP_KEEPINTVL": _PROBES["interval"], "TCP_KEEPCNT": _PROBES["count"]}
-    names["TCP_USER_TIMEOUT"] = _GIVEN_UP * 1_000
-    options = {getattr(socket, name): value for name, value in names.items() if hasattr(socket, name)}
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        way = getattr(connection, "_sock", None)
-        if isinstance(way, socket.socket) and way.family in (socket.AF_INET, socket.AF_INET6):
-            for option, value in options.items():
-                way.setsockopt(socket.IPPROTO_TCP, option, value)
+    return _server(url, charset="utf8mb4", connect_timeout=5)
 
 
 _OPTIONS = {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}
@@ -296,15 +230,6 @@ def _leave_what_only_reads(engine: Engine) -> None:
         # behind the same name there may be another server that writes: only a new connection finds it
         if is_read_only(context.sqlalchemy_exception):
             context.is_disconnect = True
-
-
-def _read_moments(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        style = connection.info.parameter_status("DateStyle") or ""
-        if not style.startswith("ISO"):  # psycopg reads no other; a pooler keeps this setting for its client
-            connection.execute("SET DateStyle = 'ISO'")
-            connection.commit()
 
 
 # -- after a fork -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ __all__ = [
     "is_deadlock",
     "is_forbidden",
     "is_full",
+    "is_locked",
     "is_missing_schema",
     "is_permanent",
     "is_read_only",
@@ -29,6 +30,7 @@ __all__ = [
 _MYSQL_PERMANENT = frozenset({1264, 1265, 1292, 1366, 1406, 3819, 4025})
 _MYSQL_MISSING = frozenset({1054, 1146})
 _MYSQL_DEADLOCK, _PG_DEADLOCK = 1213, "40P01"
+_PG_LOCKED = frozenset({"55P03", _PG_DEADLOCK})  # lock_not_available
 _MYSQL_CHANGING = 1684  # ER_WARN_I_S_SKIPPED_TABLE
 _MYSQL_THERE = frozenset({1050, 1060, 1061, 1062})
 
@@ -76,6 +78,13 @@ def is_deadlock(exc: DBAPIError) -> bool:
     Whether the database has ended a transaction because it and another one waited for each other.
     """
     return _mysql_code(exc) == _MYSQL_DEADLOCK or _sqlstate(exc) == _PG_DEADLOCK
+
+
+def is_locked(exc: DBAPIError) -> bool:
+    """
+    Whether PostgreSQL has given a lock to somebody else, so that one steps back and tries again.
+    """
+    return _sqlstate(exc) in _PG_LOCKED
 
 
 def is_missing_schema(exc: Exception) -> bool:

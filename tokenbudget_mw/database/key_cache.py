@@ -138,7 +138,7 @@ class KeyCache:
         generation = self._generation
         try:
             row = self._store.lookup(key.kid)
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, ConfigurationError) as exc:  # the latter where the driver cannot even try to connect
             return self._stale(name, exc)
         self._tell(is_away=False)
         if not self._has_pepper:
@@ -191,9 +191,10 @@ class KeyCache:
         dead_at = math.inf if row.expires_at is None else row.expires_at.timestamp()
         return _Answer(subject, row.status, min(until, dead_at), dead_at)
 
-    def _stale(self, name: bytes, exc: SQLAlchemyError) -> _Answer:
+    def _stale(self, name: bytes, exc: Exception) -> _Answer:
+        reason = str(exc) if isinstance(exc, ConfigurationError) else type(exc).__name__
         missing = "it is missing, or older than this version; run `tokenbudget-mw migrate`"
-        self._tell(is_away=True, reason=missing if is_missing_schema(exc) else type(exc).__name__)
+        self._tell(is_away=True, reason=missing if is_missing_schema(exc) else reason)
         with self._lock:
             answer = self._good.get(name)
         if answer is not None and self._clock() < min(answer.expires_at + STALE_SECONDS, answer.dead_at):

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tokenbudget_mw.database.faults import advice, is_permanent, is_timeout
 from tokenbudget_mw.database.rows import moment
 from tokenbudget_mw.database.writers import Write, find_writer
-from tokenbudget_mw.errors import PermanentSinkError
+from tokenbudget_mw.errors import ConfigurationError, PermanentSinkError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -61,7 +61,7 @@ class DatabaseSink:
             return 0
         try:
             added = self._store(records)
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, ConfigurationError) as exc:
             if is_timeout(exc) and len(records) > 1:  # of two halves, each takes less
                 middle = len(records) // 2
                 return self.write(records[:middle]) + self.write(records[middle:])
@@ -89,7 +89,7 @@ class DatabaseSink:
             ) from exc
 
     def _tell(self, exc: Exception) -> None:
-        told = advice(exc)
+        told = str(exc) if isinstance(exc, ConfigurationError) else advice(exc)
         if told not in (None, self._told):
             log.error("Usage records wait. %s", told)
             self._told = told

@@ -48,7 +48,7 @@ _TABLES = text("""
     SELECT relname, inhparent IS NOT NULL AS attached, GREATEST(reltuples, 0)::bigint AS rows,
         PG_TOTAL_RELATION_SIZE(pg_class.oid) AS bytes
     FROM pg_class LEFT JOIN pg_inherits ON inhrelid = pg_class.oid
-    WHERE relkind = 'r' AND (relname LIKE 'tokenbudget\\_usage\\_p%' OR relname = :before OR relname = :rest)
+    WHERE relkind = 'r' AND (relname LIKE 'tokenbudget!_usage!_p%' ESCAPE '!' OR relname = :before OR relname = :rest)
         AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = TO_REGCLASS('tokenbudget_usage'))
     ORDER BY relname = :rest, relname
 """)

@@ -22,7 +22,7 @@ __all__ = ["make_ahead"]
 
 _EARLY = text(f"SELECT EXISTS (SELECT FROM {REST} WHERE created_at >= :start AND created_at < :end)")  # noqa: S608
 _END = text("""
-    SELECT SUBSTRING(PG_GET_EXPR(relpartbound, oid) FROM 'TO \\(''(.+)''\\)')::timestamptz
+    SELECT SUBSTRING(PG_GET_EXPR(relpartbound, oid) FROM 'TO [(]''(.+)''[)]')::timestamptz
     FROM pg_class WHERE oid = TO_REGCLASS(:name)
 """)
 

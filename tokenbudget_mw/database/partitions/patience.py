@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from tokenbudget_mw.chance import chance
+from tokenbudget_mw.database.faults import is_locked
 from tokenbudget_mw.errors import TokenBudgetError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ __all__ = ["LOCK_MS", "BusyTableError", "again", "patiently"]
 
 LOCK_MS = 40
 """Milliseconds that others may come to wait for a lock which we do not get."""
-
-_AGAIN = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
 
 T = TypeVar("T")
 
@@ -92,7 +91,7 @@ def again(
         try:
             return do()
         except DBAPIError as exc:
-            if getattr(exc.orig, "sqlstate", None) not in _AGAIN:
+            if not is_locked(exc):
                 raise
             if clock() >= end:
                 raise BusyTableError from exc

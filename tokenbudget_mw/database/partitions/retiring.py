@@ -243,7 +243,7 @@ def _is_old(connection: Connection, part: Partition, before: datetime) -> bool:
     if part.span is not None:
         return part.span.end <= before
     sql = "SELECT PG_GET_EXPR(relpartbound, oid) FROM pg_class WHERE oid = TO_REGCLASS(:name)"
-    bound = text(f"SELECT SUBSTRING(({sql}) FROM 'TO \\(''(.+)''\\)')::timestamptz")  # noqa: S608
+    bound = text(f"SELECT SUBSTRING(({sql}) FROM 'TO [(]''(.+)''[)]')::timestamptz")  # noqa: S608
     end: datetime | None = connection.execute(bound, {"name": part.name}).scalar()
     return end is not None and end <= before
 
