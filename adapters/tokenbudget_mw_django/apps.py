@@ -24,10 +24,12 @@ class TokenBudgetConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks, and hear of keys that change.
+        Register the system checks, remember the databases, and hear of keys that change.
         """
+        from tokenbudget_mw_django.conf import remember_databases
         from tokenbudget_mw_django.key_states import connect
 
+        remember_databases()
         connect()
         register(check_settings, "tokenbudget")
         register(check_deployment, "tokenbudget", deploy=True)
