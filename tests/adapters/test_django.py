@@ -100,6 +100,22 @@ def test_wrong_settings_end_the_start(wrong: dict[str, Any]) -> None:
         Client().handler.load_middleware()
 
 
+async def who(_: Any) -> None:
+    """A coroutine function that finds nobody."""
+
+
+def test_an_identify_that_must_be_awaited_ends_the_start_in_threads() -> None:
+    """Under WSGI nobody awaits it, nor under ASGI where a middleware that is sync alone stands behind ours."""
+
+    async def later(request: Any) -> None:
+        return None
+
+    with override_settings(TOKENBUDGET={"identify": who}):
+        TokenBudgetMiddleware(later)
+        with pytest.raises(ConfigurationError, match="a coroutine function can only be awaited under ASGI"):
+            TokenBudgetMiddleware(lambda request: None)
+
+
 def test_sync_client() -> None:
     """Django's test client goes through the middleware, and its request is booked."""
     answered = post(CHAT, "sync")
@@ -644,6 +660,10 @@ def found() -> list[tuple[str, str]]:
         ({"TOKENBUDGET": {"rutes": []}}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": ["rutes"]}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": {"database": {"alias": "nowhere"}, "backend": "redis://x"}}, "E002", "Mend TOKENBUDGET"),
+        ({"TOKENBUDGET": []}, "E001", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "nobody.has.it"}}, "E004", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "ip", "render_refusal": "nobody.has.it"}}, "E004", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "ip", "backend": "reddis://x"}}, "E004", "Mend settings.TOKENBUDGET"),
         ({"MIDDLEWARE": []}, "W001", "MIDDLEWARE.insert(0, 'tokenbudget_mw_django.TokenBudgetMiddleware')"),
         ({"MIDDLEWARE": [OURS, OURS]}, "E003", "Keep the first one"),
         ({}, "W002", "redis://"),
