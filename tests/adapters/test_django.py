@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -726,6 +727,32 @@ def test_command_check_explains(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("tokenbudget", "check")
 
     assert "one" in capsys.readouterr().out
+
+
+def test_command_prints_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`call_command` gives a stream, as for any of Django's commands, and nothing goes elsewhere."""
+    out, err = io.StringIO(), io.StringIO()
+
+    call_command("tokenbudget", "keys", "list", "--tenant", "nobody", stdout=out, stderr=err)
+    with pytest.raises(SystemExit):
+        call_command("tokenbudget", "keys", "lst", stdout=out, stderr=err)
+
+    assert out.getvalue() == "There are no keys.\n"
+    assert "invalid choice: 'lst'" in err.getvalue()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--settings", "project.settings"], ["--settings=project.settings", "--pythonpath=."], ["--no-color", "--traceback"]],
+)
+def test_command_takes_djangos_own_options_behind_its_words(options: list[str]) -> None:
+    """`manage.py` has heeded them before; they are no arguments of the command's."""
+    out = io.StringIO()
+
+    call_command("tokenbudget", "keys", "list", "--tenant", "nobody", *options, stdout=out)
+
+    assert out.getvalue() == "There are no keys.\n"
 
 
 def test_command_verify_proves_the_books(capsys: pytest.CaptureFixture[str]) -> None:
