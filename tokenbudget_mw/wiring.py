@@ -376,7 +376,7 @@ def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir
         engine = database.engine()
         sink, keep, threads = DatabaseSink(engine), LetterStore(engine).keep, threads_for(engine.url)
     letters = DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep)
-    pace = {"interval": settings.flush_interval, "rows": settings.flush_rows}
+    pace: dict[str, Any] = {"interval": settings.flush_interval, "rows": settings.flush_rows}
     return {"spool": spool, "flusher": Flusher(spool, sink, **pace, dead_letters=letters, threads=threads)}
 
 
