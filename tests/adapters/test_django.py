@@ -744,7 +744,11 @@ def test_command_prints_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [["--settings", "project.settings"], ["--settings=project.settings", "--pythonpath=."], ["--no-color", "--traceback"]],
+    [
+        ["--settings", "project.settings"],
+        ["--settings=project.settings", "--pythonpath=."],
+        ["--no-color", "--traceback"],
+    ],
 )
 def test_command_takes_djangos_own_options_behind_its_words(options: list[str]) -> None:
     """`manage.py` has heeded them before; they are no arguments of the command's."""
