@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyCache
     from tokenbudget_mw.values import Facts
 
-__all__ = ["AddressIdentifier", "CustomIdentifier", "Identifier", "KeyIdentifier"]
+__all__ = ["AddressIdentifier", "CustomIdentifier", "Identifier", "KeyIdentifier", "check_threads"]
 
 
 class Identifier(Protocol):
     """
     Finds a request's subject. Every method raises `CredentialError` where there is none: nobody is a subject by default.
+
+    Attributes:
+        is_async: Whether `aresolve` alone finds it.
     """
+
+    is_async: bool
 
     def quick(self, facts: Facts) -> Subject | None:
         """
@@ -55,6 +60,8 @@ class KeyIdentifier:
 
         allow_query: Whether a key in the query string counts.
     """
+
+    is_async = False
 
     def __init__(self, keys: KeyCache, *, allow_query: bool = False) -> None:
         self._keys = keys
@@ -94,6 +101,8 @@ class AddressIdentifier:
         trusted: Networks of the proxies in front.
     """
 
+    is_async = False
+
     def __init__(self, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
         self._trusted = tuple(trusted)
 
@@ -130,7 +139,7 @@ class CustomIdentifier:
     def __init__(self, function: Callable[[Facts], Subject | Awaitable[Subject | None] | None]) -> None:
         _check_arguments(function)
         self._function = function
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too
         )
 
@@ -138,15 +147,14 @@ class CustomIdentifier:
         """
         Return the subject, unless the callable must be awaited.
         """
-        return None if self._is_async else self.resolve(facts)
+        return None if self.is_async else self.resolve(facts)
 
     def resolve(self, facts: Facts) -> Subject:
         """
-        Return the host's word.
+        Return the host's word. Raises `ConfigurationError` where it must be awaited.
         """
-        if self._is_async:
-            message = "`identify` is a coroutine function, which a WSGI app cannot await. Give a plain function."
-            raise TypeError(message)
+        if self.is_async:
+            check_threads(self)
         return _checked(self._function(facts))
 
     async def aresolve(self, facts: Facts) -> Subject:
@@ -155,6 +163,21 @@ class CustomIdentifier:
         """
         found = self._function(facts)
         return _checked(await found if inspect.isawaitable(found) else found)
+
+
+def check_threads(identifier: Identifier) -> None:
+    """
+    See to it that *identifier* can be asked in a thread.
+
+    Raises:
+        ConfigurationError: It is a coroutine function of the host's.
+    """
+    if identifier.is_async:
+        message = (
+            "at `identify`: a coroutine function can only be awaited under ASGI (in Django, where no middleware behind this "
+            "one is for sync requests alone). Give a plain function."
+        )
+        raise ConfigurationError(message)
 
 
 def _check_arguments(function: Callable[..., object]) -> None:

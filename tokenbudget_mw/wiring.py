@@ -367,19 +367,17 @@ def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir
     from tokenbudget_mw.accounting.dead_letters import FILE_NAME, DeadLetters
     from tokenbudget_mw.accounting.flusher import Flusher
 
-    spool, keep = _spool(settings, None if sink else database, heir), None
+    spool, keep, threads = _spool(settings, None if sink else database, heir), None, None
     if sink is None:
+        from tokenbudget_mw.accounting.opening import threads_for
         from tokenbudget_mw.database.letters import LetterStore
         from tokenbudget_mw.database.writer import DatabaseSink
 
-        sink, keep = DatabaseSink(database.engine()), LetterStore(database.engine()).keep
+        engine = database.engine()
+        sink, keep, threads = DatabaseSink(engine), LetterStore(engine).keep, threads_for(engine.url)
     letters = DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep)
-    return {
-        "spool": spool,
-        "flusher": Flusher(
-            spool, sink, interval=settings.flush_interval, rows=settings.flush_rows, dead_letters=letters
-        ),
-    }
+    pace: dict[str, Any] = {"interval": settings.flush_interval, "rows": settings.flush_rows}
+    return {"spool": spool, "flusher": Flusher(spool, sink, **pace, dead_letters=letters, threads=threads)}
 
 
 def _spool(settings: Settings, database: _Database | None, heir: Executor) -> Spool:

@@ -14,6 +14,7 @@ from tokenbudget_mw.calls.call import Call, running
 from tokenbudget_mw.calls.recounting import recount
 from tokenbudget_mw.calls.switched_off import stand_in
 from tokenbudget_mw.errors import RefusedError
+from tokenbudget_mw.identify import check_threads
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
@@ -53,11 +54,15 @@ class WSGIMiddleware:
         app: The app.
 
         settings: The settings, as a dict or checked; or a core that is wired already.
+
+    Raises:
+        ConfigurationError: The settings are wrong, or `identify` is a coroutine function.
     """
 
     def __init__(self, app: WSGIApp, settings: Mapping[str, Any] | Settings | Core | None = None) -> None:
         self.app = app
         self.core = wire(settings)
+        check_threads(self.core.identifier)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """

@@ -17,7 +17,8 @@ from django.db.migrations.executor import MigrationExecutor
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.settings.describe import says_nothing, warnings_of
-from tokenbudget_mw_django.conf import read_settings
+from tokenbudget_mw.wiring import wire
+from tokenbudget_mw_django.conf import engine_of, read_settings
 from tokenbudget_mw_django.databases import database_url
 
 __all__ = ["check_deployment", "check_migrations", "check_settings"]
@@ -43,14 +44,19 @@ OUTSIDE = frozenset(
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """
-    Check ``TOKENBUDGET``, its database alias and the place of the middleware.
+    Check ``TOKENBUDGET``, what it names, its database alias and the place of the middleware.
     """
     del app_configs
     try:
         settings = read_settings()
     except ConfigurationError as error:
         return [Error(str(error), hint="Mend settings.TOKENBUDGET.", id="tokenbudget.E001")]
-    return [*_check_given(settings), *_check_database(settings), *_check_middleware(), *_check_workers(settings)]
+    return [
+        *_check_given(settings),
+        *_check_database(settings),
+        *_check_middleware(),
+        *_check_workers(settings),
+    ]
 
 
 def _check_given(settings: Settings) -> Iterator[CheckMessage]:
@@ -64,12 +70,13 @@ def _check_given(settings: Settings) -> Iterator[CheckMessage]:
 
 
 def _check_database(settings: Settings) -> Iterator[CheckMessage]:
-    if settings.database_alias is None:
-        return
     try:
-        url = database_url(settings.database_alias)
+        url = None if settings.database_alias is None else database_url(settings.database_alias)
     except ConfigurationError as error:
         yield Error(str(error), hint="Mend TOKENBUDGET['database'] or DATABASES.", id="tokenbudget.E002")
+        return
+    yield from _check_parts(settings)
+    if url is None:
         return
     read = router.db_for_read(apps.get_model(LABEL, "Usage"))
     if read != settings.database_alias:
@@ -80,6 +87,19 @@ def _check_database(settings: Settings) -> Iterator[CheckMessage]:
         )
     if url.get_backend_name() == "sqlite" and settings.database_alias == DEFAULT_DB_ALIAS:
         yield from _check_transactions(django_settings.DATABASES[DEFAULT_DB_ALIAS])
+
+
+def _check_parts(settings: Settings) -> Iterator[CheckMessage]:
+    """
+    Plug everything together: that connects to nothing, but imports drivers and what dotted paths name.
+    """
+    alias = settings.database_alias
+    try:
+        engine = engine_of(alias) if alias is not None else None
+        # switched off, so that no tokenizer is loaded for a look
+        wire(settings.replace(enabled=False, spool="memory"), engine=engine).close()
+    except ConfigurationError as error:
+        yield Error(str(error), hint="Mend settings.TOKENBUDGET.", id="tokenbudget.E004")
 
 
 def _check_transactions(config: Mapping[str, Any]) -> Iterator[CheckMessage]:

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.upkeep.barring import Bars
 
-__all__ = ["bars", "change_limits", "core", "engine_of", "forget", "read_settings", "using"]
+__all__ = ["bars", "change_limits", "core", "engine_of", "forget", "read_settings", "remember_databases", "using"]
 
 _lock = threading.Lock()
 _cores: dict[str, Core] = {}
+_named: dict[str, str] = {}
+"""Alias -> the name of its database when the project was set up."""
 _names: dict[str, str] = {}
 """The alias that the core's database has -> the name that it had when the core was made."""
 
@@ -43,7 +45,9 @@ def read_settings() -> Settings:
     Raises:
         ConfigurationError: The settings are wrong.
     """
-    given: Any = getattr(django_settings, "TOKENBUDGET", None) or {}
+    given: Any = getattr(django_settings, "TOKENBUDGET", None)
+    if given is None:
+        given = {}
     if isinstance(given, Mapping):
         given = {"database": {"alias": "default"}, **given}
     return Settings.from_mapping(given, os.environ)
@@ -58,11 +62,25 @@ def core() -> Core:
             checked = read_settings()
             alias = checked.database_alias
             engine = engine_of(alias) if alias else None
+            if alias and _is_of_tests(alias):
+                # files would outlive the test database: who finds them next writes them to the project's own, or the other way
+                checked = checked.replace(spool="memory")
             made = _cores["core"] = wire(checked, engine=engine)
             if engine is not None and alias is not None:
                 made.closers.append(engine.dispose)
                 _names[alias] = _name_of(alias)
         return _cores["core"]
+
+
+def remember_databases() -> None:
+    """
+    Remember which databases the settings name, before tests put others in their places.
+    """
+    _named.update({alias: _name_of(alias) for alias in django_settings.DATABASES})
+
+
+def _is_of_tests(alias: str) -> bool:
+    return _named.get(alias, _name_of(alias)) != _name_of(alias)
 
 
 def change_limits(changes: Mapping[str, Any]) -> None:

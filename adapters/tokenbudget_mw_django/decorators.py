@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
@@ -17,10 +17,11 @@ from tokenbudget_mw_django.conf import core
 
 __all__ = ["limit", "path_of"]
 
-View = Callable[..., Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
+def limit(*texts: str, name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
     Limit one view, sync or async: ``@limit("10/minute")``; a class by ``@method_decorator(limit("10/minute"), name="dispatch")``.
 
@@ -34,28 +35,29 @@ def limit(*texts: str, name: str | None = None) -> Callable[[View], View]:
     """
     parsed = EndpointLimit.parse(texts, name=name or "")
 
-    def decorate(view: View) -> View:
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
         declared = parsed if name else parsed.named(_name_of(view))
+        asked: Callable[..., Any] = view  # by a request and what its path says
         if iscoroutinefunction(view):
 
             @functools.wraps(view)
             async def alimited(request: Any, *args: Any, **kwargs: Any) -> Any:
                 await declared.aadmit(core(), facts_of(request.META, request.path_info))
-                return await view(request, *args, **kwargs)
+                return await asked(request, *args, **kwargs)
 
-            return alimited
+            return cast("Callable[P, R]", alimited)
 
         @functools.wraps(view)
         def limited(request: Any, *args: Any, **kwargs: Any) -> Any:
             declared.admit(core(), facts_of(request.META, request.path_info))
-            return view(request, *args, **kwargs)
+            return asked(request, *args, **kwargs)
 
-        return limited
+        return cast("Callable[P, R]", limited)
 
     return decorate
 
 
-def _name_of(view: View) -> str:
+def _name_of(view: Callable[..., Any]) -> str:
     # all that Django's `as_view` makes has one name, and so has what the REST framework's makes
     kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
     if kind is not None:

@@ -20,6 +20,7 @@ from tokenbudget_mw.calls.recounting import arecount, recount
 from tokenbudget_mw.calls.refusing import EXPOSE
 from tokenbudget_mw.calls.switched_off import stand_in
 from tokenbudget_mw.errors import RefusedError, refusal_in
+from tokenbudget_mw.identify import check_threads
 from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
@@ -56,7 +57,9 @@ class TokenBudgetMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        core()  # so that wrong settings end the start, and workers that are forked from it share the tokenizer
+        wired = core()  # so that wrong settings end the start, and workers that are forked from it share the tokenizer
+        if not self._is_async:
+            check_threads(wired.identifier)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """

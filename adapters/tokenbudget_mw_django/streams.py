@@ -60,6 +60,10 @@ class _Closing:
         self._exchange.end(client_gone=True)
         self._exchange.leave(self._before)
 
+    def _end_by(self, error: BaseException) -> None:
+        is_whole = isinstance(error, StopIteration | StopAsyncIteration)
+        self._exchange.end(is_whole=is_whole, failed=not is_whole, timed_out=is_timeout(error))
+
 
 class Stream(_Closing):
     """
@@ -73,11 +77,8 @@ class Stream(_Closing):
         before = self._exchange.enter()
         try:
             chunk: bytes = next(self._content)
-        except StopIteration:
-            self._exchange.end(is_whole=True)
-            raise
         except BaseException as error:
-            self._exchange.end(failed=True, timed_out=is_timeout(error))
+            self._end_by(error)
             raise
         finally:
             self._exchange.leave(before)
@@ -130,11 +131,8 @@ class CollectedStream(_Closing):
         before = self._exchange.enter()
         try:
             chunk: bytes = await anext(self._content)
-        except StopAsyncIteration:
-            self._exchange.end(is_whole=True)
-            raise
         except BaseException as error:
-            self._exchange.end(failed=True, timed_out=is_timeout(error))
+            self._end_by(error)
             raise
         finally:
             self._exchange.leave(before)

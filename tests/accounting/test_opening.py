@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url
 
 from tokenbudget_mw import wiring
 from tokenbudget_mw.accounting.mmap_spool import MmapSpool
-from tokenbudget_mw.accounting.opening import default_folder, open_spool
+from tokenbudget_mw.accounting.opening import default_folder, open_spool, threads_for
 from tokenbudget_mw.accounting.sinks import NullSink
 from tokenbudget_mw.accounting.spool import MemorySpool
 
@@ -104,6 +104,24 @@ class TestFolder:
         Nobody can replay into a database that ends with its process.
         """
         assert folder(url) is None
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("url", "threads"),
+        [
+            (URL.create("sqlite", database="file:x?mode=memory&cache=shared", query={"uri": "true"}), False),
+            (make_url("sqlite:///file:x?mode=memory&cache=shared&uri=true"), False),
+            (make_url("sqlite:///books.db"), None),
+            (make_url("sqlite://"), None),
+            (make_url("postgresql://localhost/cache=shared"), None),
+        ],
+    )
+    def test_a_cache_that_connections_share_is_written_by_no_thread(self, url, threads):
+        """
+        SQLite locks whole tables of it, so that whoever else uses one fails.
+        """
+        assert threads_for(url) is threads
 
 
 class TestSpool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,22 @@ def test_wrong_settings_end_the_start(wrong: dict[str, Any]) -> None:
     """The middleware is not made with settings that are wrong, so that no request has to find them out."""
     with override_settings(TOKENBUDGET=wrong), pytest.raises(ConfigurationError):
         Client().handler.load_middleware()
+
+
+async def who(_: Any) -> None:
+    """A coroutine function that finds nobody."""
+
+
+def test_an_identify_that_must_be_awaited_ends_the_start_in_threads() -> None:
+    """Under WSGI nobody awaits it, nor under ASGI where a middleware that is sync alone stands behind ours."""
+
+    async def later(request: Any) -> None:
+        return None
+
+    with override_settings(TOKENBUDGET={"identify": who}):
+        TokenBudgetMiddleware(later)
+        with pytest.raises(ConfigurationError, match="a coroutine function can only be awaited under ASGI"):
+            TokenBudgetMiddleware(lambda request: None)
 
 
 def test_sync_client() -> None:
@@ -657,6 +674,10 @@ def found() -> list[tuple[str, str]]:
         ({"TOKENBUDGET": {"rutes": []}}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": ["rutes"]}, "E001", "Mend settings.TOKENBUDGET"),
         ({"TOKENBUDGET": {"database": {"alias": "nowhere"}, "backend": "redis://x"}}, "E002", "Mend TOKENBUDGET"),
+        ({"TOKENBUDGET": []}, "E001", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "nobody.has.it"}}, "E004", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "ip", "render_refusal": "nobody.has.it"}}, "E004", "Mend settings.TOKENBUDGET"),
+        ({"TOKENBUDGET": {"identify": "ip", "backend": "reddis://x"}}, "E004", "Mend settings.TOKENBUDGET"),
         ({"MIDDLEWARE": []}, "W001", "MIDDLEWARE.insert(0, 'tokenbudget_mw_django.TokenBudgetMiddleware')"),
         ({"MIDDLEWARE": [OURS, OURS]}, "E003", "Keep the first one"),
         ({}, "W002", "redis://"),
@@ -719,6 +740,36 @@ def test_command_check_explains(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("tokenbudget", "check")
 
     assert "one" in capsys.readouterr().out
+
+
+def test_command_prints_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`call_command` gives a stream, as for any of Django's commands, and nothing goes elsewhere."""
+    out, err = io.StringIO(), io.StringIO()
+
+    call_command("tokenbudget", "keys", "list", "--tenant", "nobody", stdout=out, stderr=err)
+    with pytest.raises(SystemExit):
+        call_command("tokenbudget", "keys", "lst", stdout=out, stderr=err)
+
+    assert out.getvalue() == "There are no keys.\n"
+    assert "invalid choice: 'lst'" in err.getvalue()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--settings", "project.settings"],
+        ["--settings=project.settings", "--pythonpath=."],
+        ["--no-color", "--traceback"],
+    ],
+)
+def test_command_takes_djangos_own_options_behind_its_words(options: list[str]) -> None:
+    """`manage.py` has heeded them before; they are no arguments of the command's."""
+    out = io.StringIO()
+
+    call_command("tokenbudget", "keys", "list", "--tenant", "nobody", *options, stdout=out)
+
+    assert out.getvalue() == "There are no keys.\n"
 
 
 def test_command_verify_proves_the_books(capsys: pytest.CaptureFixture[str]) -> None:

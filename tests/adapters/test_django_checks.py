@@ -1,8 +1,10 @@
 """What the system checks find: the order of the middleware, workers that do not share, migrations that are missing."""
 
+import importlib
 from typing import Any
 from unittest.mock import Mock, patch
 
+import django
 import pytest
 from django.conf import settings
 from django.core.checks import run_checks
@@ -11,7 +13,8 @@ from django.db import OperationalError, connections, router, transaction
 from django.test import Client, override_settings
 from django_rig import OURS, TOKENBUDGET, rows
 
-from tokenbudget_mw_django import checks
+from tokenbudget_mw.errors import ConfigurationError
+from tokenbudget_mw_django import apps, checks
 
 SHARED = {**TOKENBUDGET, "backend": "redis://localhost/0"}
 CORS = "corsheaders.middleware.CorsMiddleware"
@@ -216,3 +219,11 @@ def test_wrong_settings_are_told_once() -> None:
         ids = [each.id for each in run_checks(databases=["default"], include_deployment_checks=True)]
 
     assert [id_ for id_ in ids if (id_ or "").startswith("tokenbudget")] == ["tokenbudget.E001"]
+
+
+def test_a_django_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package was installed without its extra, the start says which Django it needs."""
+    monkeypatch.setattr(django, "VERSION", (4, 2, 30, "final", 0))
+
+    with pytest.raises(ConfigurationError, match=r"needs Django 5\.1 or newer, and this is 4\.2\.30: pip install"):
+        importlib.reload(apps)

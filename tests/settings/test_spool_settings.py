@@ -4,6 +4,8 @@ The settings of the spool.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tokenbudget_mw.errors import ConfigurationError
@@ -38,10 +40,18 @@ def test_the_environment():
     assert (settings.spool_bytes, settings.spool_full, settings.spool_wait) == (2**21, "block", 1.0)
 
 
+def test_a_folder_may_be_a_path():
+    """
+    Django projects name their folders by `BASE_DIR / "spool"`.
+    """
+    assert Settings.from_mapping({"spool_dir": Path("/var/lib") / "app"}).spool_dir == "/var/lib/app"
+
+
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
         ({"spool": "kilsafe"}, "at `spool`: unknown choice 'kilsafe'; did you mean 'kill_safe'"),
+        ({"spool_dir": 5}, "at `spool_dir`: a text is expected, not a int"),
         ({"spool_dir": ""}, "at `spool_dir`: the text is empty"),
         ({"spool_bytes": 5}, "at `spool_bytes`: a number from 1048576"),
         ({"spool_full": "drop"}, "at `spool_full`: unknown choice 'drop'"),

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine
 
 from tokenbudget_mw.database.keys import KeyStore
 from tokenbudget_mw.database.tables import metadata
-from tokenbudget_mw.errors import CredentialError
+from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, Identifier, KeyIdentifier
 from tokenbudget_mw.rules.identity import networks_of
 from tokenbudget_mw.values import Facts, Subject
@@ -29,7 +29,7 @@ def both(identifier: Identifier, asked: Facts) -> tuple[Any, Any]:
     def sync() -> Any:
         try:
             return identifier.resolve(asked)
-        except (CredentialError, TypeError) as error:
+        except (ConfigurationError, CredentialError, TypeError) as error:
             return str(error)
 
     async def later() -> Any:
@@ -188,7 +188,7 @@ def test_async_callable_is_awaited(function: Any) -> None:
 
     assert identifier.quick(facts()) is None
     assert later == ADA
-    assert sync == "`identify` is a coroutine function, which a WSGI app cannot await. Give a plain function."
+    assert sync.startswith("at `identify`: a coroutine function can only be awaited under ASGI")
 
 
 @pytest.mark.parametrize("function", [lambda _: None, of_header])

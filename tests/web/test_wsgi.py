@@ -15,7 +15,7 @@ from wsgi_rig import Got, Rig, chat, environ_of
 
 from tokenbudget_mw import current
 from tokenbudget_mw.calls.call import running
-from tokenbudget_mw.errors import TokenBudgetError
+from tokenbudget_mw.errors import ConfigurationError, TokenBudgetError
 from tokenbudget_mw.values import Subject
 from tokenbudget_mw.wsgi import WSGIMiddleware, facts_of
 
@@ -663,13 +663,13 @@ def test_refused_reservation_where_the_server_has_sent_the_start(app: Any) -> No
 
 
 def test_async_identify_is_a_clear_error() -> None:
-    """A coroutine function cannot be asked under WSGI, and the error says so."""
+    """A coroutine function cannot be asked under WSGI, and the error says so before there is a request."""
 
     async def identify(facts: Any) -> None:
         return None
 
-    with pytest.raises(TypeError, match="coroutine function, which a WSGI app cannot await"):
-        Rig(answering, identify=identify).run(chat())
+    with pytest.raises(ConfigurationError, match="at `identify`: a coroutine function can only be awaited under ASGI"):
+        WSGIMiddleware(answering, {"identify": identify, "database": "sqlite://"})
 
 
 def test_streams_that_take_turns_on_one_thread_are_charged_apart() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.accounting.inheritance import Heir
     from tokenbudget_mw.accounting.mmap_spool import Full
 
-__all__ = ["default_folder", "open_spool", "spool_folder"]
+__all__ = ["default_folder", "open_spool", "spool_folder", "threads_for"]
 
 log = logging.getLogger("tokenbudget_mw")
 
@@ -94,6 +94,15 @@ def default_folder(url: URL, environ: Mapping[str, str]) -> Path | None:
         log.warning("There is no home directory for the usage spool, so it is in memory only. Set `spool_dir`.")
         return None
     return Path(state) / "tokenbudget-mw" / "spool" / hashlib.sha256(books.encode()).hexdigest()[:16]
+
+
+def threads_for(url: URL) -> bool | None:
+    """
+    Return what the flusher is told of threads where it writes to *url*: False where connections share a cache, as those to
+    Django's test database in memory do. SQLite locks whole tables of one, and waits for nobody there: a statement of the app's
+    would fail at once ("database table is locked") while the thread writes. So usage waits until somebody asks for it.
+    """
+    return False if url.get_backend_name() == "sqlite" and "cache=shared" in unquote(str(url)) else None
 
 
 def _identify(url: URL) -> str | None:

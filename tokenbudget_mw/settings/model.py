@@ -258,7 +258,7 @@ class Settings:
         "The folder where usage waits, on a disk that outlives the process; one for all processes of the app. Unset: one "
         "for the database, in the user's state directory.",
         None,
-        reading.optional(reading.text),
+        reading.optional(reading.folder),
     )
     spool_bytes: int = _setting(
         "How many bytes of files a process's spool may have.", _GIGABYTE, reading.whole(2**20, 2**44)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "counter",
     "did_you_mean",
     "exact_path",
+    "folder",
     "function",
     "identify",
     "items",
@@ -137,6 +139,13 @@ def text(value: Any) -> str:
     if not value.strip():
         raise Invalid("the text is empty")
     return str.__str__(value)  # of a member of an enumeration its value: `str` of one may say its name
+
+
+def folder(value: Any) -> str:
+    """
+    Read where a folder is, a text or a ``pathlib.Path``.
+    """
+    return text(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def exact_path(value: Any) -> str:
