@@ -33,6 +33,8 @@ COUNTED = Usage(0, 33, source="counted", complete=False)
         (Ending(None, client_gone=True, failed=True), None, "client_gone_early"),
         (Ending(200, has_body=True, is_whole=True, client_gone=True), SAID, "complete"),
         (Ending(None, failed=True), None, "app_error"),
+        (Ending(None), None, "app_error"),
+        (Ending(None, has_body=True, is_whole=True), UNREAD, "app_error"),
         (Ending(200, has_body=True, failed=True), COUNTED, "app_error_late"),
         (Ending(200, has_body=True, is_whole=True, failed=True), SAID, "complete"),
         (Ending(400, has_body=True, is_whole=True), None, "status_4xx"),
