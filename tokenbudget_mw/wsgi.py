@@ -19,6 +19,7 @@ from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedWSGI
+from tokenbudget_mw.web.files import is_file, watch_files
 from tokenbudget_mw.web.rejoined import Rejoined
 from tokenbudget_mw.wiring import wire
 
@@ -168,6 +169,7 @@ class _Exchange:
 
     def _answer(self) -> Iterable[bytes]:
         call = self._call
+        watch_files(self._environ)
         try:
             app = self._app if call.route.on_budget_end == "pass" else BoundedWSGI(self._app, call)
             self._iterable = app(self._environ, self.start_response)
@@ -190,9 +192,7 @@ class _Exchange:
             for chunk in content:
                 self._call.feed(chunk)
             return self._complete(content)
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(content, wrapper):
-            # only its own wrapper lets the server send a file by itself
+        if is_file(self._environ, content):
             return self._complete(content)
         return _Sized(self, content) if isinstance(content, Sized) else self
 
