@@ -32,6 +32,8 @@ COUNTED = Usage(0, 33, source="counted", complete=False)
         (Ending(200, client_gone=True), None, "client_gone_early"),
         (Ending(None, client_gone=True, failed=True), None, "client_gone_early"),
         (Ending(200, has_body=True, is_whole=True, client_gone=True), SAID, "complete"),
+        (Ending(200, has_body=True, is_whole=True, client_gone=True), COUNTED, "client_gone"),
+        (Ending(200, is_whole=True, client_gone=True), COUNTED, "client_gone_early"),
         (Ending(None, failed=True), None, "app_error"),
         (Ending(None), None, "app_error"),
         (Ending(None, has_body=True, is_whole=True), UNREAD, "app_error"),

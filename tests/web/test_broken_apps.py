@@ -1,11 +1,19 @@
-"""Apps that break ASGI or WSGI fail as they would alone, and are booked as what their clients saw."""
+"""Apps that break ASGI or WSGI fail as they would alone, and are booked as what their clients saw; so are forged ends."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 from wsgiref.types import StartResponse
 
 import asgi_rig
 import pytest
 import wsgi_rig
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 ANSWER = (
     b'{"model": "gpt-4o", "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],'
@@ -86,3 +94,38 @@ def test_other_bytes_are_read(kind: Any) -> None:
     rig.run(asgi_rig.chat())
 
     assert [row[:3] for row in booked(rig)] == [("complete", 8, 5)]
+
+
+def test_a_client_that_leaves_behind_a_middleware_of_starlettes_is_one_that_left() -> None:
+    """`BaseHTTPMiddleware` makes a last piece for a client that has gone; the stream is not one that its app cut off."""
+
+    async def words() -> AsyncIterator[bytes]:
+        while True:
+            yield b'data: {"choices": [{"index": 0, "delta": {"content": "word"}}]}\n\n'
+            await asyncio.sleep(0)
+
+    async def answer(request: Request) -> Response:
+        await request.body()
+        return StreamingResponse(words(), media_type="text/event-stream")
+
+    async def passed(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        return response
+
+    around = [Middleware(BaseHTTPMiddleware, dispatch=passed)]
+    rig = asgi_rig.Rig(Starlette(routes=[Route(asgi_rig.CHAT, answer, methods=["POST"])], middleware=around))
+    left, read = asyncio.Event(), iter([asgi_rig.chat(stream=True)])
+
+    async def receive() -> Any:
+        for message in read:
+            return message
+        await left.wait()
+        return asgi_rig.DISCONNECT
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            left.set()
+
+    asyncio.run(rig.middleware(asgi_rig.scope_of(asgi={"version": "3.0", "spec_version": "2.3"}), receive, send))
+
+    assert [row[0] for row in booked(rig)] == ["client_gone"]

@@ -135,8 +135,9 @@ def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False)
     >>> outcome_of(Ending(200, has_body=True, client_gone=True), Usage(complete=False))
     'client_gone'
     """
+    left = "client_gone" if ending.has_body else "client_gone_early"
     if ending.client_gone and not ending.is_whole:
-        return "client_gone" if ending.has_body else "client_gone_early"
+        return left
     if ending.status is None or (ending.failed and not ending.is_whole):
         return _failure_of(ending)
     if ending.status >= CLIENT_ERROR:
@@ -144,7 +145,8 @@ def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False)
     if usage is not None and ending.status >= REDIRECT:
         return "redirected"  # to a path with a slash more, as a rule, where the request is asked again
     if not ending.is_whole or (usage is not None and not usage.complete):
-        return "truncated"
+        # Starlette's BaseHTTPMiddleware makes a last piece for a client that has left
+        return left if ending.client_gone else "truncated"
     return "complete" if usage is None else _completion_of(usage, has_output=has_output)
 
 
