@@ -56,3 +56,20 @@ def test_rejoined_does_not_touch_the_rest_early() -> None:
     assert body.read(2) == b"on"
     assert body.readline() == b"e\n"
     assert body.readline(3) == b"two"
+
+
+def test_all_is_asked_for_in_parts() -> None:
+    """granian's body loses what it holds where `read()` follows `read(size)`, so what was read ahead is followed by parts alone."""
+
+    class Granians:
+        def __init__(self, body: bytes) -> None:
+            self._body = BytesIO(body)
+
+        def read(self, size: int = -1) -> bytes:
+            assert size >= 0, "all at once"
+            return self._body.read(size)
+
+    body = bytes(range(256)) * 1_000
+
+    for size in (None, -1):
+        assert Rejoined(b"head", Granians(body)).read(size) == b"head" + body

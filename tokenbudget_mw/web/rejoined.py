@@ -10,6 +10,9 @@ from typing import Any
 
 __all__ = ["Rejoined"]
 
+PIECE = 65_536
+"""Bytes that are asked for at once where all are wanted."""
+
 
 class Rejoined:
     """
@@ -26,7 +29,8 @@ class Rejoined:
         """
         head = self._head.read(size)
         if size is None or size < 0:
-            return head + bytes(self._rest.read())
+            # in pieces: granian 2.8 forgets what it holds when all is asked for behind a part
+            return b"".join((head, *iter(lambda: bytes(self._rest.read(PIECE)), b"")))
         return head if len(head) == size else head + bytes(self._rest.read(size - len(head)))
 
     def readline(self, size: int | None = -1) -> bytes:
