@@ -17,7 +17,7 @@ from tokenbudget_mw.calls.refusing import RESPONSE_HEADERS
 from tokenbudget_mw.calls.switched_off import standing_in
 from tokenbudget_mw.errors import RefusedError, refusal_in
 from tokenbudget_mw.rules.refusals import decision_of_error
-from tokenbudget_mw.rules.routes import is_preflight
+from tokenbudget_mw.rules.routes import is_preflight, path_of
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedApp
@@ -75,7 +75,7 @@ class ASGIMiddleware:
         elif self.core.settings.enabled:
             forget_ended()
             facts, root = facts_of(scope), scope.get("root_path") or ""
-            route = None if is_preflight(facts) else self.core.routes.match(facts.method, facts.path, root)
+            route = None if is_preflight(facts) else self.core.routes.match(facts.method, scope["path"], root)
             if route is None:
                 await self.app(scope, receive, send)
             else:
@@ -92,7 +92,7 @@ def facts_of(scope: Scope) -> Facts:
     client, server = scope.get("client"), scope.get("server")
     return ServedFacts(
         method=scope["method"] if scope["type"] == "http" else "WEBSOCKET",
-        path=scope["path"],
+        path=path_of(scope["path"]),
         headers=ScopeHeaders(scope["headers"]),
         client=client[0] if client else None,
         query=scope.get("query_string", b"").decode("latin-1"),

@@ -5,6 +5,7 @@ Charges outside of any request: a script's, a notebook's, a worker's model calls
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw.calls.call import Call
@@ -24,7 +25,7 @@ __all__ = ["charge", "open_call", "tags"]
 NO_REQUEST = Facts("CHARGE", "")
 """What stands on the row of a charge that no HTTP request belongs to."""
 
-WHOLE = Ending(None, has_body=True, is_whole=True)
+WHOLE = Ending(HTTPStatus.OK, has_body=True, is_whole=True)
 
 
 @contextmanager

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from http import HTTPStatus
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tokenbudget_mw.calls.bodies import length_of
 from tokenbudget_mw.calls.call import Call, running
 from tokenbudget_mw.calls.recounting import recount
 from tokenbudget_mw.calls.switched_off import stand_in
@@ -20,7 +18,8 @@ from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedWSGI
-from tokenbudget_mw.web.rejoined import Rejoined
+from tokenbudget_mw.web.files import is_file, watch_files
+from tokenbudget_mw.web.rejoined import Broken, read_head
 from tokenbudget_mw.web.sized import SizedResponse
 from tokenbudget_mw.wiring import wire
 
@@ -141,6 +140,7 @@ class _Exchange:
     """
 
     _has_answered = False
+    _is_cut_off = False
 
     def __init__(self, middleware: WSGIMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self._app = middleware.app
@@ -174,6 +174,7 @@ class _Exchange:
 
     def _answer(self) -> Iterable[bytes]:
         call = self._call
+        watch_files(self._environ)
         try:
             app = self._app if call.route.on_budget_end == "pass" else BoundedWSGI(self._app, call)
             self._iterable = app(self._environ, self.start_response)
@@ -196,9 +197,7 @@ class _Exchange:
             for chunk in content:
                 self._call.feed(chunk)
             return self._complete(content)
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(content, wrapper):
-            # only its own wrapper lets the server send a file by itself
+        if is_file(self._environ, content):
             return self._complete(content)
         return SizedResponse(self, content, self.close) if isinstance(content, Sized) else self
 
@@ -212,7 +211,8 @@ class _Exchange:
         try:
             call.subject = core.identifier.quick(call.facts) or core.identifier.resolve(call.facts)
             if call.wants_body:
-                body, is_whole = self._read_head()
+                body, is_whole = read_head(self._environ, core.settings.max_body)
+                self._is_cut_off = isinstance(self._environ["wsgi.input"], Broken)
                 call.read(body, is_whole)
             decision = core.guard.admit(call.request())
             if not decision.admitted:
@@ -223,21 +223,6 @@ class _Exchange:
             return call.refuse(decision)
         call.hold(decision)
         return None
-
-    def _read_head(self) -> tuple[bytes, bool]:
-        source, most = self._environ["wsgi.input"], self._core.settings.max_body
-        length = length_of(self._environ.get("CONTENT_LENGTH"))
-        if length is not None:
-            wanted = min(length, most)
-            head = source.read(wanted) if wanted else b""
-            is_whole = length <= most
-        elif self._environ.get("wsgi.input_terminated"):
-            head = source.read(most + 1)
-            is_whole = len(head) <= most
-        else:
-            return b"", True
-        self._environ["wsgi.input"] = BytesIO(head) if is_whole else Rejoined(head, source)
-        return head, is_whole
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -342,6 +327,8 @@ class _Exchange:
         call = self._call
         if call.is_ended:
             return
+        if self._is_cut_off and call.first_byte is None:
+            call.prompt = None  # it left before its prompt was there, so no model was asked that
         gone = self._is_gone or (not self._is_whole and not self._failed)
         actual = call.end(
             Ending(

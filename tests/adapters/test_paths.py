@@ -26,6 +26,7 @@ SERVED = [
     ("django-runserver", "django_host", {}),
     ("flask-run", "flask_host", {}),
     ("uvicorn", "django_host", {"CONTRACT_ASYNC": "1"}),
+    ("hypercorn", "quart_host", {}),
 ]
 TARGETS = [
     "/v1/chat/completions",
@@ -62,6 +63,14 @@ TARGETS = [
     "http://other:80//v1/chat/completions",
     "https://user@test/v1/chat/completions",
     "HTTP://TEST/v1/chat/completions?x=/flush",
+    "http://test/v1/chat/completions;x",
+    "http://test/v1/chat/completions%3Fx",
+    "http://test/v1/chat/completions%23x",
+    "http://test/v1/ch%0Aat/completions",
+    "%01http://test/v1/chat/completions",
+    "http%3A//test/v1/chat/completions",
+    "http:/v1/chat/completions",
+    "x:v1/chat/completions",
     "v1/chat/completions",
     "*",
     "",

@@ -37,6 +37,41 @@ def test_a_metered_path_is_metered_in_every_spelling(path):
     assert RouteTable([CHAT]).match("POST", path) is CHAT
 
 
+URLS = [
+    "http://test/v1/chat/completions",
+    "HTTP://test:80//V1/chat/./completions/",
+    "https://user@test/v1/chat/completions;x=1?y#z",
+    "http:///v1/chat/completions",
+    "x:v1/chat/completions",
+    "http://test/v1/ch\nat/completions",
+    "\x01http://test/v1/chat/completions",
+    "/v1/chat/completions#a",
+]
+
+
+@pytest.mark.parametrize("path", URLS)
+def test_a_metered_path_is_metered_in_a_whole_url(path):
+    """
+    Some servers hand over a target in absolute form or with a fragment as it came, and some frameworks look for the path in it.
+    """
+    assert RouteTable([CHAT]).match("POST", path) is CHAT
+
+
+def test_a_mount_is_cut_off_in_a_whole_url():
+    """
+    Below a root, too.
+    """
+    assert RouteTable([CHAT]).match("POST", "http://test/api/v1/chat/completions;x", "/api") is CHAT
+
+
+def test_a_url_that_is_none_is_a_path_like_another():
+    """
+    What no reader of URLs takes is looked up as it stands.
+    """
+    assert RouteTable([CHAT]).match("POST", "http://[test/v1/chat/completions") is None
+    assert RouteTable([Route("*")]).match("POST", "http://[test/v1/chat/completions") == Route("*")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from asgi_rig import Rig, chat, scope_of, status_of
+from asgi_rig import Rig, chat, request, scope_of, status_of
 
 from tokenbudget_mw.asgi import facts_of
 
@@ -39,6 +39,22 @@ def test_usage_is_booked_under_granian() -> None:
     (row,) = rig.rows()
     assert status_of(sent) == 200
     assert row.server_port == 8000
+
+
+def test_the_model_in_a_whole_url_is_found() -> None:
+    """A target in absolute form, which servers hand over as it came, has the path of its URL, and what that says of the model."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    rig = Rig(app, routes=[{"path": "/model/*", "format": "bedrock.converse"}], unknown_price="flag")
+    url = "http://test/model/us.amazon.nova-pro-v1:0/converse;x"
+    sent = rig.run(request({"messages": [{"role": "user", "content": [{"text": "hello"}]}]}), path=url)
+
+    (row,) = rig.rows()
+    assert status_of(sent) == 200
+    assert (row.path, row.request_model) == ("/model/us.amazon.nova-pro-v1:0/converse", "us.amazon.nova-pro-v1:0")
 
 
 def test_a_status_may_be_an_enumerations_member() -> None:

@@ -3,8 +3,10 @@
 from io import BytesIO
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsgi_rig import Rig, environ_of
 
 from tokenbudget_mw.web.rejoined import Rejoined
 
@@ -56,3 +58,61 @@ def test_rejoined_does_not_touch_the_rest_early() -> None:
     assert body.read(2) == b"on"
     assert body.readline() == b"e\n"
     assert body.readline(3) == b"two"
+
+
+def test_all_is_asked_for_in_parts() -> None:
+    """granian's body loses what it holds where `read()` follows `read(size)`, so what was read ahead is followed by parts alone."""
+
+    class Granians:
+        def __init__(self, body: bytes) -> None:
+            self._body = BytesIO(body)
+
+        def read(self, size: int = -1) -> bytes:
+            assert size >= 0, "all at once"
+            return self._body.read(size)
+
+    body = bytes(range(256)) * 1_000
+
+    for size in (None, -1):
+        assert Rejoined(b"head", Granians(body)).read(size) == b"head" + body
+
+
+class Cut:
+    """The body of a client that has gone in the middle of it, as uWSGI, mod_wsgi and gevent tell that."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError("the client has gone")
+
+    readline = readlines = read
+
+
+@pytest.mark.parametrize("length", ["90", None])
+@pytest.mark.parametrize("read", [lambda source: source.read(), lambda source: source.readline(5), list])
+def test_a_body_that_breaks_off_is_the_apps_to_handle(read: Any, length: str | None) -> None:
+    """The app gets the server's error where it reads, and may answer it; it came out of the middleware before the app ran."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            read(environ["wsgi.input"])
+        except OSError as error:
+            start_response("400 Bad Request", [])
+            return [str(error).encode()]
+        raise AssertionError("there is nothing to read")
+
+    rig = Rig(app)
+    given = {"wsgi.input": Cut(), "CONTENT_LENGTH": length, "wsgi.input_terminated": True}
+    got = rig.run(**given)
+
+    assert (got.status, got.body) == (400, b"the client has gone")
+    assert [(row.settle_reason, row.cost_pico) for row in rig.rows()] == [("status_4xx", 0)]
+    assert rig.core.health().open_reservations == 0
+
+
+def test_a_client_that_leaves_in_its_upload_is_charged_nothing() -> None:
+    """Nor is it where the server drops the response: no model was asked a prompt that never was there."""
+    rig = Rig(lambda environ, start_response: start_response("200 OK", []) and iter([b"{}"]))
+    environ = environ_of(**{"wsgi.input": Cut(), "CONTENT_LENGTH": "90000"})
+    iterable: Any = rig.middleware(environ, lambda *start: print)
+    iterable.close()
+
+    assert [(row.settle_reason, row.cost_pico) for row in rig.rows()] == [("client_gone_early", 0)]

@@ -6,6 +6,7 @@ from typing import Any
 from wsgiref.handlers import SimpleHandler
 
 import pytest
+from asgi_rig import CHAT
 from wsgi_rig import Got, Rig, chat, environ_of
 
 from tokenbudget_mw.calls.call import running
@@ -145,10 +146,48 @@ def test_t07_a_client_that_is_gone_at_write() -> None:
 
 
 def test_t08_a_list_that_cannot_be_read_holds_nothing() -> None:
-    """A list of what is no bytes fails, and gives its place back."""
+    """A list of what is no bytes is its server's to refuse, whether or not that closes it, and gives its place back."""
     rig = Rig(answering([7]))
-    with pytest.raises(TypeError):
-        rig.open(environ_of(chat()), Got())
+    given = rig.open(environ_of(chat()), Got())
 
+    assert given == [7]
     rig.middleware.app = answering([ANSWER])
     assert rig.run(chat()).status == 200
+
+
+class OnlyReadable:
+    """What a server's wrapper takes: PEP 3333 asks for ``read()``."""
+
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("on_budget_end", ["pass", "finish"])
+@pytest.mark.parametrize("wrapper", [lambda file, size=0: file, lambda file: iter([file])], ids=["uwsgi", "mod_wsgi"])
+def test_a_file_reaches_a_server_whose_wrapper_is_a_function(wrapper: Any, on_budget_end: str) -> None:
+    """Such a server recognises what its wrapper gave: uWSGI's a file, which was asked for lines, or could not be iterated."""
+    given: list[Any] = []
+
+    def own(*args: Any) -> Any:
+        given.append(wrapper(*args))
+        return given[-1]
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "audio/mpeg")])
+        return environ["wsgi.file_wrapper"](OnlyReadable())
+
+    rig = Rig(app, routes=[{"path": CHAT, "format": "openai.chat", "on_budget_end": on_budget_end}])
+    iterable = rig.open(environ_of(chat(), **{"wsgi.file_wrapper": own}))
+
+    assert given
+    assert iterable is given[0]
+    assert len(rig.rows()) == 1
+
+
+def test_what_no_wrapper_gave_is_read() -> None:
+    """A response that can be read like a file, as a client's of another service, is none, and its usage is read."""
+    rig = Rig(answering(BytesIO(ANSWER)))
+    iterable = rig.open(environ_of(chat(), **{"wsgi.file_wrapper": lambda file: file}))
+
+    assert b"".join(iterable) == ANSWER
+    assert [row.settle_reason for row in rig.rows()] == ["complete"]

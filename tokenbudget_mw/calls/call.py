@@ -46,6 +46,7 @@ idle: ContextVar[Callable[[], Call | None]] = ContextVar("tokenbudget_idle", def
 # Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
 # others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
 _ending = threading.RLock()
+READABLE = (bytes, bytearray, memoryview)  # what a piece of a body may be; Starlette's may be a view of memory
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 
 
@@ -274,9 +275,8 @@ class Call:
             if not chunk or self.is_ended:
                 return
             self.first_byte = self.core.timer() - self.started
-        if self.tap is not None:
-            # Starlette's may be a view of memory; `bytes` would make zeros of a number, which is no chunk
-            self.tap.feed(chunk if type(chunk) is bytes else b"".join((chunk,)))
+        if self.tap is not None and isinstance(chunk, READABLE):  # what is no chunk is the server's to refuse
+            self.tap.feed(chunk if type(chunk) is bytes else bytes(chunk))
 
     def tag(self, **tags: str) -> None:
         """

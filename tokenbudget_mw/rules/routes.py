@@ -2,7 +2,8 @@
 Which paths are metered, and as what.
 
 A metered path must not be reachable by another spelling of it. Servers hand over a decoded path, and frameworks differ in
-what they make of the rest: some merge slashes, some resolve dots, some take a trailing newline for the end of the path.
+what they make of the rest: some merge slashes, some resolve dots, some take a trailing newline for the end of the path,
+some look for the path in a whole URL.
 So every reading of a path is looked up, and the route that any of them names is the route. Where a server or an app says
 that it is mounted somewhere, the path below that is one of the readings.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlparse
 
 from tokenbudget_mw.values import Route
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.values import Facts
 
-__all__ = ["ENDABLE", "FORMATS", "RouteTable", "is_preflight", "normalise", "readings"]
+__all__ = ["ENDABLE", "FORMATS", "RouteTable", "is_preflight", "normalise", "path_of", "readings"]
 
 FORMATS: tuple[str, ...] = (
     "openai.chat",
@@ -83,7 +85,24 @@ def readings(path: str) -> tuple[str, ...]:
     """
     resolved = normalise(path)
     literal = "/" + _SLASHES.sub("/", _plain(path)).strip("/")
-    return (resolved,) if literal == resolved else (resolved, literal)
+    spelt = (resolved,) if literal == resolved else (resolved, literal)
+    # what no client may send (RFC 9112, section 3.2), servers hand over, and Sanic cuts off
+    return (*spelt, normalise(path.partition("#")[0])) if "#" in path else spelt
+
+
+def path_of(target: str) -> str:
+    """
+    Return the path of *target*, where a server hands over a whole URL (RFC 9112, section 3.2.2) in the place of a path.
+
+    >>> path_of("http://test/v1/chat"), path_of("/v1/chat")
+    ('/v1/chat', '/v1/chat')
+    """
+    if target.startswith("/"):
+        return target
+    try:
+        return urlparse(target).path  # as Quart reads it: without parameters, and without line breaks anywhere
+    except ValueError:
+        return target  # whoever would read it so fails, too
 
 
 def _plain(path: str) -> str:
@@ -141,11 +160,10 @@ class RouteTable:
     def _find(self, method: str, path: str, root: str) -> Route | None:
         if path in self.exempt:
             return None
-        spellings = readings(path)
+        targets = (path,) if path.startswith("/") else (path, path_of(path))
         # routers cut the root off: some at the beginning only, some wherever it first stands, some with no slash behind it
-        is_below, below = bool(root) and root in path, path.partition(root)[2] if root else ""
-        if is_below:
-            spellings += readings(below)
+        below = [target.partition(root)[2] for target in targets if root and root in target]
+        spellings = [reading for target in (*targets, *below) for reading in readings(target)]
         for spelling in spellings:
             for route in self._exact.get(spelling, ()):
                 if _covers(route, method):
@@ -153,7 +171,7 @@ class RouteTable:
         for prefix, route in self._prefixes:
             if _covers(route, method) and any(_begins(spelling, prefix) for spelling in spellings):
                 return route
-        return None if is_below and below in self.exempt else self._otherwise
+        return None if any(target in self.exempt for target in below) else self._otherwise
 
 
 def _prefix(pattern: str) -> str:

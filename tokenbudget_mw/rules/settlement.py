@@ -52,7 +52,7 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
 Outcome of a call -> what it is charged.
 
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
-format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began,
+format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began, or without one,
 ``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
 may have made a 5xx, or answered 504. ``redirected`` is an answer of 300 to 399 where a model's was expected. ``orphaned`` is a call whose process died before it ended.
 """
@@ -135,16 +135,18 @@ def outcome_of(ending: Ending, usage: Usage | None, *, has_output: bool = False)
     >>> outcome_of(Ending(200, has_body=True, client_gone=True), Usage(complete=False))
     'client_gone'
     """
+    left = "client_gone" if ending.has_body else "client_gone_early"
     if ending.client_gone and not ending.is_whole:
-        return "client_gone" if ending.has_body else "client_gone_early"
-    if ending.failed and not ending.is_whole:
+        return left
+    if ending.status is None or (ending.failed and not ending.is_whole):
         return _failure_of(ending)
-    if ending.status is not None and ending.status >= CLIENT_ERROR:
-        return _error_of(ending)
-    if usage is not None and ending.status is not None and ending.status >= REDIRECT:
+    if ending.status >= CLIENT_ERROR:
+        return _error_of(ending.status, timed_out=ending.timed_out)
+    if usage is not None and ending.status >= REDIRECT:
         return "redirected"  # to a path with a slash more, as a rule, where the request is asked again
     if not ending.is_whole or (usage is not None and not usage.complete):
-        return "truncated"
+        # Starlette's BaseHTTPMiddleware makes a last piece for a client that has left
+        return left if ending.client_gone else "truncated"
     return "complete" if usage is None else _completion_of(usage, has_output=has_output)
 
 
@@ -154,11 +156,10 @@ def _failure_of(ending: Ending) -> str:
     return "app_error" if ending.status is None else "app_error_late"
 
 
-def _error_of(ending: Ending) -> str:
-    status = ending.status or SERVER_ERROR
+def _error_of(status: int, *, timed_out: bool) -> str:
     if status < SERVER_ERROR:
         return "status_4xx"
-    return "timeout" if status == GATEWAY_TIMEOUT or ending.timed_out else "status_5xx"
+    return "timeout" if status == GATEWAY_TIMEOUT or timed_out else "status_5xx"
 
 
 def _completion_of(usage: Usage, *, has_output: bool) -> str:

@@ -25,6 +25,7 @@ from tokenbudget_mw.rules.pricing import estimate, moment_of
 from tokenbudget_mw.tapping.bounded import FOREVER
 from tokenbudget_mw.tapping.ending import open_endable
 from tokenbudget_mw.values import NOTHING, Cost, Prompt, Reservation, TokenCount, Usage
+from tokenbudget_mw.web.files import is_file
 
 if TYPE_CHECKING:
     from tokenbudget_mw.calls.call import Call
@@ -329,8 +330,7 @@ class BoundedWSGI:
             if not _is_ours(error):
                 raise
             content = ()
-        wrapper = environ.get("wsgi.file_wrapper")
-        if bounds.passes_all or (isinstance(wrapper, type) and isinstance(content, wrapper)):
+        if bounds.passes_all or is_file(environ, content):
             return content  # servers look at what it is
         return _Bounded(content, bounds)
 

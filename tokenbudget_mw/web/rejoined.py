@@ -1,14 +1,62 @@
 """
-A WSGI request's body of which the head was read ahead.
+A WSGI request's body of which the head is read ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["Rejoined"]
+from tokenbudget_mw.calls.bodies import length_of
+
+__all__ = ["Broken", "Rejoined", "read_head"]
+
+PIECE = 65_536
+"""Bytes that are asked for at once where all are wanted."""
+
+
+def read_head(environ: dict[str, Any], most: int) -> tuple[bytes, bool]:
+    """
+    Read up to *most* bytes of the body in *environ*, and one more where its length is not told; leave it there as it was.
+
+    Returns:
+        The head, and whether it is all of the body. One that breaks off is none: who reads it then gets the server's error.
+    """
+    source = environ["wsgi.input"]
+    length = length_of(environ.get("CONTENT_LENGTH"))
+    if length is None and not environ.get("wsgi.input_terminated"):
+        return b"", True
+    wanted = most + 1 if length is None else min(length, most)
+    try:
+        head = source.read(wanted) if wanted else b""
+    except OSError as error:
+        environ["wsgi.input"] = Broken(error)
+        return b"", False
+    is_whole = (len(head) if length is None else length) <= most
+    environ["wsgi.input"] = BytesIO(head) if is_whole else Rejoined(head, source)
+    return head, is_whole
+
+
+class Broken:
+    """
+    A request body that could not be read, for the client went away in the middle of it: reading it raises the server's *error*.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def read(self, size: int | None = -1) -> NoReturn:
+        """
+        Raise the error.
+        """
+        del size
+        raise self._error
+
+    readline = readlines = read
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise self._error
 
 
 class Rejoined:
@@ -26,7 +74,8 @@ class Rejoined:
         """
         head = self._head.read(size)
         if size is None or size < 0:
-            return head + bytes(self._rest.read())
+            # in pieces: granian 2.8 forgets what it holds when all is asked for behind a part
+            return b"".join((head, *iter(lambda: bytes(self._rest.read(PIECE)), b"")))
         return head if len(head) == size else head + bytes(self._rest.read(size - len(head)))
 
     def readline(self, size: int | None = -1) -> bytes:
