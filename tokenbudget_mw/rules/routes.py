@@ -33,6 +33,7 @@ FORMATS: tuple[str, ...] = (
     "bedrock.converse",
     "cohere",
     "gemini",
+    "gemini.interactions",
     "ollama",
     "auto",
 )
@@ -46,6 +47,7 @@ ENDABLE = frozenset({
     "bedrock.converse",
     "cohere",
     "gemini",
+    "gemini.interactions",
     "ollama",
     "auto",
 })  # fmt: skip
