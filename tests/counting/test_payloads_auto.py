@@ -25,6 +25,8 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
         ("/v1/responses", "openai.responses"),
         ("/V1/Messages\n", "anthropic.messages"),
         ("/v1beta/models/gemini-2.5-flash:streamGenerateContent", "gemini"),
+        ("/v1/models/gemini-2.5-flash:generateContent", "gemini"),
+        ("/v1/interactions", "gemini.interactions"),
         ("/v1beta/interactions", "gemini.interactions"),
         ("/v1beta1/projects/p/locations/global/interactions", "gemini.interactions"),
         ("/v1/decisions", "openai.responses"),

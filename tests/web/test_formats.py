@@ -32,7 +32,7 @@ CALLS: dict[str, tuple[str, str, str, str, dict[str, Any], dict[str, Any]]] = {
         {"generationConfig": {"maxOutputTokens": 5}},
     ),
     "gemini.interactions": (
-        *["/v1beta/interactions"] * 3,
+        *["/v1/interactions"] * 3,
         "gemini-2.5-flash",
         {"input": "just three words"},
         {"generation_config": {"max_output_tokens": 5}},
