@@ -11,13 +11,28 @@ ENDINGS: tuple[tuple[str, str], ...] = (
     ("/completions", "openai.completions"),
     ("/responses", "openai.responses"),
     ("/responses/compact", "openai.responses"),
+    ("/v1/decisions", "openai.responses"),
     ("/embeddings", "openai.embeddings"),
     # with the version, because threads of OpenAI's assistants have messages, too
     ("/v1/messages", "anthropic.messages"),
     (":rawPredict", "anthropic.messages"),
     (":streamRawPredict", "anthropic.messages"),
+    (":generateContent", "gemini"),
+    (":streamGenerateContent", "gemini"),
+    (":embedContent", "gemini"),
+    (":batchEmbedContents", "gemini"),
+    ("/interactions", "gemini.interactions"),
+    ("/v2/chat", "cohere"),
+    ("/v1/chat", "cohere"),
+    ("/v2/embed", "cohere"),
+    ("/api/chat", "ollama"),
+    ("/api/generate", "ollama"),
+    ("/api/embed", "ollama"),
 )
 """End of a path -> format; the first that fits holds. All are asked by POST: what only looks something up is free."""
+
+COUNTING = "/count-tokens:rawPredict"
+"""End of the path that counts a prompt on Vertex AI, which costs nothing."""
 
 BEDROCK = "/model/", ("/invoke", "/invoke-with-response-stream")
 """Before and behind the model in a path of Bedrock's, which `anthropic` asks."""
@@ -31,7 +46,7 @@ def format_of(method: str, path: str) -> str | None:
     'openai.chat'
     >>> format_of("POST", "/v1/messages/count_tokens")
     """
-    if method != "POST":
+    if method != "POST" or path.endswith(COUNTING):
         return None
     before, behind = BEDROCK
     if before in path and path.endswith(behind):

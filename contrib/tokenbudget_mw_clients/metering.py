@@ -81,14 +81,14 @@ class Payer:
         headers = response.headers
         kind = headers.get("content-type", "")
         coding = "" if response.is_stream_consumed else headers.get("content-encoding", "")
-        model = _model_of(request)
+        route = Route(request.url.path, wire_format)
+        model = _model_of(request) or _model_in(route, core)
         tap = core.meter.open_tap(wire_format, kind, coding, model)
         if tap is None:
             self.complain("its content encoding cannot be undone here; install 'tokenbudget-mw[compression]'")
             return None
         if held is not None:
             held.expect()
-        route = Route(request.url.path, wire_format)
         model_call = ModelCall(self, core, call, held, response, route, tap, model, is_async)
         core.end_at_close(model_call)
         return model_call
@@ -200,6 +200,16 @@ def _age_of(response: Any) -> float:
     except RuntimeError:  # closing failed
         return 0.0
     return seconds
+
+
+def _model_in(route: Route, core: Core) -> str | None:
+    """
+    Return the model that a path names, as those of Bedrock, Vertex AI and Gemini do.
+    """
+    try:
+        return core.meter.bound_prompt(route, 0, b"", route.path).model
+    except PayloadError:
+        return None  # that is no name; the provider's answer has one
 
 
 def _model_of(request: Any) -> str | None:

@@ -343,6 +343,18 @@ def test_unread_body_is_free(client: openai.OpenAI, books: Books) -> None:
         ("POST", "/model/us.anthropic.claude-sonnet-4-5-v1:0/invoke-with-response-stream", "anthropic.messages"),
         ("POST", "/chains/answer/invoke", None),
         ("POST", "/v1/projects/p/publishers/anthropic/models/m:streamRawPredict", "anthropic.messages"),
+        ("POST", "/v1/projects/p/publishers/anthropic/models/count-tokens:rawPredict", None),
+        ("POST", "/v1/decisions", "openai.responses"),
+        ("POST", "/v1beta/models/gemini-2.5-flash:streamGenerateContent", "gemini"),
+        ("POST", "/v1beta/models/gemini-embedding-001:batchEmbedContents", "gemini"),
+        ("POST", "/v1beta/models/gemini-2.5-flash:countTokens", None),
+        ("POST", "/v1beta/interactions", "gemini.interactions"),
+        ("POST", "/v1beta/interactions/v1/cancel", None),
+        ("POST", "/v2/chat", "cohere"),
+        ("POST", "/v1/chat", "cohere"),
+        ("POST", "/v2/rerank", None),
+        ("POST", "/api/chat", "ollama"),
+        ("POST", "/api/pull", None),
     ],
 )
 def test_only_model_calls_are_metered(method: str, path: str, expected: str | None) -> None:

@@ -67,6 +67,7 @@ OPENAI: dict[str, Callable[[openai.OpenAI], object]] = {
     "parse": lambda c: helpers(c).parse(**CHAT),
     "responses": lambda c: c.responses.create(**RESPONSE),
     "responses stream": lambda c: read(c.responses.create(**RESPONSE, stream=True)),
+    "responses stream helper": lambda c: read(c.responses.stream(**RESPONSE)),
     "with_options": lambda c: c.with_options(timeout=5).chat.completions.create(**CHAT),
     "completions": lambda c: c.completions.create(model="gpt-4o", prompt="one two three"),
     "post": lambda c: c.post("/chat/completions", body=CHAT, cast_to=httpx.Response),
@@ -212,6 +213,59 @@ def test_plain_http_client(provider: ProviderServer, books: Books) -> None:
         assert inner.post(f"{provider.url}/v1/chat/completions", json=CHAT).json()["usage"]["completion_tokens"] == 12
 
     check(books)
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemini-2.5-flash": (
+        "/v1beta/models/gemini-2.5-flash:generateContent",
+        {"contents": [{"parts": [{"text": "one two three"}]}]},
+    ),
+    "gemini-3.5-flash": ("/v1beta/interactions", {"model": "gemini-3.5-flash", "input": "one two three"}),
+    "command-a-03-2025": ("/v2/chat", {"model": "command-a-03-2025", "messages": ASK}),
+    "qwen3": ("/api/chat", {"model": "qwen3", "messages": ASK, "stream": False}),
+}
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_http_client_of_other_providers(provider: ProviderServer, books: Books, model: str) -> None:
+    """An HTTP client is metered whichever provider's client it is given to; the row names the model that was asked for."""
+    path, asked = OTHERS[model]
+    with httpx.Client() as inner:
+        instrument(inner, core=books.core, subject=books.subject)
+        assert inner.post(provider.url + path, json=asked).is_success
+
+    (row,) = books.rows()
+    assert (row.request_model, row.input_tokens, row.output_tokens, row.usage_source) == (model, 3, 12, "provider")
+    assert books.used() == 15
+
+
+def test_decisions(books: Books) -> None:
+    """OpenAI's decisions are charged by their usage."""
+    usage = {"input_tokens": 50, "output_tokens": 2, "total_tokens": 52}
+    answer = httpx.Response(200, json={"answers": [], "model": "gpt-6-luna", "usage": usage})
+    with httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as inner:
+        instrument(inner, core=books.core, subject=books.subject)
+        inner.post("https://api.openai.com/v1/decisions", json={"model": "gpt-6-luna", "input": "x", "questions": []})
+
+    (row,) = books.rows()
+    assert (row.request_model, row.input_tokens, row.output_tokens, row.usage_source) == (
+        "gpt-6-luna",
+        50,
+        2,
+        "provider",
+    )
+
+
+def test_a_path_that_names_no_model_is_charged_all_the_same(books: Books) -> None:
+    """A name that is none keeps nobody from being charged."""
+    usage = {"promptTokenCount": 50, "candidatesTokenCount": 2}
+    answer = httpx.Response(200, json={"candidates": [], "modelVersion": "gemini-2.5-flash", "usageMetadata": usage})
+    with httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as inner:
+        instrument(inner, core=books.core, subject=books.subject)
+        inner.post(f"https://example.org/v1beta/models/{'m' * 300}:generateContent", json={"contents": []})
+
+    (row,) = books.rows()
+    assert (row.request_model, row.response_model, row.input_tokens) == (None, "gemini-2.5-flash", 50)
 
 
 def test_embeddings(provider: ProviderServer, books: Books) -> None:

@@ -185,6 +185,12 @@ class TestFactors:
             ("gemini", {"tools": [{"functionDeclarations": [{"name": "look"}]}]}, True),
             ("gemini", {"tools": [{"googleSearch": {}}]}, False),
             ("gemini", {"cachedContent": "cachedContents/c1"}, False),
+            ("gemini.interactions", {}, True),
+            ("gemini.interactions", {"tools": [{"type": "function", "name": "look"}]}, True),
+            ("gemini.interactions", {"tools": [{"type": "google_search"}]}, False),
+            ("gemini.interactions", {"previous_interaction_id": "v1"}, False),
+            ("gemini.interactions", {"cached_content": "cachedContents/c1"}, False),
+            ("gemini.interactions", {"agent": "deep-research"}, False),
         ],
     )
     def test_what_a_request_does_not_hold_teaches_nothing(self, format, more, teaches):  # noqa: A002
@@ -194,6 +200,7 @@ class TestFactors:
             "openai.responses": {"input": text},
             "anthropic.messages": {"messages": [{"content": text}]},
             "gemini": {"contents": [{"parts": [{"text": text}]}]},
+            "gemini.interactions": {"input": text},
         }
         body = json.dumps({"model": "mine"} | asked[format] | more).encode()
 

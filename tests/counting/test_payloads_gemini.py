@@ -30,6 +30,7 @@ def tokens(*parts, **fields):
     [
         (PATH, "gemini-2.5-flash", False),
         ("/v1beta/models/gemini-2.5-flash:streamGenerateContent", "gemini-2.5-flash", True),
+        ("/v1/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash", False),
         (
             "/v1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro:streamGenerateContent",
             "gemini-2.5-pro",

@@ -102,3 +102,10 @@ def test_what_is_no_input_is_refused(field):
         read(**{field: 5})
 
     assert refused.value.param == field
+
+
+def test_questions_are_input():
+    """What decisions are asked is read beside the input."""
+    asked = [{"type": "predicate", "name": "late", "predicate": TEXT}]
+
+    assert tokens(input="hi", questions=asked) >= tokens(input="hi") + 9

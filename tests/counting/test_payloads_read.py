@@ -261,6 +261,7 @@ ASKED = {
     "ollama": {"prompt": "hi"},
     "cohere": {"messages": [{"role": "user", "content": "hi"}]},
     "gemini": {"contents": [{"parts": [{"text": "hi"}]}]},
+    "gemini.interactions": {"input": "hi"},
     "bedrock.converse": {"messages": [{"role": "user", "content": [{"text": "hi"}]}]},
 }
 

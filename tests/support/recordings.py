@@ -144,6 +144,49 @@ def gemini() -> Recording:
     return Recording("gemini", tuple(sse(each) for each in chunks), usage, len(words), body, cut=17)
 
 
+def gemini_interactions() -> Recording:
+    """A thought, text that speaks of figures, a call of a function; figures on the way, the last ones at the end."""
+    texts = ["one ", '"usage": {"total_input_tokens": 1} ', "two "]
+    figures = {
+        "total_tokens": 120,
+        "total_input_tokens": 90,
+        "total_tool_use_tokens": 10,
+        "total_cached_tokens": 50,
+        "total_thought_tokens": 13,
+    }
+    head = {"id": "v1_fake", "object": "interaction", "model": "gemini-3.5-flash", "service_tier": "flex"}
+    usage = {**figures, "total_output_tokens": 7}
+    call = {"type": "function_call", "id": "f1", "name": "find "}
+
+    def told(kind: str, **fields: object) -> bytes:
+        return f"event: {kind}\n".encode() + sse({"event_type": kind, **fields})
+
+    def delta(index: int, **fields: object) -> bytes:
+        return told("step.delta", index=index, delta=fields, metadata={"total_usage": figures})
+
+    events = [
+        told("interaction.created", interaction=head | {"status": "in_progress"}),
+        told("step.start", index=0, step={"type": "thought"}),
+        delta(0, type="thought_summary", content={"type": "text", "text": "let me think "}),
+        told("step.stop", index=0),
+        told("step.start", index=1, step={"type": "model_output"}),
+        *(delta(1, type="text", text=text) for text in texts),
+        told("step.start", index=2, step=call),
+        delta(2, type="arguments_delta", arguments='{"q": 1}'),
+        told("step.stop", index=2),
+        told("interaction.completed", interaction=head | {"status": "requires_action", "usage": usage}),
+    ]
+    steps = [
+        {"type": "thought", "summary": [{"type": "text", "text": "let me think "}]},
+        {"type": "model_output", "content": [{"type": "text", "text": text} for text in texts]},
+        {**call, "arguments": {"q": 1}},
+    ]
+    body = head | {"status": "requires_action", "usage": usage, "steps": steps}
+    words = " ".join(["let me think", *texts, 'find {"q": 1}']).split()
+    found = Usage(100, 20, 50, 0, 0, 13, "gemini-3.5-flash", "google", "flex")
+    return Recording("gemini.interactions", tuple(events), found, len(words), body, cut=13)
+
+
 def gemini_array() -> Recording:
     """The same as a JSON array that comes piecewise, as without ``alt=sse``."""
     plain = gemini()
@@ -334,6 +377,7 @@ _ALL = (
     completions(),
     openai_responses(),
     gemini(),
+    gemini_interactions(),
     gemini_array(),
     ollama(),
     bedrock(),

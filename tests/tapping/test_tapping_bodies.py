@@ -176,7 +176,11 @@ def test_foreign_bodies(body: bytes, words: int) -> None:
         assert found.source in ("none", "counted")
 
 
-ALIKE = {"openai.responses": ("openai.audio",), "cohere": ("ollama",)}
+ALIKE = {
+    "openai.responses": ("openai.audio",),
+    "cohere": ("ollama",),
+    "anthropic.messages": ("gemini.interactions",),
+}
 """Formats whose text reads as another's, too, and is counted there."""
 ASKED = ("openai.chat", "openai.responses", "anthropic.messages", "gemini", "cohere")
 OTHERS = [

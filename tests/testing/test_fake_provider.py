@@ -37,6 +37,7 @@ PATHS = {
     "cohere": ("/v2/chat", {**CHAT, "model": "command-a-03-2025"}),
     "ollama": ("/api/chat", {**CHAT, "model": "qwen3", "stream": False}),
     "gemini": ("/v1beta/models/gemini-2.5-flash:generateContent", {"contents": [{"parts": [{"text": "two words"}]}]}),
+    "gemini.interactions": ("/v1beta/interactions", {"model": "gemini-3.5-flash", "input": "two words"}),
 }
 
 
@@ -91,6 +92,7 @@ def get(app, path, body, headers=()):
         ("bedrock.converse", 3, 5),
         ("cohere", 5, 12),
         ("gemini", 2, 12),
+        ("gemini.interactions", 2, 12),
         ("ollama", 5, 12),
     ],
 )
@@ -130,7 +132,8 @@ def test_a_chat_stream_has_usage_only_where_it_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    "wire", ["openai.chat", "openai.responses", "anthropic.messages", "cohere", "gemini", "ollama"]
+    "wire",
+    ["openai.chat", "openai.responses", "anthropic.messages", "cohere", "gemini", "gemini.interactions", "ollama"],
 )
 def test_usage_can_be_left_out_or_said_twice(wire):
     """`never` sends no figures at all, `twice` sends them twice and they count once."""

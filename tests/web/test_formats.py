@@ -31,6 +31,12 @@ CALLS: dict[str, tuple[str, str, str, str, dict[str, Any], dict[str, Any]]] = {
         GEMINI,
         {"generationConfig": {"maxOutputTokens": 5}},
     ),
+    "gemini.interactions": (
+        *["/v1/interactions"] * 3,
+        "gemini-2.5-flash",
+        {"input": "just three words"},
+        {"generation_config": {"max_output_tokens": 5}},
+    ),
     "bedrock.converse": (
         "/model/us.amazon.nova-pro-v1:0/converse",
         "/model/us.amazon.nova-pro-v1:0/converse-stream",

@@ -2,7 +2,7 @@
 How a refusal looks to the client: status, headers and a body that its SDK understands.
 
 Official SDKs sleep for whatever ``Retry-After`` says, or retry without end; so a wait that is long, or that money alone
-can end, is marked ``x-should-retry: false``, which all of them obey.
+can end, is marked ``x-should-retry: false``, which OpenAI's and Anthropic's obey.
 """
 
 from __future__ import annotations

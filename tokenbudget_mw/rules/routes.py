@@ -35,6 +35,7 @@ FORMATS: tuple[str, ...] = (
     "bedrock.converse",
     "cohere",
     "gemini",
+    "gemini.interactions",
     "ollama",
     "auto",
 )
@@ -48,6 +49,7 @@ ENDABLE = frozenset({
     "bedrock.converse",
     "cohere",
     "gemini",
+    "gemini.interactions",
     "ollama",
     "auto",
 })  # fmt: skip

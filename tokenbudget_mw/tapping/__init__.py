@@ -6,7 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tokenbudget_mw.tapping import anthropic, bedrock, cohere, gemini, ollama, openai, openai_media, openai_responses
+from tokenbudget_mw.tapping import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    gemini_interactions,
+    ollama,
+    openai,
+    openai_media,
+    openai_responses,
+)
 from tokenbudget_mw.tapping.base import CountText, Family, Reader, Tap
 from tokenbudget_mw.tapping.decoding import DecodingTap, open_decoder
 from tokenbudget_mw.tapping.detection import DetectingTap, PlainTap, format_of
@@ -30,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     "bedrock.converse": bedrock.CONVERSE,
     "cohere": cohere.COHERE,
     "gemini": gemini.GEMINI,
+    "gemini.interactions": gemini_interactions.INTERACTIONS,
     "ollama": ollama.OLLAMA,
 }
 """Format of a route -> how its responses read."""

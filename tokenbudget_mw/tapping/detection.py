@@ -25,6 +25,10 @@ _SIGNS: tuple[tuple[str, bytes], ...] = (
     ("openai.responses", rb'"object"\s*:\s*"response(?:\.compaction)?"|"type"\s*:\s*"response\.'),
     ("anthropic.messages", rb'"type"\s*:\s*"message(?:_\w+)?"|:event-type\x07\x00\x05chunk'),
     ("gemini", rb'"(?:candidates|usageMetadata|promptFeedback)"\s*:'),
+    (
+        "gemini.interactions",
+        rb'"event_type"\s*:\s*"(?:interaction|step|content)\.|"object"\s*:\s*"interaction"|"total_(?:input_)?tokens"\s*:\s*\d+\s*,\s*"total_',
+    ),
     ("bedrock.converse", rb'"output"\s*:\s*\{|messageStart|"stopReason"\s*:'),
     (
         "cohere",

@@ -227,6 +227,45 @@ class _Gemini(_Noting):
         yield "", {"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED"}}
 
 
+class _Step(msgspec.Struct, gc=False):
+    event_type: Any = None
+    index: Any = None
+    interaction: msgspec.Raw = _RAW
+
+
+class _Interaction(_Noting):
+    """
+    Gemini's interactions: the step that is open stops, and the interaction that the first event announced is incomplete.
+    """
+
+    kind = _Step
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: int | None = None
+        self._interaction = b"{}"
+
+    def take(self, found: Any) -> None:
+        if found.event_type in ("step.start", "step.delta") and type(found.index) is int:
+            self._index = found.index
+        elif found.event_type == "step.stop":
+            self._index = None
+        elif found.event_type == "interaction.created" and 0 < len(bytes(found.interaction)) <= MOST_RESPONSE:
+            self._interaction = bytes(found.interaction)
+
+    def finish(self, tokens: int) -> Iterator[Event]:
+        del tokens
+        if self._index is not None:
+            yield "step.stop", {"event_type": "step.stop", "index": self._index}
+        interaction = msgspec.json.decode(self._interaction)
+        interaction = (interaction if isinstance(interaction, dict) else {}) | {"status": "incomplete"}
+        kind = "interaction.completed"
+        yield kind, {"event_type": kind, "interaction": interaction}
+
+    def fail(self, message: str) -> Iterator[Event]:
+        yield "error", {"event_type": "error", "error": {"code": "budget_exceeded", "message": message}}
+
+
 class _Line(msgspec.Struct, gc=False):
     model: Any = None
     created_at: Any = None
@@ -339,7 +378,7 @@ def _openai_error(message: str) -> dict[str, Any]:
 
 
 _DECODERS: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (_Chunk, _Response, _Block, _Candidates, _Line, _Event)
+    kind: msgspec.json.Decoder(kind) for kind in (_Chunk, _Response, _Block, _Candidates, _Step, _Line, _Event)
 }
 
 LAST_WORDS: dict[str, type[LastWords]] = {
@@ -350,6 +389,7 @@ LAST_WORDS: dict[str, type[LastWords]] = {
     "bedrock.converse": _Converse,
     "cohere": _Cohere,
     "gemini": _Gemini,
+    "gemini.interactions": _Interaction,
     "ollama": _Ollama,
 }
 """Format -> how its streams are ended early. Those that are not here have no streams of text."""

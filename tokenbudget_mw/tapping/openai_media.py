@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tokenbudget_mw.tapping import shapes
-from tokenbudget_mw.tapping.base import Family
+from tokenbudget_mw.tapping.base import Answer, Family
 from tokenbudget_mw.tapping.text import TAIL, endings, joined, strings_of
 from tokenbudget_mw.values import Usage
 
@@ -20,6 +20,17 @@ __all__ = ["AUDIO", "IMAGES", "MediaStream"]
 _ENDS = (".completed", ".done")
 _WITHOUT_TEXT = ("image_", "speech.")
 _MARK = b'"usage"'
+
+
+class _Images(Answer):
+    svg_usage: Any = None
+
+    @property
+    def others(self) -> tuple[Usage, ...]:
+        """
+        What the model used that wrote a vector image.
+        """
+        return shapes.authored(self.svg_usage)
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -37,6 +48,7 @@ class _Body(msgspec.Struct, gc=False):
     text: Any = None
 
 
+_images = msgspec.json.Decoder(_Images)
 _event = msgspec.json.Decoder(_Event)
 _delta = msgspec.json.Decoder(_Delta)
 _body = msgspec.json.Decoder(_Body)
@@ -71,7 +83,7 @@ class MediaStream:
         self._has_text = self._has_text and not kind.startswith(_WITHOUT_TEXT)
         self._done = self._done or kind.endswith(_ENDS)
         self._failed = self._failed or kind == "error" or found.error is not None
-        usage = shapes.openai_responses(found.usage) if isinstance(found.usage, Mapping) else None
+        usage = _heard(found.usage) if isinstance(found.usage, Mapping) else None
         self._usage = usage or self._usage
         self.settled = self._done and self._usage is not None
 
@@ -123,9 +135,18 @@ def transcript(body: bytes) -> str:
         return strings_of(body, "text")
 
 
+def _heard(fields: Mapping[str, object]) -> Usage | None:
+    """
+    Read a transcription's usage; Mistral's is that of a chat.
+    """
+    return shapes.openai_responses(fields) or shapes.openai(fields)
+
+
 def _no_text(_: bytes) -> str:
     return ""
 
 
-IMAGES = Family("openai", shapes.openai_responses, MediaStream, _no_text, mark=_MARK, has_text=False, is_worded=False)
-AUDIO = Family("openai", shapes.openai_responses, MediaStream, transcript, mark=_MARK, is_plain=True)
+IMAGES = Family(
+    "openai", shapes.openai_responses, MediaStream, _no_text, _images, mark=_MARK, has_text=False, is_worded=False
+)
+AUDIO = Family("openai", _heard, MediaStream, transcript, mark=_MARK, is_plain=True)

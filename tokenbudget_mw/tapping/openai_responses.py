@@ -31,6 +31,7 @@ class _Answer(Answer):
     status: Any = None
     tools: Any = None
     tool_usage: Any = None
+    output: msgspec.Raw = msgspec.Raw(b"")
 
     @property
     def is_complete(self) -> bool:
@@ -42,9 +43,11 @@ class _Answer(Answer):
     @property
     def others(self) -> tuple[Usage, ...]:
         """
-        What the model used that drew.
+        What the models used that drew, and that wrote what was drawn.
         """
-        return shapes.drawn(self.tool_usage, self.tools)
+        drawn = shapes.drawn(self.tool_usage, self.tools)
+        # nothing is written that was not drawn before
+        return drawn + tuple(chain.from_iterable(map(shapes.authored, _svg_usages(self.output)))) if drawn else ()
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -76,10 +79,15 @@ class _Body(msgspec.Struct, gc=False):
     output: list[_Item] | None = None
 
 
+class _Drawing(msgspec.Struct, gc=False):
+    svg_usage: Any = None
+
+
 _answer = msgspec.json.Decoder(_Answer)
 _event = msgspec.json.Decoder(_Event)
 _delta = msgspec.json.Decoder(_Delta)
 _body = msgspec.json.Decoder(_Body)
+_drawings = msgspec.json.Decoder(list[_Drawing])
 
 
 class ResponsesStream:
@@ -144,6 +152,13 @@ class ResponsesStream:
             self.settled = True
 
 
+def _svg_usages(output: msgspec.Raw) -> list[object]:
+    try:
+        return [item.svg_usage for item in _drawings.decode(output)]
+    except (ValueError, RecursionError):
+        return []
+
+
 def _read(event: bytes) -> _Event | None:
     """
     Return what *event* says; of one so long that only its end was kept (an image), what stands there: it is the last one then.
@@ -156,6 +171,7 @@ def _read(event: bytes) -> _Event | None:
         return None
     for found in chain(inner_endings(event, _EARLIER), inner_endings(event, b'"usage"')):
         if isinstance(found.get("usage"), dict):
+            found.pop("output", None)  # which is kept as it came, and did not come so here
             return _Event(_DONE[0], msgspec.convert(found, _Answer))
     return None
 

@@ -4,29 +4,34 @@ Usage of a response object that a handler got from a provider's SDK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 
 import msgspec
 from msgspec.structs import replace
 
-from tokenbudget_mw.tapping import shapes
+from tokenbudget_mw.tapping import invoked, shapes
 from tokenbudget_mw.values import Usage
 
 __all__ = ["read_response"]
 
 Fields = Mapping[str, object]
 
-_CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta")
-_EVENTS = ("response", "metadata", "delta", "x_groq")
-"""Where the last event of a stream has what a whole response has: OpenAI's Responses, Bedrock, Cohere, Groq."""
+_CONTAINERS = ("usage", "usage_metadata", "usageMetadata", "meta", invoked.METRICS)
+_EVENTS = ("response", "metadata", "delta", "x_groq", "data", "interaction", "raw")
+"""
+Where the last event of a stream has what a whole response has (OpenAI's Responses, Bedrock, Cohere, Groq, Mistral, Gemini's
+interactions), and frameworks what the provider answered (LlamaIndex, LangChain beside what it parsed).
+"""
 
 _NO_FIELDS = (str, bytes, int, float, list, tuple)
 """Types of values without fields: a tuple, because a union is made anew wherever it is written."""
 
-_MODELS = ("model", "model_version", "modelVersion", "response_model", "model_name")
-_AROUND = ("response", "response_metadata")
-"""Where model and tier stand if not beside the usage: in OpenAI's events, in LangChain's messages."""
+_MODELS = ("model", "model_version", "modelVersion", "response_model", "model_name", "agent")
+"""An interaction of Gemini's that no model was asked for names the agent."""
+
+_AROUND = ("response", "response_metadata", "data", "interaction", "raw")
+"""Where model and tier stand if not beside the usage: in events, in LangChain's messages, in what a framework was answered."""
 
 _GEMINI = {
     "prompt_token_count": "promptTokenCount",
@@ -42,6 +47,8 @@ _GEMINI = {
 }
 """Python's spelling of Gemini's fields -> the wire's."""
 
+_NAMES = _GEMINI | invoked.NAMES
+
 _GEMINI_PROMPT = "promptTokensDetails"
 """What Python spells as OpenAI's object of another meaning; Gemini's is a list."""
 
@@ -54,12 +61,15 @@ _NESTED = (
     "completion_tokens_details",
     "image_gen",
     "input_token_details",
+    "input_tokens_by_modality",
     "input_tokens_details",
     "iterations",
     "output_token_details",
+    "output_tokens_by_modality",
     "output_tokens_details",
     "prompt_tokens_details",
     "response_tokens_details",
+    "results",
 )
 """Fields of a usage that hold further figures."""
 
@@ -87,6 +97,9 @@ _LANGCHAIN_SIDES: tuple[dict[str, str], ...] = tuple(
 _LANGCHAIN = frozenset(name for names in _LANGCHAIN_SIDES for name in names)
 """LangChain's details of the input and of the output -> this package's own names; a tier may stand before them."""
 
+_PYDANTIC = {"audio_input_tokens": "input_audio_tokens", "audio_output_tokens": "output_audio_tokens"}
+"""This package's own names -> those of pydantic-ai, where they differ."""
+
 _COUNTS = ("input_tokens", "output_tokens", *_OWN)
 
 
@@ -97,7 +110,7 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
     Args:
         response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
             (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, also live, Bedrock, Cohere,
-            Ollama, LangChain's messages, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+            Ollama, results of LangChain, LlamaIndex, pydantic-ai and OpenAI's agents, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
 
         format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
 
@@ -119,7 +132,7 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
         raise TypeError(
             f"Cannot read usage from {type(response).__name__!r}. Pass the provider's response object, its dict, or Usage(...)."
         )
-    usage = next(filter(None, (_read(part, format) for part in _candidates(found))), None)
+    usage = next(filter(None, (_read(part, format) for part in _candidates(found, response))), None)
     if usage is None:
         known = ", ".join(dict.fromkeys(name for name, _ in _SHAPES))
         raise ValueError(
@@ -129,7 +142,7 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
     return replace(
         usage,
         model=usage.model or _model(found),
-        service_tier=_tier(found) or usage.service_tier,
+        service_tier=_plain_text(_tier(found) or usage.service_tier),
         source="reported",
         others=usage.others + _drawn(found),
     )
@@ -142,18 +155,31 @@ def _checked(usage: Usage) -> Usage:
     return replace(usage, source="reported", others=tuple(map(_checked, usage.others)))
 
 
-def _candidates(found: Fields) -> list[Fields]:
+def _candidates(found: Fields, response: object) -> Iterator[Fields]:
     """
-    Return the places where figures may stand: the named containers first, then those of an event, then the object itself.
+    Yield the places where figures may stand: the named containers first, then those of an event, the object itself, and
+    last what is no field of it.
     """
-    events = [part for name in _EVENTS if (part := _fields(found.get(name))) is not None]
-    within = [part for each in events for part in (*_containers(each), each)]
-    return [*_containers(found), *within, found]
+    yield from _containers(found)
+    for name in _EVENTS:
+        if (part := _fields(found.get(name))) is not None:
+            yield from (*_containers(part), part)
+    yield found
+    yield invoked.headed(found)
+    yield _worked_out(response)
 
 
 def _containers(found: Fields) -> list[Fields]:
     parts = [_fields(found[name]) for name in _CONTAINERS if found.get(name) is not None]
     return [part for part in parts if part]
+
+
+def _worked_out(response: object) -> Fields:
+    """
+    Return the usage that *response* tells in a property, as the results of pydantic-ai's agents do.
+    """
+    told = response.usage if isinstance(getattr(type(response), "usage", None), property) else None  # type: ignore[attr-defined]
+    return _fields(told) or {}
 
 
 def _read(part: Fields, format: str | None) -> Usage | None:  # noqa: A002 - the settings' own word
@@ -204,7 +230,8 @@ def _own(part: Fields) -> Usage | None:
     base = shapes.openai_responses(part)
     if base is None:
         return None
-    read, written, hour, reasoning, heard, spoken = (shapes.figure(part.get(name)) or 0 for name in _OWN)
+    told = {**_details(part, "details"), **{own: part.get(name) for own, name in _PYDANTIC.items()}, **part}
+    read, written, hour, reasoning, heard, spoken = (shapes.figure(told.get(name)) or 0 for name in _OWN)
     read = min(read, base.input_tokens)
     written = min(written, base.input_tokens - read)
     return replace(
@@ -239,7 +266,7 @@ def _opened(name: str, value: object) -> tuple[str, object]:
     """
     Return the wire's *name* and its *value*: the fields of it where it holds further figures.
     """
-    wire = _GEMINI.get(name, name)
+    wire = _NAMES.get(name, name)
     if name not in _NESTED:
         return wire, value
     if isinstance(value, list | tuple):
@@ -263,13 +290,21 @@ def _model(found: Fields) -> str | None:
 
 def _drawn(found: Fields) -> tuple[Usage, ...]:
     """
-    Return what the model used that drew for OpenAI's Responses, whose last event has the response in it.
+    Return what the models used that drew for OpenAI's Responses, whose last event has the response in it, and that wrote
+    vector images.
     """
+    others: tuple[Usage, ...] = ()
     for part in filter(None, (found, _fields(found.get("response")))):
         if (used := _fields(part.get("tool_usage"))) is not None:
             tools = part.get("tools")
-            return shapes.drawn(_within(used), [_fields(tool) for tool in tools] if isinstance(tools, list) else None)
-    return ()
+            others += shapes.drawn(
+                _within(used), [_fields(tool) for tool in tools] if isinstance(tools, list) else None
+            )
+        items = part.get("output")
+        for item in (part, *(map(_fields, items) if isinstance(items, list) else ())):
+            if item is not None and item.get("svg_usage") is not None:
+                others += shapes.authored(_fields(item["svg_usage"]))
+    return others
 
 
 def _tier(found: Fields) -> str | None:
@@ -283,10 +318,17 @@ def _tier(found: Fields) -> str | None:
     return next((known for part in inner if part is not None and (known := _tier(part))), None)
 
 
+def _plain_text(tier: str | None) -> str | None:
+    return None if tier is None else str.__str__(tier)  # Google's SDK has an enumeration of texts
+
+
 _SHAPES: tuple[tuple[str, Callable[[Fields], Usage | None]], ...] = (
+    ("generation_token_count", invoked.llama),
     ("prompt_tokens", shapes.openai),
     ("promptTokenCount", shapes.gemini),
     ("inputTokens", shapes.bedrock),
+    ("inputTextTokenCount", invoked.titan),
+    ("total_input_tokens", shapes.interaction),
     ("billed_units", shapes.cohere),
     ("cache_read_input_tokens", shapes.anthropic),
     ("cache_creation_input_tokens", shapes.anthropic),

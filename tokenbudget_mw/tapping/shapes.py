@@ -14,7 +14,19 @@ from msgspec.structs import replace
 from tokenbudget_mw.rules.tariffs import tier_of
 from tokenbudget_mw.values import Usage
 
-__all__ = ["anthropic", "bedrock", "cohere", "drawn", "figure", "gemini", "ollama", "openai", "openai_responses"]
+__all__ = [
+    "anthropic",
+    "authored",
+    "bedrock",
+    "cohere",
+    "drawn",
+    "figure",
+    "gemini",
+    "interaction",
+    "ollama",
+    "openai",
+    "openai_responses",
+]
 
 MAX_FIGURE = 2**53 - 1
 """Largest figure that is believed: what JSON numbers carry exactly."""
@@ -45,8 +57,13 @@ def openai(fields: Fields) -> Usage | None:
     inputs = _details(fields, "prompt_tokens_details") or _cached(fields)
     outputs = _details(fields, "completion_tokens_details")
     more = (figure(fields.get("total_tokens")) or 0) - prompt - output
-    if more > 0 and (more == outputs.get("reasoning_tokens") or not (inputs or outputs)):
-        output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
+    if more > 0:
+        if fields.get("connector_tokens") == more:
+            prompt += more  # what Mistral's connectors found
+        elif figure(fields.get("prompt_audio_seconds")):
+            prompt, inputs = prompt + more, {**inputs, "audio_tokens": more}  # what Mistral's model heard
+        elif more == outputs.get("reasoning_tokens") or not (inputs or outputs):
+            output += more  # reasoning that stands in the total only: xAI's, and Gemini's, which gives no details
     found = _usage(prompt, output, inputs=inputs, outputs=outputs, provider="openai")
     tier = fields.get("service_tier")  # Mistral's; elsewhere it stands beside the usage
     return found if tier is None else replace(found, service_tier=_text(tier))
@@ -80,6 +97,15 @@ def drawn(tool_usage: object, tools: object) -> tuple[Usage, ...]:
         return ()
     told = (entry for entry in _entries({"tools": tools}, "tools") if entry.get("type") == "image_generation")
     return (replace(usage, model=next((_text(entry.get("model")) for entry in told), None)),)
+
+
+def authored(svg_usage: object) -> tuple[Usage, ...]:
+    """
+    Read what a model used that wrote OpenAI's vector images. It names itself, and stands in no other usage.
+    """
+    written = _details({"svg_usage": svg_usage}, "svg_usage")
+    usage = openai_responses({**written, "output_tokens_details": written})
+    return () if usage is None else (replace(usage, model=_text(written.get("model"))),)
 
 
 def anthropic(fields: Fields) -> Usage | None:
@@ -166,6 +192,26 @@ def gemini(fields: Fields) -> Usage | None:
     )
 
 
+def interaction(fields: Fields) -> Usage | None:
+    """
+    Read Gemini's interactions, whose thoughts stand outside the output and whose tools' prompts outside the input.
+    """
+    prompt, answer = figure(fields.get("total_input_tokens")), figure(fields.get("total_output_tokens") or 0)
+    if prompt is None or answer is None:
+        return None
+    thoughts = figure(fields.get("total_thought_tokens")) or 0
+    tools = figure(fields.get("total_tool_use_tokens")) or 0
+    return Usage(
+        input_tokens=prompt + tools,
+        output_tokens=answer + thoughts,
+        cache_read_tokens=min(figure(fields.get("total_cached_tokens")) or 0, prompt),
+        reasoning_tokens=thoughts,
+        provider="google",
+        audio_input_tokens=min(_spoken(fields, "input_tokens_by_modality"), prompt),
+        audio_output_tokens=min(_spoken(fields, "output_tokens_by_modality"), answer),
+    )
+
+
 def bedrock(fields: Fields) -> Usage | None:
     """
     Read Bedrock's Converse, whose ``inputTokens`` leave out the cache.
@@ -187,12 +233,15 @@ def bedrock(fields: Fields) -> Usage | None:
 
 def cohere(fields: Fields) -> Usage | None:
     """
-    Read Cohere, which bills ``billed_units`` (whole numbers sent as floats), not ``tokens``.
+    Read Cohere, which bills ``billed_units`` (whole numbers sent as floats), not ``tokens``; pictures stand beside the input.
     """
     billed = _details(fields, "billed_units")
-    prompt, output = _whole(billed.get("input_tokens")), _whole(billed.get("output_tokens") or 0)
+    pictures = _whole(billed.get("image_tokens")) or 0
+    texts, output = billed.get("input_tokens"), _whole(billed.get("output_tokens") or 0)
+    prompt = _whole(0 if texts is None and pictures else texts)
     if prompt is None or output is None:
         return None
+    prompt += pictures
     cached = _whole(fields.get("cached_tokens")) or 0
     return Usage(input_tokens=prompt, output_tokens=output, cache_read_tokens=min(cached, prompt), provider="cohere")
 
@@ -272,6 +321,10 @@ def _gemini_audio(fields: Fields, name: str) -> int:
     return sum(
         figure(entry.get("tokenCount")) or 0 for entry in _entries(fields, name) if entry.get("modality") == "AUDIO"
     )
+
+
+def _spoken(fields: Fields, name: str) -> int:
+    return sum(figure(entry.get("tokens")) or 0 for entry in _entries(fields, name) if entry.get("modality") == "audio")
 
 
 def _cached(fields: Fields) -> Fields:

@@ -13,7 +13,7 @@ import msgspec
 
 from tokenbudget_mw.testing.shapes import CREATED, Reply, Shape, data, event
 
-__all__ = ["FORMATS", "Cohere", "Converse", "Gemini", "Ollama", "Responses"]
+__all__ = ["FORMATS", "Cohere", "Converse", "Gemini", "Interactions", "Ollama", "Responses"]
 
 
 class Responses(Shape):
@@ -47,9 +47,16 @@ class Responses(Shape):
         """
         yield event("response.created", response=self._response(reply, "in_progress", output=[], usage=None))
         place = {"item_id": "msg_fake", "output_index": 0, "content_index": 0}
+        item = {"type": "message", "id": "msg_fake", "role": "assistant", "status": "in_progress", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": []}
+        yield event("response.output_item.added", output_index=0, item=item)
+        yield event("response.content_part.added", **place, part=part)
         for word in reply.words:
-            yield event("response.output_text.delta", **place, delta=word)
-        yield event("response.output_text.done", **place, text=reply.text)
+            yield event("response.output_text.delta", **place, delta=word, logprobs=[])
+        yield event("response.output_text.done", **place, text=reply.text, logprobs=[])
+        part |= {"text": reply.text}
+        yield event("response.content_part.done", **place, part=part)
+        yield event("response.output_item.done", output_index=0, item=item | {"status": "completed", "content": [part]})
         for _ in range(max(reply.usages, 1)):
             yield event("response.completed", response=self.whole(reply))
 
@@ -129,6 +136,65 @@ class Gemini(Shape):
         usage = {"promptTokenCount": reply.input_tokens, "candidatesTokenCount": output, "totalTokenCount": total}
         figures = {"usageMetadata": usage} if reply.usages else {}
         return {"candidates": [candidate], **figures, "modelVersion": reply.model, "responseId": "fake"}
+
+
+class Interactions(Shape):
+    """
+    Google's interactions.
+    """
+
+    prompt = "input"
+    system = "system_instruction"
+
+    def max_output(self, body: Mapping[str, Any]) -> int | None:
+        """
+        Return the most output tokens that *body* asks for.
+        """
+        most = (body.get("generation_config") or {}).get("max_output_tokens")
+        return most if type(most) is int else None
+
+    def wants_usage(self, body: Mapping[str, Any]) -> bool:
+        """
+        Return True: these streams always carry their usage.
+        """
+        del body
+        return True
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """
+        Return the unary response.
+        """
+        step = {"type": "model_output", "content": [{"type": "text", "text": reply.text}]}
+        return {**self._interaction(reply, "completed"), **self._figures(reply), "steps": [step]}
+
+    def events(self, reply: Reply) -> Iterator[bytes]:
+        """
+        Return the stream, event by event; usage that is sent twice comes with a second last event.
+        """
+        yield _told("interaction.created", interaction=self._interaction(reply, "in_progress"))
+        yield _told("step.start", index=0, step={"type": "model_output"})
+        for word in reply.words:
+            yield _told("step.delta", index=0, delta={"type": "text", "text": word})
+        yield _told("step.stop", index=0)
+        for _ in range(max(reply.usages, 1)):
+            ended = self._interaction(reply, "completed") | self._figures(reply)
+            yield _told("interaction.completed", interaction=ended)
+
+    def _interaction(self, reply: Reply, status: str) -> dict[str, Any]:
+        return {"id": "fake", "object": "interaction", "status": status, "model": reply.model}
+
+    def _figures(self, reply: Reply) -> dict[str, Any]:
+        total = reply.input_tokens + reply.output_tokens
+        usage = {
+            "total_tokens": total,
+            "total_input_tokens": reply.input_tokens,
+            "total_output_tokens": reply.output_tokens,
+        }
+        return {"usage": usage} if reply.usages else {}
+
+
+def _told(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\n".encode() + data({"event_type": kind, **fields})
 
 
 class Ollama(Shape):
@@ -303,6 +369,7 @@ class Cohere(Shape):
 
 FORMATS: Mapping[str, Shape] = {
     "/responses": Responses(),
+    "/interactions": Interactions(),
     "/api/chat": Ollama(),
     "/v2/chat": Cohere(),
     "/converse": Converse(),

@@ -25,6 +25,7 @@ from tokenbudget_mw.counting.payloads import (
     fields,
     forms,
     gemini,
+    gemini_interactions,
     media,
     ollama,
     openai,
@@ -123,6 +124,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
         "cohere": Format(cohere.REQUEST, cohere.add_request, target=cohere.target),
         "gemini": Format(gemini.GENERATE, gemini.add_generate, head=gemini.HEAD, target=gemini.target),
+        "gemini.interactions": Format(
+            gemini_interactions.INTERACTION, gemini_interactions.add_interaction, head=gemini_interactions.HEAD
+        ),
         "ollama": Format(ollama.REQUEST, ollama.add_request, head=ollama.HEAD, target=ollama.target),
     }
 )

@@ -18,12 +18,13 @@ _PATHS: tuple[tuple[str, str], ...] = (
     ("openai.chat", r"/chat/completions"),
     ("openai.completions", r"/completions"),
     ("openai.embeddings", r"/v1/embeddings|/deployments/[^/]+/embeddings"),
-    ("openai.responses", r"/responses(?:/input_tokens)?"),
+    ("openai.responses", r"/responses(?:/input_tokens)?|/v1/decisions"),
     ("openai.images", r"/images/(?:generations|edits|variations)"),
     ("openai.audio", r"/audio/(?:transcriptions|translations|speech)"),
     ("anthropic.messages", r"/v1/messages(?:/count_tokens)?"),
     ("bedrock.converse", r"/converse(?:-stream)?"),
     ("gemini", r"/(?:tuned)?models/[^/:]+:(?!(?:stream)?rawpredict)\w+"),  # which is for other makers' models
+    ("gemini.interactions", r"/v1(?:(?:alpha|beta)\d*)?/(?:projects/[^/]+/locations/[^/]+/)?interactions"),
     ("cohere", r"/v2/(?:chat|embed)"),
     ("ollama", r"/api/(?:chat|generate|embed|embeddings)"),
 )

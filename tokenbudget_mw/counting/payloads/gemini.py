@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["GENERATE", "HEAD", "add_generate", "target"]
+__all__ = ["CONTENT_FRAME", "GENERATE", "HEAD", "add_data", "add_generate", "target"]
 
 CONTENT_FRAME = (1, 5)
 IMAGE, TILE, SMALL = 258, 768, 384
@@ -179,7 +179,10 @@ def _add_text(text: Any, meter: Meter) -> None:
         add_strings(meter, text)
 
 
-def _add_data(blob: Any, meter: Meter) -> None:
+def add_data(blob: Any, meter: Meter) -> None:
+    """
+    Add a file that is part of the request: an object with its base64 in ``data``, and its content type.
+    """
     blob = blob if isinstance(blob, dict) else {}
     data = blob.get("data")
     kind = str(blob.get("mimeType") or blob.get("mime_type") or "")[:6]
@@ -218,7 +221,7 @@ def _add_other(value: Any, meter: Meter) -> None:
 
 PARTS: dict[str, Callable[[Any, Meter], None]] = {
     "text": _add_text,
-    "inlinedata": _add_data,
+    "inlinedata": add_data,
     "filedata": _add_file,
     "role": _add_nothing,
     "thought": _add_nothing,

@@ -28,7 +28,7 @@ CLIENT_TOOLS = ("function", "custom")
 
 class ResponsesRequest(Request):
     """
-    Body of ``POST /v1/responses``.
+    Body of ``POST /v1/responses``, and of ``POST /v1/decisions``, whose questions are asked about the input.
     """
 
     input: str | list[Any] | None = None
@@ -38,6 +38,7 @@ class ResponsesRequest(Request):
     prompt: Any = None
     previous_response_id: Any = None
     conversation: Any = None
+    questions: Any = None
 
 
 RESPONSES = msgspec.json.Decoder(ResponsesRequest)
@@ -67,6 +68,8 @@ def add_responses(request: ResponsesRequest, meter: Meter) -> None:
     if request.tools:
         add_tools(request.tools, meter)
         meter.is_whole = meter.is_whole and is_own(request.tools, CLIENT_TOOLS)
+    if request.questions is not None:
+        add_json(meter, request.questions)
     if isinstance(request.text, dict) and "format" in request.text:
         add_json(meter, request.text["format"])
     if isinstance(request.prompt, dict) and "variables" in request.prompt:
