@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tokenbudget_mw.accounting.flusher import FlusherStats
+    from tokenbudget_mw.accounting.backlog import FlusherStats
 
 __all__ = ["LATE", "Health"]
 
