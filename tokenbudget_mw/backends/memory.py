@@ -182,6 +182,12 @@ class MemoryBackend:
         """
         return id in self._leases
 
+    def ahead_of(self, now: float) -> float:
+        """
+        Return by how many seconds the newest call was later than *now*: counters stand still for so long.
+        """
+        return max(0.0, self._newest / 1_000_000 - now)
+
     def __len__(self) -> int:
         """
         Return how many counters are kept.
