@@ -149,6 +149,26 @@ class TestTransient:
             "The usage sink takes records again, after 7 failed tries.",
         ]
 
+    def test_a_sink_that_comes_and_goes_for_an_hour_fills_no_log(self, rig, feed, time, caplog):
+        """
+        Every other write fails: it is said at first, then once a minute; that it has gone for good is said within one, too.
+        """
+        spool, sink, flusher = rig(interval=0.25)
+        for _ in range(7_200):
+            sink.answers = [ConnectionError()]
+            feed(spool)
+            while (delay := flusher.tick()) is not None:
+                time.pause(delay)
+            time.pause(0.4)
+        lines, tries = len(caplog.messages), flusher.stats().retries
+        sink.answers = [ConnectionError()] * 30
+        feed(spool)
+        for _ in range(15):
+            time.pause(flusher.tick())
+
+        assert (tries, lines) == (7_200, pytest.approx(2 * 65, abs=4))
+        assert "takes no records" in caplog.messages[-1]
+
     def test_t13_an_hour_without_a_database(self, rig, feed, time):
         """
         Over an hour of failure memory stays bounded and drops are counted; afterwards all that was kept is stored.

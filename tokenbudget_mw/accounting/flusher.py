@@ -18,6 +18,7 @@ from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import PermanentSinkError
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +35,8 @@ _FIRST_RETRY = 0.1
 """Seconds that the first retry waits at most; every further one up to twice as long."""
 _GRACE = 0.5
 """Seconds that a thread which only waits gets to end, at least."""
-_AGAIN = 1.0
-"""Seconds after which a thread that could not start, or that ended by an error, is started again: no more often than that it fails."""
-_TEND_AGAIN = 5.0
-"""Seconds after which a spool that could not be tended is tended again."""
+_AGAIN, _TEND_AGAIN = 1.0, 5.0
+"""Seconds after which a thread that could not start, or that an error ended, is started again; a spool that failed is tended."""
 
 
 class Flusher:
@@ -320,14 +319,13 @@ class Flusher:
         worker.last_error = type(error).__name__
         longest = min(self._retry_cap, _FIRST_RETRY * 2.0 ** min(worker.failures - 1, 30))
         worker.retry_at = self._clock() + self._jitter(0.0, longest)
-        if worker.failures == 1:
+        if worker.transitions.begins(self._clock()):
             log.warning("The usage sink takes no records (%s): they wait and are tried again.", worker.last_error)
 
     def _succeed(self, worker: _Worker) -> None:
-        if worker.failures:
+        if worker.transitions.ends():
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
-        worker.failures = 0
-        worker.retry_at = None
+        worker.failures, worker.retry_at = 0, None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -368,6 +366,7 @@ class _Worker:
         self.backlog = Backlog()
         self.retry_at: float | None = None
         self.failures = 0  # in a row
+        self.transitions = Transitions()
         self.target = 0  # `done` that a flush wants reached without lingering
         self.done = 0
         self.dead = 0

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key, why_not
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyRow, KeyStore
@@ -79,7 +80,7 @@ class KeyCache:
         self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
         self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._generation = 0
-        self._is_away = False
+        self._transitions = Transitions()
         self._has_pepper = has_pepper
         self._has_told_of_pepper = not has_pepper
 
@@ -207,10 +208,7 @@ class KeyCache:
             log.error("Key %s is refused, because the limits of its own cannot be read: %s", row.kid, reason)
 
     def _tell(self, *, is_away: bool, reason: str = "") -> None:
-        if is_away == self._is_away:
-            return
-        self._is_away = is_away
-        if is_away:
+        if is_away and self._transitions.begins(self._clock()):
             log.error("The key table does not answer (%s); known keys stay good for %d s.", reason, STALE_SECONDS)
-        else:
+        elif not is_away and self._transitions.ends():
             log.warning("The key table answers again.")
