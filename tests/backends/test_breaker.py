@@ -15,8 +15,9 @@ import pytest
 
 from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
 from tokenbudget_mw.backends.circuits import LONGEST_PAUSE, CircuitState, LeftAloneError, MomentaryError
-from tokenbudget_mw.backends.fallback import UNTOLD, AsyncFallback, Fallback, LocalShare
+from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
+from tokenbudget_mw.backends.untold import UNTOLD
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.backends import ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock

@@ -5,13 +5,13 @@ Whether a backend, or each of its servers, is trusted to answer.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import AsyncBackend, Backend
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.transitions import Transitions
@@ -117,7 +117,7 @@ class Circuit:
         self._opened = 0
         self._last_error = ""
         self._transitions = Transitions()
-        self._lock = threading.RLock()
+        self._lock = threads.lock()
 
     @property
     def state(self) -> CircuitState:

@@ -7,9 +7,9 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 
 from __future__ import annotations
 
-from threading import RLock
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.calm import Calms
 from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters, Held, has, release
@@ -42,7 +42,7 @@ class MemoryBackend:
     """
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
-        self._lock = RLock()
+        self._lock = threads.lock()
         self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}

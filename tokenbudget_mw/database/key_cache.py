@@ -8,7 +8,6 @@ import hashlib
 import logging
 import math
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key, why_not
@@ -73,7 +73,7 @@ class KeyCache:
         self._store = store
         self._ttl = ttl
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._secret = secrets.token_bytes(32)
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
