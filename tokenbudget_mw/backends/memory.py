@@ -54,8 +54,8 @@ class MemoryBackend:
         Take all costs of *ask*, or none.
         """
         real = round(now * 1_000_000)
-        self._lock.acquire()  # `with` costs twice as much
         try:
+            self._lock.acquire()  # `with` costs twice as much; in here, as a signal's handler may raise right behind it
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
             leases, length = self._leases, ask.lease
             if ask.id in leases.usual or leases.are_many:
@@ -103,8 +103,8 @@ class MemoryBackend:
         Move every held window to its actual amount; False where that was done before.
         """
         reservation = settlement.reservation
-        self._lock.acquire()
         try:
+            self._lock.acquire()  # as above
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
             if lease is None and not self._leases.claim(reservation.id):
