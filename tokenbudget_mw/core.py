@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
-from tokenbudget_mw.backends.base import away_since
+from tokenbudget_mw.backends.base import away_since, clock_behind
 from tokenbudget_mw.operators import Operators
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.upkeep.health import Health
@@ -276,14 +276,10 @@ class Core:
         Say how this process does. Asks neither backend nor database.
         """
         guard, outcomes = self.guard, self.outcomes
-        return Health(
-            away_since(guard.backend),
-            guard.starter.is_away,
-            len(self.heartbeat),
-            self.flusher.stats(),
-            outcomes.ended(),
-            outcomes.refused(),
-        )
+        ends = outcomes.ended(), outcomes.refused()
+        stands = self.spool.is_exposed, clock_behind(guard.backend, self.clock())
+        backends = away_since(guard.backend), guard.starter.is_away
+        return Health(*backends, len(self.heartbeat), self.flusher.stats(), *ends, *stands)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """

@@ -1,18 +1,21 @@
 """
-Threads of the package's own: daemons, which keep no process from its end.
+Threads of the package's own: daemons, which keep no process from its end. And locks that outlive a fork.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import RLock
 
-__all__ = ["Bell", "start"]
+__all__ = ["Bell", "lock", "start"]
 
 
 def start(work: Callable[..., object], *arguments: object, name: str) -> threading.Thread | None:
@@ -26,6 +29,29 @@ def start(work: Callable[..., object], *arguments: object, name: str) -> threadi
     except RuntimeError:
         return None
     return thread
+
+
+def lock() -> RLock:
+    """
+    Return a lock that its thread may take again, and that a forked child finds free: a fork copies a lock that another thread
+    holds at that moment, and not the thread, so the child would wait for ever. For what is made once, not for each request.
+    """
+    made = threading.RLock()
+    if hasattr(made, "_at_fork_reinit"):  # gevent's has none, nor any thread to hold it
+        _freed.add(made)
+    return made
+
+
+_freed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _free() -> None:
+    for each in list(_freed):
+        each._at_fork_reinit()  # noqa: SLF001 - as the standard library does with its own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free)
 
 
 class Bell:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import importlib
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import finalize, ref
 
+from tokenbudget_mw.accounting.processes import call_at_exit
 from tokenbudget_mw.calls.orphaned import Executor, subject_of
 from tokenbudget_mw.calls.reserving import take_from
 from tokenbudget_mw.core import Core
@@ -89,6 +89,7 @@ def wire(
     checked = settings if isinstance(settings, Settings) else Settings.from_mapping(settings or {}, os.environ)
     now = clock or time.time
     backend, async_backend = _open_backends(checked, clock)
+    call_at_exit(backend.close)  # asked first, called last: what the other parts charge at the end is told, too
     database = _Database(checked, engine)
     has_books = sink is None and checked.seed_from_books
     admission = Admission(policy_of(checked, has_books=has_books), checked.lease)
@@ -232,7 +233,7 @@ class _Database:
         if self._engine is None:
             self._engine = open_database(self._settings)
             # a core that nobody closes, as test suites leave them, gives its connections back all the same
-            weakref.finalize(self, self._engine.dispose).atexit = False
+            finalize(self, self._engine.dispose).atexit = False
         return self._engine
 
     def close(self) -> None:

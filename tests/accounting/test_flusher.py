@@ -149,6 +149,26 @@ class TestTransient:
             "The usage sink takes records again, after 7 failed tries.",
         ]
 
+    def test_a_sink_that_comes_and_goes_for_an_hour_fills_no_log(self, rig, feed, time, caplog):
+        """
+        Every other write fails: it is said at first, then once a minute; that it has gone for good is said within one, too.
+        """
+        spool, sink, flusher = rig(interval=0.25)
+        for _ in range(7_200):
+            sink.answers = [ConnectionError()]
+            feed(spool)
+            while (delay := flusher.tick()) is not None:
+                time.pause(delay)
+            time.pause(0.4)
+        lines, tries = len(caplog.messages), flusher.stats().retries
+        sink.answers = [ConnectionError()] * 30
+        feed(spool)
+        for _ in range(15):
+            time.pause(flusher.tick())
+
+        assert (tries, lines) == (7_200, pytest.approx(2 * 65, abs=4))
+        assert "takes no records" in caplog.messages[-1]
+
     def test_t13_an_hour_without_a_database(self, rig, feed, time):
         """
         Over an hour of failure memory stays bounded and drops are counted; afterwards all that was kept is stored.
@@ -525,9 +545,77 @@ class TestThread:
 
         feed(spool, 3)
 
-        assert "cannot start" in caplog.messages[0]
+        assert "cannot run" in caplog.messages[0]
         assert flusher.close()
         assert sink.rows == 3
+
+    def test_a_thread_that_could_not_start_is_tried_again(self, feed, monkeypatch, caplog):
+        """
+        Where the system has threads again, the next record after a second brings one; what waits meanwhile is told.
+        """
+        moments, start, tried = [0.0], threading.Thread.start, []
+
+        def refuse(thread: threading.Thread) -> None:
+            tried.append(thread)
+            raise RuntimeError("can't start new thread")
+
+        spool, sink = MemorySpool(), _Signalling()
+        flusher = Flusher(spool, sink, interval=0.0, clock=lambda: moments[0])
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        feed(spool, 100)
+        flusher.stats()
+        moments[0] = 0.9
+        feed(spool)
+        lag = flusher.stats().lag
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+        moments[0] = 1.0
+        feed(spool)
+
+        assert flusher.flush(10)
+        assert (sink.thread, sink.rows, lag) == ("tokenbudget-flusher", 102, 0.9)
+        assert (len(tried), len(caplog.messages)) == (1, 1)
+        assert flusher.close()
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_thread_that_an_error_ended_is_started_again(self, feed, caplog):
+        """
+        Whatever gets through to a thread, a timeout of gevent's for instance, ends it for a second and not for ever.
+        """
+        moments, spool, sink = [0.0], MemorySpool(), _Ending()
+        flusher = Flusher(spool, sink, interval=0.0, clock=lambda: moments[0])
+        feed(spool)
+        assert sink.entered.wait(10)
+        sink.threads[0].join(10)
+
+        feed(spool, 2)
+        moments[0] = 1.0
+        feed(spool)
+
+        assert sink.wrote.wait(10)
+        assert flusher.close()
+        assert (sink.rows, len(set(sink.threads)), len(caplog.messages)) == (4, 2, 1)
+
+    def test_a_spool_that_cannot_be_tended_is_written(self, rig, feed, time, monkeypatch, caplog):
+        """
+        A process that cannot look for what others left, for want of a file descriptor say, writes its own all the same.
+        """
+
+        def no_descriptor() -> None:
+            raise OSError(24, "Too many open files")
+
+        spool, sink, flusher = rig()
+        monkeypatch.setattr(spool, "tend", no_descriptor)
+
+        feed(spool)
+        flusher.tick()
+        time.now += 10.0
+        feed(spool)
+        flusher.tick()
+
+        assert sink.sequences == [1, 2]
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "OSError" in caplog.messages[0]
 
     @pytest.mark.parametrize(("options", "expected"), [({}, 0), ({"enable-threads": True}, 1), ({"threads": b"4"}, 1)])
     def test_uwsgi_without_threads_has_none(self, feed, monkeypatch, caplog, options, expected):
@@ -643,3 +731,20 @@ class _Signalling:
 
     def close(self) -> None:
         self.closed += 1
+
+
+class _Ending(_Signalling):
+    """
+    A sink that ends the first thread that writes, by the one error of which Python says nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = []
+
+    def write(self, records) -> int:
+        self.threads.append(threading.current_thread())
+        self.entered.set()
+        if len(self.threads) == 1:
+            raise SystemExit
+        return super().write(records)

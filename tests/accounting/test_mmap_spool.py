@@ -638,6 +638,42 @@ class TestInheritance:
         assert list(root.iterdir()) == []
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
+    def test_folders_are_claimed_one_at_a_time(self, root, leave):
+        """
+        Of a thousand folders a process opens one, for it may open no more than a thousand files; another process helps.
+        """
+        left = [record for _ in range(6) for record in leave(3)[1]]
+        one, other, seen = MmapSpool(root), MmapSpool(root), []
+
+        for spool in (one, other):
+            spool.tend()
+        held = [len(spool) for spool in (one, other)]
+        for spool in (one, other):
+            seen += drain(spool)
+
+        assert held == [3, 3]
+        assert one.replayed == 15
+        assert sorted(seen, key=_place) == sorted(left, key=_place)
+        assert list(root.iterdir()) == []
+
+    def test_a_folder_that_cannot_be_looked_into_holds_up_no_other(self, root, leave, monkeypatch):
+        """
+        Where no file can be opened any more, what was found is replayed, and the rest at the next look.
+        """
+        records, segments_of, tries = [*leave(3)[1], *leave(3)[1]], Claim.segments, []
+
+        def no_descriptor(claim):
+            tries.append(claim.path)
+            if len(tries) == 1:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return segments_of(claim)
+
+        monkeypatch.setattr(Claim, "segments", no_descriptor)
+        spool = MmapSpool(root, look_every=0.0)
+        first = drain(spool)
+
+        assert sorted(first + drain(spool), key=_place) == sorted(records, key=_place)
+
     def test_only_what_was_not_committed(self, root, feed):
         """
         What the dead process had brought to the sink is not replayed.

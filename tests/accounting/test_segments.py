@@ -132,13 +132,14 @@ class TestOpen:
 
         assert (items, opened.is_damaged) == ([], True)
 
-    def test_a_cursor_that_cannot_be_right_replays_everything(self, segment):
+    @pytest.mark.parametrize("cursor", [2**40, 2**16 - 1, segments.HEADER_SIZE + 1, 0])
+    def test_a_cursor_that_cannot_be_right_replays_everything(self, segment, cursor):
         """
-        The sink knows what it has: a cursor beyond the file is no reason to leave records out.
+        The sink knows what it has: a cursor beyond the file, behind all frames or amid one is no reason to leave records out.
         """
         path, _ = segment
         data = bytearray(path.read_bytes())
-        segments._PROGRESS.pack_into(data, segments._PROGRESS_AT, 0, 2**40)
+        segments._PROGRESS.pack_into(data, segments._PROGRESS_AT, 0, cursor)
         path.write_bytes(data)
 
         assert sequences(path) == [1, 2, 3, 4]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokenbudget_mw.backends.breaker import AsyncGuarded, Circuit, Circuits, Guarded
-from tokenbudget_mw.backends.circuits import LONGEST_PAUSE, CircuitState, MomentaryError
-from tokenbudget_mw.backends.fallback import UNTOLD, AsyncFallback, Fallback, LocalShare
+from tokenbudget_mw.backends.circuits import LONGEST_PAUSE, CircuitState, LeftAloneError, MomentaryError
+from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
+from tokenbudget_mw.backends.untold import UNTOLD
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.backends import ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock
@@ -127,6 +128,28 @@ class TestCircuit:
             "Backend it is away; limits follow their on_backend_error. It is away.",
             "Backend it is back; limits are shared again.",
         ]
+
+    def test_a_backend_that_comes_and_goes_for_an_hour_fills_no_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Each change is said at first, then one a minute; that it stays away is said within one, when it is asked.
+        """
+        clock = FakeClock(1000.0)
+        circuit = Circuit("it", in_a_row=1, clock=clock)
+        for _ in range(7_200):
+            circuit.failed(AWAY)
+            clock.advance(0.25)
+            circuit.close()
+            clock.advance(0.25)
+        lines = len(caplog.messages)
+        circuit.failed(AWAY)
+        for _ in range(60):
+            clock.advance(1.0)
+            with pytest.raises(LeftAloneError):
+                circuit.check()
+
+        assert lines == pytest.approx(2 * 65, abs=4)
+        assert "Backend it is away" in caplog.messages[-1]
+        assert circuit.state.opened == 7_201
 
     def test_says_since_when_how_often_and_why(self) -> None:
         """

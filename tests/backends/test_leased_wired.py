@@ -4,6 +4,8 @@ Leases and remembered refusals, as the settings plug them in.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -82,3 +84,62 @@ def test_the_terms_of_leases_come_from_the_settings(redis_db: str) -> None:
     core.close()
 
     assert (terms.seconds, terms.most, terms.share) == (2.0, 50, 20)
+
+
+PROGRAM = """
+import sys
+from tokenbudget_mw.rules.admission import Request
+from tokenbudget_mw.values import Cost, ONE_REQUEST, Route, Subject
+from tokenbudget_mw.wiring import wire
+
+plans = {"free": ["1000 requests/hour", "9000 tokens/hour"]}
+core = wire({"backend": sys.argv[1], "spool": "memory", "identify": "ip", "database": "sqlite://", "plans": plans})
+
+def call(number, tokens):
+    cost = Cost(requests=1, input_tokens=tokens)
+    asked = Request(f"{number:032x}", Subject(tenant="acme", key="k1", plan="free"), Route("/*"), None, cost, cost)
+    reservation = core.guard.admit(asked).reservation
+    core.guard.settle(reservation, cost)
+
+"""
+
+LEAVING_QUOTA = """
+for number in range(100):
+    call(number, 3)
+assert not core.guard.backend._backend._stock.is_empty
+"""
+
+LEAVING_DEBTS = """
+guarded = core.guard.backend._backend._backend
+ask, told = guarded._ask, guarded._ask
+
+def fail(*arguments):
+    from tokenbudget_mw.backends.circuits import LeftAloneError
+    raise LeftAloneError("away")
+
+guarded._ask = fail
+for number in range(100):
+    call(number, 3)
+guarded._ask = ask
+"""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "program"), [("leased+", LEAVING_QUOTA), ("", LEAVING_DEBTS)], ids=["quota", "debts"]
+)
+def test_a_process_that_ends_without_closing_its_core_tells_what_it_used(
+    redis_db: str, scheme: str, program: str
+) -> None:
+    """
+    Flask's workers, scripts and Celery's processes close no core. What they hold unused goes back at their end, and what
+    they admitted alone while Redis was away counts there.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM + program, scheme + redis_db], capture_output=True, check=True
+    )
+    core = wired(redis_db, plans={"free": ["1000 requests/hour", "9000 tokens/hour"]})
+    used = [line.used for line in core.explain(SUBJECT).limits]
+    core.close()
+
+    assert process.stderr == b""
+    assert used == [100, 300]

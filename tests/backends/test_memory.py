@@ -222,6 +222,36 @@ def test_both_colours_share_one_state(clock: FakeClock) -> None:
     assert not asyncio.run(loops.reserve(ask(check(1, 10)), clock())).admitted
 
 
+class Interrupted:
+    """
+    A lock behind whose taking a signal's handler raises, as Python lets it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.release = self.lock.release
+
+    def acquire(self) -> None:
+        self.lock.acquire()
+        raise TimeoutError
+
+
+@pytest.mark.parametrize("step", ["reserve", "settle"])
+def test_a_signal_that_raises_as_the_lock_is_taken_leaves_it_free(clock: FakeClock, step: str) -> None:
+    """
+    A time limit that a queue ends tasks by comes between any two steps; other threads must not wait for ever then.
+    """
+    backend, asked = MemoryBackend(), ask(check(1, 10))
+    reply = backend.reserve(asked, clock())
+    backend._lock = interrupted = Interrupted()  # type: ignore[assignment]
+
+    with pytest.raises(TimeoutError):
+        backend.reserve(asked, clock()) if step == "reserve" else backend.settle(settlement(asked, reply), clock())
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(interrupted.lock.acquire, blocking=False).result()
+
+
 def test_it_starts_no_thread(clock: FakeClock) -> None:
     """
     Tidying happens inside the calls.

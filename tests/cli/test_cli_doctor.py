@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +76,25 @@ def test_a_spool_in_memory_is_called_so(run, healthy, monkeypatch, setting):
 
     (found,) = [finding["message"] for finding in ran.json["findings"] if finding["part"] == "spool"]
     assert "is in memory: a process that is killed loses it" in found
+
+
+def test_a_spool_on_a_full_disk_is_told(run, healthy, monkeypatch, tmp_path):
+    """Nothing has gone wrong yet, and usage would be lost with its process."""
+    monkeypatch.setenv("TOKENBUDGET_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+
+    assert any("is full" in message for message in findings(run("doctor", "--json"), "warning"))
+
+
+@pytest.mark.parametrize(("mode", "is_told"), [(0o700, False), (0o755, False), (0o775, True), (0o777, True)])
+def test_a_spool_that_others_may_write_to_is_told(run, healthy, monkeypatch, tmp_path, mode, is_told):
+    """What another user leaves there would be charged."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setenv("TOKENBUDGET_SPOOL_DIR", str(folder))
+
+    assert any("others than its owner" in each for each in findings(run("doctor", "--json"), "warning")) is is_told
 
 
 def test_a_spool_that_cannot_be_written_to_is_told(run, healthy, monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from tokenbudget_mw.database import key_cache, tables
 from tokenbudget_mw.database.keys import KeyCache, KeyStore
 from tokenbudget_mw.errors import CredentialError
 from tokenbudget_mw.rules.identity import new_key
+from tokenbudget_mw.transitions import FEW
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -233,6 +234,24 @@ def test_known_keys_go_on_while_the_database_is_away(
         "The key table does not answer (OperationalError)",
         "The key table answers again.",
     ]
+
+
+def test_a_key_table_that_comes_and_goes_fills_no_log(
+    store: Store,
+    cache: KeyCache,
+    clock,
+    caplog: pytest.LogCaptureFixture,  # type: ignore[no-untyped-def]
+) -> None:
+    """
+    Every other look-up fails, as where too few connections are there: that is not one line a request.
+    """
+    keys = [store.create().text for _ in range(200)]
+    for number, key in enumerate(keys):
+        store.is_away = number % 2 == 0
+        clock.now += 0.1
+        refusal(cache, key) if store.is_away else cache.resolve(key)
+
+    assert len(caplog.messages) == 2 * FEW
 
 
 def test_a_key_table_that_is_missing_says_who_makes_it(

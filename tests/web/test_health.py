@@ -25,6 +25,7 @@ from tokenbudget_mw.values import Limit, Subject, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def test_a_process_that_does_well_says_so() -> None:
@@ -61,6 +62,49 @@ def test_usage_that_waits_for_a_minute_is_not_well() -> None:
     late = replace(well, flusher=replace(well.flusher, depth=1, lag=LATE + 1))
 
     assert (well.is_well, late.is_well) == (True, False)
+
+
+def test_usage_that_only_memory_holds_is_not_well(tmp_path: Path) -> None:
+    """
+    A disk that is full, or a folder that is not to be written to, loses nothing yet; who could make room is told.
+    """
+    (tmp_path / "spool").write_text("in the way")
+    settings = {"spool": "kill_safe", "spool_dir": str(tmp_path / "spool"), "routes": [{"path": "/plain/*"}]}
+    rig = Rig(lambda _environ, start: (start("200 OK", []), [])[1], **settings)
+    before = rig.core.health()
+    list(rig.open(environ_of(PATH_INFO="/plain/x")))
+    during = rig.core.health()
+    (tmp_path / "spool").unlink()
+    spool: Any = rig.core.spool
+    spool._mine.get().make_at = 0.0  # seconds have passed
+    rig.core.flusher.tick()
+    after = rig.core.health()
+    rig.core.close()
+
+    assert [each.spool_exposed for each in (before, during, after)] == [False, True, False]
+    assert [each.is_well for each in (before, during, after)] == [True, False, True]
+    assert "tokenbudget_spool_exposed 1\n" in during.prometheus()
+
+
+def test_counters_in_memory_that_stand_still_are_not_well() -> None:
+    """
+    A clock that was a day ahead and is set right: for that day nothing that is spent comes back, and health says how long.
+    """
+    settings: dict[str, Any] = {"routes": [{"path": "/plain/*"}], "plans": {"one": ["1 request/minute"]}}
+    rig = Rig(lambda _environ, start: (start("200 OK", []), [])[1], **settings)
+    rig.clock.advance(86_400)
+    statuses = [rig.run(PATH_INFO="/plain/x").status]
+    rig.clock.now -= 86_340
+    statuses.append(rig.run(PATH_INFO="/plain/x").status)
+    behind = rig.core.health()
+    rig.clock.advance(86_340)
+    level = rig.core.health()
+    rig.core.close()
+
+    assert statuses == [200, 429]
+    assert (behind.clock_behind, level.clock_behind) == (86_340.0, 0.0)
+    assert (behind.is_well, level.is_well) == (False, True)
+    assert "tokenbudget_clock_behind_seconds 86340.0\n" in behind.prometheus()
 
 
 def away(name: str, clock: FakeClock) -> tuple[Circuit, Fallback]:

@@ -208,11 +208,12 @@ class Backend:
     def __init__(self) -> None:
         self.renewed: list[str] = []
         self.is_away = False
+        self.error: type[Exception] = BackendUnavailableError
         self.beaten = threading.Event()
 
     def renew(self, reservation: Reservation, lease: float, now: float) -> bool:
         if self.is_away:
-            raise BackendUnavailableError("gone")
+            raise self.error("gone")
         self.renewed.append(reservation.id)
         self.beaten.set()
         return True
@@ -293,13 +294,15 @@ def test_a_call_that_nobody_ends_is_given_up(made: Any, clock: FakeClock) -> Non
     assert (last, none, len(heartbeat)) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("error", [BackendUnavailableError, RuntimeError])
 def test_a_backend_that_is_away_is_asked_at_the_next_beat(
-    made: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    made: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     """
-    One failure ends the beat: the others would fail, too, each after its deadline.
+    One failure ends the beat: the others would fail, too, each after its deadline. It never ends the thread, whatever it is.
     """
     heartbeat, backend = made
+    backend.error = error
     for number in range(3):
         heartbeat.hold(reservation(str(number), 0.0))
     clock.advance(900)

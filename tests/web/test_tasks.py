@@ -23,6 +23,8 @@ from tokenbudget_mw.charging import tags
 from tokenbudget_mw.errors import BudgetExceeded, TokenBudgetError
 from tokenbudget_mw.tasks import hand_over, task
 from tokenbudget_mw.testing.budget import BudgetTester
+from tokenbudget_mw.upkeep.heartbeat import Heartbeat
+from tokenbudget_mw.values import Reservation
 
 USAGE = {"model": "gpt-4o", "usage": {"prompt_tokens": 8, "completion_tokens": 5}}
 LIMIT = 100
@@ -206,11 +208,21 @@ def test_the_last_flush_counts_what_is_counted_aside(tester: BudgetTester) -> No
     assert left(tester, subject) == LIMIT - 13
 
 
+@pytest.mark.parametrize("step", ["mark", "last"])
 def test_a_time_limit_within_a_reservation_leaves_nothing_alive(
-    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch
+    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """A queue's soft time limit may raise in any step: what no block ends is not kept, and ends by its lease."""
-    monkeypatch.setattr(Marking, "hold", Mock(side_effect=TimeoutError))
+    hold = Heartbeat.hold
+
+    def held(heartbeat: Heartbeat, reservation: Reservation) -> None:
+        hold(heartbeat, reservation)
+        raise TimeoutError
+
+    if step == "mark":
+        monkeypatch.setattr(Marking, "hold", Mock(side_effect=TimeoutError))
+    else:
+        monkeypatch.setattr(Heartbeat, "hold", held)
 
     with task(tester.core, Subject(key="k1")) as call, pytest.raises(TimeoutError), call.reserve(model="gpt-4o"):
         raise AssertionError

@@ -28,10 +28,11 @@ from tokenbudget_mw.backends.limits_storage.steps import Steps
 from tokenbudget_mw.backends.memory import MemoryBackend
 from tokenbudget_mw.backends.negative import Refusals
 from tokenbudget_mw.backends.redis import RedisBackend
-from tokenbudget_mw.calls import call
+from tokenbudget_mw.calls import call, marking
 from tokenbudget_mw.cli import main
 from tokenbudget_mw.counting.aside import Aside
 from tokenbudget_mw.counting.learning import Factors
+from tokenbudget_mw.database.key_cache import KeyCache
 from tokenbudget_mw.database.live_tariffs import LiveTariffs
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.testing.asks import ask, check, settlement
@@ -280,6 +281,50 @@ def test_what_the_end_of_a_call_takes_may_be_taken_again(lock: Any) -> None:
     with lock:
         assert lock.acquire(blocking=False)
         lock.release()
+
+
+FALLBACK = Fallback(Guarded(MemoryBackend(), Circuit("it")), LocalShare())
+HOLDERS: dict[str, tuple[Any, str]] = {
+    "memory": (MemoryBackend(), "_lock"),
+    "leased": (make_stock(), "_lock"),
+    "refusals": (Refusals(1.0), "_lock"),
+    "limits": (Steps(), "_lock"),
+    "circuit": (Circuit("it"), "_lock"),
+    "prober": (FALLBACK._backend, "_start"),
+    "teller": (FALLBACK, "_start"),
+    "outcomes": (Outcomes(), "_lock"),
+    "call": (call, "_ending"),
+    "marks": (marking, "_beginning"),
+    "factors": (Factors(), "_lock"),
+    "aside": (Aside(), "_lock"),
+    "keys": (KeyCache(None, 1.0), "_lock"),  # type: ignore[arg-type]
+    "limits-memory": (MemoryCounters(None), "_lock"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("name", HOLDERS)
+def test_a_child_that_is_forked_while_another_thread_holds_a_lock_finds_it_free(name: str) -> None:
+    """A handler may start a process by a fork while others are served; the thread that held the lock is not in the child."""
+    holder, attribute = HOLDERS[name]
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with getattr(holder, attribute):
+            held.set()
+            over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    child = os.fork()
+    if not child:
+        os._exit(0 if getattr(holder, attribute).acquire(blocking=False) else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    over.set()
+    thread.join()
+
+    assert status == 0
 
 
 PRELOADED = """

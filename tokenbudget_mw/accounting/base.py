@@ -37,6 +37,13 @@ class Spool(Protocol):
         ...
 
     @property
+    def is_exposed(self) -> bool:
+        """
+        Whether records that should outlive their process are in memory only at present.
+        """
+        ...
+
+    @property
     def folder(self) -> Path | None:
         """
         Where the spool keeps its files; None where it has none.

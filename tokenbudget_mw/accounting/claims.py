@@ -143,10 +143,13 @@ def seize_dead(root: Path, own: str, closed: Callable[[Path], None]) -> Iterator
     for folder in folders:
         try:
             claim = Claim.seize(folder)
+            is_left = claim is not None and bool(claim.segments() or claim.marks())
         except PermissionError:
             closed(folder)
             continue
-        if claim is not None and (claim.segments() or claim.marks()):
+        except OSError:  # no file can be opened: not even whether there is anything can be told now
+            continue
+        if claim is not None and is_left:
             yield claim
             continue
         is_old = _age(folder) > _OLD

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from tokenbudget_mw.accounting.segments import checksum
 from tokenbudget_mw.values import UsageRecord
 
-__all__ = ["LONGEST_BODY", "encode", "encode_mended"]
+__all__ = ["LONGEST_BODY", "bounded", "encode", "encode_mended"]
 
 LONGEST_BODY = 32 * 1024
 """Most bytes of an encoded record. A longer one has its texts cut, as the database would cut them."""
@@ -36,6 +37,15 @@ def encode_mended(record: UsageRecord) -> bytes:
         if len(body) <= LONGEST_BODY:
             break
     return body
+
+
+def bounded(record: UsageRecord, body: bytes) -> tuple[bytes, int]:
+    """
+    Return *body*, *record* as msgpack, or one of at most `LONGEST_BODY` bytes in its place, and its checksum.
+    """
+    if len(body) > LONGEST_BODY:
+        body = encode_mended(record)
+    return body, checksum(body)
 
 
 def _mend(value: Any, longest: int) -> Any:

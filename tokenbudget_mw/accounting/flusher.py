@@ -9,16 +9,16 @@ import sys
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.backlog import Backlog, tell_left
+from tokenbudget_mw.accounting.backlog import Backlog, FlusherStats, tell_left
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import PermanentSinkError
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,39 +35,8 @@ _FIRST_RETRY = 0.1
 """Seconds that the first retry waits at most; every further one up to twice as long."""
 _GRACE = 0.5
 """Seconds that a thread which only waits gets to end, at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlusherStats:
-    """
-    How a process's flusher does.
-
-    Attributes:
-        depth: Records that wait.
-
-        flushed: Records that are in the sink.
-
-        retries: Batches that failed for now and were, or will be, tried again.
-
-        dead_letters: Records that no sink will take.
-
-        dropped: Records that found the spool full.
-
-        lag: Seconds that the oldest waiting record has been seen waiting.
-
-        last_error: Class name of the sink's last error; None where there was none.
-
-        is_failing: Whether the last try failed.
-    """
-
-    depth: int
-    flushed: int
-    retries: int
-    dead_letters: int
-    dropped: int
-    lag: float
-    last_error: str | None
-    is_failing: bool
+_AGAIN, _TEND_AGAIN = 1.0, 5.0
+"""Seconds after which a thread that could not start, or that an error ended, is started again; a spool that failed is tended."""
 
 
 class Flusher:
@@ -206,10 +175,15 @@ class Flusher:
         """
         Return the figures of this process.
         """
-        worker = self._mine.get()
+        worker, depth = self._mine.get(), len(self._spool)
+        if worker.writing.acquire(blocking=False):  # else the thread has just looked, or hangs in a write
+            try:  # where there is no thread, nobody else looks
+                worker.backlog.look(worker.done, depth, self._clock())
+            finally:
+                worker.writing.release()
         since = worker.backlog.since
         return FlusherStats(
-            depth=len(self._spool),
+            depth=depth,
             flushed=worker.done - worker.dead,
             retries=worker.retries,
             dead_letters=worker.dead,
@@ -234,16 +208,32 @@ class Flusher:
         with worker.starting:
             if worker.is_running() or not self._threads:
                 return
+            if self._clock() < worker.start_at:
+                self._awaited = 1
+                return
             worker.is_stopping = False
             worker.thread = threads.start(self._run, worker, name="tokenbudget-flusher")
             if worker.thread is None:
-                log.warning(
-                    "The flusher's thread cannot start: usage records wait until it can, or for the last flush."
-                )
+                self._let_start_later(worker)
+
+    def _let_start_later(self, worker: _Worker) -> None:
+        worker.thread, worker.start_at = None, self._clock() + _AGAIN
+        if not worker.is_threadless:
+            worker.is_threadless = True
+            log.warning("The flusher's thread cannot run: usage records wait until it can, or for the last flush.")
+        self._awaited = 1  # last: the next record looks
 
     def _run(self, worker: _Worker) -> None:
+        try:
+            self._keep_writing(worker)
+        except BaseException:
+            self._let_start_later(worker)
+            raise
+
+    def _keep_writing(self, worker: _Worker) -> None:
         while not worker.is_stopping:
             delay = self.tick()
+            worker.is_threadless = False
             self._awaited = self._threshold(worker, delay)
             waits = [each for each in (delay, worker.tend_in) if each is not None]
             # whatever rings has changed the state before, and the state is read next
@@ -269,13 +259,24 @@ class Flusher:
     # -- writing, under `worker.writing` ------------------------------------------------------------------------------
 
     def _tick(self, worker: _Worker) -> float | None:
-        worker.tend_in = self._spool.tend()
+        worker.tend_in = self._tend(worker)
         delay = self._due_in(worker)
         if delay == 0.0:
             self._attempt(worker)
             worker.wrote_at = self._clock()
             delay = self._due_in(worker)
         return delay
+
+    def _tend(self, worker: _Worker) -> float | None:
+        try:
+            tend_in = self._spool.tend()
+        except Exception as exc:  # noqa: BLE001 - no file can be opened, say: what waits here is written all the same
+            if not worker.is_untended:
+                worker.is_untended = True
+                log.error("The usage spool cannot be tended (%s): what others left there waits.", type(exc).__name__)  # noqa: TRY400
+            return _TEND_AGAIN
+        worker.is_untended = False
+        return tend_in
 
     def _due_in(self, worker: _Worker) -> float | None:
         depth = len(self._spool)
@@ -318,14 +319,13 @@ class Flusher:
         worker.last_error = type(error).__name__
         longest = min(self._retry_cap, _FIRST_RETRY * 2.0 ** min(worker.failures - 1, 30))
         worker.retry_at = self._clock() + self._jitter(0.0, longest)
-        if worker.failures == 1:
+        if worker.transitions.begins(self._clock()):
             log.warning("The usage sink takes no records (%s): they wait and are tried again.", worker.last_error)
 
     def _succeed(self, worker: _Worker) -> None:
-        if worker.failures:
+        if worker.transitions.ends():
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
-        worker.failures = 0
-        worker.retry_at = None
+        worker.failures, worker.retry_at = 0, None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -359,10 +359,14 @@ class _Worker:
         self.writing = threading.Lock()
         self.progress = threading.Condition()
         self.is_stopping = False
+        self.start_at = float("-inf")  # before it no thread is started
+        self.is_threadless = False  # that is said
+        self.is_untended = False  # the same
         self.wrote_at = float("-inf")  # when it last tried to write
         self.backlog = Backlog()
         self.retry_at: float | None = None
         self.failures = 0  # in a row
+        self.transitions = Transitions()
         self.target = 0  # `done` that a flush wants reached without lingering
         self.done = 0
         self.dead = 0

@@ -51,7 +51,8 @@ class Heir(Protocol):
 
 class Inheritance:
     """
-    The segments of dead processes that this process has claimed, opened one at a time.
+    What dead processes have left behind, claimed one folder at a time and opened one segment at a time: a claim is an open file, and
+    of folders there may be more than a process may open.
 
     Only the flusher's thread uses it.
 
@@ -77,29 +78,29 @@ class Inheritance:
         self._root = root
         self._own = instance_id
         self._heir = heir
-        self._marks: deque[Path] = deque()  # of the first claim, read when its records are in the sink
-        self._claims: deque[Claim] = deque()
-        self._paths: deque[Path] = deque()  # of the first claim, not opened yet
+        self._dead: Iterator[Claim] = iter(())  # what is left of the last look
+        self._claim: Claim | None = None
+        self._marks: deque[Path] = deque()  # of the claim, read when its records are in the sink
+        self._paths: deque[Path] = deque()  # of the claim, not opened yet
         self._segment: Segment | None = None
-        self._count = 0  # records of the first claim
+        self._count = 0  # records of the claim
         self._under_way: frozenset[str] = frozenset()  # how the ids of its marked calls begin
         self._recorded: set[str] = set()  # ids of its records that may be of these
         self._has_told_of_closed = False
 
     def claim(self) -> None:
         """
-        Claim what belongs to nobody any more.
+        Look what belongs to nobody any more, unless something that does is being replayed.
         """
-        for claim in seize_dead(self._root, self._own, self._tell_of_closed):
-            self._claims.append(claim)
-            if len(self._claims) == 1:
-                self._begin(claim)
+        if self._claim is None:
+            self._dead = seize_dead(self._root, self._own, self._tell_of_closed)
+            self._seize_next()
 
     def next(self) -> list[Item]:
         """
         Return the records of the next segment that has some, once all of the last one are in the sink; else nothing.
         """
-        while self._claims:
+        while self._claim is not None:
             if self._segment is not None:
                 if not self._segment.is_done():
                     return []
@@ -109,20 +110,33 @@ class Inheritance:
                 items = self._open(self._paths.popleft())
                 self._count += len(items)
             else:
-                items = self._open_marks()  # a call that has a record is no orphan: so first its record, then its mark
+                # a call that has a record is no orphan: so first its record, then its mark
+                items = self._open_marks(self._claim.instance_id)
             if items:
                 return items
             if not (self._paths or self._marks) and self._segment is None:
-                self._end()
+                self._end(self._claim)
         return []
 
     def release(self) -> None:
         """
         Leave everything to other processes.
         """
-        while self._claims:
-            self._claims.pop().release()
+        claim, self._claim, self._dead = self._claim, None, iter(())
+        if claim is not None:
+            claim.release()
         self._segment = None
+
+    def _seize_next(self) -> None:
+        self._claim = None
+        for claim in self._dead:
+            try:
+                self._begin(claim)
+            except OSError:  # it has just gone, or no file can be opened: the next look finds what there is
+                claim.release()
+                continue
+            self._claim = claim
+            return
 
     def _begin(self, claim: Claim) -> None:
         self._paths = deque(claim.segments())
@@ -131,8 +145,7 @@ class Inheritance:
         self._recorded.clear()
         self._under_way = frozenset(_beginnings(claim.instance_id, self._marks))
 
-    def _end(self) -> None:
-        claim = self._claims.popleft()
+    def _end(self, claim: Claim) -> None:
         claim.remove()
         self.replayed += self._count
         if self._count:
@@ -141,8 +154,7 @@ class Inheritance:
                 self._count,
                 claim.instance_id,
             )
-        if self._claims:
-            self._begin(self._claims[0])
+        self._seize_next()
 
     def _open(self, path: Path) -> list[Item]:
         try:
@@ -158,12 +170,11 @@ class Inheritance:
         self._segment = segment
         return items
 
-    def _open_marks(self) -> list[Item]:
+    def _open_marks(self, instance_id: str) -> list[Item]:
         paths, heir = list(self._marks), self._heir
         self._marks.clear()
         if not paths or heir is None:
             return []
-        instance_id = self._claims[0].instance_id
         try:
             rows = [
                 (orphan, [row for row in heir.records_of(orphan) if row.id not in self._recorded])

@@ -5,6 +5,8 @@ What is wrong with the folder of a spool, found without changing anything in it.
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["faults_of"]
 
+ROOM = 2**24
+"""Bytes that a process takes when it makes its first files, and some to spare."""
+
 
 def faults_of(folder: Path) -> Iterator[str]:
     """
@@ -28,6 +33,16 @@ def faults_of(folder: Path) -> Iterator[str]:
         yield (
             f"{folder} is for usage that waits, and this user cannot write to {place}: it would be kept in memory only, and be lost "
             "if the process is killed. Give the folder to the app's user, or set `spool_dir`."
+        )
+    elif shutil.disk_usage(place).free < ROOM:
+        yield (
+            f"the disk of {folder} is full: usage that waits is kept in memory only, and is lost if the process is killed. Make room "
+            "there, or set `spool_dir`."
+        )
+    if place == folder and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield (
+            f"others than its owner may write to {folder}: what anybody leaves there is charged as usage. Take that right away "
+            "(chmod 700)."
         )
     letters, damaged = folder / FILE_NAME, folder / DAMAGED
     with suppress(OSError):

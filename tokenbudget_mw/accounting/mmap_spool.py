@@ -11,9 +11,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
-from tokenbudget_mw.accounting.encoding import LONGEST_BODY, encode, encode_mended
+from tokenbudget_mw.accounting.encoding import bounded, encode, encode_mended
 from tokenbudget_mw.accounting.processes import PerProcess
-from tokenbudget_mw.accounting.segments import FRAME, Segment, checksum
+from tokenbudget_mw.accounting.segments import FRAME, Segment
 from tokenbudget_mw.accounting.store import NO_SEGMENT, Store
 from tokenbudget_mw.errors import SpoolFullError
 
@@ -145,6 +145,14 @@ class MmapSpool:
         return self._mine.get().unprotected
 
     @property
+    def is_exposed(self) -> bool:
+        """
+        Whether what is put is in memory only at present, because no file can be made.
+        """
+        store = self._mine.get()
+        return store.is_exposed and store.spare is None
+
+    @property
     def replayed(self) -> int:
         """
         Number of records of dead processes that this process has brought to the sink.
@@ -210,7 +218,7 @@ class MmapSpool:
             body = encode_mended(record)
         size = len(body)
         if size > _SMALL:
-            body, check = _long(record, body)
+            body, check = bounded(record, body)
             size = len(body)
         else:
             check = crc32(body)
@@ -261,9 +269,7 @@ class MmapSpool:
         return True
 
     def _make_room(self, store: Store, record: UsageRecord, size: int) -> Segment | None:
-        """
-        Return a current segment that has room for *size* bytes; None where there is none. Under the lock.
-        """
+        # Returns a current segment that has room for *size* bytes; None where there is none. Under the lock.
         deadline = self._clock() + self._patience
         while store.segment.end + size > store.segment.size:
             if self._roll(store, record):
@@ -392,9 +398,3 @@ class MmapSpool:
 
     def __len__(self) -> int:
         return len(self._mine.get())
-
-
-def _long(record: UsageRecord, body: bytes) -> tuple[bytes, int]:
-    if len(body) > LONGEST_BODY:
-        body = encode_mended(record)
-    return body, checksum(body)

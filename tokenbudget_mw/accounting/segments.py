@@ -319,7 +319,22 @@ def _read_header(data: bytes) -> int:
         raise DamagedSegmentError("The segment is of another version.")
     _, committed = _PROGRESS.unpack_from(data, _PROGRESS_AT)
     # a cursor that cannot be right is no cursor: what is in the sink already is known there
-    return committed if HEADER_SIZE <= committed <= len(data) else HEADER_SIZE
+    return committed if _may_be_end(data, committed) else HEADER_SIZE
+
+
+def _may_be_end(data: bytes, offset: int) -> bool:
+    """
+    Whether a frame ends at *offset*, as far as those before it can be followed.
+    """
+    end = HEADER_SIZE
+    while end < offset and end + FRAME.size <= len(data):
+        length = FRAME.unpack_from(data, end)[1]
+        if not length:
+            return False
+        end += FRAME.size + length
+        if end > len(data):
+            return True  # a damaged frame is in the way
+    return end == offset
 
 
 def allocate(file: int, size: int) -> None:

@@ -66,6 +66,13 @@ class MemorySpool:
         return self._mine.get().dropped
 
     @property
+    def is_exposed(self) -> bool:
+        """
+        False: that memory alone holds records is what was asked for.
+        """
+        return False
+
+    @property
     def folder(self) -> None:
         """
         None: there are no files.

@@ -114,6 +114,26 @@ def away_since(backend: Backend) -> float | None:
     return backend.away_since if isinstance(backend, Watched) else None
 
 
+@runtime_checkable
+class Clocked(Protocol):
+    """
+    A backend that counts by its callers' clock.
+    """
+
+    def ahead_of(self, now: float) -> float:
+        """
+        Return by how many seconds the moment that it counts by is later than *now*, in epoch seconds; 0.0 where it is not.
+        """
+        ...
+
+
+def clock_behind(backend: Backend, now: float) -> float:
+    """
+    Return how many seconds pass before *backend*'s counters go on, because the clock was set back to *now*: 0.0 for none.
+    """
+    return backend.ahead_of(now) if isinstance(backend, Clocked) else 0.0
+
+
 class AsyncBackend(Protocol):
     """
     The same place, for an event loop. The promises of `Backend` hold.

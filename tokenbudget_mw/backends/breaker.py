@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.circuits import Circuit, Circuits
-from tokenbudget_mw.backends.hosts import threads_run
+from tokenbudget_mw.backends.hosts import in_children, threads_run
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
@@ -48,8 +48,12 @@ class Guarded:
         self._backend = backend
         self._breaker = circuit
         self._probe_every = probe_every
-        self._prober: threading.Thread | None = None
         self._asked = 0.0
+        self._begin()
+        in_children(self._begin)
+
+    def _begin(self) -> None:
+        self._prober: threading.Thread | None = None
         self._start = threading.Lock()
         self._closed = threading.Event()
 

@@ -5,15 +5,16 @@ Whether a backend, or each of its servers, is trusted to answer.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import AsyncBackend, Backend
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,7 +116,8 @@ class Circuit:
         self._since = 0.0
         self._opened = 0
         self._last_error = ""
-        self._lock = threading.RLock()
+        self._transitions = Transitions()
+        self._lock = threads.lock()
 
     @property
     def state(self) -> CircuitState:
@@ -174,7 +176,7 @@ class Circuit:
             self._relapses = min(self._relapses + 1, 8) if is_relapse else 0
             self.is_open, self._since = True, now
             self._opened += 1
-        log.error("Backend %s is away; limits follow their on_backend_error. %s", self.name, error)
+        self._tell_away(error)
 
     def close(self) -> None:
         """
@@ -186,14 +188,24 @@ class Circuit:
             self.is_open, self._since = False, self._clock()
             self._failures = 0
             self._outcomes.clear()
-        log.warning("Backend %s is back; limits are shared again.", self.name)
+            is_news = self._transitions.ends()
+        if is_news:
+            log.warning("Backend %s is back; limits are shared again.", self.name)
 
     def check(self) -> None:
         """
         Raise `LeftAloneError` while it is open.
         """
         if self.is_open:
+            if not self._transitions.is_told:  # it came and went too often to be said at once, and now it may stay away
+                self._tell_away(f"The newest error is {self._last_error}.")
             raise LeftAloneError(f"Backend {self.name} is away, and is not asked until it answers again.")
+
+    def _tell_away(self, why: object) -> None:
+        with self._lock:
+            is_news = self.is_open and self._transitions.begins(self._clock())
+        if is_news:
+            log.error("Backend %s is away; limits follow their on_backend_error. %s", self.name, why)
 
 
 class Circuits:

@@ -9,20 +9,19 @@ now is told when the backend is back, and so is what was decided alone.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.backends.debts import MOST_AWAY
+from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.local_share import LocalShare
+from tokenbudget_mw.backends.untold import Untold
 from tokenbudget_mw.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from tokenbudget_mw.backends.circuits import AsyncExamined, CircuitState, Examined
     from tokenbudget_mw.backends.debts import Debt
@@ -30,63 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncFallback", "Fallback", "LocalShare"]
 
-log = logging.getLogger("tokenbudget_mw")
-
-UNTOLD = 10_000
-"""How many settlements wait for the backend; beyond it the oldest are left to their leases."""
-
 TELL_EVERY = 0.1
-
-
-class _Untold:
-    """
-    Settlements that the backend has not heard of, oldest first.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Settlement, float]] = deque()
-        self.is_full = False
-
-    def add(self, settlement: Settlement, now: float) -> None:
-        """
-        Keep *settlement* for later.
-        """
-        self.waiting.append((settlement, now))
-        if len(self.waiting) > UNTOLD:
-            self.waiting.popleft()
-            if not self.is_full:
-                log.error("More than %s settlements wait for the backend; the oldest are left to their leases.", UNTOLD)
-            self.is_full = True
-        elif self.is_full and len(self.waiting) < UNTOLD // 2:
-            self.is_full = False
-
-    def next(self) -> tuple[Settlement, float] | None:
-        """
-        Take the oldest, with its moment; None where there is none. Whoever could not tell it keeps it.
-        """
-        try:
-            return self.waiting.popleft()
-        except IndexError:
-            return None
-
-    def round(self, away: set[str]) -> Iterator[tuple[Settlement, float]]:
-        """
-        Give each that waits now once, but for those whose tag is *away*: they wait on, and all do where many are.
-        """
-        for _ in range(len(self.waiting)):
-            told = self.next() if len(away) < MOST_AWAY else None
-            if told is None:
-                return
-            if told[0].reservation.tag in away:
-                self.keep(told)
-            else:
-                yield told
-
-    def keep(self, told: tuple[Settlement, float]) -> None:
-        """
-        Tell it later, and the others first.
-        """
-        self.waiting.append(told)
 
 
 class Fallback:
@@ -102,7 +45,11 @@ class Fallback:
     def __init__(self, backend: Examined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
-        self._untold = _Untold()
+        self._begin()
+        in_children(self._begin)  # what is untold is the parent's to tell
+
+    def _begin(self) -> None:
+        self._untold = Untold()
         self._teller: threading.Thread | None = None
         self._start = threading.Lock()
         self._closed = threading.Event()
@@ -263,7 +210,7 @@ class AsyncFallback:
     def __init__(self, backend: AsyncExamined, share: LocalShare) -> None:
         self._backend = backend
         self._share = share
-        self._untold = _Untold()
+        self._untold = Untold()
         self._teller: asyncio.Task[None] | None = None
 
     @property

@@ -7,9 +7,9 @@ One lock, no thread, no timer: whatever has to be tidied is tidied a little in e
 
 from __future__ import annotations
 
-from threading import RLock
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.calm import Calms
 from tokenbudget_mw.backends.counters import EMPTY, NOBODY, Counter, Counters, Held, has, release
@@ -42,7 +42,7 @@ class MemoryBackend:
     """
 
     def __init__(self, *, max_counters: int = 100_000) -> None:
-        self._lock = RLock()
+        self._lock = threads.lock()
         self._counters = Counters(max_counters)
         self._leases: Leases[Counter] = Leases()
         self._bars: dict[tuple[str, str], tuple[str, int]] = {}
@@ -54,8 +54,8 @@ class MemoryBackend:
         Take all costs of *ask*, or none.
         """
         real = round(now * 1_000_000)
-        self._lock.acquire()  # `with` costs twice as much
         try:
+            self._lock.acquire()  # `with` costs twice as much; in here, as a signal's handler may raise right behind it
             moment = real if self._newest <= real < self._leases.next_due else self._clamp(real)
             leases, length = self._leases, ask.lease
             if ask.id in leases.usual or leases.are_many:
@@ -103,8 +103,8 @@ class MemoryBackend:
         Move every held window to its actual amount; False where that was done before.
         """
         reservation = settlement.reservation
-        self._lock.acquire()
         try:
+            self._lock.acquire()  # as above
             moment = self._clamp(round(now * 1_000_000))
             lease = self._leases.close(reservation.id)
             if lease is None and not self._leases.claim(reservation.id):
@@ -181,6 +181,12 @@ class MemoryBackend:
         Tell whether the reservation *id* was made here and is not settled.
         """
         return id in self._leases
+
+    def ahead_of(self, now: float) -> float:
+        """
+        Return by how many seconds the newest call was later than *now*: counters stand still for so long.
+        """
+        return max(0.0, self._newest / 1_000_000 - now)
 
     def __len__(self) -> int:
         """

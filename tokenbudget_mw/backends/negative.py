@@ -9,11 +9,11 @@ back, or an operator resets, is seen when the memory ends: after a second, by de
 from __future__ import annotations
 
 import time
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
 from tokenbudget_mw.rules.windows import MAX_AMOUNT
 from tokenbudget_mw.values import CheckState, Reply
@@ -113,7 +113,7 @@ class Refusals:
         self._clock = None if is_virtual else time.monotonic
         self._known: dict[Key, _Refusal] = {}
         self._by_counter: dict[tuple[str, str], set[Key]] = {}
-        self._lock = RLock()
+        self._lock = threads.lock()
 
     def __len__(self) -> int:
         """

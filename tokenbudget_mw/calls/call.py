@@ -7,12 +7,12 @@ request -> decide -> respond, feed -> end`, and wait for the guard in between.
 
 from __future__ import annotations
 
-import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.calls.bodies import parse_body, read_body
 from tokenbudget_mw.calls.marking import Marking, charges_outliving, end_marks
 from tokenbudget_mw.calls.recording import Charge, charges_of, cost_of, new_id, records_of
@@ -45,7 +45,7 @@ idle: ContextVar[Callable[[], Call | None]] = ContextVar("tokenbudget_idle", def
 
 # Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
 # others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
-_ending = threading.RLock()
+_ending = threads.lock()
 READABLE = (bytes, bytearray, memoryview)  # what a piece of a body may be; Starlette's may be a view of memory
 STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 

@@ -7,10 +7,10 @@ handler makes, and what a handler has charged. A request without any of that lea
 
 from __future__ import annotations
 
-import threading
 from itertools import count
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.calls.recording import decision_of, limit_of, provider_of, trail_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHANED
 from tokenbudget_mw.values import Charged, Held, Opened
@@ -27,7 +27,7 @@ MICRO = 1_000_000
 NOWHERE = (None, None)
 DEFAULT_RULE = DEFAULT_SETTLE[ORPHANED]
 
-_beginning = threading.RLock()
+_beginning = threads.lock()
 """Held for a moment by the first of a handler's threads that holds or charges something."""
 
 

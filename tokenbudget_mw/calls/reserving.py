@@ -130,10 +130,14 @@ class Reserved:
         return charges
 
     def __enter__(self) -> Self:
-        decision = self.core.guard.admit(self.request())
-        if not decision.admitted:
-            decision = recount(self, _body(self.prompt.model, self._asked), decision)
-        self._decide(decision)
+        try:
+            decision = self.core.guard.admit(self.request())
+            if not decision.admitted:
+                decision = recount(self, _body(self.prompt.model, self._asked), decision)
+            self._decide(decision)
+        except BaseException:
+            self._drop()
+            raise
         return self
 
     def __exit__(
@@ -145,10 +149,14 @@ class Reserved:
             self.core.guard.settle(reservation, cost)
 
     async def __aenter__(self) -> Self:
-        decision = await self.core.async_guard.admit(self.request())
-        if not decision.admitted:
-            decision = await arecount(self, _body(self.prompt.model, self._asked), decision)
-        self._decide(decision)
+        try:
+            decision = await self.core.async_guard.admit(self.request())
+            if not decision.admitted:
+                decision = await arecount(self, _body(self.prompt.model, self._asked), decision)
+            self._decide(decision)
+        except BaseException:
+            self._drop()
+            raise
         return self
 
     async def __aexit__(
@@ -179,12 +187,15 @@ class Reserved:
         self.is_open = True
         self._token = _innermost.set(self)
         if decision.reservation is not None:
-            # last: a time limit of a queue's may raise in any step, and then no block ends what is kept alive
-            self.call.core.heartbeat.hold(decision.reservation)
+            self.core.heartbeat.hold(decision.reservation)
+
+    def _drop(self) -> None:
+        # also where a time limit of a queue's raises in some step of the entry: then no block ends what is kept alive
+        if self.decision is not None and self.decision.reservation is not None:
+            self.core.heartbeat.drop(self.decision.reservation)
 
     def _end(self, *, failed: bool) -> Cost:
-        if self.decision is not None and self.decision.reservation is not None:
-            self.call.core.heartbeat.drop(self.decision.reservation)
+        self._drop()
         with suppress(ValueError):  # a generator goes on in another context than it began in
             _innermost.reset(self._token)
         with self._lock:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import threading
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
@@ -36,7 +35,7 @@ class Aside:
     def __init__(self, most: int = MOST, name: str = "tokenbudget-counting") -> None:
         self._most = most
         self._name = name
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._process = 0
         self._waiting: queue.Queue[Callable[[], object] | None]
 

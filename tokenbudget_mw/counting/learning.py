@@ -4,10 +4,10 @@ Learning: what counted requests teach about those that are not counted, and prov
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.counting.models import NO_ALIASES, resolve
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Factors:
 
     def __init__(self) -> None:
         self._learned: dict[str, _Learned] = {}
-        self._lock = threading.RLock()  # again: the garbage collector closes streams, whose prompts are counted
+        self._lock = threads.lock()  # again: the garbage collector closes streams, whose prompts are counted
 
     def resolve(self, model: str | None, aliases: Mapping[str, str] = NO_ALIASES) -> ModelFamily:
         """

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import math
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.database.faults import is_missing_schema
 from tokenbudget_mw.errors import ConfigurationError, CredentialError
 from tokenbudget_mw.rules.identity import parse_key, why_not
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from tokenbudget_mw.database.keys import KeyRow, KeyStore
@@ -72,14 +73,14 @@ class KeyCache:
         self._store = store
         self._ttl = ttl
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._secret = secrets.token_bytes(32)
         self._good: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._bad: LRUCache[bytes, _Answer] = LRUCache(MOST_KEYS)
         self._unreadable: LRUCache[str, str | None] = LRUCache(MOST_KEYS)
         self._names: LRUCache[str, bytes] = LRUCache(MOST_KEYS)
         self._generation = 0
-        self._is_away = False
+        self._transitions = Transitions()
         self._has_pepper = has_pepper
         self._has_told_of_pepper = not has_pepper
 
@@ -208,10 +209,7 @@ class KeyCache:
             log.error("Key %s is refused, because the limits of its own cannot be read: %s", row.kid, reason)
 
     def _tell(self, *, is_away: bool, reason: str = "") -> None:
-        if is_away == self._is_away:
-            return
-        self._is_away = is_away
-        if is_away:
+        if is_away and self._transitions.begins(self._clock()):
             log.error("The key table does not answer (%s); known keys stay good for %d s.", reason, STALE_SECONDS)
-        else:
+        elif not is_away and self._transitions.ends():
             log.warning("The key table answers again.")

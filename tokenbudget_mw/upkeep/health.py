@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tokenbudget_mw.accounting.flusher import FlusherStats
+    from tokenbudget_mw.accounting.backlog import FlusherStats
 
-__all__ = ["LATE", "Health"]
+__all__ = ["BEHIND", "LATE", "Health"]
 
 LATE = 60.0
 """Seconds that usage may wait for the database. A database that hangs fails no write: only the wait tells of it."""
+
+
+BEHIND = 60.0
+"""Seconds by which the clock may have been set back behind counters in memory: as long as what is spent stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,12 @@ class Health:
         outcomes: How a call ended -> how many did, since the process started. All names are there, at 0 too.
 
         refusals: What a call was refused for -> how many were.
+
+        spool_exposed: Whether usage that waits is in memory only, because the spool cannot make a file: a process that is
+            killed loses it.
+
+        clock_behind: Seconds for which counters in memory stand still, because the clock was set back that far behind them: what is
+            spent stays spent. A restart begins them anew.
     """
 
     backend_away_since: float | None
@@ -44,16 +54,19 @@ class Health:
     flusher: FlusherStats
     outcomes: Mapping[str, int]
     refusals: Mapping[str, int]
+    spool_exposed: bool = False
+    clock_behind: float = 0.0
 
     @property
     def is_well(self) -> bool:
         """
-        Whether limits are shared, counters can be started and usage is written within `LATE` seconds, and none was lost.
+        Whether limits are shared and go on, counters can be started and usage is written within `LATE` seconds, and none was
+        lost or would be.
         """
         stats = self.flusher
         return (
             self.backend_away_since is None
-            and not self.books_away
+            and not (self.books_away or self.spool_exposed or self.clock_behind > BEHIND)
             and not (stats.is_failing or stats.lag > LATE or stats.dropped or stats.dead_letters)
         )
 
@@ -74,6 +87,8 @@ class Health:
         yield from _gauge("records_waiting", "Usage records that wait for the database.", stats.depth)
         yield from _gauge("flush_lag_seconds", "How long the oldest of them has waited.", stats.lag)
         yield from _gauge("open_reservations", "Calls and reservations that run.", self.open_reservations)
+        yield from _gauge("spool_exposed", "Whether what waits is in memory only.", int(self.spool_exposed))
+        yield from _gauge("clock_behind_seconds", "How long counters in memory stand still.", self.clock_behind)
         yield from _gauge("backend_up", "Whether the backend answers.", int(self.backend_away_since is None))
         yield from _gauge("books_up", "Whether the books answer.", int(not self.books_away))
 

@@ -90,8 +90,9 @@ class Heartbeat:
                 continue
             try:
                 self._backend.renew(reservation, self._lease, now)
-            except BackendUnavailableError as exc:
-                log.warning("Open reservations could not be renewed; the next beat tries again. %s", exc)
+            except Exception as exc:  # noqa: BLE001 - whatever a backend raises, the thread must live for the next beat
+                said = exc if isinstance(exc, BackendUnavailableError) else type(exc).__name__
+                log.warning("Open reservations could not be renewed; the next beat tries again. %s", said)
                 break
             renewed += 1
         return renewed

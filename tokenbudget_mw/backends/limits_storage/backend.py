@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.limits_storage.drivers import AsyncCounters, Counters, Store
 from tokenbudget_mw.backends.limits_storage.steps import Steps
 
@@ -52,7 +52,7 @@ class LimitsBackend:
         self._steps = steps
         self._deadline = deadline
         self._opened: tuple[int, Counters] | None = None
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
 
     def reserve(self, ask: Ask, now: float) -> Reply:
         """

@@ -7,13 +7,13 @@ from __future__ import annotations
 import time
 from importlib import import_module
 from importlib.util import find_spec
-from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from limits import errors
 from limits.storage import storage_from_string
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.limits_storage.steps import Add, Get, Step
 from tokenbudget_mw.errors import BackendUnavailableError, ConfigurationError, MissingExtraError
 
@@ -297,7 +297,7 @@ class _Memory(_Storage):
 
     def __init__(self, storage: Any) -> None:
         super().__init__(storage, "memory")
-        self._lock = RLock()  # again: the garbage collector closes streams, which charge
+        self._lock = threads.lock()  # again: the garbage collector closes streams, which charge
 
     def do(self, step: Step) -> int:
         # limits' own locks can lose a charge while a counter is made

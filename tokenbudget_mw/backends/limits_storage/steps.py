@@ -11,11 +11,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Generator
-from threading import RLock
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.leases import Lease, Leases
 from tokenbudget_mw.backends.limits_storage.places import Look, bar_key, charged, looked, place_of, regrouped
@@ -84,7 +84,7 @@ class Steps:
     """
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self._lock = threads.lock()
         self._newest = 0
         self._start()
 
