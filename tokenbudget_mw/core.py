@@ -5,27 +5,23 @@ The core: every part, plugged together, as the adapters and the web protocols us
 from __future__ import annotations
 
 import asyncio
-import logging
-import queue
 import time
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakSet
 
-from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.backends.base import away_since, clock_behind
 from tokenbudget_mw.operators import Operators
+from tokenbudget_mw.processes import PerProcess
 from tokenbudget_mw.settings.changes import change_limits, changed_policy
 from tokenbudget_mw.upkeep.health import Health
 from tokenbudget_mw.upkeep.outcomes import Outcomes
+from tokenbudget_mw.upkeep.work import Aside, Unfinished
 from tokenbudget_mw.values import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
 
     from tokenbudget_mw.accounting.base import Spool
     from tokenbudget_mw.accounting.flusher import Flusher
@@ -38,26 +34,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.upkeep.heartbeat import Heartbeat
+    from tokenbudget_mw.upkeep.work import Work
     from tokenbudget_mw.values import Decision, Facts, Prompt, Route, Subject, TokenCount, UsageRecord
 
-    _Waiting = queue.SimpleQueue[Callable[[], object] | None]
     RenderRefusal = Callable[[Refusal, Decision, Facts], Refusal | None]
 
-__all__ = ["Core", "Meter", "Work"]
-
-log = logging.getLogger("tokenbudget_mw")
-
-
-class Work(Protocol):
-    """
-    What is charged when it ends.
-    """
-
-    def end(self, *, was_left: bool) -> None:
-        """
-        Charge what was used so far. Only the first call counts; raises nothing.
-        """
-        ...
+__all__ = ["Core", "Meter"]
 
 
 class Meter(Protocol):
@@ -193,8 +175,8 @@ class Core:
     closers: list[Callable[[], None]] = field(default_factory=list)
     render_refusal: RenderRefusal | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
-    _unfinished: PerProcess[_Unfinished] = field(default_factory=lambda: PerProcess(_Unfinished))
-    _aside: PerProcess[_Aside] = field(default_factory=lambda: PerProcess(_Aside))
+    _unfinished: PerProcess[Unfinished] = field(default_factory=lambda: PerProcess(Unfinished))
+    _aside: PerProcess[Aside] = field(default_factory=lambda: PerProcess(Aside))
     _changing: Lock = field(default_factory=Lock)
 
     def change_limits(self, changes: Mapping[str, Any]) -> None:
@@ -276,10 +258,16 @@ class Core:
         Say how this process does. Asks neither backend nor database.
         """
         guard, outcomes = self.guard, self.outcomes
-        ends = outcomes.ended(), outcomes.refused()
-        stands = self.spool.is_exposed, clock_behind(guard.backend, self.clock())
-        backends = away_since(guard.backend), guard.starter.is_away
-        return Health(*backends, len(self.heartbeat), self.flusher.stats(), *ends, *stands)
+        return Health(
+            backend_away_since=away_since(guard.backend),
+            books_away=guard.starter.is_away,
+            open_reservations=len(self.heartbeat),
+            flusher=self.flusher.stats(),
+            outcomes=outcomes.ended(),
+            refusals=outcomes.refused(),
+            spool_exposed=self.spool.is_exposed,
+            clock_behind=clock_behind(guard.backend, self.clock()),
+        )
 
     def flush(self, timeout: float = 10.0) -> bool:
         """
@@ -300,97 +288,3 @@ class Core:
         self.flusher.close(timeout)
         for closer in self.closers:
             closer()
-
-
-class _Unfinished:
-    """
-    One process's work that nobody has ended yet, such as a stream that a script neither reads on nor closes.
-    """
-
-    def __init__(self) -> None:
-        self._all: WeakSet[Work] = WeakSet()
-        self._lock = Lock()
-        call_at_exit(self.end)  # later nothing of it could be read any more
-
-    def add(self, work: Work) -> None:
-        with self._lock:
-            self._all.add(work)
-
-    def end(self) -> None:
-        with self._lock:
-            found = list(self._all)
-        for work in found:
-            work.end(was_left=True)
-
-
-class _Aside:
-    """
-    One process's thread for what must not hold up an event loop.
-
-    Nothing in `submit` waits: the garbage collector closes streams, which charge, in the midst of whatever its thread does.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: _Waiting = queue.SimpleQueue()  # a `put` may come within another
-        self._thread: Thread | None = None
-        self._starting = Lock()
-        self._is_over = False
-        call_at_exit(self.stop_at_exit)
-
-    def submit(self, work: Callable[[], object]) -> None:
-        if self._is_over:
-            _do(work)
-            return
-        self._waiting.put(work)
-        if self._is_running() or not self._starting.acquire(blocking=False):
-            return  # whoever is starting the thread starts it for this, too
-        try:
-            if not self._is_running():
-                self._thread = threads.start(_work, self._waiting, name="tokenbudget-aside")
-        finally:
-            self._starting.release()
-        if self._thread is None:
-            _work_off(self._waiting)
-
-    def wait(self, timeout: float) -> bool:
-        done = Event()
-        if self._is_running():
-            self.submit(done.set)
-            return done.wait(timeout)
-        _work_off(self._waiting)
-        return True
-
-    def stop(self) -> None:
-        waiting, thread = self._waiting, self._thread
-        self._waiting, self._thread = queue.SimpleQueue(), None
-        if thread is not None:
-            waiting.put(None)
-            thread.join()
-        _work_off(waiting)
-
-    def stop_at_exit(self) -> None:
-        self._is_over = True
-        self.stop()
-
-    def _is_running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
-
-def _work(waiting: _Waiting) -> None:
-    while (work := waiting.get()) is not None:
-        _do(work)
-
-
-def _work_off(waiting: _Waiting) -> None:
-    with suppress(queue.Empty):
-        while True:
-            work = waiting.get_nowait()
-            if work is not None:
-                _do(work)
-
-
-def _do(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except Exception:
-        log.exception("What was to be counted aside was not; the request is not affected.")

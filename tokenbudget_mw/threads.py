@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import weakref
 from contextlib import suppress
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import RLock
 
-__all__ = ["Bell", "lock", "start"]
+__all__ = ["Bell", "can_run", "lock", "start"]
 
 
 def start(work: Callable[..., object], *arguments: object, name: str) -> threading.Thread | None:
@@ -29,6 +30,15 @@ def start(work: Callable[..., object], *arguments: object, name: str) -> threadi
     except RuntimeError:
         return None
     return thread
+
+
+def can_run() -> bool:
+    """
+    Tell whether a thread that is started runs: uWSGI without ``enable-threads`` runs none but the one that serves, though they
+    look alive.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is None or bool(uwsgi.opt.get("enable-threads") or uwsgi.opt.get("threads"))
 
 
 def lock() -> RLock:

@@ -13,13 +13,13 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import finalize, ref
 
-from tokenbudget_mw.accounting.processes import call_at_exit
 from tokenbudget_mw.calls.orphaned import Executor, subject_of
 from tokenbudget_mw.calls.reserving import take_from
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.guard import AsyncGuard, Guard
 from tokenbudget_mw.identify import AddressIdentifier, CustomIdentifier, KeyIdentifier
+from tokenbudget_mw.processes import call_at_exit
 from tokenbudget_mw.rules.admission import Admission
 from tokenbudget_mw.rules.identity import networks_of
 from tokenbudget_mw.rules.routes import RouteTable

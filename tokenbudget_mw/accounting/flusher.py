@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from tokenbudget_mw import threads
 from tokenbudget_mw.accounting.backlog import Backlog, FlusherStats, tell_left
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
-from tokenbudget_mw.accounting.processes import PerProcess, call_at_exit
 from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import PermanentSinkError
+from tokenbudget_mw.processes import PerProcess, call_at_exit
 from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Flusher:
         self._interval = interval
         self._rows = rows
         self._retry_cap = retry_cap
-        self._threads = _threads_run() if threads is None else threads
+        self._threads = _look_for_threads() if threads is None else threads
         self._clock = clock
         self._pause = pause
         self._jitter = jitter
@@ -383,10 +383,8 @@ class _Worker:
             self.progress.notify_all()
 
 
-def _threads_run() -> bool:
-    # uWSGI without `enable-threads` runs no thread but the one that serves, though they look alive.
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is None or uwsgi.opt.get("enable-threads") or uwsgi.opt.get("threads"):
+def _look_for_threads() -> bool:
+    if threads.can_run():
         return True
     log.warning("uWSGI runs without threads: usage is written at the end only. Set `enable-threads = true`.")
     return False

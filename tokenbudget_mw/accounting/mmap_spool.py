@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
 from tokenbudget_mw.accounting.encoding import bounded, encode, encode_mended
-from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.accounting.segments import FRAME, Segment
 from tokenbudget_mw.accounting.store import NO_SEGMENT, Store
 from tokenbudget_mw.errors import SpoolFullError
+from tokenbudget_mw.processes import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

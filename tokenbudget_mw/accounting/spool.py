@@ -12,7 +12,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.processes import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.circuits import Circuit, Circuits
-from tokenbudget_mw.backends.hosts import in_children, threads_run
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import call_in_children
 from tokenbudget_mw.values import Ask, Check, Cost, Hold, Reservation, Settlement
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Guarded:
         self._probe_every = probe_every
         self._asked = 0.0
         self._begin()
-        in_children(self._begin)
+        call_in_children(self._begin)
 
     def _begin(self) -> None:
         self._prober: threading.Thread | None = None
@@ -139,7 +139,7 @@ class Guarded:
         return answer
 
     def _see_to_probes(self, now: float) -> None:
-        if threads_run():
+        if threads.can_run():
             self._ensure_prober(now)
         elif away := self._away():
             self._probe_here(away, now)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import call_in_children
 from tokenbudget_mw.rules.windows import ALGORITHMS, MAX_AMOUNT
 from tokenbudget_mw.values import Ask, Cost, Hold, Reservation, Settlement
 
@@ -117,7 +117,7 @@ class Debts:
 
     def __init__(self) -> None:
         self.forget()
-        in_children(self.forget)  # it is the parent's to tell
+        call_in_children(self.forget)  # it is the parent's to tell
 
     def forget(self) -> None:
         """

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.local_share import LocalShare
 from tokenbudget_mw.backends.untold import Untold
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import call_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Fallback:
         self._backend = backend
         self._share = share
         self._begin()
-        in_children(self._begin)  # what is untold is the parent's to tell
+        call_in_children(self._begin)  # what is untold is the parent's to tell
 
     def _begin(self) -> None:
         self._untold = Untold()

@@ -13,8 +13,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.processes import call_in_children
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import call_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable

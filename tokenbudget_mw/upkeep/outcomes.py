@@ -8,7 +8,7 @@ from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tokenbudget_mw.accounting.processes import call_in_children
+from tokenbudget_mw.processes import call_in_children
 from tokenbudget_mw.rules.messages import CODES
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.processes import PerProcess
+from tokenbudget_mw.processes import PerProcess
 
 __all__ = ["Balances", "Prepaid"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.processes import PerProcess
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import PerProcess
 from tokenbudget_mw.rules.seeding import questions, seed_of
 
 if TYPE_CHECKING:

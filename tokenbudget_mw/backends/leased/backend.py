@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokenbudget_mw import threads
 from tokenbudget_mw.backends.base import away_since
-from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.leased import ways
 from tokenbudget_mw.backends.leased.shapes import Terms
 from tokenbudget_mw.backends.leased.stock import Stock
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.processes import call_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class LeasedBackend:
         self._backend = backend
         self._stock = stock
         self._begin()
-        in_children(self._begin)
+        call_in_children(self._begin)
 
     def _begin(self) -> None:
         self._teller: threading.Thread | None = None

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 
 from tokenbudget_mw.backends.base import MAX_OPEN
 from tokenbudget_mw.backends.debts import Debt, owed
-from tokenbudget_mw.backends.hosts import in_children
 from tokenbudget_mw.backends.leased.portions import Portion, Portions, filled, moved, remember
 from tokenbudget_mw.backends.leased.shapes import Plan, Refill, Shapes, Terms, is_leasable, key_of
 from tokenbudget_mw.backends.memory import KEPT
+from tokenbudget_mw.processes import call_in_children
 from tokenbudget_mw.values import CheckState, Reply
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Stock:
         self.terms = terms
         self._clock = clock
         self.forget()
-        in_children(self.forget)
+        call_in_children(self.forget)
 
     def forget(self) -> None:
         """

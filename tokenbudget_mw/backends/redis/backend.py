@@ -56,7 +56,7 @@ class RedisBackend:
     A `Backend` on Redis, for threads.
 
     Args:
-        url: As `redis_url.read_url` takes it; timeouts and retries in it are not used.
+        url: As `url.read_url` takes it; timeouts and retries in it are not used.
 
         deadline: The most seconds that a call takes.
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.backends.hosts import threads_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +58,7 @@ class Pool:
         try:
             return shelf.idle.pop()
         except IndexError:
-            return self._wait(shelf, ends) if threads_run() else self._open_here(shelf, ends)
+            return self._wait(shelf, ends) if threads.can_run() else self._open_here(shelf, ends)
 
     def give(self, wire: BlockingWire) -> None:
         """

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.backends.hosts import threads_run
 from tokenbudget_mw.backends.redis.client import CONNECT_SECONDS, connect, inquire
 from tokenbudget_mw.backends.redis.pool import Pool
 from tokenbudget_mw.backends.redis.topology import REFRESH_EVERY, master_inquiry, slots_inquiry
@@ -110,7 +109,7 @@ class Routes:
         if now - self._refreshed < REFRESH_EVERY or (self._refresher is not None and self._refresher.is_alive()):
             return
         self._refreshed = now
-        if not threads_run():
+        if not threads.can_run():
             self._refresh()
             return
         self._refresher = threads.start(self._refresh, name="tokenbudget-slots")
