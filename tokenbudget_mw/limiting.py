@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tokenbudget_mw.calls.call import Call
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
-    from tokenbudget_mw.settings import Settings
     from tokenbudget_mw.values import Decision, Facts, Limit, Mode, OnBackendError, Subject
 
 __all__ = ["EndpointLimit", "refusal_of"]
@@ -45,8 +44,6 @@ class EndpointLimit:
     metered, only limits on requests do.
 
     Attributes:
-        limits: The limits.
-
         name: The endpoint, as it stands in counters.
 
         texts: The limits, as they were written.
@@ -58,7 +55,6 @@ class EndpointLimit:
         told: Names of which the log has said that something here does not hold them.
     """
 
-    limits: tuple[Limit, ...]
     name: str
     texts: tuple[str, ...]
     kinds: frozenset[object]
@@ -80,7 +76,7 @@ class EndpointLimit:
             raise ConfigurationError(
                 "limit() takes no limit with an end ('until'). Give it to a plan or to a route's `limits`."
             )
-        return cls(limits, name, texts, frozenset(map(counted, limits)))
+        return cls(name, texts, frozenset(map(counted, limits)))
 
     def named(self, name: str) -> EndpointLimit:
         """
@@ -99,13 +95,13 @@ class EndpointLimit:
         """
         if not core.settings.enabled:
             return
-        met = self._met(core.settings, facts)
+        met = self._meet(core, facts)
         try:
-            subject = self._subject_here() or core.identifier.resolve(facts)
-            decision = core.guard.admit(met.request(core, subject))
+            subject = met.payer() or core.identifier.resolve(facts)
+            decision = core.guard.admit(met.request(subject))
             met.take(decision)
         except RefusedError as error:
-            met.note(error, core, facts)
+            met.note(error)
             raise
         if _running() is None and decision.reservation is not None:
             core.guard.settle(decision.reservation, ONE_REQUEST)
@@ -116,59 +112,63 @@ class EndpointLimit:
         """
         if not core.settings.enabled:
             return
-        met = self._met(core.settings, facts)
+        met = self._meet(core, facts)
         try:
-            subject = self._subject_here() or await core.identifier.aresolve(facts)
-            decision = await core.async_guard.admit(met.request(core, subject))
+            subject = met.payer() or await core.identifier.aresolve(facts)
+            decision = await core.async_guard.admit(met.request(subject))
             met.take(decision)
         except RefusedError as error:
-            met.note(error, core, facts)
+            met.note(error)
             raise
         if _running() is None and decision.reservation is not None:
             await core.async_guard.settle(decision.reservation, ONE_REQUEST)
 
-    def _met(self, settings: Settings, facts: Facts) -> EndpointLimit:
+    def _meet(self, core: Core, facts: Facts) -> _Met:
         """
-        Return the same as *settings* have it, and with counters of its own where the request of *facts* has met another that
-        would move these, too: a router's and its endpoint's, two decorators on a view.
+        Return the limits as the settings of *core* have them, and with counters of their own where the request of *facts* has
+        met others that would move these, too: a router's and its endpoint's, two decorators on a view.
         """
-        asked: list[EndpointLimit] = facts.raw.setdefault(MET, []) if isinstance(facts.raw, MutableMapping) else []
-        turn = 1 + sum(each.name == self.name and not each.kinds.isdisjoint(self.kinds) for each in asked)
-        asked.append(self)
-        meant = settings.mode, settings.on_backend_error
+        earlier: list[EndpointLimit] = facts.raw.setdefault(MET, []) if isinstance(facts.raw, MutableMapping) else []
+        turn = 1 + sum(each.name == self.name and not each.kinds.isdisjoint(self.kinds) for each in earlier)
+        earlier.append(self)
+        meant = core.settings.mode, core.settings.on_backend_error
         limits = self.known.get(meant)
         if limits is None:
             limits = self.known[meant] = _read(self.texts, *meant)
         if turn == 1:
-            return replace(self, limits=limits)
+            return _Met(core, facts, Route(self.name), limits, self.told)
         apart = tuple([replace(limit, name=f"{limit.name}-{turn}") for limit in limits])
-        return replace(self, limits=apart, name=f"{self.name} #{turn}")
+        return _Met(core, facts, Route(f"{self.name} #{turn}"), apart, self.told)
 
-    def _subject_here(self) -> Subject | None:
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """
+    Limits on an endpoint, as one request meets them.
+    """
+
+    core: Core
+    facts: Facts
+    route: Route
+    limits: tuple[Limit, ...]
+    told: set[str]
+
+    def payer(self) -> Subject | None:
+        """
+        Return the subject of the call that runs here; None where none does.
+        """
         call = _running()
-        return call.subject if call is not None else None
+        return None if call is None else call.subject
 
-    def request(self, core: Core, subject: Subject) -> Request:
+    def request(self, subject: Subject) -> Request:
         """
         Return what is asked of the limits for *subject*.
         """
-        call = _running()
-        route = Route(self.name)
+        call, request_id = _running(), new_id(self.core.clock())
         if call is None:
             self._tell()
-            return Request(new_id(core.clock()), subject, route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
-        return msgspec.structs.replace(call.request(), id=new_id(core.clock()), route=route, limits=self.limits)
-
-    def _tell(self) -> None:
-        idle = [limit.text for limit in self.limits if limit.unit != "requests"]
-        if idle and self.name not in self.told:
-            self.told.add(self.name)
-            log.error(
-                "limit(%s) on %s holds nobody: no route of the settings covers this request, so that nothing but requests is "
-                "counted there. Add the path to `routes`.",
-                ", ".join(map(repr, idle)),
-                self.name,
-            )
+            return Request(request_id, subject, self.route, None, ONE_REQUEST, ONE_REQUEST, limits=self.limits)
+        return msgspec.structs.replace(call.request(), id=request_id, route=self.route, limits=self.limits)
 
     def take(self, decision: Decision) -> None:
         """
@@ -179,15 +179,26 @@ class EndpointLimit:
         call = _running()
         if call is not None:
             call.hold(decision)
-            call.endpoints = (*call.endpoints, (Route(self.name), self.limits))
+            call.endpoints = (*call.endpoints, (self.route, self.limits))
 
-    def note(self, error: RefusedError, core: Core, facts: Facts) -> None:
+    def note(self, error: RefusedError) -> None:
         """
         Keep with *error* what its response needs, where no call runs that knows.
         """
         if _running() is None:  # else the call counts it and answers, when it is rendered
-            error.asked = Unmetered(new_id(core.clock()), core, facts, Route(self.name))
-            core.outcomes.refuse(refusals.decision_of_error(error).code)
+            error.asked = Unmetered(new_id(self.core.clock()), self.core, self.facts, self.route)
+            self.core.outcomes.refuse(refusals.decision_of_error(error).code)
+
+    def _tell(self) -> None:
+        idle, name = [limit.text for limit in self.limits if limit.unit != "requests"], self.route.path
+        if idle and name not in self.told:
+            self.told.add(name)
+            log.error(
+                "limit(%s) on %s holds nobody: no route of the settings covers this request, so that nothing but requests is "
+                "counted there. Add the path to `routes`.",
+                ", ".join(map(repr, idle)),
+                name,
+            )
 
 
 def _read(texts: tuple[str, ...], mode: Mode, on_backend_error: OnBackendError) -> tuple[Limit, ...]:
