@@ -22,7 +22,7 @@ from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedApp
 from tokenbudget_mw.web.lifespan import live
-from tokenbudget_mw.web.shielding import settle_held
+from tokenbudget_mw.web.shielding import asettle_held
 from tokenbudget_mw.web.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
 
@@ -335,7 +335,7 @@ class _Connection:
             return
         if self._is_cut_off and call.first_byte is None:
             call.prompt = None  # it left before its prompt was there, so no model was asked that
-        await settle_held(call, call.end(self._ending(failed=failed)))
+        await asettle_held(call, call.end(self._ending(failed=failed)))
         if call.unrecorded is not None:
             raise call.unrecorded
 

@@ -16,10 +16,11 @@ from tokenbudget_mw.identify import check_threads
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.values import NOTHING, LazyHeaders, ServedFacts
+from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedWSGI
 from tokenbudget_mw.web.files import is_file, watch_files
 from tokenbudget_mw.web.rejoined import Broken, read_head
+from tokenbudget_mw.web.shielding import settle_held
 from tokenbudget_mw.web.sized import SizedResponse
 from tokenbudget_mw.wiring import wire
 
@@ -340,10 +341,7 @@ class _Exchange:
                 timed_out=self._timed_out,
             )
         )
-        for reservation in call.held:
-            self._core.guard.settle(reservation, actual)
-        for reservation in call.extensions:
-            self._core.guard.settle(reservation, NOTHING)
+        settle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
 
@@ -359,7 +357,9 @@ class _Exchange:
             raise error
         try:
             refusal = call.exceed(decision_of_error(error))
-            body = self._refuse(refusal, None if begun is None else (type(error), error, error.__traceback__))
+            # in the place of a start that was not sent yet; of one that was, the server raises it (PEP 3333)
+            replaced = None if begun is None else (type(error), error, error.__traceback__)
+            body = self._refuse(refusal, replaced)
         except BaseException:
             call.status = begun
             self._abort(error)
@@ -368,10 +368,10 @@ class _Exchange:
         self._end()
         return iter(body)
 
-    def _refuse(self, refusal: Refusal, *exc_info: Any) -> Iterable[bytes]:
+    def _refuse(self, refusal: Refusal, exc_info: Any = None) -> Iterable[bytes]:
         line = f"{refusal.status} {PHRASES.get(refusal.status, 'Refused')}"
-        # with exc_info in the place of a start that was not sent yet; of one that was, the server raises it (PEP 3333)
-        self._start_response(line, [(_title(name), value) for name, value in refusal.headers], *filter(None, exc_info))
+        headers = [(_title(name), value) for name, value in refusal.headers]
+        self._start_response(line, headers, *([exc_info] if exc_info else []))
         return [b"" if self._call.facts.method == "HEAD" else refusal.body]
 
 

@@ -25,9 +25,8 @@ from tokenbudget_mw.limiting import refusal_of
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.routes import is_preflight
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.values import NOTHING
 from tokenbudget_mw.web.bounding import abound, bound
-from tokenbudget_mw.web.shielding import settle_held
+from tokenbudget_mw.web.shielding import asettle_held, settle_held
 from tokenbudget_mw.wsgi import facts_of
 from tokenbudget_mw_django.conf import core
 from tokenbudget_mw_django.streams import AsyncStream, CollectedStream, Stream
@@ -268,11 +267,7 @@ class _Exchange:
     def end(self, **ending: bool) -> None:
         call = self.call
         if self._end_of_call.acquire(blocking=False):
-            actual = self._actual(**ending)
-            for reservation in call.held:
-                call.core.guard.settle(reservation, actual)
-            for reservation in call.extensions:
-                call.core.guard.settle(reservation, NOTHING)
+            settle_held(call, self._actual(**ending))
         if running.get() is call:
             running.set(None)
         if call.unrecorded is not None:
@@ -282,8 +277,7 @@ class _Exchange:
         call = self.call
         if not self._end_of_call.acquire(blocking=False):
             return
-        actual = self._actual(**ending)
-        await settle_held(call, actual)
+        await asettle_held(call, self._actual(**ending))
         if call.unrecorded is not None:
             raise call.unrecorded
 

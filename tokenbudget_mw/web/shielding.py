@@ -1,5 +1,5 @@
 """
-Settling on an event loop where the client may go away meanwhile: nobody can cancel it for good.
+Settling what a call holds. On an event loop the client may go away meanwhile, and nobody can cancel it for good.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tokenbudget_mw.values import NOTHING, Cost
 if TYPE_CHECKING:
     from tokenbudget_mw.calls.call import Call
 
-__all__ = ["keep", "settle_held"]
+__all__ = ["asettle_held", "keep", "settle_held"]
 
 
 _kept: set[asyncio.Future[Any]] = set()
@@ -27,9 +27,20 @@ def keep(work: asyncio.Future[Any]) -> None:
     work.add_done_callback(_kept.discard)
 
 
-async def settle_held(call: Call, actual: Cost) -> None:
+def settle_held(call: Call, actual: Cost) -> None:
     """
     Settle all that *call* holds: what it was admitted with at its true cost, its extensions at nothing.
+    """
+    guard = call.core.guard
+    for reservation in call.held:
+        guard.settle(reservation, actual)
+    for reservation in call.extensions:
+        guard.settle(reservation, NOTHING)
+
+
+async def asettle_held(call: Call, actual: Cost) -> None:
+    """
+    The same for an event loop.
     """
     try:
         await _settle(call, actual)

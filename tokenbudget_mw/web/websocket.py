@@ -19,7 +19,7 @@ from tokenbudget_mw.errors import RefusedError
 from tokenbudget_mw.rules.admission import ALL_UNITS
 from tokenbudget_mw.rules.refusals import decision_of_error
 from tokenbudget_mw.rules.settlement import Ending, is_timeout
-from tokenbudget_mw.web.shielding import settle_held
+from tokenbudget_mw.web.shielding import asettle_held
 
 if TYPE_CHECKING:
     from tokenbudget_mw.rules.admission import Request
@@ -146,7 +146,7 @@ class MessagesApp:
             return
         actual = call.end(Ending(call.status, has_body=call.first_byte is not None, **how))
         take_at_endpoints(call, actual, call.model_name)  # none of which it holds: the connection does
-        await settle_held(call, actual)
+        await asettle_held(call, actual)
         if call.unrecorded is not None:
             raise call.unrecorded
 
