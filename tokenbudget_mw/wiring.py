@@ -4,7 +4,6 @@ From settings to a core with every part plugged in. The only room that knows all
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from tokenbudget_mw.rules.routes import RouteTable
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.settings.changes import policy_of
+from tokenbudget_mw.settings.dotted import load, load_callable
 from tokenbudget_mw.settings.own_limits import OwnLimits
 from tokenbudget_mw.upkeep.barring import Bars
 from tokenbudget_mw.upkeep.heartbeat import Heartbeat
@@ -271,33 +271,15 @@ def _identifier(settings: Settings, keys: KeyCache | None) -> Identifier:
         return KeyIdentifier(keys, allow_query=settings.query_keys)
     if wanted == "ip":
         return AddressIdentifier(networks_of(settings.trusted_proxies))
-    return CustomIdentifier(wanted if callable(wanted) else _import(wanted))
+    hint = "Give 'api_key', 'ip', a callable or 'package.module.name'."
+    return CustomIdentifier(wanted if callable(wanted) else load_callable(wanted, "identify", hint))
 
 
 def _render_refusal(settings: Settings) -> Any:
     wanted = settings.render_refusal
     if wanted is None or callable(wanted):
         return wanted
-    return _import(wanted, "render_refusal", "Give a callable or 'package.module.name'.")
-
-
-def _import(
-    path: str, setting: str = "identify", hint: str = "Give 'api_key', 'ip', a callable or 'package.module.name'."
-) -> Callable[..., Any]:
-    found = _object(path, setting, hint)
-    if not callable(found):
-        message = f"at `{setting}`: {path!r} is a {type(found).__name__}, not a callable."
-        raise ConfigurationError(message)
-    return found  # type: ignore[no-any-return]
-
-
-def _object(path: str, setting: str, hint: str) -> Any:
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        message = f"at `{setting}`: cannot import {path!r} ({exc}). {hint}"
-        raise ConfigurationError(message) from exc
+    return load_callable(wanted, "render_refusal", "Give a callable or 'package.module.name'.")
 
 
 def _meter(settings: Settings, tariffs: Tariffs) -> Any:
@@ -321,7 +303,7 @@ def _counter(model: str, counter: Any) -> Any:
     if not isinstance(counter, str):
         return counter
     setting = f"counters.{model}"
-    found = _object(counter, setting, "Give an object with a method `count`, or 'package.module.name'.")
+    found = load(counter, setting, "Give an object with a method `count`, or 'package.module.name'.")
     if not callable(getattr(found, "count", None)):
         raise ConfigurationError(f"at `{setting}`: {counter!r} has no method `count`.")
     return found
@@ -368,7 +350,8 @@ def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir
     from tokenbudget_mw.accounting.dead_letters import FILE_NAME, DeadLetters
     from tokenbudget_mw.accounting.flusher import Flusher
 
-    spool, keep, threads = _spool(settings, None if sink else database, heir), None, None
+    spool = _spool(settings, None if sink else database, heir)
+    keep = threads = None
     if sink is None:
         from tokenbudget_mw.accounting.opening import threads_for
         from tokenbudget_mw.database.letters import LetterStore
@@ -376,9 +359,15 @@ def _accounting(settings: Settings, sink: Sink | None, database: _Database, heir
 
         engine = database.engine()
         sink, keep, threads = DatabaseSink(engine), LetterStore(engine).keep, threads_for(engine.url)
-    letters = DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep)
-    pace: dict[str, Any] = {"interval": settings.flush_interval, "rows": settings.flush_rows}
-    return {"spool": spool, "flusher": Flusher(spool, sink, **pace, dead_letters=letters, threads=threads)}
+    flusher = Flusher(
+        spool,
+        sink,
+        interval=settings.flush_interval,
+        rows=settings.flush_rows,
+        dead_letters=DeadLetters(path=spool.folder and spool.folder / FILE_NAME, store=keep),
+        threads=threads,
+    )
+    return {"spool": spool, "flusher": flusher}
 
 
 def _spool(settings: Settings, database: _Database | None, heir: Executor) -> Spool:

@@ -5,49 +5,15 @@ What waits. How long it has is known from a few notes of how many records there 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenbudget_mw.accounting.base import Spool
 
-__all__ = ["Backlog", "FlusherStats", "tell_left"]
+__all__ = ["Backlog", "tell_left"]
 
 _FINE = 64
 """Notes lie this part of the longest wait apart: so exact is what is told, and so few are the notes of a day."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlusherStats:
-    """
-    How a process's flusher does.
-
-    Attributes:
-        depth: Records that wait.
-
-        flushed: Records that are in the sink.
-
-        retries: Batches that failed for now and were, or will be, tried again.
-
-        dead_letters: Records that no sink will take.
-
-        dropped: Records that found the spool full.
-
-        lag: Seconds that the oldest waiting record has been seen waiting.
-
-        last_error: Class name of the sink's last error; None where there was none.
-
-        is_failing: Whether the last try failed.
-    """
-
-    depth: int
-    flushed: int
-    retries: int
-    dead_letters: int
-    dropped: int
-    lag: float
-    last_error: str | None
-    is_failing: bool
 
 
 class Backlog:

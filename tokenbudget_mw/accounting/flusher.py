@@ -13,12 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.accounting.backlog import Backlog, FlusherStats, tell_left
+from tokenbudget_mw.accounting.backlog import tell_left
 from tokenbudget_mw.accounting.dead_letters import DeadLetters
+from tokenbudget_mw.accounting.worker import FlusherStats, Worker
 from tokenbudget_mw.chance import chance
 from tokenbudget_mw.errors import PermanentSinkError
 from tokenbudget_mw.processes import PerProcess, call_at_exit
-from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,8 +35,10 @@ _FIRST_RETRY = 0.1
 """Seconds that the first retry waits at most; every further one up to twice as long."""
 _GRACE = 0.5
 """Seconds that a thread which only waits gets to end, at least."""
-_AGAIN, _TEND_AGAIN = 1.0, 5.0
-"""Seconds after which a thread that could not start, or that an error ended, is started again; a spool that failed is tended."""
+_START_AGAIN = 1.0
+"""Seconds after which a thread is started again that could not start, or that an error ended."""
+_TEND_AGAIN = 5.0
+"""Seconds after which a spool is tended again that could not be."""
 
 
 class Flusher:
@@ -94,7 +96,7 @@ class Flusher:
         self._clock = clock
         self._pause = pause
         self._jitter = jitter
-        self._mine: PerProcess[_Worker] = PerProcess(partial(_worker_of, weakref.ref(self)))
+        self._mine: PerProcess[Worker] = PerProcess(partial(_worker_of, weakref.ref(self)))
         self._awaited = 1  # the thread wants to be woken when this many records wait
         spool.listen(self._notice)
 
@@ -204,7 +206,7 @@ class Flusher:
                 self._start(worker)
             worker.bell.ring()
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: Worker) -> None:
         with worker.starting:
             if worker.is_running() or not self._threads:
                 return
@@ -216,35 +218,35 @@ class Flusher:
             if worker.thread is None:
                 self._let_start_later(worker)
 
-    def _let_start_later(self, worker: _Worker) -> None:
-        worker.thread, worker.start_at = None, self._clock() + _AGAIN
-        if not worker.is_threadless:
-            worker.is_threadless = True
+    def _let_start_later(self, worker: Worker) -> None:
+        worker.thread, worker.start_at = None, self._clock() + _START_AGAIN
+        if not worker.has_told_threadless:
+            worker.has_told_threadless = True
             log.warning("The flusher's thread cannot run: usage records wait until it can, or for the last flush.")
         self._awaited = 1  # last: the next record looks
 
-    def _run(self, worker: _Worker) -> None:
+    def _run(self, worker: Worker) -> None:
         try:
             self._keep_writing(worker)
         except BaseException:
             self._let_start_later(worker)
             raise
 
-    def _keep_writing(self, worker: _Worker) -> None:
+    def _keep_writing(self, worker: Worker) -> None:
         while not worker.is_stopping:
             delay = self.tick()
-            worker.is_threadless = False
+            worker.has_told_threadless = False
             self._awaited = self._threshold(worker, delay)
             waits = [each for each in (delay, worker.tend_in) if each is not None]
             # whatever rings has changed the state before, and the state is read next
             worker.bell.wait(min(waits, default=None) if len(self._spool) < self._awaited else 0.0)
 
-    def _threshold(self, worker: _Worker, delay: float | None) -> int:
+    def _threshold(self, worker: Worker, delay: float | None) -> int:
         if delay is None:
             return 1
         return self._rows if worker.retry_at is None else _NEVER
 
-    def _stop(self, worker: _Worker, deadline: float) -> bool:
+    def _stop(self, worker: Worker, deadline: float) -> bool:
         worker.is_stopping = True
         worker.bell.ring()
         thread = worker.thread
@@ -258,7 +260,7 @@ class Flusher:
 
     # -- writing, under `worker.writing` ------------------------------------------------------------------------------
 
-    def _tick(self, worker: _Worker) -> float | None:
+    def _tick(self, worker: Worker) -> float | None:
         worker.tend_in = self._tend(worker)
         delay = self._due_in(worker)
         if delay == 0.0:
@@ -267,18 +269,18 @@ class Flusher:
             delay = self._due_in(worker)
         return delay
 
-    def _tend(self, worker: _Worker) -> float | None:
+    def _tend(self, worker: Worker) -> float | None:
         try:
             tend_in = self._spool.tend()
         except Exception as exc:  # noqa: BLE001 - no file can be opened, say: what waits here is written all the same
-            if not worker.is_untended:
-                worker.is_untended = True
+            if not worker.has_told_untended:
+                worker.has_told_untended = True
                 log.error("The usage spool cannot be tended (%s): what others left there waits.", type(exc).__name__)  # noqa: TRY400
             return _TEND_AGAIN
-        worker.is_untended = False
+        worker.has_told_untended = False
         return tend_in
 
-    def _due_in(self, worker: _Worker) -> float | None:
+    def _due_in(self, worker: Worker) -> float | None:
         depth = len(self._spool)
         now = self._clock()
         worker.backlog.look(worker.done, depth, now)
@@ -290,7 +292,7 @@ class Flusher:
             return 0.0
         return max(0.0, worker.wrote_at + self._interval - now)
 
-    def _attempt(self, worker: _Worker) -> None:
+    def _attempt(self, worker: Worker) -> None:
         try:
             self._store(worker, self._spool.take(self._rows))
         except Exception as exc:  # noqa: BLE001 - whatever a sink raises, its records are tried again
@@ -298,7 +300,7 @@ class Flusher:
         else:
             self._succeed(worker)
 
-    def _store(self, worker: _Worker, records: Sequence[UsageRecord]) -> None:
+    def _store(self, worker: Worker, records: Sequence[UsageRecord]) -> None:
         try:
             self._sink.write(records)
         except PermanentSinkError as exc:
@@ -313,7 +315,7 @@ class Flusher:
         self._spool.commit(len(records))  # at once: should the next part fail, this one is not tried again
         worker.advance(len(records))
 
-    def _fail(self, worker: _Worker, error: Exception) -> None:
+    def _fail(self, worker: Worker, error: Exception) -> None:
         worker.failures += 1
         worker.retries += 1
         worker.last_error = type(error).__name__
@@ -322,17 +324,18 @@ class Flusher:
         if worker.transitions.begins(self._clock()):
             log.warning("The usage sink takes no records (%s): they wait and are tried again.", worker.last_error)
 
-    def _succeed(self, worker: _Worker) -> None:
+    def _succeed(self, worker: Worker) -> None:
         if worker.transitions.ends():
             log.warning("The usage sink takes records again, after %s failed tries.", worker.failures)
-        worker.failures, worker.retry_at = 0, None
+        worker.failures = 0
+        worker.retry_at = None
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
-    def _has_reached(self, worker: _Worker, target: int) -> bool:
+    def _has_reached(self, worker: Worker, target: int) -> bool:
         return worker.done >= target or not len(self._spool)
 
-    def _drain(self, worker: _Worker, target: int, timeout: float) -> bool:
+    def _drain(self, worker: Worker, target: int, timeout: float) -> bool:
         deadline = self._clock() + timeout
         while not self._has_reached(worker, target):
             left = min(deadline - self._clock(), threading.TIMEOUT_MAX)
@@ -347,42 +350,6 @@ class Flusher:
         return True
 
 
-class _Worker:
-    """
-    What one process owns of a flusher.
-    """
-
-    def __init__(self) -> None:
-        self.thread: threading.Thread | None = None
-        self.bell = threads.Bell()
-        self.starting = threading.RLock()
-        self.writing = threading.Lock()
-        self.progress = threading.Condition()
-        self.is_stopping = False
-        self.start_at = float("-inf")  # before it no thread is started
-        self.is_threadless = False  # that is said
-        self.is_untended = False  # the same
-        self.wrote_at = float("-inf")  # when it last tried to write
-        self.backlog = Backlog()
-        self.retry_at: float | None = None
-        self.failures = 0  # in a row
-        self.transitions = Transitions()
-        self.target = 0  # `done` that a flush wants reached without lingering
-        self.done = 0
-        self.dead = 0
-        self.retries = 0
-        self.last_error: str | None = None
-        self.tend_in: float | None = None  # seconds
-
-    def is_running(self) -> bool:
-        return self.thread is not None and self.thread.is_alive() and not self.is_stopping
-
-    def advance(self, count: int) -> None:
-        with self.progress:
-            self.done += count
-            self.progress.notify_all()
-
-
 def _look_for_threads() -> bool:
     if threads.can_run():
         return True
@@ -390,8 +357,8 @@ def _look_for_threads() -> bool:
     return False
 
 
-def _worker_of(reference: weakref.ref[Flusher]) -> _Worker:
+def _worker_of(reference: weakref.ref[Flusher]) -> Worker:
     flusher = reference()
     if flusher is not None:
         call_at_exit(flusher.close_at_exit)
-    return _Worker()
+    return Worker()

@@ -269,7 +269,7 @@ class MmapSpool:
         return True
 
     def _make_room(self, store: Store, record: UsageRecord, size: int) -> Segment | None:
-        # Returns a current segment that has room for *size* bytes; None where there is none. Under the lock.
+        # under the lock; None where no segment has room for *size* bytes, nor will have
         deadline = self._clock() + self._patience
         while store.segment.end + size > store.segment.size:
             if self._roll(store, record):

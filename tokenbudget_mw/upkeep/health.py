@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tokenbudget_mw.accounting.backlog import FlusherStats
+    from tokenbudget_mw.accounting.worker import FlusherStats
 
 __all__ = ["BEHIND", "LATE", "Health"]
 
 LATE = 60.0
 """Seconds that usage may wait for the database. A database that hangs fails no write: only the wait tells of it."""
-
 
 BEHIND = 60.0
 """Seconds by which the clock may have been set back behind counters in memory: as long as what is spent stays so."""
