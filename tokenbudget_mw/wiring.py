@@ -27,6 +27,7 @@ from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.settings.changes import policy_of
 from tokenbudget_mw.settings.dotted import load, load_callable
 from tokenbudget_mw.settings.own_limits import OwnLimits
+from tokenbudget_mw.settings.reading import is_counter, kind_of
 from tokenbudget_mw.upkeep.barring import Bars
 from tokenbudget_mw.upkeep.heartbeat import Heartbeat
 
@@ -304,8 +305,10 @@ def _counter(model: str, counter: Any) -> Any:
         return counter
     setting = f"counters.{model}"
     found = load(counter, setting, "Give an object with a method `count`, or 'package.module.name'.")
-    if not callable(getattr(found, "count", None)):
-        raise ConfigurationError(f"at `{setting}`: {counter!r} has no method `count`.")
+    if not is_counter(found):
+        raise ConfigurationError(
+            f"at `{setting}`: {counter!r} is {kind_of(found)}, which has no method `count` that takes a text."
+        )
     return found
 
 

@@ -73,7 +73,11 @@ def test_a_counter_of_ones_own_is_an_object_or_a_path(counter, monkeypatch):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("no.such.module", "cannot import 'no.such.module'"), (f"{__name__}.nothing", "has no method `count`")],
+    [
+        ("no.such.module", "cannot import 'no.such.module'"),
+        (f"{__name__}.nothing", "has no method `count`"),
+        (f"{__name__}.Letters", "is a type, which has no method `count`"),
+    ],
 )
 def test_a_path_that_leads_to_no_counter_fails_at_start(path, message, monkeypatch):
     """A wrong path is told when the app starts, with the setting's name."""

@@ -48,9 +48,8 @@ def open_engine(url: str | URL) -> Engine:
 
     Args:
         url: SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3, or psycopg2), MySQL or MariaDB (PyMySQL, mysqldb or
-            mysqlconnector); the first of these drivers where none is named. That of a
-            server may set its pool: ``?pool_size=2&max_overflow=3&pool_timeout=5&pool_recycle=1800`` are the usual values,
-            connections and seconds.
+            mysqlconnector); the first of these drivers where none is named. That of a server may set its pool:
+            ``?pool_size=2&max_overflow=3&pool_timeout=5&pool_recycle=1800`` are the usual values, connections and seconds.
 
     Raises:
         ConfigurationError: The URL cannot be read, or names a database that is not supported. Shows no password.

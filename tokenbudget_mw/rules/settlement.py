@@ -52,9 +52,11 @@ DEFAULT_SETTLE: Mapping[str, str] = MappingProxyType(
 Outcome of a call -> what it is charged.
 
 ``no_usage`` is a whole response without figures, ``empty`` one without output, ``truncated`` one that ended before its
-format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of the body, ``app_error`` before the response began, or without one,
-``timeout`` an app that waited for its model in vain: it raised a timeout before the first byte of the body, of which its framework
-may have made a 5xx, or answered 504. ``redirected`` is an answer of 300 to 399 where a model's was expected. ``orphaned`` is a call whose process died before it ended.
+format did, ``budget_end`` a stream that its route ends with the budget. ``client_gone_early`` is before the first byte of
+the body, ``app_error`` before the response began, or without one, ``timeout`` an app that waited for its model in vain: it
+raised a timeout before the first byte of the body, of which its framework may have made a 5xx, or answered 504.
+``redirected`` is an answer of 300 to 399 where a model's was expected. ``orphaned`` is a call whose process died before it
+ended.
 """
 
 SETTLE_RULES = frozenset({"actual", "partial", "input", "reserved", "refund"})

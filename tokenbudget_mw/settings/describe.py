@@ -318,11 +318,10 @@ def _idle_limits(settings: Settings) -> Iterator[str]:
     for limits in groups:
         standing = [limit for limit in limits if limit.until is None]
         for limit in standing:
-            less = [
-                o for o in standing if o.mode == limit.mode and counted(o) == counted(limit) and o.amount < limit.amount
-            ]
-            if less:
-                yield f"'{limit.text}' never refuses: '{less[0].text}' beside it counts the same, and is smaller."
+            alike = [each for each in standing if each.mode == limit.mode and counted(each) == counted(limit)]
+            smaller = next((each for each in alike if each.amount < limit.amount), None)
+            if smaller is not None:
+                yield f"'{limit.text}' never refuses: '{smaller.text}' beside it counts the same, and is smaller."
 
 
 def _exempt_routes(settings: Settings) -> Iterator[str]:

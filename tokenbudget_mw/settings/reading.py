@@ -33,6 +33,7 @@ __all__ = [
     "folder",
     "function",
     "identify",
+    "is_counter",
     "items",
     "kind_of",
     "optional",
@@ -334,9 +335,16 @@ def counter(value: Any) -> Any:
         if not _is_dotted(value):
             raise Invalid(f"'{value}' is no dotted path; write it like 'myapp.tokens.llama'")
         return value
-    if isinstance(value, type | list | tuple) or not callable(getattr(value, "count", None)):
+    if not is_counter(value):
         raise Invalid(f"an object with a method `count`, or the dotted path to one, is expected, not {kind_of(value)}")
     return value
+
+
+def is_counter(value: object) -> bool:
+    """
+    Tell whether *value* has a method `count` for texts. Classes have one that wants an object first, lists one for elements.
+    """
+    return callable(getattr(value, "count", None)) and not isinstance(value, type | list | tuple)
 
 
 def _is_dotted(path: str) -> bool:

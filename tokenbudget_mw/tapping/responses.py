@@ -110,7 +110,8 @@ def read_response(response: object, *, format: str | None = None) -> Usage:  # n
     Args:
         response: A response object of any provider's SDK, its dict, its ``usage`` alone, or a `Usage`. Known are OpenAI
             (chat, responses, embeddings, realtime) and all who speak the same, Anthropic, Gemini, also live, Bedrock, Cohere,
-            Ollama, results of LangChain, LlamaIndex, pydantic-ai and OpenAI's agents, and plain ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
+            Ollama, results of LangChain, LlamaIndex, pydantic-ai and OpenAI's agents, and plain
+            ``{"input_tokens": 12, "output_tokens": 34}`` with this package's own names.
 
         format: Format of the response where its fields do not tell, a name in `tapping.FAMILIES`.
 
