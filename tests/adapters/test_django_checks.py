@@ -73,7 +73,7 @@ def test_models_that_are_read_from_another_database_are_found() -> None:
 def test_transactions_that_fail_beside_the_flusher_are_found(options: dict[str, str], ids: set[str]) -> None:
     """On SQLite one that reads first cannot write after the flusher has; on other databases it can."""
     sqlite = {**settings.DATABASES["default"], "OPTIONS": options}
-    postgresql = {**sqlite, "ENGINE": "django.db.backends.postgresql"}
+    postgresql = {**sqlite, "ENGINE": "django.db.backends.postgresql", "OPTIONS": {}}  # which takes no such option
 
     with patch.dict(settings.DATABASES, {"default": sqlite}):
         assert set(found()) == ids
