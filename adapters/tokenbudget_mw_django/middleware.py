@@ -265,12 +265,12 @@ class _Exchange:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def end(self, **ending: bool) -> None:
-        call = self.call
-        if self._end_of_call.acquire(blocking=False):
+        call, is_first = self.call, self._end_of_call.acquire(blocking=False)
+        if is_first:
             settle_held(call, self._actual(**ending))
         if running.get() is call:
             running.set(None)
-        if call.unrecorded is not None:
+        if is_first and call.unrecorded is not None:
             raise call.unrecorded
 
     async def aend(self, **ending: bool) -> None:

@@ -10,7 +10,8 @@ from django.test import RequestFactory, override_settings
 from django_rig import TOKENBUDGET, rows
 
 from tokenbudget_mw.calls.call import running
-from tokenbudget_mw_django import TokenBudgetMiddleware, current
+from tokenbudget_mw.errors import SpoolFullError
+from tokenbudget_mw_django import TokenBudgetMiddleware, conf, current
 
 WIDE = {**TOKENBUDGET, "plans": {"one": ["100 concurrent", "1M tokens/minute"]}}
 
@@ -136,3 +137,26 @@ def test_async_view_that_asks_its_own_project() -> None:
     assert response.content == b"done"
     assert sum(row["input_tokens"] for row in rows("abatch")) == 10 + 2 * 20 + 40
     assert sorted(row["input_tokens"] for row in rows("apart")) == [3, 4 + 5]
+
+
+def test_a_part_whose_row_finds_no_place_leaves_the_call_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a full spool shall raise, the part's stream fails once, at its end; the view around it goes on in its own call."""
+    seen: list[Any] = []
+
+    def full(_record: object) -> None:
+        raise SpoolFullError
+
+    def outer(_request: Any) -> HttpResponse:
+        here = current()
+        part = ask(streamed, "full-inner")
+        with monkeypatch.context() as patched:
+            patched.setattr(conf.core().spool, "put", full)
+            with pytest.raises(SpoolFullError):
+                list(part)
+        part.close()
+        seen.append(running.get() is here)
+        return HttpResponse("whole")
+
+    ask(outer, "full-outer")
+
+    assert seen == [True]

@@ -178,7 +178,7 @@ def gemini(fields: Fields) -> Usage | None:
         return None
     thoughts = figure(fields.get("thoughtsTokenCount")) or 0
     tools = figure(fields.get("toolUsePromptTokenCount")) or 0
-    spoken = _gemini_audio(fields, "candidatesTokensDetails") or _gemini_audio(fields, "responseTokensDetails")
+    spoken = _audio(fields, "candidatesTokensDetails") or _audio(fields, "responseTokensDetails")
     tiers = (fields.get(name) for name in ("serviceTier", "service_tier", "trafficType"))
     return Usage(
         input_tokens=prompt + tools,
@@ -187,7 +187,7 @@ def gemini(fields: Fields) -> Usage | None:
         reasoning_tokens=thoughts,
         provider="google",
         service_tier=next(filter(None, map(_text, tiers)), None),
-        audio_input_tokens=min(_gemini_audio(fields, "promptTokensDetails"), prompt),
+        audio_input_tokens=min(_audio(fields, "promptTokensDetails"), prompt),
         audio_output_tokens=min(spoken, answer),
     )
 
@@ -207,8 +207,8 @@ def interaction(fields: Fields) -> Usage | None:
         cache_read_tokens=min(figure(fields.get("total_cached_tokens")) or 0, prompt),
         reasoning_tokens=thoughts,
         provider="google",
-        audio_input_tokens=min(_spoken(fields, "input_tokens_by_modality"), prompt),
-        audio_output_tokens=min(_spoken(fields, "output_tokens_by_modality"), answer),
+        audio_input_tokens=min(_audio(fields, "input_tokens_by_modality", "tokens"), prompt),
+        audio_output_tokens=min(_audio(fields, "output_tokens_by_modality", "tokens"), answer),
     )
 
 
@@ -317,14 +317,12 @@ def _bedrock_hour(fields: Fields) -> int:
     )
 
 
-def _gemini_audio(fields: Fields, name: str) -> int:
-    return sum(
-        figure(entry.get("tokenCount")) or 0 for entry in _entries(fields, name) if entry.get("modality") == "AUDIO"
-    )
-
-
-def _spoken(fields: Fields, name: str) -> int:
-    return sum(figure(entry.get("tokens")) or 0 for entry in _entries(fields, name) if entry.get("modality") == "audio")
+def _audio(fields: Fields, name: str, told: str = "tokenCount") -> int:
+    """
+    Add up what Gemini's entries in *name* tell of audio, as *told*; interactions write the modality in small letters.
+    """
+    entries = (entry for entry in _entries(fields, name) if entry.get("modality") in ("AUDIO", "audio"))
+    return sum(figure(entry.get(told)) or 0 for entry in entries)
 
 
 def _cached(fields: Fields) -> Fields:
