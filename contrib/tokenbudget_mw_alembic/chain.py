@@ -5,7 +5,9 @@ Runs our migrations on a host's database.
 from __future__ import annotations
 
 import io
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +16,13 @@ from sqlalchemy.exc import DBAPIError
 
 from tokenbudget_mw.database.engine import reader
 from tokenbudget_mw.database.faults import is_being_changed, is_deadlock, is_there_already
+from tokenbudget_mw.database.gaps import gaps, lost
 from tokenbudget_mw.database.online_indexes import mend
 from tokenbudget_mw.database.partitions.patience import LOCK_MS, again
 from tokenbudget_mw.errors import ConfigurationError, MissingExtraError
 
 try:
-    from alembic import command
+    from alembic import command, context, op
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -28,6 +31,8 @@ except ModuleNotFoundError as exc:
     raise MissingExtraError("migrations need 'alembic': pip install 'tokenbudget-mw[alembic]'") from exc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection, Engine
 
 __all__ = ["VERSION_TABLE", "current", "head", "is_known", "upgrade"]
@@ -39,6 +44,8 @@ MOST_WAIT = 60.0
 
 _DJANGO_APP = "tokenbudget_mw_django"
 
+_running = threading.RLock()
+
 
 def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str:
     """
@@ -47,6 +54,7 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     A step that needs a table for itself does not make its users queue up: it waits for an instant, steps back and tries again.
     Several at once, as when the replicas of an app start together, are as good as one. One that was killed is run again.
     Tables that a newer version has made are left as they are: they serve this one, too.
+    It may be called from any thread, and from a host's own ``env.py`` or migration.
     On PostgreSQL, indexes of ours that an earlier run has left invalid are made anew.
 
     Args:
@@ -60,7 +68,8 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
         The statements with *sql*, otherwise nothing.
 
     Raises:
-        ConfigurationError: Django's migrations made these tables, or something else has a name that a step needs.
+        ConfigurationError: Django's migrations made these tables, nothing notes which ones did, something else has a name
+            that a step needs, or somebody has dropped what no step makes again.
 
         BusyTableError: Somebody holds a table and does not let go of it.
     """
@@ -68,12 +77,14 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
     config = _config(output)
     config.attributes["dialect"] = engine.dialect
     if sql:
-        command.upgrade(config, revision, sql=True)
+        with _alone():
+            command.upgrade(config, revision, sql=True)
         return output.getvalue()
-    with engine.connect() as connection:
+    with _alone(), engine.connect() as connection:
         before = _revision(connection)
         if before is None:
             _refuse_second_chain(connection)
+            _refuse_unknown(connection)
             connection.rollback()
         elif not is_known(before):
             return ""
@@ -82,7 +93,24 @@ def upgrade(engine: Engine, revision: str = "head", *, sql: bool = False) -> str
             _upgrade_patiently(connection, config, revision)
         else:
             _upgrade_beside_others(connection, config, revision)
+        _refuse_gaps(connection)
     return ""
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """
+    Keep off others who use Alembic in this process: it keeps what it runs in its modules. One thread runs ours at a time, and a
+    host's run, of which this is a part, finds its own there afterwards.
+    """
+    with _running:
+        outer = [getattr(module, "_proxy", None) for module in (context, op)]
+        try:
+            yield
+        finally:
+            for proxy in outer:
+                if proxy is not None:
+                    proxy._install_proxy()  # noqa: SLF001 - what Alembic itself calls on the way in
 
 
 def _upgrade_beside_others(connection: Connection, config: Config, revision: str) -> None:
@@ -100,8 +128,9 @@ def _upgrade_beside_others(connection: Connection, config: Config, revision: str
                 continue
             if not is_there_already(exc):
                 raise
-            if not _moves_on(connection, before, 0.0 if waited_at == before else MOST_WAIT):
-                if waited_at == before:
+            is_whole = connection.dialect.name == "sqlite"  # a step is: there, nobody can be in the midst of it
+            if not _moves_on(connection, before, 0.0 if is_whole or waited_at == before else MOST_WAIT):
+                if is_whole or waited_at == before:
                     raise _in_the_way(before, exc) from exc
                 waited_at = before  # whoever made it may have been killed: what is left of it is gone on with
         except CommandError:  # the revision is no longer the one that the step began at
@@ -203,3 +232,22 @@ def _refuse_second_chain(connection: Connection) -> None:
             f"Django's migrations of {_DJANGO_APP!r} made the tables in this database, so Django keeps them: "
             f"run `manage.py migrate {_DJANGO_APP}` instead."
         )
+
+
+def _refuse_unknown(connection: Connection) -> None:
+    if gaps(connection) or _revision(connection) is not None:  # another process may have made them since
+        return
+    note = f"INSERT INTO {VERSION_TABLE} VALUES ('{head()}')"  # noqa: S608 - for a person to run
+    raise ConfigurationError(
+        f"All tables of this version are there, and {VERSION_TABLE} does not say so, as after `create_all` or from a backup without "
+        f"it. Keep them, and note it yourself: `CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY "
+        f"KEY)`, `{note}`."
+    )
+
+
+def _refuse_gaps(connection: Connection) -> None:
+    at = _revision(connection)
+    missing = gaps(connection) if at is not None and at == head() else []
+    connection.rollback()
+    if at is not None and missing:
+        raise ConfigurationError(lost(missing, at))

@@ -130,6 +130,7 @@ def test_a_drop_that_was_broken_off_is_finished(parted: Engine, monkeypatch: pyt
 def test_a_detached_partition_can_come_back(parted: Engine, record: MakeRecord) -> None:
     """
     Detached, its rows count as purged; attached again, as rows; each time the books are closed, and nothing is added twice.
+    What came for its time meanwhile went to the rest, and goes along.
     """
     before = books.verify(parted)
 
@@ -137,24 +138,31 @@ def test_a_detached_partition_can_come_back(parted: Engine, record: MakeRecord) 
     out = books.verify(parted)
     refused = DatabaseSink(parted).write([record(13, **at(13))])
     late = DatabaseSink(parted).write([record(77, cost_pico=5, **at(13))])
-    with pytest.raises(Exception, match="default partition"):
-        attach(parted, day(13))
-    purge_rest(parted)
     back = attach(parted, day(13))
 
     after = books.verify(parted)
     assert (rows, out.rows, out.purged, out.verified) == (1, 19, 1, True)
     assert (refused, late, back) == (0, 1, 1)
-    assert (after.rows, after.purged, after.verified) == (20, 1, True)
+    assert (after.rows, after.purged, after.verified) == (21, 0, True)
+    assert (count(parted, day(13)), count(parted, REST)) == (2, 0)
     assert after.balance_pico == before.balance_pico - 5
     assert DatabaseSink(parted).write([record(13, **at(13)), record(77, **at(13))]) == 0
     assert names(parted, attached=False) == []
 
 
-def purge_rest(engine: Engine) -> None:
-    from tokenbudget_mw.database.retention import PurgeReport, _purge_rows
+def test_a_partition_from_before_a_migration_can_come_back(parted: Engine) -> None:
+    """
+    It gets the columns and indexes that the usage table has got while it was away.
+    """
+    rows = detach(parted, day(13))
+    with parted.begin() as connection:
+        connection.execute(text("ALTER TABLE tokenbudget_usage ADD newer_tokens BIGINT, ADD newer_name VARCHAR(64)"))
+        connection.execute(text("CREATE INDEX tokenbudget_usage_newer_ix ON tokenbudget_usage (newer_name)"))
 
-    _purge_rows(engine, REST, START + timedelta(days=99), PurgeReport(0, 0, 0.0), clock=lambda: 0.0, told=None)
+    back = attach(parted, day(13))
+
+    assert back == rows
+    assert books.verify(parted).verified
 
 
 def test_a_table_that_was_changed_does_not_come_back(parted: Engine) -> None:

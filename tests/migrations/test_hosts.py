@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy import inspect, text
 
 import tokenbudget_mw_alembic
 from tokenbudget_mw.database import tables
+from tokenbudget_mw.database.engine import open_engine
 from tokenbudget_mw.database.writer import DatabaseSink
 from tokenbudget_mw.values import UsageRecord
 
@@ -47,6 +49,30 @@ from alembic import op
 import sqlalchemy as sa
 def upgrade():
     ${upgrades}
+"""
+TOGETHER = """
+import sqlalchemy as sa
+from alembic import context, op
+import tokenbudget_mw_alembic
+
+engine = context.config.attributes["engine"]
+if {in_env}:
+    tokenbudget_mw_alembic.upgrade(context.config.attributes["ours"])
+with engine.connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+STEP = """
+revision, down_revision = "one", None
+from alembic import context, op
+import sqlalchemy as sa
+import tokenbudget_mw_alembic
+
+def upgrade():
+    if not {in_env}:
+        tokenbudget_mw_alembic.upgrade(context.config.attributes["ours"])
+    op.create_table("orders", sa.Column("id", sa.Integer, primary_key=True))
 """
 HOOKS = {
     "none": "",
@@ -103,6 +129,39 @@ def test_without_the_hook_it_would_drop_them(engine: Engine, tmp_path: Path) -> 
 
     for name in [*tables.metadata.tables, "tokenbudget_alembic_version"]:
         assert f"op.drop_table('{name}')" in revision
+
+
+@pytest.mark.parametrize("in_env", [True, False], ids=["env", "migration"])
+def test_a_host_may_upgrade_ours_amid_its_own(tmp_path: Path, in_env: bool) -> None:
+    """
+    One command for both chains: the host's goes on where it was, with its own names of Alembic's.
+    """
+    engine, ours = (open_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("host", "ours"))
+    config = host(engine, tmp_path, "none")
+    config.attributes["ours"] = ours
+    (tmp_path / "env.py").write_text(TOGETHER.format(in_env=in_env))
+    (tmp_path / "versions" / "one.py").write_text(STEP.format(in_env=in_env))
+
+    command.upgrade(config, "head")
+
+    found = inspect(engine).get_table_names(), tokenbudget_mw_alembic.current(ours)
+    for opened in (engine, ours):
+        opened.dispose()
+    assert found == (["alembic_version", "orders"], tokenbudget_mw_alembic.head())
+
+
+def test_threads_upgrade_databases_of_their_own(tmp_path: Path) -> None:
+    """
+    Alembic keeps what it runs in its modules: a thread must not meet the connection of another one there.
+    """
+    engines = [open_engine(f"sqlite:///{tmp_path}/{number}.db") for number in range(4)]
+    with ThreadPoolExecutor(len(engines)) as threads:
+        list(threads.map(tokenbudget_mw_alembic.upgrade, engines))
+
+    found = {tokenbudget_mw_alembic.current(engine) for engine in engines}
+    for engine in engines:
+        engine.dispose()
+    assert found == {tokenbudget_mw_alembic.head()}
 
 
 def test_the_hooks_ask_the_host_about_everything_else() -> None:

@@ -37,7 +37,10 @@ __all__ = [
     "table",
 ]
 
-MIGRATE = "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
+MIGRATE = (
+    "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`, with `--database ALIAS` where the books have "
+    "a database of their own)."
+)
 
 _TABLES = ("tokenbudget", "tool.tokenbudget")
 """Tables of a TOML or JSON file that may hold the settings; else the whole file does."""

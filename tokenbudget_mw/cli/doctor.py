@@ -30,6 +30,9 @@ OLDEST_REDIS = (6, 2)
 REDIS_TIMEOUT = 2.0
 """Seconds that Redis gets to answer."""
 
+_DJANGOS, _ALEMBICS = "django_migrations", "tokenbudget_alembic_version"
+"""Tables in which the two chains note what has run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -199,12 +202,13 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import inspect
 
     from tokenbudget_mw.database.engine import reader
-    from tokenbudget_mw.database.tables import metadata
+    from tokenbudget_mw.database.gaps import gaps
 
     with context.database() as engine:
         yield from _spool(settings, engine)
         with reader(engine).connect() as connection:
-            there = set(inspect(connection).get_table_names())
+            known = {name for name in (_DJANGOS, _ALEMBICS) if inspect(connection).has_table(name)}
+            missing = gaps(connection)
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
             is_postgresql = connection.dialect.name == "postgresql"
             encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one() if is_postgresql else "UTF8"
@@ -213,11 +217,10 @@ def _database(context: Context, settings: Settings) -> Iterator[Finding]:
         if encoding not in {"UTF8", "SQL_ASCII"}:
             message = f"its encoding is {encoding}: usage with other characters becomes dead letters. Use one with UTF8"
             yield Finding("database", "warning", message)
-        missing = sorted(set(metadata.tables) - there)
         if missing:
-            yield Finding("database", "problem", f"tables are missing: {', '.join(missing)}. {MIGRATE}")
+            yield Finding("database", "problem", _missing(engine, missing, known))
             return
-        yield from _schema(engine, there)
+        yield from _schema(engine, known)
         yield from _indexes(engine)
         yield from _stored(engine)
         yield from _unpriced(engine)
@@ -239,8 +242,23 @@ def _spool(settings: Settings, engine: Engine) -> Iterator[Finding]:
         yield Finding("spool", "ok", f"usage that waits lies in {folder}")
 
 
-def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
-    if "django_migrations" in there and "tokenbudget_alembic_version" not in there:
+def _missing(engine: Engine, missing: list[str], known: set[str]) -> str:
+    from tokenbudget_mw.database.gaps import lost
+
+    if _ALEMBICS in known:
+        try:
+            from tokenbudget_mw_alembic import current, head
+        except MissingExtraError:
+            pass  # who has not the extra is told to migrate, which asks for it
+        else:
+            at = current(engine)
+            if at is not None and at == head():
+                return lost(missing, at)
+    return f"tables or columns are missing: {', '.join(missing)}. {MIGRATE}"
+
+
+def _schema(engine: Engine, known: set[str]) -> Iterator[Finding]:
+    if known == {_DJANGOS}:
         yield Finding("database", "ok", "the tables are Django's to migrate")
         return
     try:
@@ -255,6 +273,9 @@ def _schema(engine: Engine, there: set[str]) -> Iterator[Finding]:
         yield Finding(
             "database", "ok", f"the schema is at {at}, which a newer version has made; it serves this one, too"
         )
+    elif at is None:
+        message = f"nothing notes which migrations made the tables, and {newest} is needed. {MIGRATE}"
+        yield Finding("database", "problem", message)
     else:
         yield Finding("database", "problem", f"the schema is at {at}, and {newest} is needed. {MIGRATE}")
 

@@ -45,6 +45,7 @@ _PG_PERMANENT = ("22", "23", "54")
 _PG_MISSING = frozenset({"42P01", "42703", "3F000"})
 _PG_THERE = frozenset({"42P07", "42701", "42710", "23505"})
 
+_SQLITE_THERE = re.compile(r"already exists|duplicate column name")
 _SQLITE_MISSING = re.compile(r"no such (table|column)|has no column named")
 _SQLITE_UNOPENED = re.compile(r"unable to open database file")
 _SQLITE_FULL = re.compile(r"database or disk is full")
@@ -138,7 +139,13 @@ def is_there_already(exc: Exception) -> bool:
     """
     Whether a table, a column, an index or a row is there that was to be made.
     """
-    return isinstance(exc, DBAPIError) and (_mysql_code(exc) in _MYSQL_THERE or _sqlstate(exc) in _PG_THERE)
+    if not isinstance(exc, DBAPIError):
+        return False
+    return (
+        _mysql_code(exc) in _MYSQL_THERE
+        or _sqlstate(exc) in _PG_THERE
+        or _SQLITE_THERE.search(str(exc.orig)) is not None
+    )
 
 
 def is_full(exc: Exception) -> bool:
@@ -162,7 +169,8 @@ def is_unopened(exc: Exception) -> bool:
 _ADVICE: dict[Callable[[Exception], bool], str] = {
     is_missing_schema: (
         "The usage tables are missing or older than this version. "
-        "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`)."
+        "Run `tokenbudget-mw migrate` (Django: `manage.py migrate tokenbudget_mw_django`, with `--database ALIAS` where the books "
+        "have a database of their own)."
     ),
     is_read_only: (
         "The database only reads at present, as a replica does. If it stays so, give the URL of the server that writes."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from tokenbudget_mw.database.partitions import leaves
-from tokenbudget_mw.database.partitions.catalog import BEFORE, REST, in_their_schema, is_partitioned, partitions
+from tokenbudget_mw.database.partitions.catalog import BEFORE, in_their_schema, is_partitioned, partitions
 from tokenbudget_mw.database.partitions.patience import patiently
 from tokenbudget_mw.database.partitions.spans import AHEAD, Every, Span, span_of, spans_from
 from tokenbudget_mw.errors import ConfigurationError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["make_ahead"]
 
-_EARLY = text(f"SELECT EXISTS (SELECT FROM {REST} WHERE created_at >= :start AND created_at < :end)")  # noqa: S608
 _END = text("""
     SELECT SUBSTRING(PG_GET_EXPR(relpartbound, oid) FROM 'TO [(]''(.+)''[)]')::timestamptz
     FROM pg_class WHERE oid = TO_REGCLASS(:name)
@@ -75,20 +74,6 @@ def _missing(connection: Connection, every: Every | None, now: datetime, count: 
 def _make(connection: Connection, span: Span) -> None:
     in_their_schema(connection)
     leaves.create(connection, span.name)
-    if connection.execute(_EARLY, {"start": span.start, "end": span.end}).scalar():
-        _move(connection, span)
+    leaves.take_from_rest(connection, span)
     connection.exec_driver_sql(f"ALTER TABLE {span.name} ADD {leaves.bounds_check(span)}")
     leaves.attach(connection, span)
-
-
-def _move(connection: Connection, span: Span) -> None:
-    """
-    Take the rows of *span* out of the rest; their events stay what they are.
-    """
-    connection.exec_driver_sql(f"ALTER TABLE {REST} DISABLE TRIGGER tokenbudget_usage_forget")
-    moved = text(f"""
-        WITH moved AS (DELETE FROM {REST} WHERE created_at >= :start AND created_at < :end RETURNING *)
-        INSERT INTO {span.name} SELECT * FROM moved
-    """)  # noqa: S608 - names of our own
-    connection.execute(moved, {"start": span.start, "end": span.end})
-    connection.exec_driver_sql(f"ALTER TABLE {REST} ENABLE TRIGGER tokenbudget_usage_forget")

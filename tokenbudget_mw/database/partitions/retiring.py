@@ -107,6 +107,8 @@ def attach(engine: Engine, name: str) -> int:
     """
     Put the table *name*, which `detach` has left, back: its rows count as rows again. Returns how many.
 
+    Rows of its time that have come since are moved to it, and it gets the columns that migrations have added since.
+
     Raises:
         ConfigurationError: There is no such table, or its rows are not what was kept of them.
 
@@ -116,6 +118,7 @@ def attach(engine: Engine, name: str) -> int:
     _require(engine, name, is_attached=False)
     with engine.begin() as connection:
         in_their_schema(connection)
+        leaves.catch_up(connection, name)
         connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS tokenbudget_usage_span_ck")
         connection.exec_driver_sql(f"ALTER TABLE {name} ADD {leaves.bounds_check(span)}")
     return patiently(engine, partial(_return, span=span))
@@ -205,6 +208,7 @@ def _return(connection: Connection, span: Span) -> int:
         )
     connection.exec_driver_sql("DELETE FROM tokenbudget_purged_days WHERE requests = 0")
     forget_ranges(connection, _runs(connection, name))
+    leaves.take_from_rest(connection, span)  # rows of that time that have come since
     leaves.attach(connection, span)
     return rows
 
