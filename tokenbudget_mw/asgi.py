@@ -45,6 +45,9 @@ READ_HEADERS = {b"content-type": "content-type", b"content-encoding": "content-e
 
 NAMES = {name: name.encode() for name in RESPONSE_HEADERS}
 
+TOGETHER = 1_024
+"""Messages of a body that are kept as one: a client may send it byte by byte, and some servers pass on messages of no bytes."""
+
 LONG_BODY = 2**18
 """Bytes of a body beyond which the event loop turns between reading its JSON and counting its tokens."""
 
@@ -148,6 +151,19 @@ class ScopeHeaders(LazyHeaders):
         return [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in self._raw]
 
 
+def _join_last(seen: deque[Message], pieces: list[bytes]) -> None:
+    """
+    Make one of the last `TOGETHER` messages of a body, and of their *pieces*; nothing where these are empty.
+    """
+    body = b"".join(pieces[-TOGETHER:])
+    del pieces[-TOGETHER:]
+    for _ in range(TOGETHER):
+        seen.pop()
+    if body:
+        pieces.append(body)
+        seen.append({"type": "http.request", "body": body, "more_body": True})
+
+
 class _Connection:
     """
     One metered connection.
@@ -226,7 +242,7 @@ class _Connection:
 
     async def _read_head(self) -> tuple[bytes, bool]:
         seen = self._seen = deque()
-        pieces, length, most = list[bytes](), 0, self._core.settings.max_body
+        pieces, length, kept, most = list[bytes](), 0, 0, self._core.settings.max_body
         while True:
             message = await self._receive()
             seen.append(message)
@@ -240,6 +256,10 @@ class _Connection:
                 return b"".join(pieces), False
             if not message.get("more_body", False):
                 return b"".join(pieces), True
+            kept += 1
+            if kept == TOGETHER:
+                kept = 0
+                _join_last(seen, pieces)
 
     async def _leave(self) -> None:
         """

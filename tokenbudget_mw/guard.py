@@ -102,8 +102,14 @@ class Guard:
         if reply.unseeded and request.is_used:
             rest = without(plan, reply.unseeded)
             return decide(rest, self.backend.reserve(rest.ask, now), now=now)
-        if reply.unseeded and self.starter.start(request, plan, reply.unseeded):
-            reply = self.backend.reserve(plan.ask, now)
+        if reply.unseeded:
+            # what other limits refuse starts no counter: a client names as many models as it likes
+            rest = without(plan, reply.unseeded)
+            known = self.backend.peek(rest.ask, now) if rest.limits else reply
+            if rest.limits and not known.admitted:
+                return decide(rest, known, now=now)
+            if self.starter.start(request, plan, reply.unseeded):
+                reply = self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)
         local = alone(plan, reply.unseeded)
@@ -177,8 +183,14 @@ class AsyncGuard:
         if reply.unseeded and request.is_used:
             rest = without(plan, reply.unseeded)
             return decide(rest, await self.backend.reserve(rest.ask, now), now=now)
-        if reply.unseeded and await self.starter.astart(request, plan, reply.unseeded):
-            reply = await self.backend.reserve(plan.ask, now)
+        if reply.unseeded:
+            # what other limits refuse starts no counter: a client names as many models as it likes
+            rest = without(plan, reply.unseeded)
+            known = await self.backend.peek(rest.ask, now) if rest.limits else reply
+            if rest.limits and not known.admitted:
+                return decide(rest, known, now=now)
+            if await self.starter.astart(request, plan, reply.unseeded):
+                reply = await self.backend.reserve(plan.ask, now)
         if not reply.unseeded:
             return decide(plan, reply, now=now)
         local = alone(plan, reply.unseeded)

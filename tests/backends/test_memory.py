@@ -152,6 +152,45 @@ def test_anonymous_counters_are_bounded_apart(clock: FakeClock) -> None:
         assert backend.reserve(ask(check(10, 10, counter=f"key={number}")), clock()).admitted
 
 
+def test_counters_of_models_are_bounded_apart_and_for_each_holder(clock: FakeClock) -> None:
+    """
+    As many models as a client can name take no place from a key's own counter, nor from another holder's models.
+    """
+    backend = MemoryBackend(max_counters=100)
+    for number in range(64):
+        assert backend.reserve(ask(check(10, 10, counter=f"key=k1,model=m{number}")), clock()).admitted
+
+    with pytest.raises(BackendUnavailableError, match="64 models for one holder, all in use"):
+        backend.reserve(ask(check(counter="key=k1,model=m64")), clock())
+    assert not backend.reserve(ask(check(10, 10, counter="key=k1,model=m0")), clock()).admitted
+    assert backend.reserve(ask(check(counter="key=k2,model=m64")), clock()).admitted
+    for number in range(64):
+        nobody = ask(check(10, 10, counter=f"key=ip:1,model=m{number}"))
+        assert backend.reserve(msgspec.structs.replace(nobody, is_anonymous=True), clock()).admitted
+    with pytest.raises(BackendUnavailableError, match="64 models for one holder, all in use"):
+        backend.reserve(msgspec.structs.replace(ask(check(counter="key=ip:1,model=m64")), is_anonymous=True), clock())
+    for number in range(200):
+        assert backend.reserve(ask(check(10, 10, counter=f"key={number}")), clock()).admitted
+
+
+def test_idle_counters_of_models_make_room_for_others(clock: FakeClock) -> None:
+    """
+    A thousand models one after the other, of one holder and of many, and of everybody, fill nothing; one that is spent stays.
+    """
+    backend = MemoryBackend(max_counters=80)
+    wanted = check(10, 10, window="tokens:3600", params=HOUR, counter="key=k0,model=spent")
+    spent = ask(wanted)
+    backend.settle(settlement(spent, backend.reserve(spent, clock())), clock())
+    for number in range(3000):
+        holder = ("key=k0,", f"key=k{number // 5},", "")[number % 3]
+        asked = ask(check(counter=f"{holder}model=m{number}"))
+        backend.settle(settlement(asked, backend.reserve(asked, clock())), clock())
+        clock.advance(0.9)
+
+    assert len(backend) <= 160
+    assert not backend.reserve(ask(wanted), clock()).admitted
+
+
 def test_open_reservations_of_a_counter_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Beyond the bound an ask is crowded out and charges nothing; asks that hold nothing, and other counters, go on.

@@ -151,6 +151,7 @@ def test_behind_its_end_a_form_has_nothing():
         PART % (MODEL + b"\r\n" + MODEL.replace(b"model", b"other"), b"dear"),
         PART % (b'Content-Disposition: form-data; name="mod\\el"', b"dear"),
         PART % (b"Content-Type: text/plain", b"dear"),
+        PART % (MODEL + b"".join(b"; a%d=b" % n for n in range(16)), b"dear"),
         b"".join(PART % (b'Content-Disposition: form-data; name="a%d"' % n, b"") for n in range(300)),
         PART
         % (b'Content-Disposition: form-data; name="file"; filename="f"', b"\r\n--xy\r\n" + MODEL + b"\r\n\r\ncheap"),

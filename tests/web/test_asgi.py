@@ -115,6 +115,26 @@ def test_body_is_given_to_the_app_as_it_came() -> None:
     assert got == [*parts, DISCONNECT]
 
 
+def test_a_body_in_thousands_of_messages_is_kept_in_few() -> None:
+    """What a client sends byte by byte, with messages of no bytes between, reaches the app whole and in few messages."""
+    got: list[Message] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while not got or got[-1].get("more_body"):
+            got.append(await receive())
+        await send(dict(START))
+        await send({"type": "http.response.body", "body": ANSWER})
+
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "y" * 5000}]}).encode()
+    parts: list[Message] = [{"type": "http.request", "body": b"", "more_body": True}] * 20_000
+    parts += [{"type": "http.request", "body": bytes([byte]), "more_body": True} for byte in body]
+    sent = Rig(app, plans={"one": ["100k tokens/minute"]}).run(*parts, {"type": "http.request", "body": b" "})
+
+    assert status_of(sent) == 200
+    assert b"".join(message["body"] for message in got) == body + b" "
+    assert len(got) < 1_100
+
+
 def test_long_body_is_not_read_whole() -> None:
     """Of a body above the limit only the head is read ahead; it is bounded by its length, and passes on."""
     seen = []

@@ -4,6 +4,7 @@ A budget outlives its counters: Redis emptied under load, a process that ends or
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -16,19 +17,24 @@ from sqlalchemy import func, select
 from wsgi_rig import Got, environ_of
 
 from tokenbudget_mw.calls.call import current
+from tokenbudget_mw.calls.recording import new_id
 from tokenbudget_mw.charging import charge
 from tokenbudget_mw.core import Core
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.engine import open_engine
-from tokenbudget_mw.values import Subject
+from tokenbudget_mw.rules.admission import Request
+from tokenbudget_mw.upkeep.seeding import Starter
+from tokenbudget_mw.values import Cost, Subject
 from tokenbudget_mw.wiring import wire
 from tokenbudget_mw.wsgi import WSGIMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from private_servers import RedisServer
+
+    from tokenbudget_mw.rules.admission import Plan
 
 DOLLAR = 10**12
 MILLION = 1_000_000
@@ -149,6 +155,41 @@ def test_without_seeds_an_emptied_redis_is_a_new_budget(
     core.close()
 
     assert before == after == [200] * 10 + [429]
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("sync", "memory"), ("async", "memory"), ("sync", "redis")])
+def test_what_other_limits_refuse_starts_no_counter(
+    kind: str, backend: str, redis_server: RedisServer, database: str, tmp_path: Path
+) -> None:
+    """
+    A client that is over its limit asks for one model after the other: the books are not asked, and no budget of those begins.
+    """
+    url = "memory://" if backend == "memory" else redis_server.url
+    settings = settings_of(database, tmp_path, backend=url, refusal_cache=0)
+    core = wire(settings | {"plans": {"one": ["2 requests/minute", "$10/month per model"]}})
+    subject, asked = Subject(key="k1", plan="one"), list[str]()
+
+    def admit(model: str) -> bool:
+        cost = Cost(requests=1, money_nano=1)
+        request = Request(new_id(core.clock()), subject, None, model, cost, cost)
+        if kind == "sync":
+            return core.guard.admit(request).admitted
+        return asyncio.run(core.async_guard.admit(request)).admitted
+
+    start, starter = core.guard.starter.start, core.guard.starter
+
+    class Noted(Starter):
+        def start(self, request: Request, plan: Plan, unseeded: Sequence[int]) -> bool:
+            asked.append(request.model or "")
+            return start(request, plan, unseeded)
+
+    core.guard.starter = core.async_guard.starter = Noted()
+    admitted = [admit(f"m{number}") for number in range(10)]
+    core.guard.starter = core.async_guard.starter = starter
+    core.close()
+
+    assert admitted == [True] * 2 + [False] * 8
+    assert asked == ["m0", "m1"]
 
 
 def test_a_budget_in_memory_outlives_the_process(database: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from wsgi_rig import Rig, chat
 from tokenbudget_mw import current
 from tokenbudget_mw.calls.recording import Charge, cost_of, merge, new_id, records_of
 from tokenbudget_mw.counting.payloads.fields import BATCH_FIELDS
+from tokenbudget_mw.database.rows import COLUMNS, mended_row
 from tokenbudget_mw.rules.pricing import Moment, Priced, price_usage
 from tokenbudget_mw.rules.tariffs import Tariffs
 from tokenbudget_mw.values import Decision, Price, Route, Subject, Usage, UsageRecord
@@ -46,6 +47,17 @@ def test_ids_of_one_moment_are_unique() -> None:
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_no_longer_for_a_long_path() -> None:
+    """What a client sends as path and method takes no more room than a row has, and the row says that it was cut."""
+    rig = Rig(charging(usage("m", 1, 2)), routes=[{"path": "/v1/*"}])
+    rig.run(chat(), PATH_INFO="/v1/" + "x" * 60_000, REQUEST_METHOD="M" * 60_000)
+    record = rig.rows()[0]
+
+    assert len(msgspec.msgpack.encode(record)) < 2_000
+    row = dict(zip(COLUMNS, mended_row(record, "w"), strict=True))
+    assert (row["path"], row["method"]) == ("/v1/" + "x" * 507 + "…", "M" * 15 + "…")
 
 
 def usage(model: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:

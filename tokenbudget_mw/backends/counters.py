@@ -5,9 +5,11 @@ What the memory backend keeps of one counter: there may be a hundred thousand of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 
 from tokenbudget_mw.errors import BackendUnavailableError
+from tokenbudget_mw.rules.counter_names import holder_of_models
 from tokenbudget_mw.rules.windows import State
 
 __all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Held", "Layout", "has", "release"]
@@ -28,6 +30,9 @@ MOST_SLOTS = 1_024
 
 EXAMINED = 16
 """How many counters a new one looks at for an idle one."""
+
+SHARE, LEAST_SHARE = 100, 64
+"""One holder may have counters of models for one part in so many of those that are kept, and this many in any case."""
 
 Name = tuple[str, str]
 """Tag and name of a counter."""
@@ -107,8 +112,7 @@ class _Ring:
             for _ in range(EXAMINED):
                 self._hand = (self._hand + 1) % len(names)
                 if counters[names[self._hand]].is_idle(moment):
-                    del counters[names[self._hand]]
-                    names[self._hand] = name
+                    self.replace(self._hand, name, counters)
                     return
         if len(names) >= 2 * self._most:
             raise BackendUnavailableError(
@@ -116,21 +120,72 @@ class _Ring:
             )
         names.append(name)
 
+    def replace(self, at: int, name: Name, counters: dict[Name, Counter]) -> None:
+        del counters[self._names[at]]
+        self._names[at] = name
+
+
+class _SharedRing(_Ring):
+    """
+    The same, of which no holder may have more counters of models at once than its share: clients choose what models are called.
+    """
+
+    def __init__(self, kind: str, most: int) -> None:
+        super().__init__(kind, most)
+        self._share = max(most // SHARE, LEAST_SHARE)
+        self._held: dict[Name, dict[Name, int]] = {}
+
+    def enter(self, name: Name, counters: dict[Name, Counter], moment: int) -> None:
+        held = self._held.get(_holder_of(name), {})
+        if len(held) < self._share:
+            super().enter(name, counters, moment)
+            self._note(name, len(self._names) - 1 if self._names[-1] is name else self._hand)
+            return
+        for other in list(islice(held, EXAMINED)):
+            at = held.pop(other)
+            held[other] = at  # behind all others, so that the next counter looks at these
+            if counters[other].is_idle(moment):
+                self.replace(at, name, counters)
+                self._note(name, at)
+                return
+        raise BackendUnavailableError(
+            f"The memory backend holds counters of {len(held)} models for one holder, all in use. Raise max_counters, or use redis://."
+        )
+
+    def replace(self, at: int, name: Name, counters: dict[Name, Counter]) -> None:
+        old = self._names[at]
+        super().replace(at, name, counters)
+        holder = _holder_of(old)
+        if holder in self._held:
+            del self._held[holder][old]
+            if not self._held[holder]:
+                del self._held[holder]
+
+    def _note(self, name: Name, at: int) -> None:
+        holder = _holder_of(name)
+        if holder[1]:  # a limit per model alone is everybody's
+            self._held.setdefault(holder, {})[name] = at
+
+
+def _holder_of(name: Name) -> Name:
+    return name[0], holder_of_models(name[1]) or ""
+
 
 class Counters(dict[Name, Counter]):
     """
     The counters that are kept, and what they share.
 
     Args:
-        most: How many counters to keep, anonymous ones not counted, of which as many may be kept. Beyond it idle ones are
-            forgotten (nothing counted, nothing reserved), never one that is in use; at twice as many, all in use, a new
-            one is `BackendUnavailableError`.
+        most: How many counters to keep, and how many of each of two further kinds: anonymous ones, and those of models, of
+            which one holder has a share at most. Beyond it idle ones are forgotten (nothing counted, nothing reserved),
+            never one that is in use; at twice as many, all in use, a new one is `BackendUnavailableError`.
     """
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._known = _Ring("counters", most)
-        self._anonymous = _Ring("anonymous counters", most)
+        self._anonymous = _SharedRing("anonymous counters", most)
+        self._of_models = _SharedRing("counters of models", most)
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._slots: dict[int, int] = {}
 
@@ -140,9 +195,14 @@ class Counters(dict[Name, Counter]):
         """
         counter = self.get(name)
         if counter is None:
-            (self._anonymous if is_anonymous else self._known).enter(name, self, moment)
+            self._ring_of(name, is_anonymous=is_anonymous).enter(name, self, moment)
             counter = self[name] = Counter()
         return counter
+
+    def _ring_of(self, name: Name, *, is_anonymous: bool) -> _Ring:
+        if is_anonymous:
+            return self._anonymous
+        return self._known if holder_of_models(name[1]) is None else self._of_models
 
     def slot(self, slot: int) -> int:
         """

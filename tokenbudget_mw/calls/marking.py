@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from tokenbudget_mw import threads
-from tokenbudget_mw.calls.recording import decision_of, limit_of, provider_of, trail_of
+from tokenbudget_mw.calls.recording import LONGEST_METHOD, LONGEST_PATH, decision_of, limit_of, provider_of, trail_of
 from tokenbudget_mw.rules.settlement import DEFAULT_SETTLE, ORPHANED
 from tokenbudget_mw.values import Charged, Held, Opened
 
@@ -126,8 +126,8 @@ def _opened(call: Call) -> Opened:
         call.id,
         int(call.started_at * MICRO),
         route.settle.get(ORPHANED, DEFAULT_RULE),
-        facts.method,
-        facts.path,
+        facts.method[:LONGEST_METHOD],
+        facts.path[:LONGEST_PATH],
         prompt.model if prompt is not None else None,
         prompt.input.estimate if prompt is not None else 0,
         cost.input_tokens,

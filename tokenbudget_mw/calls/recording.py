@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Lengths = Callable[[str | None, int], Sequence[int]]
 
 __all__ = [
+    "LONGEST_METHOD",
+    "LONGEST_PATH",
     "Charge",
     "charges_of",
     "cost_of",
@@ -49,6 +51,12 @@ TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 """W3C Trace Context, section 3.2."""
 
 LONGEST_ID = 128
+LONGEST_METHOD, LONGEST_PATH = 16 + 1, 512 + 1
+"""
+Characters that are kept of each: one more than a row has, which then says that it was cut. A client may send a hundred times as
+many, and records wait in memory for a database.
+"""
+
 MICRO = 1_000_000
 
 
@@ -224,8 +232,8 @@ def _record(call: Call, charge: Charge, settle_reason: str, record_id: str) -> U
         core.spool.instance_id,
         core.spool.next_sequence(),
         int(call.started_at * MICRO),
-        facts.method,
-        facts.path,
+        facts.method[:LONGEST_METHOD],
+        facts.path[:LONGEST_PATH],
         call.route.path,
         call.status,
         int(call.duration * MICRO),

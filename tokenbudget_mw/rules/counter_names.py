@@ -12,9 +12,11 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from tokenbudget_mw.values import Route, Scope, Subject
 
-__all__ = ["CounterNames", "escape"]
+__all__ = ["CounterNames", "escape", "holder_of_models"]
 
 _PLAIN = re.compile(r"[\w.:/@+*-]{1,128}", re.ASCII)
+_MODEL = "model="
+_SHARED = ("model=", "route=", "global")
 _DIGEST_LENGTH = 32
 _KNOWN_MOST = 4096
 
@@ -70,6 +72,19 @@ def _value(scope: Scope, subject: Subject, route: Route | None, model: str | Non
 
 def _part(scope: str, value: str) -> str:
     return scope if scope == "global" else f"{scope}={escape(value)}"
+
+
+def holder_of_models(name: str) -> str | None:
+    """
+    Return whose counters of models the one called *name* is among; empty where they are everybody's, and None where it counts
+    for no model.
+
+    >>> holder_of_models("key=k1,model=gpt-4o"), holder_of_models("model=gpt-4o"), holder_of_models("key=k1")
+    ('key=k1', '', None)
+    """
+    if _MODEL not in name:  # no value has an equals sign, see `escape`
+        return None
+    return ",".join([part for part in name.split(",") if not part.startswith(_SHARED)])
 
 
 def escape(value: str) -> str:

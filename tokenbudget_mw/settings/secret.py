@@ -9,8 +9,8 @@ import re
 
 __all__ = ["Secret", "redact_url"]
 
-# up to the last `@`: passwords may hold one that nobody has escaped
-_PASSWORD = re.compile(r"(?<=://)([^/:@\s]*):\S*(?=@)")
+# up to the last `@`: passwords may hold one that nobody has escaped, or spaces; and names of users one, too (`app@server`)
+_PASSWORD = re.compile(r"(?<=://)([^/:]*):.*(?=@)", re.DOTALL)
 _QUERY_SECRET = re.compile(r"(?i)(?<=[?&])([^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*")
 
 

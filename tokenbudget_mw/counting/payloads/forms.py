@@ -22,6 +22,7 @@ MAX_FIELD = 65_536
 
 MAX_PARTS = 256
 MAX_HEAD = 4_096
+MAX_PARAMETERS = 16
 
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition[ \t]*:[ \t]*form-data((?:[^\r]|\r(?!\n))*+)", re.IGNORECASE)
 _PARAMETER = re.compile(rb'\s*;\s*([\w*-]++)=(?:"((?:\\.|[^"\\])*+)"|([^\s;"]++))', re.DOTALL)
@@ -134,7 +135,7 @@ def _named(head: bytes) -> tuple[str, bool] | None:
     parameters: dict[bytes, bytes] = {}
     while match := _PARAMETER.match(rest):
         key = match[1].lower()
-        if key in parameters:
+        if key in parameters or len(parameters) == MAX_PARAMETERS:
             return None
         parameters[key] = match[2] if match[2] is not None else match[3]
         rest = rest[match.end() :]
