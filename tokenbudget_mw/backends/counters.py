@@ -6,9 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.windows import State
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.values import Check
 
 __all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Held", "Layout", "has", "release"]
 
@@ -143,6 +147,13 @@ class Counters(dict[Name, Counter]):
             (self._anonymous if is_anonymous else self._known).enter(name, self, moment)
             counter = self[name] = Counter()
         return counter
+
+    def know(self, tag: str, check: Check) -> bool:
+        """
+        Tell whether the window of *check* was ever charged.
+        """
+        counter = self.get((tag, check.counter))
+        return counter is not None and check.window in counter.layout
 
     def slot(self, slot: int) -> int:
         """
