@@ -4,6 +4,7 @@ The connections of a process's threads: lent, given back, opened aside, and no m
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -176,6 +177,59 @@ def test_a_dropped_connection_makes_room() -> None:
     assert pool.take(soon()) is not lent
     assert lent.is_closed
     dropper.join()
+
+
+class Handler:
+    """
+    Raises where the handler of a signal may: behind the *at*-th call that a thread makes, or as it begins.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, _frame: object, event: str, _argument: object) -> None:
+        if event in {"call", "c_return"}:
+            self.left -= 1
+            if not self.left:
+                raise InterruptedError
+
+
+def test_a_signal_that_raises_while_a_connection_is_waited_for_is_what_is_heard_of() -> None:
+    """
+    A time limit that a queue ends tasks by comes in any step. What it raises is what the task hears of, and whoever waits next
+    gets the connection.
+    """
+    pool = pool_module.Pool(Opener(), 1)
+    lent, heard = pool.take(soon()), []
+    for at in itertools.count(1):
+        handler, ends = Handler(at), soon(0.0001)
+        try:
+            try:
+                sys.setprofile(handler)
+                pool.take(ends)
+            finally:
+                sys.setprofile(None)
+        except Exception as exc:
+            heard.append(type(exc))
+        if handler.left > 0:
+            break
+    pool.give(lent)
+
+    assert set(heard[:-1]) == {InterruptedError}
+    assert heard[-1] is TimeoutError
+    assert in_threads(3, lambda: pool.give(pool.take(soon()))) == [None] * 3
+
+
+def test_a_connection_that_is_lost_on_its_way_makes_room() -> None:
+    """
+    A signal's handler that raises as one is lent leaves it to nobody: it is not counted as open for ever.
+    """
+    opener = Opener()
+    pool = pool_module.Pool(opener, 1)
+    pool.take(soon())
+    opener.wires.clear()
+
+    assert pool.take(soon(1.0)) is opener.wires[0]
 
 
 def test_closing_closes_what_is_lent_when_it_comes_back() -> None:
