@@ -4,7 +4,6 @@ The connections of a process's threads: lent, given back, opened aside, and no m
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
@@ -13,6 +12,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from signal_rig import Struck, strikes
 
 from tokenbudget_mw.testing.asks import ask, check
 
@@ -179,44 +179,18 @@ def test_a_dropped_connection_makes_room() -> None:
     dropper.join()
 
 
-class Handler:
-    """
-    Raises where the handler of a signal may: behind the *at*-th call that a thread makes, or as it begins.
-    """
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, _frame: object, event: str, _argument: object) -> None:
-        if event in {"call", "c_return"}:
-            self.left -= 1
-            if not self.left:
-                raise InterruptedError
-
-
 def test_a_signal_that_raises_while_a_connection_is_waited_for_is_what_is_heard_of() -> None:
     """
     A time limit that a queue ends tasks by comes in any step. What it raises is what the task hears of, and whoever waits next
     gets the connection.
     """
     pool = pool_module.Pool(Opener(), 1)
-    lent, heard = pool.take(soon()), []
-    for at in itertools.count(1):
-        handler, ends = Handler(at), soon(0.0001)
-        try:
-            try:
-                sys.setprofile(handler)
-                pool.take(ends)
-            finally:
-                sys.setprofile(None)
-        except Exception as exc:
-            heard.append(type(exc))
-        if handler.left > 0:
-            break
+    lent = pool.take(soon())
+    *struck, last = map(type, strikes(lambda: pool.take(soon(0.0001))))
     pool.give(lent)
 
-    assert set(heard[:-1]) == {InterruptedError}
-    assert heard[-1] is TimeoutError
+    assert set(struck) == {Struck}
+    assert last is TimeoutError
     assert in_threads(3, lambda: pool.give(pool.take(soon()))) == [None] * 3
 
 
