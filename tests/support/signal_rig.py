@@ -43,7 +43,7 @@ def strikes(work: Callable[[], object]) -> Iterator[BaseException | None]:
                 work()
             finally:
                 sys.setprofile(None)
-        except BaseException as exc:  # noqa: BLE001 - an exit, too
+        except BaseException as exc:  # an exit, too
             raised = exc
         yield raised
         if handler.left > 0:

@@ -80,7 +80,7 @@ class MemoryBackend:
                 for counter in held:
                     counter.open += 1
                 leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
-            return reply
+            return reply  # noqa: TRY300 - as above
         except BaseException:
             threads.own(self._lock)  # it may not be taken yet
             raise
@@ -122,7 +122,7 @@ class MemoryBackend:
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
                 release(lease.counters)
-            return True
+            return True  # noqa: TRY300 - as above
         except BaseException:
             threads.own(self._lock)
             raise

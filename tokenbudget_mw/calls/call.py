@@ -366,7 +366,7 @@ class Call:
         """
         End the call, once: put its rows on the spool, and return its true cost for the guard to settle.
         """
-        for reservation in self.held + self.extensions:  # first: what a signal's handler keeps from its end lives on no more
+        for reservation in self.held + self.extensions:  # first: a signal's handler may raise in the rest
             self.core.heartbeat.drop(reservation)
         with _ending:
             self.is_ended, reported = True, self._charges
