@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import RLock
 
-__all__ = ["Bell", "can_run", "lock", "start"]
+__all__ = ["Bell", "can_run", "lock", "own", "start"]
 
 
 def start(work: Callable[..., object], *arguments: object, name: str) -> threading.Thread | None:
@@ -50,6 +50,15 @@ def lock() -> RLock:
     if hasattr(made, "_at_fork_reinit"):  # gevent's has none, nor any thread to hold it
         _freed.add(made)
     return made
+
+
+def own(lock: RLock) -> None:
+    """
+    Take *lock* unless this thread holds it: a signal's handler may raise while the lock is waited for as well as behind its
+    taking, and whoever releases it in a `finally` must not hide what the handler raised.
+    """
+    if not lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as `threading.Condition` does
+        lock.acquire()
 
 
 _freed: weakref.WeakSet[Any] = weakref.WeakSet()

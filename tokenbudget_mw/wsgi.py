@@ -157,10 +157,15 @@ class _Exchange:
 
     def run(self, facts: Facts, route: Route) -> Iterable[bytes]:
         self._call = Call(self._core, facts, route)
-        refusal = self._admit()
-        if refusal is not None:
-            return self._refuse(refusal)
-        return self._in_call(self._answer)
+        try:
+            refusal = self._admit()
+            if refusal is None:
+                return self._in_call(self._answer)
+        except BaseException as error:  # a signal's handler may raise between any two steps
+            if self._call.held and not self._call.is_ended:
+                self._abort(error)
+            raise
+        return self._refuse(refusal)
 
     def _in_call(self, work: Callable[[], T]) -> T:
         """

@@ -69,18 +69,23 @@ class TokenBudgetMiddleware:
             return self.get_response(request) if exchange is None else self.__acall__(request, exchange)
         if exchange is None:
             return self.get_response(request)  # type: ignore[no-any-return]
-        refused = exchange.admit()
-        if refused is not None:
-            return refused
-        before = exchange.enter()
         try:
-            return exchange.pass_on(self.get_response(request))
-        except BaseException:
-            # Django makes responses of exceptions; what comes through ends the worker, or is a response without a body
-            exchange.end(failed=True)
+            refused = exchange.admit()
+            if refused is not None:
+                return refused
+            before = exchange.enter()
+            try:
+                return exchange.pass_on(self.get_response(request))
+            except BaseException:
+                # Django makes responses of exceptions; what comes through ends the worker, or is a response without a body
+                exchange.end(failed=True)
+                raise
+            finally:
+                exchange.leave(before)
+        except BaseException:  # a signal's handler may raise between any two steps
+            if exchange.call.held:
+                exchange.break_off()
             raise
-        finally:
-            exchange.leave(before)
 
     async def __acall__(self, request: HttpRequest, exchange: _Exchange) -> HttpResponseBase:
         """
@@ -272,6 +277,11 @@ class _Exchange:
             running.set(None)
         if is_first and call.unrecorded is not None:
             raise call.unrecorded
+
+    def break_off(self) -> None:
+        for reservation in self.call.held:  # first: nobody ends what was interrupted as it began to end
+            self.call.core.heartbeat.drop(reservation)
+        self.end(failed=True)
 
     async def aend(self, **ending: bool) -> None:
         call = self.call

@@ -20,6 +20,7 @@ from tokenbudget_mw.accounting.dead_letters import DeadLetters
 from tokenbudget_mw.accounting.flusher import Flusher
 from tokenbudget_mw.accounting.spool import MemorySpool
 from tokenbudget_mw.errors import PermanentSinkError
+from tokenbudget_mw.transitions import FEW
 
 
 class TestWhen:
@@ -295,6 +296,39 @@ class TestDeadLetters:
         assert [line["record"]["sequence"] for line in lines] == [1, 2]
         assert lines[0]["error"] == "PermanentSinkError"
         assert path.stat().st_mode & 0o077 == 0
+
+    def test_a_letter_behind_a_torn_one_is_whole(self, tmp_path, fresh):
+        """
+        A process was killed in the midst of a letter: the next one has a line of its own.
+        """
+        path, spool = tmp_path / "dead.jsonl", MemorySpool()
+        path.write_text('{"error": "E", "rec')
+
+        for _ in range(2):
+            DeadLetters(path=path).keep(fresh(spool), PermanentSinkError())
+
+        lines = path.read_text().splitlines()
+        assert [json.loads(line)["record"]["sequence"] for line in lines[1:]] == [1, 2]
+
+    def test_t14_a_flood_is_told_in_few_lines(self, fresh, caplog):
+        """
+        Of thousands the first few are named, then one a minute, with the number of the others.
+        """
+
+        def refuse(*_letter):
+            raise OSError
+
+        time, spool = accounting_rig.FakeTime(), MemorySpool()
+        letters = DeadLetters(store=refuse, clock=time)
+
+        for _ in range(1_000):
+            letters.keep(fresh(spool), PermanentSinkError())
+        time.pause(60.0)
+        letters.keep(fresh(spool), PermanentSinkError())
+
+        assert letters.count == 1_001
+        assert len(caplog.messages) == 2 * (FEW + 1)
+        assert caplog.messages[-2].endswith("sequence 1001. 995 others were kept since the last such line.")
 
     @pytest.mark.parametrize("tags", [{("no", "key"): 1}, {}])
     def test_a_file_that_fails_stops_nothing(self, tmp_path, fresh, caplog, tags):

@@ -10,7 +10,8 @@ import pytest
 from django.http import HttpResponse, StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.test import RequestFactory, override_settings
-from django_rig import TOKENBUDGET, astreamed, rows, streamed
+from django_rig import TOKENBUDGET, astreamed, core, rows, streamed
+from signal_rig import Struck, strikes
 
 from tokenbudget_mw.calls.call import running, running_call
 from tokenbudget_mw_django import TokenBudgetMiddleware, conf
@@ -150,3 +151,18 @@ def test_t08_a_response_that_has_no_body_yet(is_async: bool) -> None:
 
     assert len(conf.core().heartbeat) == 0
     assert isinstance(answer(lambda _: StreamingHttpResponse([]), "raw"), StreamingHttpResponse)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_t08_a_signal_that_raises_in_any_step_leaves_nothing_alive() -> None:
+    """A time limit comes between any two steps of a request; no reservation is renewed for a day then."""
+    with override_settings(TOKENBUDGET={**TOKENBUDGET, "plans": {"one": ["9999 concurrent", "1M tokens/minute"]}}):
+        middleware, left = TokenBudgetMiddleware(lambda _: HttpResponse("whole")), []
+        middleware(request_of("struck"))  # what is made once is there
+        for raised in strikes(lambda: middleware(request_of("struck"))):
+            assert raised is None or isinstance(raised, Struck)
+            left.append(len(core().heartbeat))
+        running.set(None)
+
+    assert len(left) > 100
+    assert set(left) == {0}

@@ -269,20 +269,41 @@ class Interrupted:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.release = self.lock.release
+        self._is_owned = self.lock._is_owned  # type: ignore[attr-defined]
 
     def acquire(self) -> None:
         self.lock.acquire()
         raise TimeoutError
 
 
-@pytest.mark.parametrize("step", ["reserve", "settle"])
-def test_a_signal_that_raises_as_the_lock_is_taken_leaves_it_free(clock: FakeClock, step: str) -> None:
+class Refused(Interrupted):
     """
-    A time limit that a queue ends tasks by comes between any two steps; other threads must not wait for ever then.
+    A lock before whose taking the handler raises, as it does where another thread holds the lock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_first = True
+
+    def acquire(self) -> None:
+        if self.is_first:
+            self.is_first = False
+            raise TimeoutError
+        self.lock.acquire()
+
+
+@pytest.mark.parametrize("kind", [Interrupted, Refused])
+@pytest.mark.parametrize("step", ["reserve", "settle"])
+def test_a_signal_that_raises_as_the_lock_is_taken_leaves_it_free(
+    clock: FakeClock, step: str, kind: type[Interrupted]
+) -> None:
+    """
+    A time limit that a queue ends tasks by comes between any two steps; other threads must not wait for ever then, and what it
+    raises is what the task hears of.
     """
     backend, asked = MemoryBackend(), ask(check(1, 10))
     reply = backend.reserve(asked, clock())
-    backend._lock = interrupted = Interrupted()  # type: ignore[assignment]
+    backend._lock = interrupted = kind()  # type: ignore[assignment]
 
     with pytest.raises(TimeoutError):
         backend.reserve(asked, clock()) if step == "reserve" else backend.settle(settlement(asked, reply), clock())

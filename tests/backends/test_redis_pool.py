@@ -12,6 +12,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from signal_rig import Struck, strikes
 
 from tokenbudget_mw.testing.asks import ask, check
 
@@ -176,6 +177,33 @@ def test_a_dropped_connection_makes_room() -> None:
     assert pool.take(soon()) is not lent
     assert lent.is_closed
     dropper.join()
+
+
+def test_a_signal_that_raises_while_a_connection_is_waited_for_is_what_is_heard_of() -> None:
+    """
+    A time limit that a queue ends tasks by comes in any step. What it raises is what the task hears of, and whoever waits next
+    gets the connection.
+    """
+    pool = pool_module.Pool(Opener(), 1)
+    lent = pool.take(soon())
+    *struck, last = map(type, strikes(lambda: pool.take(soon(0.0001))))
+    pool.give(lent)
+
+    assert set(struck) == {Struck}
+    assert last is TimeoutError
+    assert in_threads(3, lambda: pool.give(pool.take(soon()))) == [None] * 3
+
+
+def test_a_connection_that_is_lost_on_its_way_makes_room() -> None:
+    """
+    A signal's handler that raises as one is lent leaves it to nobody: it is not counted as open for ever.
+    """
+    opener = Opener()
+    pool = pool_module.Pool(opener, 1)
+    pool.take(soon())
+    opener.wires.clear()
+
+    assert pool.take(soon(1.0)) is opener.wires[0]
 
 
 def test_closing_closes_what_is_lent_when_it_comes_back() -> None:

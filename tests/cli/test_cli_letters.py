@@ -94,9 +94,27 @@ def test_letters_come_from_a_spools_file(letters, engine, tmp_path):
     assert letters("list").code == 0
 
 
+def test_a_line_that_was_torn_holds_up_no_other(letters, engine, tmp_path):
+    """A process may be killed, or a disk fill up, in the midst of a letter: the others are loaded, and its line is named."""
+    path = tmp_path / "dead-letters.jsonl"
+    whole = [json.dumps({"error": "E", "record": {"id": str(number)}}) for number in range(2)]
+    path.write_bytes(f"{whole[0]}\n{whole[1][:20]}".encode() + b"\xff\n" + f'["no letter"]\n{whole[1]}\n'.encode())
+
+    ran = letters("load", path)
+
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "Line 2 is no whole letter, and stays in the file alone.",
+        "Line 3 is no whole letter, and stays in the file alone.",
+        "2 loaded. The file stays; loading it again changes nothing.",
+    ]
+    assert len(letters("list", "--json").json["letters"]) == 2
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (("load", __file__), "no line of it is a letter"),
         (("show", "zz"), "No letter begins with 'zz'"),
         (("replay",), "Give the ids"),
         (("mend", "{id}", "--set", "cost"), "'cost' is no change"),

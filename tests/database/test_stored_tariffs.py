@@ -346,6 +346,21 @@ def test_a_process_that_is_still_reading_is_waited_for() -> None:
     assert source.reads == 1
 
 
+def test_t12_the_end_waits_for_no_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that the database never answers does not keep the process from its end."""
+    monkeypatch.setattr(live_tariffs, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(live_tariffs, "LAST_WAIT", 0.01, raising=False)
+    source, gate = Source(PLAIN), threading.Event()
+    source.gate = gate
+    tariffs = live(source, FakeClock(NOW))
+    tariffs.quote("m", at=NOW)
+
+    tariffs.close()
+
+    assert source.reads == 0
+    gate.set()
+
+
 def test_t15_no_request_waits_for_a_hanging_database(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

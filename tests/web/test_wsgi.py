@@ -11,6 +11,7 @@ from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
 import pytest
+from signal_rig import Struck, strikes
 from wsgi_rig import Got, Rig, chat, environ_of
 
 from tokenbudget_mw import current
@@ -434,6 +435,20 @@ def test_t08_worker_is_told_to_exit() -> None:
 
     assert [row.settle_reason for row in rig.rows()] == ["app_error"]
     assert is_free(rig)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one step is in a `__del__`
+def test_t08_a_signal_that_raises_in_any_step_leaves_nothing_alive() -> None:
+    """A time limit that a queue ends tasks by comes between any two steps; no reservation is renewed for a day then."""
+    rig, left = Rig(answering, plans={"one": ["9999 concurrent", "1M tokens/minute"]}), []
+    rig.run(chat())  # what is made once is there
+    for raised in strikes(lambda: rig.run(chat())):
+        assert raised is None or isinstance(raised, Struck)
+        left.append(len(rig.core.heartbeat))
+    running.set(None)  # a call that has ended may stand there until the thread serves the next
+
+    assert len(left) > 100
+    assert set(left) == {0}
 
 
 def test_t08_app_returns_no_iterable() -> None:

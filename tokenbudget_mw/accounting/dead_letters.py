@@ -7,12 +7,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
+
+from tokenbudget_mw.transitions import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +47,8 @@ class DeadLetter:
 
 class DeadLetters:
     """
-    Keeps the last *size* dead letters in memory, says each one, and puts each where it outlives the process.
+    Keeps the last *size* dead letters in memory, and puts each where it outlives the process. The log says the first few, and of a
+    flood one a minute, with the number of those that came before.
 
     Args:
         size: Most letters kept in memory; older ones are forgotten, but stay counted.
@@ -52,6 +56,8 @@ class DeadLetters:
         path: JSONL file that a letter is appended to which *store* did not take; made readable by its owner only.
 
         store: Takes a letter's fields and error, or raises: the database's table.
+
+        clock: Gives monotonic seconds.
     """
 
     def __init__(
@@ -59,10 +65,14 @@ class DeadLetters:
         size: int = 1_000,
         path: str | os.PathLike[str] | None = None,
         store: Callable[[Mapping[str, Any], str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._letters: deque[DeadLetter] = deque(maxlen=size)
         self._path = None if path is None else Path(path)
         self._store = store
+        self._clock = clock
+        self._transitions = Transitions()
+        self._untold = 0
         self.count = 0
 
     def keep(self, record: UsageRecord, error: Exception) -> None:
@@ -72,14 +82,9 @@ class DeadLetters:
         letter = DeadLetter(record, type(error).__name__)
         self.count += 1
         self._letters.append(letter)
-        log.error(
-            "A usage record can never be stored and is kept as a dead letter (%s): instance %s, sequence %s.",
-            letter.error,
-            record.instance_id,
-            record.sequence,
-        )
+        is_told = self._tell(letter)
         fields = msgspec.structs.asdict(record)
-        if not self._is_stored(fields, letter.error) and self._path is not None:
+        if not self._is_stored(fields, letter.error, is_told=is_told) and self._path is not None:
             self._write(self._path, fields, letter.error)
 
     def letters(self) -> tuple[DeadLetter, ...]:
@@ -88,13 +93,29 @@ class DeadLetters:
         """
         return tuple(self._letters)
 
-    def _is_stored(self, fields: Mapping[str, Any], error: str) -> bool:
+    def _tell(self, letter: DeadLetter) -> bool:
+        if not self._transitions.begins(self._clock()):
+            self._untold += 1
+            return False
+        self._transitions.ends()  # each is a state of its own
+        before, self._untold = self._untold, 0
+        log.error(
+            "A usage record can never be stored and is kept as a dead letter (%s): instance %s, sequence %s.%s",
+            letter.error,
+            letter.record.instance_id,
+            letter.record.sequence,
+            f" {before} others were kept since the last such line." if before else "",
+        )
+        return True
+
+    def _is_stored(self, fields: Mapping[str, Any], error: str, *, is_told: bool) -> bool:
         if self._store is None:
             return False
         try:
             self._store(fields, error)
         except Exception as exc:  # noqa: BLE001 - the file takes what the table does not
-            log.warning("A dead letter could not be stored in the database (%s).", type(exc).__name__)
+            if is_told:
+                log.warning("A dead letter could not be stored in the database (%s).", type(exc).__name__)
             return False
         return True
 
@@ -103,10 +124,19 @@ class DeadLetters:
         try:
             line = json.dumps({"error": error, "record": fields}, default=repr)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(path, "a", encoding="ascii", opener=_private) as file:
-                file.write(line + "\n")
+            with open(path, "ab+", opener=_private) as file:
+                file.write(b"" if _ends_well(file) else b"\n")
+                file.write(f"{line}\n".encode("ascii"))
         except (OSError, TypeError, ValueError) as exc:
             log.error("A dead letter could not be written to its file (%s).", type(exc).__name__)  # noqa: TRY400
+
+
+def _ends_well(file: IO[bytes]) -> bool:
+    # else a process was killed, or the disk was full, in the midst of a letter, and the next one would be lost with it
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _private(path: str, flags: int) -> int:

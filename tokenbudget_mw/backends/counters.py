@@ -7,10 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tokenbudget_mw.errors import BackendUnavailableError
 from tokenbudget_mw.rules.counter_names import holder_of_models
 from tokenbudget_mw.rules.windows import State
+
+if TYPE_CHECKING:
+    from tokenbudget_mw.values import Check
 
 __all__ = ["EMPTY", "NOBODY", "Counter", "Counters", "Held", "Layout", "has", "release"]
 
@@ -203,6 +207,13 @@ class Counters(dict[Name, Counter]):
         if is_anonymous:
             return self._anonymous
         return self._known if holder_of_models(name[1]) is None else self._of_models
+
+    def know(self, tag: str, check: Check) -> bool:
+        """
+        Tell whether the window of *check* was ever charged.
+        """
+        counter = self.get((tag, check.counter))
+        return counter is not None and check.window in counter.layout
 
     def slot(self, slot: int) -> int:
         """

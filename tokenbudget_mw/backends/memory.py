@@ -80,7 +80,10 @@ class MemoryBackend:
                 for counter in held:
                     counter.open += 1
                 leases.add(Lease(moment + int(length * 1_000_000), ask, reply, held), length)
-            return reply
+            return reply  # noqa: TRY300 - as above
+        except BaseException:
+            threads.own(self._lock)  # it may not be taken yet
+            raise
         finally:
             self._lock.release()
 
@@ -119,7 +122,10 @@ class MemoryBackend:
                     self._move(reservation.tag, check, hold.slot, more, moment)
             if lease is not None:
                 release(lease.counters)
-            return True
+            return True  # noqa: TRY300 - as above
+        except BaseException:
+            threads.own(self._lock)
+            raise
         finally:
             self._lock.release()
 
@@ -284,13 +290,8 @@ class MemoryBackend:
         return status if until > moment else ""
 
     def _unseeded(self, ask: Ask) -> tuple[int, ...]:
-        return tuple(
-            [at for at, check in enumerate(ask.checks) if check.is_booked and not self._is_known(ask.tag, check)]
-        )
-
-    def _is_known(self, tag: str, check: Check) -> bool:
-        counter = self._counters.get((tag, check.counter))
-        return counter is not None and check.window in counter.layout
+        known, checks = self._counters.know, enumerate(ask.checks)
+        return tuple([at for at, check in checks if check.is_booked and not known(ask.tag, check)])
 
     def _is_crowded(self, tag: str, name: str) -> bool:
         counter = self._counters.get((tag, name))

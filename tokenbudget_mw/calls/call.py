@@ -366,11 +366,11 @@ class Call:
         """
         End the call, once: put its rows on the spool, and return its true cost for the guard to settle.
         """
+        for reservation in self.held + self.extensions:  # first: a signal's handler may raise in the rest
+            self.core.heartbeat.drop(reservation)
         with _ending:
             self.is_ended, reported = True, self._charges
         reported += charges_outliving(self._marking)
-        for reservation in self.held + self.extensions:
-            self.core.heartbeat.drop(reservation)
         self.duration = self.core.timer() - self.started
         if self.counting is not None:
             self.prompt = counted_by_now(self.prompt, self.counting)

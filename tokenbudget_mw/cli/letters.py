@@ -123,13 +123,33 @@ def _drop(context: Context, store: LetterStore) -> _Found:
 
 def _load(context: Context, store: LetterStore) -> _Found:
     path = Path(context.args.file)
+    loaded, unread = 0, []
     try:
-        letters = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-        for letter in letters:
-            store.keep(letter["record"], letter["error"])
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as exc:
         raise BadUseError(f"{str(path)!r} cannot be read ({type(exc).__name__}).") from exc
-    return 0, {"loaded": len(letters)}, [f"{len(letters)} loaded. The file stays; loading it again changes nothing."]
+    for number, line in enumerate(lines, start=1):
+        letter = _letter_in(line)
+        if letter is not None:
+            store.keep(*letter)
+            loaded += 1
+        elif line.strip():  # its process was killed in the midst of it, or the disk was full
+            unread.append(number)
+    if unread and not loaded:
+        raise BadUseError(f"{str(path)!r} cannot be read: no line of it is a letter.")
+    said = [f"Line {number} is no whole letter, and stays in the file alone." for number in unread]
+    said.append(f"{loaded} loaded. The file stays; loading it again changes nothing.")
+    return int(bool(unread)), {"loaded": loaded, "unread_lines": unread}, said
+
+
+def _letter_in(line: str) -> tuple[dict[str, Any], str] | None:
+    try:
+        letter = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(letter, dict) or not isinstance(letter.get("record"), dict):
+        return None
+    return letter["record"], str(letter.get("error"))
 
 
 def _chosen(context: Context, store: LetterStore) -> Sequence[Letter]:

@@ -26,6 +26,9 @@ log = logging.getLogger("tokenbudget_mw")
 FIRST_WAIT = 0.25
 """Longest time, in seconds, that the first quote of a process waits for the prices. Later ones never wait."""
 
+LAST_WAIT = 1.0
+"""Longest time, in seconds, that the end waits for a reading: a database that hangs must not keep the process from its end."""
+
 
 class LiveTariffs(Tariffs):
     """
@@ -99,10 +102,10 @@ class LiveTariffs(Tariffs):
 
     def close(self) -> None:
         """
-        Wait for a reading that is under way.
+        Wait a moment for a reading that is under way.
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LAST_WAIT)
 
     def _places_of(self, model: str) -> tuple[tuple[Price, ...], ...]:
         if self._timer() >= self._fresh_until:

@@ -4,13 +4,18 @@ The connections of a process's threads to one place.
 They are opened aside, by a thread each: names are looked up, keys exchanged and passwords checked however long it takes,
 while the call that wanted the connection waits for no more than its deadline. Where the host runs no threads but its own,
 that call opens it.
+
+A signal's handler may raise in whatever step a thread is, as queues do that end tasks by a time limit. So no `Condition` is
+waited for, which such a handler finds without its lock; and what is open is counted by what there is.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -70,8 +75,7 @@ class Pool:
             return
         shelf.idle.append(wire)
         if shelf.waiting:
-            with shelf.changed:
-                shelf.changed.notify()
+            shelf.ring(1)
 
     def drop(self, wire: BlockingWire) -> None:
         """
@@ -80,7 +84,7 @@ class Pool:
         wire.close()
         shelf = self._own()
         if wire.home is shelf:
-            self._gone(shelf)
+            shelf.leave(wire)
 
     def clear(self) -> None:
         """
@@ -106,59 +110,54 @@ class Pool:
         return self._shelf
 
     def _wait(self, shelf: _Shelf, ends: float) -> BlockingWire:
-        with shelf.changed:
-            shelf.waiting += 1
-            failures = shelf.failures
-            try:
-                while True:
-                    with suppress(IndexError):
-                        return shelf.idle.pop()
-                    if shelf.failures != failures:
-                        raise RedisConnectionError("No connection could be opened.") from shelf.fault
-                    left = ends - time.monotonic()
-                    if left <= 0:
-                        raise TimeoutError(f"None of {shelf.open} connections was free.")
-                    if shelf.open < self._limit and shelf.connecting < shelf.waiting:
-                        self._start(shelf)
-                    shelf.changed.wait(left)
-            finally:
-                shelf.waiting -= 1
+        me, failures = object(), shelf.failures
+        try:
+            shelf.waiting.add(me)
+            while True:
+                with suppress(IndexError):
+                    return shelf.idle.pop()
+                if shelf.failures != failures:
+                    raise RedisConnectionError("No connection could be opened.") from shelf.fault
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"None of {shelf.open} connections was free.")
+                self._see_to_more(shelf)
+                with suppress(queue.Empty):
+                    shelf.rings.get(timeout=left)
+        finally:
+            shelf.waiting.discard(me)
+            if shelf.idle and shelf.waiting:  # it may have heard what was meant for another
+                shelf.ring(1)
+
+    def _see_to_more(self, shelf: _Shelf) -> None:
+        with shelf.lock:
+            if shelf.open >= self._limit or shelf.connecting >= len(shelf.waiting):
+                return
+            # the thread waits for the lock before it counts on
+            if threads.start(self._work, shelf, name="tokenbudget-connect") is not None:
+                shelf.connecting += 1
+            elif not shelf.open:
+                raise RedisConnectionError("No thread is left that could open a connection.")
 
     def _open_here(self, shelf: _Shelf, ends: float) -> BlockingWire:
         wire = self._connect(ends - time.monotonic())
-        wire.home = shelf
-        with shelf.changed:
-            shelf.open += 1
+        shelf.enter(wire)
         return wire
-
-    def _start(self, shelf: _Shelf) -> None:
-        # the thread waits for the lock before it counts on
-        if threads.start(self._work, shelf, name="tokenbudget-connect") is not None:
-            shelf.open += 1
-            shelf.connecting += 1
-        elif not shelf.open:
-            raise RedisConnectionError("No thread is left that could open a connection.")
 
     def _work(self, shelf: _Shelf) -> None:
         try:
             wire = self._connect(None)
         except Exception as exc:  # noqa: BLE001 - whoever waits is told, whatever it was
-            with shelf.changed:
+            with shelf.lock:
                 shelf.fault = exc
                 shelf.failures += 1
                 shelf.connecting -= 1
-            self._gone(shelf)
+            shelf.ring(len(shelf.waiting))
         else:
-            wire.home = shelf
-            with shelf.changed:
+            with shelf.lock:
+                shelf.enter(wire)
                 shelf.connecting -= 1
             self.give(wire)
-
-    @staticmethod
-    def _gone(shelf: _Shelf) -> None:
-        with shelf.changed:
-            shelf.open -= 1
-            shelf.changed.notify_all()
 
 
 class _Shelf:
@@ -170,25 +169,58 @@ class _Shelf:
 
         idle: Connections that are not lent.
 
-        open: How many there are, lent, idle or about to be.
+        wires: All that there are, lent or idle. One that is lost on its way is missed by nobody.
 
-        connecting: How many of them are about to be.
+        connecting: How many are about to be.
 
-        waiting: How many threads wait for one.
+        waiting: One for each thread that waits for a connection.
+
+        rings: Wake who waits.
 
         failures: How often opening one failed.
 
         fault: Why, the last time.
 
-        changed: Told when any of this changes.
+        lock: For what takes several steps. The garbage collector may come back to it within one of them.
     """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.idle: deque[BlockingWire] = deque()
-        self.open = 0
+        self.wires: weakref.WeakSet[BlockingWire] = weakref.WeakSet()
         self.connecting = 0
-        self.waiting = 0
+        self.waiting: set[object] = set()
+        self.rings: queue.SimpleQueue[None] = queue.SimpleQueue()  # not by name: gevent may take its place later
         self.failures = 0
         self.fault: Exception | None = None
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+
+    @property
+    def open(self) -> int:
+        """
+        How many connections there are, lent, idle or about to be.
+        """
+        return len(self.wires) + self.connecting
+
+    def enter(self, wire: BlockingWire) -> None:
+        """
+        Make *wire* one of these.
+        """
+        wire.home = self
+        with self.lock:
+            self.wires.add(wire)
+
+    def leave(self, wire: BlockingWire) -> None:
+        """
+        Forget *wire*. Whoever waits may open another.
+        """
+        with self.lock:
+            self.wires.discard(wire)
+        self.ring(len(self.waiting))
+
+    def ring(self, most: int) -> None:
+        """
+        Wake up to *most* of those that wait.
+        """
+        for _ in range(min(most, len(self.waiting) - self.rings.qsize())):
+            self.rings.put(None)
