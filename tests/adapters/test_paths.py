@@ -66,7 +66,7 @@ TARGETS = [
     "http://test/v1/chat/completions;x",
     "http://test/v1/chat/completions%3Fx",
     "http://test/v1/chat/completions%23x",
-    "http://test/v1/ch%0Aat/completions",
+    "http://test/v%0A1/chat/completions",
     "%01http://test/v1/chat/completions",
     "http%3A//test/v1/chat/completions",
     "http:/v1/chat/completions",
