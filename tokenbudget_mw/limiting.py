@@ -179,7 +179,7 @@ class EndpointLimit:
         call = _running()
         if call is not None:
             call.hold(decision)
-            call.endpoints = (*call.endpoints, (Route(self.name), self.limits))
+            call.endpoints = (*call.endpoints, (Route(self.name), self.limits, call.model_name))
 
     def note(self, error: RefusedError, core: Core, facts: Facts) -> None:
         """
