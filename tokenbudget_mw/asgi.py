@@ -22,6 +22,7 @@ from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedApp
 from tokenbudget_mw.web.lifespan import live
+from tokenbudget_mw.web.passing import passing
 from tokenbudget_mw.web.shielding import asettle_held
 from tokenbudget_mw.web.websocket import MessagesApp, close_of, is_goodbye
 from tokenbudget_mw.wiring import wire
@@ -230,6 +231,8 @@ class _Connection:
                     call.parse(body)
                     await asyncio.sleep(0)
                 call.read(body, is_whole)
+                if call.form is not None:
+                    self._receive = passing(self._receive, call.form.feed)
             decision = await core.async_guard.admit(call.request())
             if not decision.admitted:
                 decision = await arecount(call, body, decision, self._leave)

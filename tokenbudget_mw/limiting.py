@@ -179,7 +179,7 @@ class _Met:
         call = _running()
         if call is not None:
             call.hold(decision)
-            call.endpoints = (*call.endpoints, (self.route, self.limits))
+            call.endpoints = (*call.endpoints, (self.route, self.limits, call.model_name))
 
     def note(self, error: RefusedError) -> None:
         """

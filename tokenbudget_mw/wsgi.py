@@ -19,7 +19,7 @@ from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.values import LazyHeaders, ServedFacts
 from tokenbudget_mw.web.bounding import BoundedWSGI
 from tokenbudget_mw.web.files import is_file, watch_files
-from tokenbudget_mw.web.rejoined import Broken, read_head
+from tokenbudget_mw.web.rejoined import Broken, read_head, watch_rest
 from tokenbudget_mw.web.shielding import settle_held
 from tokenbudget_mw.web.sized import SizedResponse
 from tokenbudget_mw.wiring import wire
@@ -220,6 +220,8 @@ class _Exchange:
                 body, is_whole = read_head(self._environ, core.settings.max_body)
                 self._is_cut_off = isinstance(self._environ["wsgi.input"], Broken)
                 call.read(body, is_whole)
+                if call.form is not None:
+                    watch_rest(self._environ["wsgi.input"], call.form.feed)
             decision = core.guard.admit(call.request())
             if not decision.admitted:
                 decision = recount(call, body, decision)

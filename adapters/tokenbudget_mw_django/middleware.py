@@ -10,10 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.conf import settings as django_settings
 from django.http import HttpResponse
 
-from tokenbudget_mw.calls.bodies import length_of
 from tokenbudget_mw.calls.call import Call, running
 from tokenbudget_mw.calls.contexts import forget_ended
 from tokenbudget_mw.calls.recounting import arecount, recount
@@ -28,6 +26,7 @@ from tokenbudget_mw.rules.settlement import Ending, is_timeout
 from tokenbudget_mw.web.bounding import abound, bound
 from tokenbudget_mw.web.shielding import asettle_held, settle_held
 from tokenbudget_mw.wsgi import facts_of
+from tokenbudget_mw_django.bodies import read_head, watch
 from tokenbudget_mw_django.conf import core
 from tokenbudget_mw_django.streams import AsyncStream, CollectedStream, Stream
 
@@ -178,27 +177,12 @@ class _Exchange:
     def _read(self) -> bytes:
         if not self.call.wants_body:
             return b""
-        most, accepted = self.call.core.settings.max_body, django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        length = length_of(self._request.META.get("CONTENT_LENGTH"))
-        # above Django's own bound `body` raises, though a view may read such a request piece by piece
-        if length is not None and length > (most if accepted is None else accepted):
-            self.call.read(b"", False)
-            return b""
-        body: bytes = self._request.body if length is not None else self._look(most + 1)
-        self.call.read(body, len(body) <= most)
+        call = self.call
+        body, is_whole = read_head(self._request, call.core.settings.max_body)
+        call.read(body, is_whole)
+        if call.form is not None:
+            watch(self._request, len(body), call.form.feed)
         return body
-
-    def _look(self, most: int) -> bytes:
-        """
-        Return the head of a body whose length the request does not say: under ASGI, where Django has it in a file.
-        """
-        stream: Any = self._request._stream  # noqa: SLF001 - there is no other way to the file
-        if hasattr(self._request, "_body") or not stream.seekable():
-            return self._request.body
-        place = stream.tell()
-        head: bytes = stream.read(most)
-        stream.seek(place)
-        return head
 
     # -- after the view --------------------------------------------------------------------------------------------
 

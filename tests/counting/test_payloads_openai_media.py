@@ -136,10 +136,20 @@ def test_a_part_is_named_in_every_way(head, name):
 
 
 def test_behind_its_end_a_form_has_nothing():
-    """What stands behind the last boundary no app reads."""
-    data = PART % (MODEL, b"whisper-1")
+    """What stands behind the last boundary no app reads; another boundary there Django does, so that it is refused."""
+    data = PART % (MODEL, b"whisper-1") + b"--x--\r\n"
 
-    assert read_form(data + b"--x--\r\n" + PART % (MODEL, b"other")).fields == {"model": "whisper-1"}
+    assert payloads.read("openai.audio", data + b"epilogue").model == "whisper-1"
+    with pytest.raises(PayloadError, match="behind its end"):
+        payloads.read("openai.audio", data + PART % (MODEL, b"other"))
+
+
+def test_a_model_that_a_head_cuts_off_is_not_read():
+    """The beginning of a name may be another model's name."""
+    head = PART % (MODEL, b"gpt-4o-mini-transcribe")
+
+    assert payloads.bound(10**7, head[:-18], format="openai.audio").model is None
+    assert payloads.bound(10**7, head + b"--x\r\n", format="openai.audio").model == "gpt-4o-mini-transcribe"
 
 
 @pytest.mark.parametrize(

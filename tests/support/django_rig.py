@@ -83,6 +83,12 @@ call_command("migrate", verbosity=0)
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
 ANSWER = json.dumps({"object": "chat.completion", "model": "gpt-4o", "choices": [], "usage": USAGE}).encode()
+TRANSCRIPT = json.dumps(
+    {"text": "hello", "usage": {"input_tokens": 14, "output_tokens": 45, "total_tokens": 59}}
+).encode()
+HEARD: list[tuple[list[str], int]] = []
+"""Models and sizes of the recordings that were transcribed."""
+
 PIECES = [b"one ", b"two ", b"three"]
 
 
@@ -219,6 +225,17 @@ def filed(_: Any) -> FileResponse:
     return FileResponse(Path(__file__).open("rb"))
 
 
+def transcribe(request: Any) -> HttpResponse:
+    """Transcribe a recording with the model that its form names, of which the answer says nothing."""
+    HEARD.append((request.POST.getlist("model"), request.FILES["file"].size))
+    return HttpResponse(TRANSCRIPT, content_type="application/json")
+
+
+async def atranscribe(request: Any) -> HttpResponse:
+    """Do the same on a loop."""
+    return transcribe(request)
+
+
 @limit("1 request/minute")
 def limited(_: Any) -> HttpResponse:
     """Answer once a minute."""
@@ -282,5 +299,7 @@ urlpatterns = [
     path("class/alimited", AlsoLimited.as_view()),
     path("class/other", Other.as_view()),
     path("free", chat),
+    path("v1/audio/transcriptions", transcribe),
+    path("a/v1/audio/transcriptions", atranscribe),
     path("plain/drain", drain),
 ]

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenbudget_mw.calls.forms import LateForm
+from tokenbudget_mw.counting.payloads import has_forms
 from tokenbudget_mw.counting.payloads.forms import check_form, is_form
 from tokenbudget_mw.errors import PayloadError
 
@@ -41,7 +43,10 @@ def read_body(call: Call, body: bytes, parsed: Any, *, is_whole: bool) -> None:
         if route.count == "async":
             call.counting = meter.recount_aside(route, body, path, is_cancelled=call.is_refused)
     else:
-        call.prompt = meter.bound_prompt(route, length_of(call.facts.header("content-length")), body, path)
+        length = length_of(call.facts.header("content-length"))
+        call.prompt = meter.bound_prompt(route, length, body, path)
+        if body and has_forms(route.format or "", path):
+            _read_on(call, body, length)
 
 
 def length_of(text: str | None) -> int | None:
@@ -53,6 +58,16 @@ def length_of(text: str | None) -> int | None:
     """
     # Python makes no number of thousands of digits, and no float of hundreds
     return int(text.lstrip("0")[:MOST_DIGITS] or "0") if text and text.isdecimal() else None
+
+
+def _read_on(call: Call, head: bytes, length: int | None) -> None:
+    """
+    Read what comes behind the *head* of a form while it passes to the app.
+    """
+    if is_form(head):
+        call.form = LateForm(call, head, length)
+    elif (call.facts.header("content-type") or "").strip().lower().startswith("multipart/"):
+        raise PayloadError("The body's Content-Type names a form, and the body does not begin with its boundary.")
 
 
 def _check_form(call: Call, body: bytes) -> None:

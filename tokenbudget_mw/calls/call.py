@@ -1,8 +1,6 @@
 """
-One call: a metered request from its facts to its records, and what a handler can say of it meanwhile.
-
-`Call` holds the state of one request and knows no protocol: `asgi` and `wsgi` walk it through `identify -> read ->
-request -> decide -> respond, feed -> end`, and wait for the guard in between.
+One call: a metered request from its facts to its records, and what a handler can say of it meanwhile. It knows no protocol:
+`asgi` and `wsgi` walk it through `identify -> read -> request -> decide -> respond, feed -> end`, and wait for the guard in between.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from tokenbudget_mw.calls.recording import Charge, charges_of, cost_of, new_id, 
 from tokenbudget_mw.calls.recounting import counted_by_now
 from tokenbudget_mw.calls.refusing import headers_for, refusal_for
 from tokenbudget_mw.calls.reserving import Reserved, Unreserved, take_at_endpoints, take_late, take_per_model
-from tokenbudget_mw.calls.settling import charges_for, outcome_for, tap_for
+from tokenbudget_mw.calls.settling import READABLE, STREAM_TYPES, asked_of, charges_for, outcome_for, tap_for
 from tokenbudget_mw.errors import SpoolFullError, TokenBudgetError
 from tokenbudget_mw.rules.admission import Request
 from tokenbudget_mw.rules.pricing import estimate, moment_of
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from tokenbudget_mw.calls.forms import LateForm
     from tokenbudget_mw.core import Core
     from tokenbudget_mw.rules.refusals import Refusal
     from tokenbudget_mw.rules.settlement import Ending
@@ -46,8 +45,6 @@ idle: ContextVar[Callable[[], Call | None]] = ContextVar("tokenbudget_idle", def
 # Held for a moment when a call ends or is charged: one for all, since a call is too short-lived for a lock of its own. As
 # others that ends of calls take, it is one that its thread may take again: there the garbage collector closes streams.
 _ending = threads.lock()
-READABLE = (bytes, bytearray, memoryview)  # what a piece of a body may be; Starlette's may be a view of memory
-STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 
 
 def current() -> Call:
@@ -88,13 +85,15 @@ class Call:
 
         held: Reservations to settle when it ends.
 
-        endpoints: Limits on single endpoints that are among *held*, and their routes.
+        endpoints: Limits on single endpoints that are among *held*, their routes, and the model's name that they met.
 
         extensions: Reservations of what its stream took beyond the first; they are given back when *held* is settled.
 
         ended_by: The refusal that ended its stream.
 
         counting: The exact count that an ``async`` route makes meanwhile.
+
+        form: Its body, where that is a form too long to be read ahead.
 
         timed_out: Whether its framework makes a response of a timeout that its handler raised.
 
@@ -118,7 +117,7 @@ class Call:
     tags: Mapping[str, str] = EMPTY_TAGS
     is_ended = False
     held: tuple[Reservation, ...] = ()
-    endpoints: tuple[tuple[Route, tuple[Limit, ...]], ...] = ()
+    endpoints: tuple[tuple[Route, tuple[Limit, ...], str | None], ...] = ()
     extensions: tuple[Reservation, ...] = ()
     upper: Cost = NOTHING
     ended_by: Decision | None = None
@@ -126,6 +125,7 @@ class Call:
     trail: tuple[str | None, str | None] | None = None
     unrecorded: SpoolFullError | None = None
     counting: Future[TokenCount] | None = None
+    form: LateForm | None = None
     timed_out = False
     _charges: tuple[Charge, ...] = ()
     _parsed: Any = None
@@ -307,7 +307,7 @@ class Call:
         """
         Charge *usage* as it is, its source included: for what has read a response itself. *model* as of `charge`.
         """
-        asked = model or (self.prompt.model if self.prompt else None)
+        asked = model or asked_of(self, usage)
         for charge in charges_of(self, usage, asked, asked) if self.core.settings.enabled else ():
             if self._is_late(charge):
                 self._record_late(charge)

@@ -270,20 +270,25 @@ def take(call: Call, cost: Cost, model: str | None) -> None:
 
 def take_per_model(call: Call, charges: Iterable[Charge]) -> None:
     """
-    Move the counters of limits per model, which a call did not meet whose model was not known before its *charges*.
+    Move the counters of limits per model, which a call did not meet whose model was not known before its *charges*, or stood
+    behind another one.
     """
     models: dict[str, list[Charge]] = {}
-    if call.model_name is None:
+    if call.form.has_others if call.form is not None else call.model_name is None:
         for charge in charges:
-            if charge.usage.model is not None:
-                models.setdefault(charge.usage.model, []).append(charge)
+            model = charge.usage.model or (call.prompt.model if call.prompt else None)
+            if model is not None:
+                models.setdefault(model, []).append(charge)
     if not models:
         return
-    core, payer, route = call.core, call.payer, call.route
-    known = core.guard.admission.policy.limits_for(payer, route, core.clock())
-    limits = tuple([limit for limit in known if "model" in limit.per])
-    for model, some in models.items() if limits else ():
-        core.off_loop(partial(take_from, core, payer, route, cost_of(some), model, limits=limits))
+    core, payer, met = call.core, call.payer, call.model_name if call.form is None else call.form.met
+    known = core.guard.admission.policy.limits_for(payer, call.route, core.clock())
+    endpoints = () if call.form is None else call.endpoints
+    for route, limits, name in ((call.route, known, met), *endpoints):
+        per_model = tuple([limit for limit in limits if "model" in limit.per])
+        for model, some in models.items() if per_model else ():
+            if core.model_name(model) != name:
+                core.off_loop(partial(take_from, core, payer, route, cost_of(some), model, limits=per_model))
 
 
 def take_late(call: Call, charge: Charge) -> None:
@@ -301,7 +306,7 @@ def take_at_endpoints(call: Call, cost: Cost, model: str | None) -> None:
     or its own reservation has settled it, which knew nothing of endpoints, or it is that of a message.
     """
     core = call.core
-    for route, limits in call.endpoints:
+    for route, limits, _ in call.endpoints:
         core.off_loop(partial(take_from, core, call.payer, route, cost, model, limits=limits))
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from tokenbudget_mw.tapping.base import Tap
     from tokenbudget_mw.values import Usage
 
-__all__ = ["charges_for", "outcome_for", "tap_for"]
+__all__ = ["asked_of", "charges_for", "outcome_for", "tap_for"]
+
+READABLE = (bytes, bytearray, memoryview)
+"""What a piece of a body may be; Starlette's may be a view of memory."""
+
+STREAM_TYPES = frozenset({"text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"})
 
 
 def tap_for(call: Call) -> Tap | None:
@@ -32,6 +37,15 @@ def tap_for(call: Call) -> Tap | None:
     model = call.prompt.model if call.prompt else None
     kind, coding = call.content_type or "", call.content_encoding
     return call.core.meter.open_tap(route.format, kind, coding, model, is_counted=route.count != "off")
+
+
+def asked_of(call: Call, usage: Usage) -> str | None:
+    """
+    Return the model that *call* asks for, whose price *usage* has if the response names none.
+    """
+    if call.form is not None:
+        return call.form.asked(usage)
+    return call.prompt.model if call.prompt else None
 
 
 def outcome_for(call: Call, ending: Ending, tapped: Usage | None, *, is_reported: bool) -> str:
@@ -47,6 +61,8 @@ def outcome_for(call: Call, ending: Ending, tapped: Usage | None, *, is_reported
 
         is_reported: Whether its handler has charged what it used, so that nothing else counts.
     """
+    if call.form is not None:
+        call.form.tell()  # what passed of it last may say what was asked
     prompt = call.prompt
     if call.ended_by is not None:
         return "budget_end"
@@ -69,10 +85,15 @@ def charges_for(call: Call, outcome: str, tapped: Usage | None) -> tuple[Charge,
     usage = settled_usage(rule, tapped=tapped, prompt=prompt, reserved=_reserved(call))
     if usage.source == "none":
         return ()
-    return charges_of(call, usage, prompt.model if prompt else None)
+    asked = asked_of(call, usage)
+    if call.form is not None and prompt is not None:
+        call.prompt = replace(prompt, model=asked)  # the row names the model whose price it has
+    return charges_of(call, usage, asked)
 
 
 def _reserved(call: Call) -> Cost:
+    if call.form is not None and call.form.most is not None:
+        return call.form.most
     if call.held:
         return call.held[0].cost
     # no limit applied, so nothing was held; what would have been is the same

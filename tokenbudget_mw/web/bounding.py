@@ -146,7 +146,7 @@ class _Bounds:
         now = call.core.clock()
         most = self._cost(tokens)
         yield Request(new_id(now), call.payer, call.route, call.model_name, most, most, METERED_UNITS)
-        for route, limits in call.endpoints:
+        for route, limits, _ in call.endpoints:
             if any(limit.unit in METERED_UNITS for limit in limits):
                 yield Request(new_id(now), call.payer, route, call.model_name, most, most, METERED_UNITS, limits)
 

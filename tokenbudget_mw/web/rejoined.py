@@ -4,13 +4,13 @@ A WSGI request's body of which the head is read ahead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, NoReturn
 
 from tokenbudget_mw.calls.bodies import length_of
 
-__all__ = ["Broken", "Rejoined", "read_head"]
+__all__ = ["Broken", "Rejoined", "read_head", "watch_rest"]
 
 PIECE = 65_536
 """Bytes that are asked for at once where all are wanted."""
@@ -38,6 +38,14 @@ def read_head(environ: dict[str, Any], most: int) -> tuple[bytes, bool]:
     return head, is_whole
 
 
+def watch_rest(body: object, watch: Callable[[bytes], object]) -> None:
+    """
+    Have *watch* called with each piece that the app reads of *body*, behind the head that was read ahead.
+    """
+    if isinstance(body, Rejoined):
+        body.watch(watch)
+
+
 class Broken:
     """
     A request body that could not be read, for the client went away in the middle of it: reading it raises the server's *error*.
@@ -58,6 +66,11 @@ class Broken:
     def __iter__(self) -> Iterator[bytes]:
         raise self._error
 
+    def close(self) -> None:
+        """
+        Do nothing: the body is the server's. Django closes what it could not read.
+        """
+
 
 class Rejoined:
     """
@@ -67,6 +80,12 @@ class Rejoined:
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head = BytesIO(head)
         self._rest = rest
+
+    def watch(self, watch: Callable[[bytes], object]) -> None:
+        """
+        Have *watch* called with each piece that is read behind the head.
+        """
+        self._rest = _Watched(self._rest, watch)
 
     def read(self, size: int | None = -1) -> bytes:
         """
@@ -97,3 +116,28 @@ class Rejoined:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b"")
+
+    def close(self) -> None:
+        """
+        Do nothing: the body is the server's. Django closes what it has read.
+        """
+
+
+class _Watched:
+    """
+    A request body of which another gets all that is read.
+    """
+
+    def __init__(self, body: Any, watch: Callable[[bytes], object]) -> None:
+        self._body = body
+        self._watch = watch
+
+    def read(self, size: int) -> bytes:
+        return self._seen(self._body.read(size))
+
+    def readline(self, size: int) -> bytes:
+        return self._seen(self._body.readline(size))
+
+    def _seen(self, piece: bytes) -> bytes:
+        self._watch(bytes(piece))
+        return piece

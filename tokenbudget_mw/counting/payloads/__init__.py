@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tokenbudget_mw.counting.learning import RatioEstimator
     from tokenbudget_mw.counting.meter import Meter
 
-__all__ = ["FORMATS", "Format", "Parsed", "bound", "parse", "read"]
+__all__ = ["FORMATS", "Format", "Parsed", "bound", "has_forms", "parse", "parse_form", "read"]
 
 USUAL = Tokenizers()
 
@@ -95,6 +95,8 @@ class Format:
         target: What the request's path says of it; None where it says nothing.
 
         by_size: Bounds a form of so many bytes that is too long to be read, in formats that have forms.
+
+        reading: What makes the request of a form that has been read, in these.
     """
 
     decoder: fields.Decoder[Any]
@@ -104,6 +106,7 @@ class Format:
     head: fields.Decoder[Any] = fields.OUTERMOST
     target: Callable[[str], fields.Target] | None = None
     by_size: Callable[[int], TokenCount] | None = None
+    reading: Callable[[forms.Form], fields.Decoder[Any]] | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -115,10 +118,18 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             openai_responses.RESPONSES, openai_responses.add_responses, target=openai_responses.target
         ),
         "openai.images": Format(
-            openai_media.IMAGES, openai_media.add_media, target=openai.target, by_size=openai_media.images_by_size
+            openai_media.IMAGES,
+            openai_media.add_media,
+            target=openai.target,
+            by_size=openai_media.images_by_size,
+            reading=openai_media.IMAGES.reading,
         ),
         "openai.audio": Format(
-            openai_media.AUDIO, openai_media.add_media, target=openai.target, by_size=openai_media.audio_by_size
+            openai_media.AUDIO,
+            openai_media.add_media,
+            target=openai.target,
+            by_size=openai_media.audio_by_size,
+            reading=openai_media.AUDIO.reading,
         ),
         "anthropic.messages": Format(anthropic.MESSAGES, anthropic.add_messages, target=anthropic.target),
         "bedrock.converse": Format(bedrock.CONVERSE, bedrock.add_converse, head=bedrock.HEAD, target=bedrock.target),
@@ -151,6 +162,27 @@ def parse(format: str, body: bytes, path: str = "") -> Parsed:  # noqa: A002
     kind = FORMATS.get(format) or _detected(format, path, body)
     containers = 0 if len(body) <= MAX_CONTAINERS or forms.is_form(body) else _containers(body)
     return kind, fields.parse(kind.head if containers > MAX_CONTAINERS else kind.decoder, body), containers
+
+
+def has_forms(format: str, path: str = "") -> bool:  # noqa: A002
+    """
+    Tell whether bodies of *format* may be forms.
+    """
+    kind = _known(format, path)
+    return kind is not None and kind.reading is not None
+
+
+def parse_form(format: str, form: forms.Form, path: str = "") -> Parsed:  # noqa: A002
+    """
+    Do what `parse` does with a *form* that was read while it passed, of a format that has forms.
+
+    Raises:
+        PayloadError: It is not a request of this format.
+    """
+    kind = _known(format, path)
+    if kind is None or kind.reading is None:
+        raise ConfigurationError(f"Bodies of the format {format!r} are no forms.")
+    return kind, fields.parse(kind.reading(form), b""), 0
 
 
 def read(
@@ -261,14 +293,20 @@ def bound(content_length: int | None, seen: bytes, *, format: str = "", path: st
 
         path: The request's path.
     """
-    kind = FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
+    kind = _known(format, path)
     target = fields.NO_TARGET if kind is None or kind.target is None else _target(kind.target, path)
     size = max(content_length or 0, len(seen))
     if kind is not None and kind.by_size is not None and forms.is_form(seen):
-        model = target.model or fields.short_text(forms.plain_form(seen, ("model",)).fields.get("model"))
+        model = target.model or fields.short_text(
+            forms.plain_form(seen, ("model",), is_whole=False).fields.get("model")
+        )
         return Prompt(model, kind.by_size(size))
     model = target.model or _model_in(seen[:HEAD_BYTES])
     return Prompt(model=model, input=_by_size(size, seen, normalise(model or "")), stream=target.stream)
+
+
+def _known(format: str, path: str) -> Format | None:  # noqa: A002
+    return FORMATS.get(detection.format_of(path) if format == detection.AUTO else format)
 
 
 def _target(read_path: Callable[[str], fields.Target], path: str) -> fields.Target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,10 @@ from tokenbudget_mw.counting.payloads.media import audio_of
 from tokenbudget_mw.values import TokenCount
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokenbudget_mw.counting.meter import Meter
+    from tokenbudget_mw.counting.payloads.forms import Form
 
 __all__ = ["AUDIO", "IMAGES", "add_media", "audio_by_size", "images_by_size"]
 
@@ -101,10 +105,31 @@ class _Decoder:
             request = self._json.decode(buf)
             request.files = ()
             return request
-        form = plain_form(buf, self._kind.__struct_fields__)
+        return self._of(plain_form(buf, self._kind.__struct_fields__))
+
+    def _of(self, form: Form) -> MediaRequest:
         request = msgspec.convert(form.fields, self._kind, strict=False)
         request.files = form.files
         return request
+
+    def reading(self, form: Form) -> _Read:
+        """
+        Return a decoder that knows its body already: *form*.
+        """
+        return _Read(partial(self._of, form))
+
+
+class _Read:
+    """
+    Makes a request of a form that has been read, whatever the body.
+    """
+
+    def __init__(self, make: Callable[[], MediaRequest]) -> None:
+        self._make = make
+
+    def decode(self, buf: bytes, /) -> MediaRequest:
+        del buf
+        return self._make()
 
 
 IMAGES = _Decoder(ImageRequest)
