@@ -1,6 +1,7 @@
 """From an ended call to its rows."""
 
 import uuid
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,22 @@ def rows_of(app: Any, body: Any = b"", **changes: Any) -> list[UsageRecord]:
     rig = Rig(app, **settings)
     rig.run(body, **{"PATH_INFO": "/plain/x", **changes})
     return rig.rows()
+
+
+def test_a_row_says_how_long_its_call_took() -> None:
+    """From the request's arrival to the first byte of its response, and to the end of that, in microseconds."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        rig.clock.advance(1.5)
+        start_response("200 OK", [])
+        yield b"one"
+        rig.clock.advance(2.25)
+        yield b"two"
+
+    rig = Rig(app)
+    rig.run(PATH_INFO="/plain/x")
+
+    assert [(row.first_byte_us, row.duration_us) for row in rig.rows()] == [(1_500_000, 3_750_000)]
 
 
 def test_charges_of_one_model_are_merged() -> None:
