@@ -261,10 +261,19 @@ def fail(environ: Any, start_response: Any) -> list[bytes]:
     return [b""]
 
 
+def charge_twice(environ: Any, start_response: Any) -> list[bytes]:
+    with current().reserve(model="gpt-4o", prompt=40, max_output=60) as held:
+        held.charge({"model": "gpt-4o", "input_tokens": 10, "output_tokens": 20})
+    current().charge({"model": "gpt-4o", "input_tokens": 10, "output_tokens": 20})
+    start_response("200 OK", [])
+    return [b""]
+
+
+@pytest.mark.parametrize("app", [fail, charge_twice])
 @pytest.mark.parametrize("record_requests", [True, False])
-def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool) -> None:
+def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool, app: Any) -> None:
     """However a call ends, and whether or not that leaves a row: nothing is marked afterwards."""
-    rig = Rig(fail, spool_dir=str(tmp_path / "spool"), record_requests=record_requests)
+    rig = Rig(app, spool_dir=str(tmp_path / "spool"), record_requests=record_requests)
     spool = rig.core.spool
 
     for changes in ({"PATH_INFO": "/plain/x"}, {}):
