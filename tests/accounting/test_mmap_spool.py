@@ -54,6 +54,7 @@ def leave(root, feed):
 
 OTHER_USER = """
 import os
+from pathlib import Path
 from tokenbudget_mw.accounting.mmap_spool import MmapSpool
 spool = MmapSpool(Path(), look_every=0.0)
 os.setuid(54321)
