@@ -750,6 +750,22 @@ class TestInheritance:
         os.close(file)
         assert Claim.seize(folder) is None
 
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux which files are open")
+    def test_looks_at_the_living_leave_no_file_open(self, root, feed):
+        """
+        A worker looks every minute for as long as it lives, and others live beside it.
+        """
+        living = MmapSpool(root)
+        feed(living, 1)
+        other = MmapSpool(root)
+        other.tend()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+
+        for _ in range(3):
+            assert Claim.seize(root / living.instance_id) is None
+
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
     def test_looks_are_a_minute_apart(self, root, leave, time):
         """
         It looks at the start and every 60 seconds.

@@ -132,6 +132,18 @@ class TestOpen:
 
         assert (items, opened.is_damaged) == ([], True)
 
+    @pytest.mark.parametrize("behind", [0, 1, FRAME.size - 1])
+    def test_a_cursor_beyond_a_file_that_is_full_replays_everything(self, segment, behind):
+        """
+        The same where the last frame leaves no room for another.
+        """
+        path, ends = segment
+        data = bytearray(path.read_bytes()[: ends[-1] + behind])
+        segments._PROGRESS.pack_into(data, segments._PROGRESS_AT, 0, 2**40)
+        path.write_bytes(data)
+
+        assert sequences(path) == list(range(1, COUNT + 1))
+
     @pytest.mark.parametrize("cursor", [2**40, 2**16 - 1, segments.HEADER_SIZE + 1, 0])
     def test_a_cursor_that_cannot_be_right_replays_everything(self, segment, cursor):
         """

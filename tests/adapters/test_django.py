@@ -422,11 +422,13 @@ def test_stream_is_ended_with_its_budget() -> None:
         ended_async = rows("aends")
         with pytest.warns(Warning, match="asynchronous iterators"):
             gathered = b"".join(post("/aendless", "gathers", body))
+        left = [conf.core().explain(Subject(key=key)).limits[0].remaining for key in ("ends", "aends")]
 
     assert sync.endswith(b"data: [DONE]\n\n")
     assert of_loop == sync == gathered
     assert [row["settle_reason"] for row in (*ended_sync, *ended_async)] == ["budget_end", "budget_end"]
     assert 60 <= ended_sync[0]["output_tokens"] == ended_async[0]["output_tokens"] <= 92
+    assert left == [92 - ended_sync[0]["output_tokens"]] * 2  # what was asked for on the way is given back
     assert ENDLESS_CLOSED == ["ends", "aends", "gathers"]
 
 

@@ -19,7 +19,7 @@ from tokenbudget_mw.backends.fallback import AsyncFallback, Fallback, LocalShare
 from tokenbudget_mw.backends.memory import AsyncMemoryBackend, MemoryBackend
 from tokenbudget_mw.backends.untold import UNTOLD
 from tokenbudget_mw.errors import BackendUnavailableError
-from tokenbudget_mw.testing.backends import ask, check, in_flight, settlement
+from tokenbudget_mw.testing.backends import Blocking, ask, check, in_flight, settlement
 from tokenbudget_mw.testing.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class Moody(MemoryBackend):
     def settle(self, settlement: Settlement, now: float) -> bool:
         self._answer(settlement.reservation.tag)
         return super().settle(settlement, now)
+
+    def bar(self, tag: str, counter: str, status: str, seconds: float, now: float) -> None:
+        self._answer(tag)
+        super().bar(tag, counter, status, seconds, now)
 
     def _answer(self, tag: str) -> None:
         self.asked += 1
@@ -363,6 +367,23 @@ class TestFallback:
         replies = [share.reserve(ask(check(counter=f"key={number}")), 0.0) for number in range(4)]
 
         assert [reply.admitted for reply in replies] == [True, True, False, False]
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_a_bar_holds_here_while_the_backend_is_away(self, is_async: bool) -> None:
+        """
+        Who revokes a key is told that others do not know of it; this process refuses it all the same.
+        """
+        moody, share = Moody(), LocalShare()
+        moody.is_away = True
+        shared = Blocking(AsyncFallback(AsyncMemoryBackend(moody), share))
+        fallback = shared if is_async else Fallback(moody, share)
+
+        with pytest.raises(BackendUnavailableError):
+            fallback.bar("acme", "key=k1", "revoked", 60.0, 0.0)
+        reply = fallback.reserve(ask(check(), holder="key=k1"), 0.0)
+        shared.close()
+
+        assert (reply.admitted, reply.barred) == (False, "revoked")
 
     def test_an_untold_settlement_is_told_later_once(self) -> None:
         """

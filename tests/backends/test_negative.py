@@ -117,11 +117,25 @@ def test_the_memory_ends_so_that_others_news_is_seen(backend: NegativeCache, sha
     assert backend.reserve(ask(check(1)), START + 1.0).admitted
 
 
+@pytest.fixture(params=["sync", "async"])
+def either(request: pytest.FixtureRequest, backend: NegativeCache, refusals: Refusals) -> Iterator[Backend]:
+    """
+    Each colour in turn.
+    """
+    if request.param == "sync":
+        yield backend
+        return
+    blocking = Blocking(AsyncNegativeCache(AsyncMemoryBackend(), refusals))
+    yield blocking
+    blocking.close()
+
+
 @pytest.mark.parametrize("act", ["settle", "credit", "seed", "bar"])
-def test_what_this_process_changes_is_seen_at_once(backend: NegativeCache, act: str) -> None:
+def test_what_this_process_changes_is_seen_at_once(either: Backend, act: str) -> None:
     """
-    A settlement below the reservation, a credit, a seed and a bar make it ask again.
+    A settlement below the reservation, a credit, a seed and a bar make it ask again, in both colours.
     """
+    backend = either
     asked = ask(check(10))
     reply = backend.reserve(asked, START)
     refused = ask(check(1), holder="key=k1")

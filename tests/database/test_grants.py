@@ -132,6 +132,37 @@ def test_what_was_taken_back_pays_for_nothing_that_a_slow_clock_writes(account: 
     assert books.verify(account.engine).verified
 
 
+def test_a_grant_that_nobody_took_back_in_time_is_taken_back_all_the_same(account: Books) -> None:
+    """Though another was given since."""
+    account.grant(100, days=1)
+    account.clock.advance(2 * DAY)
+    account.grant(50, days=9, key="next")
+
+    assert account.expire() == [-100]
+    assert account.unused == 50
+    assert account.balance == 50
+
+
+def test_what_was_paid_long_before_is_not_paid_again(account: Books) -> None:
+    """What is left of a grant hangs on those that have ended beside it, and on those that had beside these."""
+    account.grant(100, days=3, key="first")
+    account.clock.advance(1)
+    account.grant(100, days=10, key="second")
+    account.clock.advance(DAY)
+    account.use(60)
+    account.clock.advance(4 * DAY)
+    first = account.expire()
+    account.grant(100, days=20, key="third")
+    account.clock.advance(1)
+    account.use(80)
+    account.clock.advance(5 * DAY)
+
+    assert first == [-40]
+    assert account.expire() == [-20]
+    assert account.unused == 100
+    assert books.verify(account.engine).verified
+
+
 def test_what_is_given_back_is_no_grant(account: Books) -> None:
     """A refund of what a grant has paid is money like any other: it does not end with the grant."""
     account.grant(100, days=1)

@@ -181,6 +181,24 @@ def test_a_refund_that_is_taken_back_is_due_again(used: Engine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("starts", "ends", "included", "message"),
+    [
+        (JUNE, JUNE, None, "ends after its beginning"),
+        (JUNE, MAY, None, "ends after its beginning"),
+        (MAY, JUNE - timedelta(hours=1), None, "at midnight UTC"),
+        (datetime(2025, 5, 1), JUNE, None, "at midnight UTC"),  # noqa: DTZ001 - a moment without a zone is what is refused
+        (MAY, JUNE, -1, "not below 0"),
+    ],
+)
+def test_no_draft_is_made_of_what_is_no_period(
+    used: Engine, starts: datetime, ends: datetime, included: int | None, message: str
+) -> None:
+    """A draft that could not be closed is no invoice to show to anybody."""
+    with pytest.raises(PeriodError, match=message):
+        draft(used, ACME, starts, ends, included_pico=included)
+
+
+@pytest.mark.parametrize(
     ("starts", "ends", "message"),
     [
         (MAY, JUNE - timedelta(days=1), "2025-05-01 to 2025-06-01 is closed for tenant:acme already"),

@@ -47,9 +47,13 @@ def kept(engine: Engine, record: MakeRecord) -> Engine:
     sink.write([record(1, cost_pico=10, key_id="k1", route="/a"), record(2, cost_pico=20, key_id="k2")])
     sink.write([record(3, cost_pico=12, **NEXT), record(4, account="key:k9", cost_pico=5, **NEXT)])
     sink.write([record(5, account=None, cost_pico=9), record(6, cost_pico=3, request_model="m", status=500)])
+    price_again(engine)
+    return engine
+
+
+def price_again(engine: Engine) -> None:
     prices = Tariffs([Price("p", "m", 1, 0)], lambda _: (), "flag", Price("c", "*", 1, 1), str)
     rerate(engine, prices, Selection(START, START + timedelta(days=9)), apply=True)
-    return engine
 
 
 def tamper(engine: Engine, *statements: str) -> None:
@@ -124,7 +128,7 @@ def test_what_is_posted_is_told(kept: Engine) -> None:
     assert repair.repair(kept) == repair.RepairReport()
 
 
-def test_rollups_get_back_every_figure(kept: Engine) -> None:
+def test_rollups_get_back_every_figure(kept: Engine, record: MakeRecord) -> None:
     """What verify does not compare is made anew with the rest: errors, refusals, durations, keys and routes."""
 
     def content() -> list[list[tuple[object, ...]]]:
@@ -135,6 +139,8 @@ def test_rollups_get_back_every_figure(kept: Engine) -> None:
                 found.append(sorted(map(repr, connection.execute(select(*columns)))))
         return found
 
+    DatabaseSink(kept).write([record(7, cost_pico=8, key_id="k1", route="/a", request_model="m")])
+    price_again(kept)
     before = content()
     tamper(kept, *(f"DELETE FROM tokenbudget_rollup_{name}" for name in ("subjects", "hours", "days")))
 

@@ -214,6 +214,24 @@ def test_an_operator_is_told_when_the_backend_is_away(admission: Admission, cloc
     backend.close()
 
 
+@pytest.mark.parametrize("degraded", [(True, False), (False, True)])
+def test_a_backend_that_goes_away_amid_a_look_is_away(
+    backend: Backend,
+    admission: Admission,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    degraded: tuple[bool, bool],
+) -> None:
+    """
+    Counters are held against the books by what both questions say: one answered by a share of this process's own says nothing.
+    """
+    peek, turns = backend.peek, iter(degraded)
+    monkeypatch.setattr(backend, "peek", lambda ask, now: replace(peek(ask, now), degraded=next(turns)))
+
+    with pytest.raises(BackendUnavailableError):
+        Operators(admission, backend, clock).look(K1)
+
+
 def test_an_explanation_says_what_replaces_what(backend: Backend, clock: FakeClock) -> None:
     """
     Overrides, a subject's own limits and those with ends: each with its source, its end and what holds without it.

@@ -725,6 +725,26 @@ def test_refused_reservation_becomes_the_response(kind: str) -> None:
     assert [(row.decision, row.status) for row in rig.rows()] == [("refused", 429)]
 
 
+def test_a_client_that_hears_a_refusal_may_ask_again() -> None:
+    """When the response to a refused reservation goes out, the request has given its place back."""
+    open_then: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with current().reserve(model="gpt-4o", prompt=5000, max_output=10):
+            raise AssertionError
+
+    async def receive() -> Message:
+        return request(b"")
+
+    async def send(message: Message) -> None:
+        open_then.append(rig.core.health().open_reservations)
+
+    rig = Rig(app)
+    asyncio.run(rig.middleware(scope_of(path="/plain/x"), receive, send))
+
+    assert open_then == [0, 0]
+
+
 def test_rows_name_the_model_that_its_handler_named() -> None:
     """
     Where a response names no model, that which the handler gives stands on a row of its own, and limits per model count it:

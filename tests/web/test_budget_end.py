@@ -21,10 +21,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from tokenbudget_mw import current
 from tokenbudget_mw.asgi import facts_of as facts_of_scope
 from tokenbudget_mw.limiting import EndpointLimit
 from tokenbudget_mw.testing.provider import FakeProvider, Script
-from tokenbudget_mw.web.bounding import MOST_ASKED
+from tokenbudget_mw.web.bounding import MOST_ASKED, StreamEndedError, abound
 from tokenbudget_mw.wsgi import facts_of as facts_of_environ
 
 CHAT = asgi_rig.CHAT
@@ -277,13 +278,14 @@ class TestASGI:
                     await send({"type": "http.response.body", "body": word(), "more_body": True})
             finally:
                 told.append((await receive())["type"])
-                with pytest.raises(OSError, match=""):
+                with pytest.raises(StreamEndedError):
                     await send({"type": "http.response.body", "body": word(), "more_body": True})
+                told.append("failed again")
 
         rig = asgi_rig.Rig(app, **settings())
         body = run_asgi(rig)
 
-        assert told == ["http.disconnect"]
+        assert told == ["http.disconnect", "failed again"]
         assert body.endswith(b"data: [DONE]\n\n")
 
     @pytest.mark.parametrize("version", ["2.3", "2.4"])
@@ -517,6 +519,53 @@ def test_geminis_array_is_closed(is_asgi: bool) -> None:
     )  # a word is more than a token of Gemini's, by the count's factor
 
 
+def test_an_async_iterable_is_closed_with_its_stream() -> None:
+    """What Django streams is closed where its budget ends, not when it is collected: a provider would go on and ask for money."""
+    closed: list[int] = []
+
+    async def words() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield word()
+        finally:
+            closed.append(1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        call, content = current(), words()
+        call.respond(200, [("content-type", "text/event-stream")])
+        pieces = [piece async for piece in abound(call, content, has_length=False)]
+        assert pieces[-1].endswith(b"data: [DONE]\n\n")
+        assert closed == [1]
+
+    route = {"path": CHAT, "format": "openai.chat", "on_budget_end": "finish"}
+    rig = asgi_rig.Rig(app, **settings(routes=[route]))
+    rig.run(asgi_rig.request(chat()))
+
+    assert closed == [1]
+
+
+def test_an_app_that_sends_on_is_not_heard() -> None:
+    """An app that takes the end of its stream for a passing error gets it each time, and nothing more goes out."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        start = {"status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+        await send({"type": "http.response.start", **start})
+        piece = {"type": "http.response.body", "body": word(), "more_body": True}
+        failed = 0
+        for _ in range(200):
+            try:
+                await send(piece)
+            except OSError:
+                failed += 1
+        assert failed > 100
+
+    body = run_asgi(asgi_rig.Rig(app, **settings()))
+
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert body.count(b"[DONE]") == 1
+
+
 class TestWSGI:
     @pytest.mark.parametrize("catches", [False, True])
     def test_what_is_written_ends(self, catches: bool) -> None:
@@ -529,9 +578,9 @@ class TestWSGI:
                 while True:
                     write(word())
             except OSError:
-                stopped.append(True)
-                with pytest.raises(OSError, match=""):
+                with pytest.raises(StreamEndedError):
                     write(word())
+                stopped.append(True)
                 if not catches:
                     raise
             return [word()]
@@ -542,6 +591,7 @@ class TestWSGI:
         (row,) = rig.rows()
         assert stopped == [True]
         assert body.endswith(b"data: [DONE]\n\n")
+        assert body.count(b"[DONE]") == 1
         assert row.settle_reason == "budget_end"
         assert row.output_tokens == body.count(b" word") <= 100 - 8
 

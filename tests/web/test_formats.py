@@ -199,6 +199,7 @@ FORM_TYPE = "multipart/form-data; boundary=x"
     ("headers", "status"),
     [
         ([("content-type", FORM_TYPE)], 200),
+        ([("content-type", FORM_TYPE), ("content-encoding", "Identity")], 200),
         ([("content-type", "multipart/form-data; boundary=y")], 400),
         ([("content-type", FORM_TYPE), ("content-type", "multipart/form-data; boundary=y")], 400),
         ([("content-type", FORM_TYPE), ("content-encoding", "identity"), ("content-encoding", "gzip")], 415),

@@ -64,6 +64,19 @@ def test_usage_that_waits_for_a_minute_is_not_well() -> None:
     assert (well.is_well, late.is_well) == (True, False)
 
 
+@pytest.mark.parametrize("figure", ["dropped", "dead_letters", "is_failing"])
+def test_usage_that_is_lost_or_refused_is_not_well(figure: str) -> None:
+    """
+    Records that a full spool let go, that no database takes, or that one refuses for now.
+    """
+    rig = Rig(lambda _environ, _start: [])
+    well = rig.core.health()
+    rig.core.close()
+    ill = replace(well, flusher=replace(well.flusher, **{figure: 1}))
+
+    assert (well.is_well, ill.is_well) == (True, False)
+
+
 def test_usage_that_only_memory_holds_is_not_well(tmp_path: Path) -> None:
     """
     A disk that is full, or a folder that is not to be written to, loses nothing yet; who could make room is told.

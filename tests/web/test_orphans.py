@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 from sqlalchemy import create_engine, select
 from wsgi_rig import Rig, subject_of
 
 from tokenbudget_mw import current
 from tokenbudget_mw.calls.orphaned import Executor, rows_of
+from tokenbudget_mw.calls.orphaned import subject_of as subject_of_mark
+from tokenbudget_mw.charging import tags
+from tokenbudget_mw.counting.payloads.fields import BATCH_FIELDS
 from tokenbudget_mw.database import tables
 from tokenbudget_mw.database.books import verify
 from tokenbudget_mw.errors import ConfigurationError
 from tokenbudget_mw.settings import Settings
 from tokenbudget_mw.tasks import task
-from tokenbudget_mw.values import Facts, Held, Opened, Orphan, Subject
+from tokenbudget_mw.values import Facts, Held, Opened, Orphan, Subject, Usage
 from tokenbudget_mw.wiring import wire
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -257,10 +261,19 @@ def fail(environ: Any, start_response: Any) -> list[bytes]:
     return [b""]
 
 
+def charge_twice(environ: Any, start_response: Any) -> list[bytes]:
+    with current().reserve(model="gpt-4o", prompt=40, max_output=60) as held:
+        held.charge({"model": "gpt-4o", "input_tokens": 10, "output_tokens": 20})
+    current().charge({"model": "gpt-4o", "input_tokens": 10, "output_tokens": 20})
+    start_response("200 OK", [])
+    return [b""]
+
+
+@pytest.mark.parametrize("app", [fail, charge_twice])
 @pytest.mark.parametrize("record_requests", [True, False])
-def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool) -> None:
+def test_a_call_that_ends_leaves_no_mark(tmp_path: Path, record_requests: bool, app: Any) -> None:
     """However a call ends, and whether or not that leaves a row: nothing is marked afterwards."""
-    rig = Rig(fail, spool_dir=str(tmp_path / "spool"), record_requests=record_requests)
+    rig = Rig(app, spool_dir=str(tmp_path / "spool"), record_requests=record_requests)
     spool = rig.core.spool
 
     for changes in ({"PATH_INFO": "/plain/x"}, {}):
@@ -283,6 +296,58 @@ def test_a_task_leaves_no_mark(tmp_path: Path) -> None:
 
     assert (held, left, len(marks)) == (2, 1, 0)
     rig.core.close()
+
+
+SAID = {
+    "instance_id", "sequence", "duration_us", "first_byte_us", "status", "response_type", "is_stream", "settle_reason",
+}  # fmt: skip
+"""What a row tells of the response, and its number, which is another one where its process died."""
+
+
+USED = Usage(
+    100,
+    50,
+    1,
+    2,
+    3,
+    4,
+    model="gpt-4o",
+    provider="azure",
+    service_tier="flex",
+    source="provider",
+    audio_input_tokens=5,
+    audio_output_tokens=6,
+)
+
+
+def test_the_row_of_an_orphan_is_that_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who pays, at which price, for which batch, with which labels: all that is known before the end is as if it had ended."""
+    who = Subject(
+        key="k1", user="u1", team="t1", project="p1", tenant="acme", plan="one", purpose="playground", source="custom"
+    )
+    batch = {name: f"the {name}" for name in BATCH_FIELDS} | {"batch_created_at": "1700000000"}
+    marks: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with tags(feature="search"):
+            current().charge(USED)
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    rig = Rig(app, identify=lambda _: who, mode="shadow", plans={"one": ["1 tokens/minute"]})
+    monkeypatch.setattr(rig.core.spool, "mark", marks.append)
+    rig.run(
+        BODY | {"metadata": batch, "service_tier": "flex"},
+        HTTP_X_REQUEST_ID="r1",
+        HTTP_TRACEPARENT="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    )
+    opened, *others = marks
+    (ended,), (orphan,) = rig.rows(), rows_of(Orphan("a" * 32, 1, opened, tuple(others)), rig.core.tariffs)
+
+    rows = [{name: value for name, value in asdict(row).items() if name not in SAID} for row in (ended, orphan)]
+    assert rows[1] == rows[0]
+    assert subject_of_mark(opened) == who
+    assert [name for name, value in rows[0].items() if value is None] == []
 
 
 def test_a_backend_that_is_away_does_not_bring_orphans_again(caplog: pytest.LogCaptureFixture) -> None:

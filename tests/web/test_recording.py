@@ -1,9 +1,12 @@
 """From an ended call to its rows."""
 
+import asyncio
 import uuid
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import asgi_rig
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -84,6 +87,48 @@ def rows_of(app: Any, body: Any = b"", **changes: Any) -> list[UsageRecord]:
     rig = Rig(app, **settings)
     rig.run(body, **{"PATH_INFO": "/plain/x", **changes})
     return rig.rows()
+
+
+def test_a_row_says_how_long_its_call_took() -> None:
+    """From the request's arrival to the first byte of its response, and to the end of that, in microseconds."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        rig.clock.advance(1.5)
+        start_response("200 OK", [])
+        yield b"one"
+        rig.clock.advance(2.25)
+        yield b"two"
+
+    rig = Rig(app)
+    rig.run(PATH_INFO="/plain/x")
+
+    assert [(row.first_byte_us, row.duration_us) for row in rig.rows()] == [(1_500_000, 3_750_000)]
+
+
+def test_a_prompt_whose_client_left_is_on_the_books_without_rows_of_requests() -> None:
+    """`record_requests` leaves out what used no model; a prompt that was asked is charged, though nobody saw an answer begin."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    rig = asgi_rig.Rig(app, record_requests=False)
+    with pytest.raises(asyncio.CancelledError):
+        rig.run(asgi_rig.chat())
+
+    assert [(row.settle_reason, row.input_tokens > 0) for row in rig.rows()] == [("client_gone_early", True)]
+
+
+def test_a_refusal_says_how_long_it_took() -> None:
+    """From the request's arrival to the decision."""
+
+    def slow(facts: Any) -> Subject:
+        rig.clock.advance(0.25)
+        return Subject(key="k1")
+
+    rig = Rig(charging(), identify=slow, plans={"one": ["0 requests/minute"]}, record_refusals=True)
+    rig.run(PATH_INFO="/plain/x")
+
+    assert [(row.decision, row.duration_us) for row in rig.rows()] == [("refused", 250_000)]
 
 
 def test_charges_of_one_model_are_merged() -> None:

@@ -9,6 +9,7 @@ import contextvars
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -17,9 +18,9 @@ import pytest
 import wsgi_rig
 
 from tokenbudget_mw import Subject, current, own_limits
-from tokenbudget_mw.calls.call import running
+from tokenbudget_mw.calls.call import Call, running
 from tokenbudget_mw.calls.marking import Marking
-from tokenbudget_mw.charging import tags
+from tokenbudget_mw.charging import charge, tags
 from tokenbudget_mw.errors import BudgetExceeded, TokenBudgetError
 from tokenbudget_mw.tasks import hand_over, task
 from tokenbudget_mw.testing.budget import BudgetTester
@@ -65,6 +66,17 @@ def test_a_task_is_charged_to_who_is_named(tester: BudgetTester) -> None:
     assert len({each.id for each in tester.rows()}) == 2
     assert left(tester, subject) == LIMIT - 26
     assert tester.core.health().outcomes["complete"] == 2
+
+
+def test_a_charge_without_a_call_is_complete(tester: BudgetTester) -> None:
+    """It is on the books at once, with the outcome of a response that came to its end, and counts."""
+    subject = Subject(key="k1", tenant="acme")
+    charge(tester.core, subject, USAGE)
+
+    (row,) = tester.rows()
+    assert (row.method, row.path, row.key_id, row.tenant_id, row.total_tokens) == ("CHARGE", "", "k1", "acme", 13)
+    assert (row.settle_reason, row.decision, row.usage_source) == ("complete", "admitted", "reported")
+    assert left(tester, subject) == LIMIT - 13
 
 
 def test_what_a_task_has_said_stands_when_it_fails(tester: BudgetTester) -> None:
@@ -208,9 +220,10 @@ def test_the_last_flush_counts_what_is_counted_aside(tester: BudgetTester) -> No
     assert left(tester, subject) == LIMIT - 13
 
 
+@pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("step", ["mark", "last"])
 def test_a_time_limit_within_a_reservation_leaves_nothing_alive(
-    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch, step: str
+    tester: BudgetTester, monkeypatch: pytest.MonkeyPatch, step: str, is_async: bool
 ) -> None:
     """A queue's soft time limit may raise in any step: what no block ends is not kept, and ends by its lease."""
     hold = Heartbeat.hold
@@ -224,10 +237,41 @@ def test_a_time_limit_within_a_reservation_leaves_nothing_alive(
     else:
         monkeypatch.setattr(Heartbeat, "hold", held)
 
-    with task(tester.core, Subject(key="k1")) as call, pytest.raises(TimeoutError), call.reserve(model="gpt-4o"):
-        raise AssertionError
+    async def awaited(call: Call) -> None:
+        async with call.reserve(model="gpt-4o"):
+            raise AssertionError
+
+    def entered(call: Call) -> None:
+        with call.reserve(model="gpt-4o"):
+            raise AssertionError
+
+    with task(tester.core, Subject(key="k1")) as call, pytest.raises(TimeoutError):
+        asyncio.run(awaited(call)) if is_async else entered(call)
 
     assert len(tester.core.heartbeat) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reservation_is_kept_alive_while_its_block_runs(tester: BudgetTester, fails: bool) -> None:
+    """Not after it, however it ends: the work that goes on may last for hours, and make many."""
+    alive: list[int] = []
+
+    async def work(call: Call) -> None:
+        async with call.reserve(model="gpt-4o", prompt=1, max_output=1):
+            alive.append(len(tester.core.heartbeat))
+            if fails:
+                raise LookupError
+
+    with task(tester.core, Subject(key="k1")) as call:
+        with suppress(LookupError):
+            asyncio.run(work(call))
+        with suppress(LookupError), call.reserve(model="gpt-4o", prompt=1, max_output=1):
+            alive.append(len(tester.core.heartbeat))
+            if fails:
+                raise LookupError
+        alive.append(len(tester.core.heartbeat))
+
+    assert alive == [1, 1, 0]
 
 
 def test_what_outlives_its_task_is_charged_and_not_marked(

@@ -69,6 +69,30 @@ def test_each_message_is_a_call() -> None:
     assert len({row.id for row in rows}) == 3
 
 
+def test_a_message_that_nobody_answers_ends_with_the_next() -> None:
+    """What a client says without waiting for an answer has a row for each message as well, and nothing stays held."""
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            current().charge({"model": "gpt-4o", "usage": USAGE})
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            pass
+
+    for app, each in ((listening, 8), (silent, 0)):
+        made = rig(app)
+        talk(made, says("a"), says("b"), says("c"), BYE)
+
+        rows = made.rows()
+        assert sorted(row.input_tokens for row in rows) == [0, each, each, each]
+        assert made.core.health().open_reservations == 0
+
+
 def test_a_refused_message_closes_with_the_reason() -> None:
     """The message that no limit has room for does not reach the app, which hears that the connection is closed."""
     made = rig(echoing, one=["3 requests/minute"])
@@ -154,11 +178,16 @@ def test_a_message_is_refused_by_what_it_may_cost() -> None:
     "text", ["no JSON", "[" * 5000, '{"model": "gpt-4o", "messages": [], "max_tokens": -3}', "\ud800"]
 )
 def test_a_message_that_makes_no_sense_closes(text: str) -> None:
-    """What cannot be read is refused with the reason, before the app sees it."""
-    sent = talk(rig(answering), says(text), path="/chat")
+    """What cannot be read is refused with the reason, before the app sees it: to the app, the client is gone."""
+    made = rig(answering)
+    sent = talk(made, says(text), path="/chat")
 
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert sent[1]["code"] == 1008
+    assert sorted((row.decision, row.settle_reason) for row in made.rows()) == [
+        ("admitted", "complete"),
+        ("refused", "refused"),
+    ]
 
 
 def test_a_handler_charges_the_message_at_hand() -> None:
@@ -236,16 +265,34 @@ def test_t08_an_app_that_raises_is_settled() -> None:
     assert is_free(made)
 
 
+def test_an_app_that_raises_at_a_goodbye_is_complete() -> None:
+    """Frameworks raise where a handler waits for a message and the client closes as it should: that is no failure."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            pass
+        raise RuntimeError("disconnected")
+
+    made = rig(app)
+    with pytest.raises(RuntimeError, match="disconnected"):
+        talk(made, says("a"), BYE, path="/open")
+
+    assert [row.settle_reason for row in made.rows()] == ["complete"]
+
+
 def test_t09_cancelled_conversations_hold_nothing() -> None:
     """A server that cancels a conversation at any step leaves no place taken and no tokens held."""
 
-    async def cancelled(made: Rig, steps: int) -> None:
+    async def cancelled(made: Rig, steps: int) -> bool:
         scope = {"asgi": {"version": "3.0"}, "type": "websocket", "path": "/chat", "scheme": "ws", "method": "GET"}
         task = asyncio.ensure_future(made.arun(CONNECT, says(CHAT), says(CHAT), **scope))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
+        return task.cancelled()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         async def slowly(message: Any) -> None:
@@ -256,7 +303,7 @@ def test_t09_cancelled_conversations_hold_nothing() -> None:
 
     made = rig(slow, one=["1 concurrent", "1G tokens/minute"])
     for steps in range(12):
-        asyncio.run(cancelled(made, steps))
+        assert asyncio.run(cancelled(made, steps))
 
     assert is_free(made)
 

@@ -142,7 +142,7 @@ class MessagesApp:
 
     async def _end(self, **how: bool) -> None:
         call, self._connection.part = self._connection.part, None
-        if call is None or call.is_ended:
+        if call is None:
             return
         actual = call.end(Ending(call.status, has_body=call.first_byte is not None, **how))
         take_at_endpoints(call, actual, call.model_name)  # none of which it holds: the connection does
