@@ -139,9 +139,8 @@ class CustomIdentifier:
     def __init__(self, function: Callable[[Facts], Subject | Awaitable[Subject | None] | None]) -> None:
         _check_arguments(function)
         self._function = function
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too
-        )
+        called = function, getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ counts, too
+        self.is_async = any(map(inspect.iscoroutinefunction, called))
 
     def quick(self, facts: Facts) -> Subject | None:
         """

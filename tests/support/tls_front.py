@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,6 +89,8 @@ class _Front:
         self._pause = pause
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
+        self._clients: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -103,30 +105,29 @@ class _Front:
         server = socket.create_server(("127.0.0.1", 0))
         server.setblocking(False)
         self.port = server.getsockname()[1]
-        accepting = self._loop.create_task(self._accept(server))
+        self._loop.add_reader(server, self._accept, server)
         self.is_ready.set()
         await self._over.wait()
-        accepting.cancel()
+        self._loop.remove_reader(server)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        server.close()
+        await asyncio.sleep(0)  # transports close their sockets in the loop's next turn
+        for each in (server, *self._clients):  # of some no step was done
+            each.close()
 
-    async def _accept(self, server: socket.socket) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        while True:
-            client, _ = await self._loop.sock_accept(server)
-            tasks.add(self._loop.create_task(self._serve_one(client)))
+    def _accept(self, server: socket.socket) -> None:
+        with suppress(BlockingIOError):  # who came has left already
+            client, _ = server.accept()
+            client.setblocking(False)
+            self._clients.append(client)
+            self._tasks.add(self._loop.create_task(self._serve_one(client)))
 
     async def _serve_one(self, client: socket.socket) -> None:
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            await asyncio.sleep(self._pause)
-        except asyncio.CancelledError:
-            client.close()
-            raise
+        await asyncio.sleep(self._pause)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self._context)
         except OSError:
