@@ -29,13 +29,14 @@ pytest.register_assert_rewrite(
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     Starter = Callable[[], AbstractContextManager[str]]
 
 T = TypeVar("T")
+Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 # how long an example takes is the machine's affair
 settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("usual")
@@ -118,6 +119,30 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("TOKENBUDGET_TEST_REQUIRE_SERVICES") == "1":
         pytest.fail(f"required service is missing: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """
+    Fail where `importorskip` does not find a module of ours: only a driver may be missing, and a renamed module is no driver.
+    """
+    return _own_modules_are_there((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """
+    The same for one that a test asks for while it runs.
+    """
+    return _own_modules_are_there((yield))
+
+
+def _own_modules_are_there(report: Report) -> Report:
+    if report.skipped and "No module named 'tokenbudget_mw" in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+    return report
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class Guard:
             # what other limits refuse starts no counter: a client names as many models as it likes
             rest = without(plan, reply.unseeded)
             known = self.backend.peek(rest.ask, now) if rest.limits else reply
-            if rest.limits and not known.admitted:
+            if known.states and not known.admitted:
                 return decide(rest, known, now=now)
             if self.starter.start(request, plan, reply.unseeded):
                 reply = self.backend.reserve(plan.ask, now)
@@ -187,7 +187,7 @@ class AsyncGuard:
             # what other limits refuse starts no counter: a client names as many models as it likes
             rest = without(plan, reply.unseeded)
             known = await self.backend.peek(rest.ask, now) if rest.limits else reply
-            if rest.limits and not known.admitted:
+            if known.states and not known.admitted:
                 return decide(rest, known, now=now)
             if await self.starter.astart(request, plan, reply.unseeded):
                 reply = await self.backend.reserve(plan.ask, now)
